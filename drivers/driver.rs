@@ -1,0 +1,404 @@
+//! The contract that every backend keeps.
+//!
+//! Each clause has a name in square brackets; the conformance suite has a case of that name, and a
+//! test compares the two lists. What every backend must do alike (count, digest, deadline, journal,
+//! clean-up) is not here: `src/store.rs` does it once, above.
+
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::{Error, Kind, Location, Result, file, window::Window};
+
+/// One configured backend.
+///
+/// Used as `Arc<dyn Driver>`; every method may be called at any time, many at once.
+#[async_trait]
+pub trait Driver: fmt::Debug + Send + Sync + 'static {
+    /// What this backend can do; constant for the life of the value. Where a flag says no, the
+    /// store above refuses with `Unsupported`, and the driver is not called
+    /// [a-missing-capability-is-unsupported].
+    fn caps(&self) -> Caps;
+
+    /// Facts that Glance shows in `GET /v2/info/stores/detail`, by glance_store's names.
+    fn properties(&self) -> Properties {
+        Properties::new()
+    }
+
+    /// What the backend adds to an image's location metadata beside the store's name.
+    fn metadata(&self, _at: &Location) -> Properties {
+        Properties::new()
+    }
+
+    /// Threads that are busy for this store now.
+    fn busy(&self) -> usize {
+        0
+    }
+
+    /// Proves that the backend can be used now, and tells its capacity where it knows.
+    ///
+    /// # Errors
+    /// The reason it cannot be used, with the remedy.
+    async fn probe(&self) -> Result<Capacity>;
+
+    /// Where the image `id` is, without reading it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none [a-missing-image-is-not-found].
+    async fn locate(&self, id: &ImageId) -> Result<Location>;
+
+    /// Begins an upload of exactly `size` bytes, or of an unknown number (`None`, never 0).
+    /// Nothing can be read at the new location until `commit` returns [invisible-until-commit].
+    /// Uploads do not see each other [uploads-do-not-mix].
+    ///
+    /// # Errors
+    /// `Exists` if `id` is taken, here or at `commit` [id-is-taken-once]; `Full` if `size` cannot
+    /// fit.
+    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>>;
+
+    /// Opens `at` for reading `span` [spans-are-slices]. Bytes that are read later come through
+    /// `window`. An image deleted during the read yields its own bytes or an error, never other
+    /// bytes [delete-during-a-read].
+    ///
+    /// # Errors
+    /// `NotFound`; `Range` if the span starts past the end [past-the-end-is-range]; `Invalid` if
+    /// `at` is not one of this backend's locations [a-foreign-location-is-invalid].
+    async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader>;
+
+    /// Looks at `at` without reading it.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` for a foreign location.
+    async fn stat(&self, at: &Location) -> Result<Stat>;
+
+    /// Removes `at`.
+    ///
+    /// # Errors
+    /// `NotFound`, also the second time [deleting-twice-is-not-found]; `InUse` if clones hold it,
+    /// and then nothing was touched.
+    async fn delete(&self, at: &Location) -> Result<()>;
+
+    /// Makes the image `id` from `from` inside the backend; no byte passes through this process.
+    /// The copy lives on when its source is gone [a-copy-is-independent]. `None`: this pair
+    /// cannot, the caller streams instead.
+    ///
+    /// # Errors
+    /// As `create` and `open`.
+    async fn copy(&self, _from: Source, _id: &ImageId) -> Result<Option<Copied>> {
+        Ok(None)
+    }
+
+    /// Keeps `digests` with the image, for `stat` to tell [digests-stay-with-the-image].
+    ///
+    /// # Errors
+    /// `NotFound`; a backend that has no place for them succeeds and forgets.
+    async fn record(&self, at: &Location, digests: &Digests) -> Result<()>;
+
+    /// Removes what an upload of `id` that never ended has left; a whole image stays. Doing it
+    /// twice is doing it once [recovering-twice-is-recovering-once].
+    ///
+    /// # Errors
+    /// The residue is still there; try later.
+    async fn recover(&self, id: &ImageId) -> Result<Recovered>;
+
+    /// Every image in the backend, in no order [the-list-is-what-was-put].
+    fn list(&self) -> BoxStream<'static, Result<Listed>>;
+}
+
+/// An image being written. Ends by value: `commit` or `abort`, once. Dropping it without either is
+/// a crash as far as the backend is concerned: `recover` finds what it left.
+#[async_trait]
+pub trait Upload: Send + fmt::Debug {
+    /// Appends `chunk`, never empty. Returns when there is room for more, not when the bytes are
+    /// durable: an error may belong to an earlier chunk, and leaves only `abort`. Chunks are
+    /// [`Window::chunk`] bytes but for the last one.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`, ...; abort is the only move left.
+    async fn write(&mut self, chunk: Bytes) -> Result<()>;
+
+    /// Where the image will be. Names something only once `commit` has returned.
+    fn at(&self) -> &Location;
+
+    /// Makes the image durable, then visible, in that order, and keeps `digests` with it.
+    /// Every byte reads back as it was written [what-is-read-is-what-was-written].
+    ///
+    /// # Errors
+    /// Nothing is visible and nothing is left, except after `Timeout`, when only `stat` can tell.
+    async fn commit(self: Box<Self>, digests: &Digests) -> Result<Committed>;
+
+    /// Removes what was written; the id is free again [an-aborted-upload-leaves-nothing].
+    ///
+    /// # Errors
+    /// Something was left; the error says what.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Facts by name, as JSON values.
+pub type Properties = BTreeMap<String, serde_json::Value>;
+
+/// What a backend can do. Every flag changes what some caller does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Caps {
+    /// Images can be put.
+    pub write: bool,
+    /// Images can be deleted.
+    pub delete: bool,
+    /// A read may start anywhere.
+    pub seek: bool,
+    /// Images can be listed.
+    pub list: bool,
+    /// `copy` can succeed for some sources.
+    pub copy: bool,
+    /// Reads can hand out a descriptor.
+    pub descriptor: bool,
+}
+
+/// The name of an image: one path segment, 1 to 255 bytes of `A-Z a-z 0-9 . _ -`, not starting
+/// with a dot. Glance uses UUIDs.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageId(Arc<str>);
+
+impl ImageId {
+    /// The text of the id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for ImageId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if text.is_empty() || text.len() > 255 || text.starts_with('.') || !text.bytes().all(plain)
+        {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "an image id is 1 to 255 of A-Z a-z 0-9 . _ - and does not start with a dot: \
+                     id=`{}`",
+                    text.chars().take(300).collect::<String>()
+                ),
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which bytes of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// All of them.
+    All,
+    /// From this offset to the end.
+    From(u64),
+    /// From the first offset up to, not including, the second; an end past the image is its end.
+    Part(u64, u64),
+    /// The last so many.
+    Last(u64),
+}
+
+impl Span {
+    /// The offsets this span means in an image of `size` bytes.
+    ///
+    /// # Errors
+    /// `Range` if it starts past the end or holds no byte, unless it is `All`.
+    pub fn of(self, size: u64) -> Result<Range<u64>> {
+        let range = match self {
+            Self::All => return Ok(0..size),
+            Self::From(start) => start..size,
+            Self::Part(start, end) => start..end.min(size),
+            Self::Last(count) => size.saturating_sub(count)..size,
+        };
+        if range.is_empty() {
+            return Err(Error::new(
+                Kind::Range,
+                format!("the range is outside the image: size=`{size}`"),
+            ));
+        }
+        Ok(range)
+    }
+}
+
+/// What is known of an image without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its digests, if the backend has kept them.
+    pub digests: Option<Digests>,
+}
+
+/// The digests of an image, in lowercase hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Digests {
+    /// Its md5: Glance's `checksum`.
+    pub checksum: String,
+    /// The algorithm of `hash_value`, by its name in Python's hashlib.
+    pub hash_algo: String,
+    /// Its digest by `hash_algo`: Glance's multihash.
+    pub hash_value: String,
+}
+
+/// An image opened for reading.
+#[derive(Debug)]
+pub struct Reader {
+    /// Length of the whole image in bytes.
+    pub size: u64,
+    /// The bytes that will come.
+    pub range: Range<u64>,
+    /// The digests of the whole image, if known.
+    pub digests: Option<Digests>,
+    /// The bytes.
+    pub body: Body,
+}
+
+impl Reader {
+    /// This image, at `at`, as the source of a copy.
+    #[must_use]
+    pub fn source(&self, at: &Location) -> Source {
+        let file = match &self.body {
+            Body::File(body) => Some(body.shared()),
+            Body::Stream(_) => None,
+        };
+        Source { at: at.clone(), size: self.size, digests: self.digests.clone(), file }
+    }
+}
+
+/// The bytes of a [`Reader`].
+pub enum Body {
+    /// As they come. Ends in an error or with the last byte of the range, never short of it.
+    Stream(BoxStream<'static, Result<Bytes>>),
+    /// In an open file, which may also be handed to the caller.
+    File(file::Body),
+}
+
+impl Body {
+    /// The bytes as they come, whatever the form.
+    #[must_use]
+    pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
+        match self {
+            Self::Stream(stream) => stream,
+            Self::File(file) => file.into_stream(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stream(_) => "Stream",
+            Self::File(_) => "File",
+        })
+    }
+}
+
+/// What a copy is made from: an image of this store or of another, already opened whole, so that
+/// its own store has agreed to the reading. Made by [`Reader::source`].
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it is.
+    pub at: Location,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its digests, if known.
+    pub digests: Option<Digests>,
+    /// Its open file, if it is one.
+    pub file: Option<file::Shared>,
+}
+
+/// What `commit` made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Bytes that take space after zeros were skipped.
+    pub stored_bytes: u64,
+}
+
+/// What `copy` made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Where the copy is.
+    pub at: Location,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Bytes that take space, not counting those shared with the source.
+    pub stored_bytes: u64,
+    /// Its digests, if the source's were known.
+    pub digests: Option<Digests>,
+}
+
+/// What `recover` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// Nothing was there.
+    Nothing,
+    /// A whole image is there, and stays.
+    Whole,
+    /// These things were there and are gone.
+    Removed(Vec<String>),
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The image's name in the backend.
+    pub id: ImageId,
+    /// Where it is.
+    pub at: Location,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Space in a backend, in bytes; `None` where it does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Capacity {
+    /// All of it.
+    pub total: Option<u64>,
+    /// Taken.
+    pub used: Option<u64>,
+    /// Free for images.
+    pub available: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_plain_path_segments() {
+        for good in ["a", "71c675ab-d94f-49cd-a114-e12490b328d9", "x.y_Z-9"] {
+            assert_eq!(good.parse::<ImageId>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", ".hidden", "a/b", "a b", "é", "a\0", &"x".repeat(256)] {
+            assert_eq!(bad.parse::<ImageId>().unwrap_err().kind(), Kind::Invalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn spans_resolve_against_the_size() {
+        assert_eq!(Span::All.of(0).unwrap(), 0..0);
+        assert_eq!(Span::From(3).of(10).unwrap(), 3..10);
+        assert_eq!(Span::Part(3, 99).of(10).unwrap(), 3..10);
+        assert_eq!(Span::Last(3).of(10).unwrap(), 7..10);
+        assert_eq!(Span::Last(30).of(10).unwrap(), 0..10);
+        for outside in [Span::From(10), Span::Part(10, 11), Span::Last(0)] {
+            assert_eq!(outside.of(10).unwrap_err().kind(), Kind::Range, "{outside:?}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Directories and the files in them, by descriptor: what was checked is what is used.
+
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{
+    Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfs, XattrFlags, accessat,
+    fgetxattr, flistxattr, fsetxattr, fstat, fstatvfs, fsync, open, openat2, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::{Location, PLAIN, absent};
+use crate::{Digests, Error, ImageId, Kind, Result};
+
+/// How the names of staged files begin; image ids do not start with a dot.
+pub(super) const STAGED: &str = ".imaged-";
+
+/// The extended attribute that holds an image's digests.
+const DIGESTS: &str = "user.imaged.digests";
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match open(path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path: path.to_owned() }),
+            Err(Errno::NOENT) => Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the directory does not exist; mount it, or create it for the daemon's user: \
+                     directory=`{}`",
+                    path.display()
+                ),
+            )),
+            Err(error) => Err(Error::io("open directory", path.display(), error.into())),
+        }
+    }
+
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a file of this name is here.
+    pub(super) fn has(&self, name: &str) -> Result<bool> {
+        absent(statat(&self.fd, name, PLAIN))
+            .map(|found| found.is_some())
+            .map_err(|error| self.error("look at", name, error))
+    }
+
+    /// Removes a file; false if there was none.
+    pub(super) fn remove(&self, name: &str) -> Result<bool> {
+        absent(unlinkat(&self.fd, name, AtFlags::empty()))
+            .map(|found| found.is_some())
+            .map_err(|error| self.error("remove", name, error))
+    }
+
+    /// Makes additions and removals durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        fsync(&self.fd).map_err(|error| self.error("sync", "", error))
+    }
+
+    pub(super) fn writable(&self) -> Result<()> {
+        accessat(&self.fd, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|error| Error::io("write into directory", self.path.display(), error.into()))
+    }
+
+    pub(super) fn device(&self) -> Result<u64> {
+        fstat(&self.fd).map(|stat| stat.st_dev).map_err(|error| self.error("look at", "", error))
+    }
+
+    pub(super) fn space(&self) -> Result<StatVfs> {
+        fstatvfs(&self.fd).map_err(|error| self.error("look at", "", error))
+    }
+
+    /// The images here: id, location, size.
+    pub(super) fn images(&self) -> Result<Vec<(ImageId, Location, u64)>> {
+        let mut found = Vec::new();
+        let fail = |error| Error::io("list", self.path.display(), error);
+        for entry in fs::read_dir(&self.path).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ImageId>().ok())
+            else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) if meta.is_file() => {
+                    let at = Location::new(&self.path, id.as_str());
+                    found.push((id, at, meta.len()));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn error(&self, doing: &str, name: &str, error: Errno) -> Error {
+        Error::io(doing, self.path.join(name).display(), error.into())
+    }
+}
+
+/// Lets others pass through `path` where `mode` lets them read the images in it, as glance_store
+/// does for `filesystem_store_file_perm`.
+pub(super) fn let_through(path: &Path, mode: u32) -> Result<()> {
+    let fail = |error| Error::io("change the mode of", path.display(), error);
+    let now = fs::metadata(path).map_err(fail)?.permissions().mode();
+    let group = if mode & 0o040 != 0 { 0o010 } else { 0 };
+    let others = if mode & 0o004 != 0 { 0o001 } else { 0 };
+    let wanted = now | group | others;
+    if wanted == now {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(wanted)).map_err(fail)
+}
+
+/// A name in an open directory, proven to be beneath one of the store's.
+#[derive(Debug)]
+pub(super) struct Entry {
+    dir: Dir,
+    name: String,
+    foreign: Error,
+    missing: Error,
+}
+
+impl Entry {
+    /// `rest` is the path below `dir`; `foreign` and `missing` make the refusals.
+    pub(super) fn beneath(
+        dir: Dir,
+        rest: &Path,
+        foreign: impl FnOnce() -> Error,
+        missing: impl FnOnce() -> Error,
+    ) -> Result<Self> {
+        let (foreign, missing) = (foreign(), missing());
+        let Some(name) = rest.file_name().and_then(|name| name.to_str()) else {
+            return Err(foreign);
+        };
+        if name.starts_with(STAGED) {
+            return Err(missing);
+        }
+        let name = name.to_owned();
+        let dir = match rest.parent() {
+            Some(parent) if parent.components().next().is_some() => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                match openat2(&dir.fd, parent, flags, Mode::empty(), RESOLVE) {
+                    Ok(fd) => Dir { fd, path: dir.path.join(parent) },
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Err(missing),
+                    Err(Errno::XDEV | Errno::LOOP) => return Err(foreign),
+                    Err(error) => return Err(Error::io("open", rest.display(), error.into())),
+                }
+            }
+            _ => dir,
+        };
+        Ok(Self { dir, name, foreign, missing })
+    }
+
+    /// Opens the file for reading; only a plain file will do.
+    pub(super) fn open(self) -> Result<Opened> {
+        // Not blocking: a FIFO under this name must not hold the thread.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let fd = match openat2(&self.dir.fd, &self.name, flags, Mode::empty(), RESOLVE) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(self.missing),
+            Err(Errno::XDEV | Errno::LOOP) => return Err(self.foreign),
+            Err(error) => return Err(self.dir.error("open", &self.name, error)),
+        };
+        let stat = fstat(&fd).map_err(|error| self.dir.error("look at", &self.name, error))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(self.foreign);
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let held = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        Ok(Opened {
+            path: self.dir.path.join(&self.name),
+            size,
+            sparse: held < size,
+            device: stat.st_dev,
+            file: fd.into(),
+        })
+    }
+
+    /// Removes the file, durably.
+    pub(super) fn remove(self) -> Result<()> {
+        match statat(&self.dir.fd, &self.name, PLAIN) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+            Ok(_) => return Err(self.foreign),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(self.missing),
+            Err(error) => return Err(self.dir.error("look at", &self.name, error)),
+        }
+        if self.dir.remove(&self.name)? { self.dir.sync() } else { Err(self.missing) }
+    }
+}
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+
+/// An image's file, open for reading.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: fs::File,
+    pub(super) path: PathBuf,
+    /// Length in bytes.
+    pub(super) size: u64,
+    /// Whether it takes less space than its length.
+    pub(super) sparse: bool,
+    pub(super) device: u64,
+}
+
+impl Opened {
+    /// The digests kept with the file. Whoever changes an image in place leaves them as they are,
+    /// and so is found out.
+    pub(super) fn digests(&self) -> Option<Digests> {
+        let mut room = [0_u8; 1024];
+        let len = fgetxattr(&self.file, DIGESTS, &mut room[..]).ok()?;
+        serde_json::from_slice(room.get(..len)?).ok()
+    }
+
+    /// Keeps `digests` with the file, where the filesystem can.
+    pub(super) fn record(&self, digests: &Digests) -> Result<()> {
+        record(&self.file, digests)
+            .map_err(|error| Error::io("keep the digests of", self.path.display(), error.into()))
+    }
+}
+
+/// Keeps `digests` with an open file.
+pub(super) fn record(file: &fs::File, digests: &Digests) -> rustix::io::Result<()> {
+    let Ok(text) = serde_json::to_vec(digests) else { return Ok(()) };
+    match fsetxattr(file, DIGESTS, &text, XattrFlags::empty()) {
+        Err(Errno::NOTSUP | Errno::NOSPC | Errno::PERM | Errno::ACCESS) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether extended attributes can be kept beside `file` at all.
+pub(super) fn keeps_digests(file: &fs::File) -> bool {
+    let mut none: [u8; 0] = [];
+    flistxattr(file, &mut none[..]).is_ok()
+}

@@ -1,0 +1,432 @@
+//! Writing an image's file: blocks of zeros become holes, the page cache of others is left alone,
+//! and the name appears last.
+//!
+//! # Decisions
+//! * Chose: `O_DIRECT` in whole chunks, buffered only where the filesystem refuses it and for the
+//!   tail. Because: measured on ext4 it takes a tenth of the CPU of buffered writes at the same
+//!   durable rate, and it evicts nothing. Instead of: io_uring, which gained nothing here and which
+//!   container sandboxes commonly forbid.
+//! * Chose: `POSIX_FADV_DONTNEED` behind buffered writes. Because: it starts the writeback of what
+//!   was just written and drops what already is on disk, so that no large amount of dirty memory
+//!   waits for the final fsync.
+
+use std::{
+    fmt, fs,
+    num::NonZeroU64,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::{Arc, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::{
+    fs::{
+        Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, copy_file_range, fadvise,
+        fallocate, fchmod, fcntl_getfl, fcntl_setfl, fsync, ftruncate, linkat, openat,
+        renameat_with,
+    },
+    io::Errno,
+};
+
+use super::{
+    Location, Store,
+    place::{Dir, Opened, keeps_digests, record},
+    read::{next_data, next_hole},
+};
+use crate::{
+    Committed, Digests, Error, ImageId, Kind, Result, Upload, lane::Lane, taken, window::PAGE,
+};
+
+/// Zeros are looked for in blocks of this many bytes.
+const BLOCK: usize = 64 << 10;
+static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
+
+/// How far behind the last write its pages may still be on their way to the disk, in bytes.
+const BEHIND: u64 = 64 << 20;
+
+/// Bytes copied by one call, so that progress can be seen.
+const COPY_STEP: u64 = 64 << 20;
+
+/// A file being made: unnamed, or staged under a name of its own.
+#[derive(Debug)]
+pub(super) struct Target {
+    store: Arc<Store>,
+    id: ImageId,
+    at: crate::Location,
+    dir: Dir,
+    file: Arc<fs::File>,
+    staged: Option<String>,
+}
+
+impl Target {
+    /// Begins the file of `id`, in the directory that suits `size`.
+    pub(super) fn create(store: &Arc<Store>, id: ImageId, size: Option<u64>) -> Result<Self> {
+        if store.find(&id)?.is_some() {
+            return Err(taken(&id, &store.name));
+        }
+        let dir = Dir::open(store.choose(size)?)?;
+        let mode = Mode::from_raw_mode(0o666);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let (fd, staged) = match openat(dir.fd(), ".", flags | OFlags::TMPFILE, mode) {
+            Ok(fd) => (fd, None),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+                let name = store.part(&id);
+                let flags = flags | OFlags::CREATE | OFlags::EXCL;
+                match openat(dir.fd(), &name, flags, mode) {
+                    Ok(fd) => (fd, Some(name)),
+                    Err(Errno::EXIST) => return Err(taken(&id, &store.name)),
+                    Err(error) => return Err(dir.error("create", &name, error)),
+                }
+            }
+            Err(error) => return Err(dir.error("create a file in", "", error)),
+        };
+        let at = crate::Location::File(Location::new(dir.path(), id.as_str()));
+        let target =
+            Self { store: Arc::clone(store), id, at, dir, file: Arc::new(fd.into()), staged };
+        match target.reserve(size) {
+            Ok(()) => Ok(target),
+            Err(error) => Err(target.fail(error)),
+        }
+    }
+
+    /// Gives the file its length, and its space unless zeros may be skipped.
+    fn reserve(&self, size: Option<u64>) -> Result<()> {
+        let Some(size) = size.and_then(NonZeroU64::new) else { return Ok(()) };
+        if !self.store.config.thin {
+            match fallocate(&self.file, FallocateFlags::empty(), 0, size.get()) {
+                Ok(()) => return Ok(()),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => return Err(self.error("reserve space for", error)),
+            }
+        }
+        ftruncate(&self.file, size.get()).map_err(|error| self.error("extend", error))
+    }
+
+    pub(super) fn at(&self) -> &crate::Location {
+        &self.at
+    }
+
+    /// Makes the file whole, durable and visible, in that order.
+    pub(super) fn commit(self, size: u64, digests: Option<&Digests>) -> Result<()> {
+        self.publish(size, digests).map_err(|error| self.fail(error))
+    }
+
+    fn publish(&self, size: u64, digests: Option<&Digests>) -> Result<()> {
+        ftruncate(&self.file, size).map_err(|error| self.error("set the length of", error))?;
+        // Before the mode, which may be one that lets nobody write, not even attributes.
+        if let Some(digests) = digests
+            && keeps_digests(&self.file)
+        {
+            record(&self.file, digests)
+                .map_err(|error| self.error("keep the digests of", error))?;
+        }
+        if let Some(mode) = self.store.config.file_perm {
+            fchmod(&self.file, Mode::from_raw_mode(mode))
+                .map_err(|error| self.error("change the mode of", error))?;
+        }
+        fsync(&self.file).map_err(|error| self.error("sync", error))?;
+        self.link()?;
+        // The name is there, but not for good yet: whoever is told of a failure finds none.
+        self.settle_name().map_err(|error| match self.dir.remove(self.id.as_str()) {
+            Ok(_) => error,
+            Err(_) => error.leaving(&self.at),
+        })
+    }
+
+    /// Gives the file its name, if no other has it.
+    fn link(&self) -> Result<()> {
+        let name = self.id.as_str();
+        // Within one directory the filesystem itself names an id once.
+        let several = self.store.config.datadirs.len() > 1;
+        let _turn =
+            several.then(|| self.store.naming.lock().unwrap_or_else(PoisonError::into_inner));
+        if several && self.store.find(&self.id)?.is_some() {
+            return Err(taken(&self.id, &self.store.name));
+        }
+        let linked = match &self.staged {
+            None => linkat(CWD, self.proc_path(), self.dir.fd(), name, AtFlags::SYMLINK_FOLLOW),
+            Some(staged) => {
+                match linkat(self.dir.fd(), staged, self.dir.fd(), name, AtFlags::empty()) {
+                    // A filesystem without hard links may still rename without replacing.
+                    Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => renameat_with(
+                        self.dir.fd(),
+                        staged,
+                        self.dir.fd(),
+                        name,
+                        RenameFlags::NOREPLACE,
+                    ),
+                    linked => linked,
+                }
+            }
+        };
+        linked.map_err(|error| match error {
+            Errno::EXIST => taken(&self.id, &self.store.name),
+            error => self.error("name", error),
+        })
+    }
+
+    /// Makes the name the only one, and durable.
+    fn settle_name(&self) -> Result<()> {
+        if let Some(staged) = &self.staged {
+            self.dir.remove(staged)?; // gone already where it was renamed
+        }
+        self.dir.sync()
+    }
+
+    fn proc_path(&self) -> String {
+        use std::os::fd::AsRawFd as _;
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
+
+    /// Removes what there is.
+    pub(super) fn abort(self) -> Result<()> {
+        match &self.staged {
+            None => Ok(()), // it goes with its last descriptor
+            Some(staged) => match self.dir.remove(staged) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.leaving(self.dir.path().join(staged).display())),
+            },
+        }
+    }
+
+    /// Removes what there is because of `error`, which says what could not be removed.
+    fn fail(self, error: Error) -> Error {
+        match self.abort() {
+            Ok(()) => error,
+            Err(left) => match left.left() {
+                Some(name) => error.leaving(name),
+                None => error,
+            },
+        }
+    }
+
+    fn error(&self, doing: &str, error: Errno) -> Error {
+        self.dir.error(doing, self.id.as_str(), error)
+    }
+}
+
+/// A file store's [`Upload`].
+pub(super) struct Writing {
+    lane: Lane,
+    target: Target,
+    pen: Pen,
+    size: u64,
+}
+
+impl Writing {
+    pub(super) fn new(lane: Lane, target: Target, thin: bool) -> Self {
+        let pen = Pen::new(Arc::clone(&target.file), thin);
+        Self { lane, target, pen, size: 0 }
+    }
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writing").field("at", self.target.at()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Upload for Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        let at = self.size;
+        self.size = self.size.saturating_add(chunk.len() as u64);
+        let mut pen = self.pen.clone();
+        let path = self.target.dir.path().join(self.target.id.as_str());
+        self.pen =
+            self.lane.run("write", move || pen.write(at, &chunk, &path).map(|()| pen)).await?;
+        Ok(())
+    }
+
+    fn at(&self) -> &crate::Location {
+        self.target.at()
+    }
+
+    async fn commit(self: Box<Self>, digests: &Digests) -> Result<Committed> {
+        let (target, size, digests) = (self.target, self.size, digests.clone());
+        let at = target.at().clone();
+        let committed = self.lane.run("commit", move || target.commit(size, Some(&digests))).await;
+        committed.map_err(|error| match error.kind() == Kind::Timeout {
+            true => error.at(at),
+            false => error,
+        })?;
+        Ok(Committed { stored_bytes: self.pen.written })
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        let target = self.target;
+        self.lane.run("abort", move || target.abort()).await
+    }
+}
+
+/// How bytes reach the file.
+#[derive(Clone, Debug)]
+struct Pen {
+    file: Arc<fs::File>,
+    thin: bool,
+    direct: bool,
+    /// Bytes written, zeros that were skipped not counted.
+    written: u64,
+}
+
+impl Pen {
+    fn new(file: Arc<fs::File>, thin: bool) -> Self {
+        let direct =
+            fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT)).is_ok();
+        Self { file, thin, direct, written: 0 }
+    }
+
+    /// Writes `chunk` at offset `at`, without its blocks of zeros.
+    fn write(&mut self, at: u64, chunk: &[u8], path: &Path) -> Result<()> {
+        let fail = |error| Error::io("write", path.display(), error);
+        if !self.thin {
+            return self.put(at, chunk).map_err(fail);
+        }
+        let mut done = 0;
+        while done < chunk.len() {
+            let rest = chunk.get(done..).unwrap_or_default();
+            let zeros = run(rest, true);
+            let data = run(rest.get(zeros..).unwrap_or_default(), false);
+            let from = done.saturating_add(zeros);
+            let to = from.saturating_add(data);
+            if data > 0 {
+                let at = at.saturating_add(from as u64);
+                self.put(at, chunk.get(from..to).unwrap_or_default()).map_err(fail)?;
+            }
+            done = to;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        if self.direct {
+            let whole = if at.is_multiple_of(PAGE as u64) && bytes.as_ptr().align_offset(PAGE) == 0
+            {
+                bytes.len() / PAGE * PAGE
+            } else {
+                0
+            };
+            let (whole, tail) = bytes.split_at(whole);
+            match self.file.write_all_at(whole, at) {
+                Ok(()) if tail.is_empty() => return Ok(()),
+                Ok(()) => {
+                    self.buffer()?;
+                    return self.file.write_all_at(tail, at.saturating_add(whole.len() as u64));
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    self.buffer()?; // this filesystem wants another alignment, or none
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.file.write_all_at(bytes, at)?;
+        // Starts the writeback of this part and drops what is on disk already.
+        let recent = at.saturating_sub(BEHIND);
+        let _hint = fadvise(&self.file, recent, None, Advice::DontNeed);
+        Ok(())
+    }
+
+    /// From here on through the page cache.
+    fn buffer(&mut self) -> std::io::Result<()> {
+        self.direct = false;
+        let flags = fcntl_getfl(&self.file)?;
+        fcntl_setfl(&self.file, flags.difference(OFlags::DIRECT))?;
+        Ok(())
+    }
+}
+
+/// How many bytes at the start of `bytes` are whole blocks of zeros, or of anything else.
+fn run(bytes: &[u8], zeros: bool) -> usize {
+    bytes.chunks(BLOCK).take_while(|block| is_zero(block) == zeros).map(<[u8]>::len).sum()
+}
+
+/// Compares with zeros by memcmp, which the C library vectorises.
+fn is_zero(block: &[u8]) -> bool {
+    ZERO_BLOCK.get(..block.len()) == Some(block)
+}
+
+impl Opened {
+    /// Whether a copy to `target` can stay inside one filesystem.
+    pub(super) fn same_filesystem(&self, target: &Target) -> Result<bool> {
+        Ok(target.dir.device()? == self.device)
+    }
+}
+
+/// Copies a whole file inside the filesystem, by reference where it can (XFS, btrfs), hole by hole
+/// where it cannot; gives the space the copy takes. `None` if the filesystem will not; nothing is
+/// left then.
+pub(super) async fn copy(
+    lane: &Lane,
+    target: Target,
+    source: Arc<Opened>,
+    digests: Option<Digests>,
+) -> Result<Option<u64>> {
+    let (mut at, mut stored_bytes) = (0, 0_u64);
+    let size = source.size;
+    while at < size {
+        let (from, to) = (Arc::clone(&source), Arc::clone(&target.file));
+        match lane.run("copy", move || copy_step(&from, &to, at)).await {
+            Ok(Some((next, data))) => {
+                at = next;
+                stored_bytes = stored_bytes.saturating_add(data);
+            }
+            Ok(None) => {
+                lane.run("abandon a copy", move || target.abort()).await?;
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(lane
+                    .run("abandon a copy", move || Err::<(), _>(target.fail(error)))
+                    .await
+                    .err()
+                    .unwrap_or_else(|| Error::new(Kind::Internal, "a failed copy succeeded")));
+            }
+        }
+    }
+    lane.run("commit", move || target.commit(size, digests.as_ref())).await?;
+    Ok(Some(stored_bytes))
+}
+
+/// Copies the next stretch of data at or after `at`, and says where it ended and how long it was;
+/// `None` if the filesystem cannot copy between these two files.
+fn copy_step(source: &Opened, target: &fs::File, at: u64) -> Result<Option<(u64, u64)>> {
+    let fail = |error: Errno| Error::io("copy", source.path.display(), error.into());
+    let Some(start) = next_data(&source.file, at)? else {
+        return Ok(Some((source.size, 0)));
+    };
+    let end = next_hole(&source.file, start, source.size).min(start.saturating_add(COPY_STEP));
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let len = usize::try_from(end - from).unwrap_or(usize::MAX);
+        match copy_file_range(&source.file, Some(&mut from), target, Some(&mut to), len) {
+            Ok(0) => {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the file ended while it was copied: path=`{}`", source.path.display()),
+                ));
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    let _hint = fadvise(target, start.saturating_sub(BEHIND), None, Advice::DontNeed);
+    Ok(Some((end, end - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_zeros_end_at_the_first_block_with_a_byte_in_it() {
+        let mut bytes = vec![0; 3 * BLOCK + 5];
+        assert_eq!(run(&bytes, true), 3 * BLOCK + 5);
+        bytes[2 * BLOCK + 1] = 1;
+        assert_eq!(run(&bytes, true), 2 * BLOCK);
+        assert_eq!(run(&bytes[2 * BLOCK..], false), BLOCK);
+        assert_eq!(run(&[], true), 0);
+    }
+}

@@ -1,0 +1,135 @@
+//! The backends of imaged, and the contract they keep.
+//!
+//! The board by the door: [`Config`], [`Location`] and [`open`] have one arm a driver. A new
+//! backend is one folder here, these three arms, a harness in `tests/`, and a stanza in `conf/`.
+//!
+//! * [`driver`]: the contract; read it first
+//! * [`mem`]: the smallest driver that keeps it; newcomers copy it
+//! * [`mod@file`]: images as plain files
+//! * [`lane`]: where calls that block wait; [`window`]: the memory of a transfer;
+//!   [`options`]: how a driver reads its section of the configuration; [`error`]: what can go wrong
+
+#![forbid(unsafe_code)]
+
+pub mod driver;
+pub mod error;
+pub mod file;
+pub mod lane;
+pub mod mem;
+pub mod options;
+pub mod window;
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+pub use driver::{
+    Body, Capacity, Caps, Committed, Copied, Digests, Driver, ImageId, Listed, Properties, Reader,
+    Recovered, Source, Span, Stat, Upload,
+};
+pub use error::{Error, Kind, Result};
+
+/// The section of one store, typed: what its driver needs to open it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// Images as plain files.
+    File(file::Config),
+    /// Images in this process's memory, for trials and tests.
+    Mem(mem::Config),
+}
+
+/// Names of the store types that have a driver, as `enabled_backends` spells them.
+pub const TYPES: [&str; 2] = ["file", "mem"];
+
+/// Store types of glance_store that this build does not serve.
+pub const UNSERVED: [&str; 6] = ["rbd", "s3", "swift", "cinder", "http", "vmware"];
+
+impl Config {
+    /// Reads the section of a store of type `kind`; what is wrong is noted in `options`.
+    /// `None` if the type has no driver or the section cannot be used.
+    pub fn read(kind: &str, options: &mut options::Options) -> Option<Self> {
+        match kind {
+            "file" => file::Config::read(options).map(Self::File),
+            "mem" => mem::Config::read(options).map(Self::Mem),
+            _ => None,
+        }
+    }
+
+    /// The type, as `enabled_backends` spells it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Mem(_) => "mem",
+        }
+    }
+}
+
+/// Opens the backend of the store `name`. `instance` names this daemon among those that may share
+/// the backend, so that none clears away what another is writing.
+///
+/// # Errors
+/// The reason the backend cannot be used, with the remedy.
+pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn Driver>> {
+    Ok(match config {
+        Config::File(config) => Arc::new(file::File::open(config, name, instance).await?),
+        Config::Mem(config) => Arc::new(mem::Mem::new(config, name)),
+    })
+}
+
+/// Where an image is. `Display` gives the URI that glance_store would, secrets masked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// `file:///dir/id` or `filesystem:///dir/id`
+    File(file::Location),
+    /// `mem://store/id`
+    Mem(mem::Location),
+}
+
+impl FromStr for Location {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        match scheme {
+            Some("file" | "filesystem") => text.parse().map(Self::File),
+            Some("mem") => text.parse().map(Self::Mem),
+            Some(other) if other.len() <= 32 => Err(Error::new(
+                Kind::Invalid,
+                format!("no store here has locations of this scheme: scheme=`{other}`"),
+            )),
+            _ => Err(Error::new(
+                Kind::Invalid,
+                "a location is a URI such as file:///var/lib/glance/images/ID",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(at) => at.fmt(f),
+            Self::Mem(at) => at.fmt(f),
+        }
+    }
+}
+
+/// The refusal of a location that belongs to another driver or store.
+pub(crate) fn foreign(at: &Location, store: &str) -> Error {
+    Error::new(
+        Kind::Invalid,
+        format!("this location is not one of the store's: location=`{at}` store=`{store}`"),
+    )
+}
+
+/// The refusal of an upload under an id that is taken.
+pub(crate) fn taken(id: &ImageId, store: &str) -> Error {
+    Error::new(
+        Kind::Exists,
+        format!("the store has an image of this id: id=`{id}` store=`{store}`"),
+    )
+}
+
+/// The answer to a question about an image that is not there.
+pub(crate) fn missing(what: impl fmt::Display, store: &str) -> Error {
+    Error::new(Kind::NotFound, format!("no such image: image=`{what}` store=`{store}`"))
+}
