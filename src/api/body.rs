@@ -1,0 +1,209 @@
+//! Bodies of responses, and the guard that tells the wire when one is over.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use imaged_drivers::{Error, Kind, Result};
+
+use crate::{
+    daemon::Daemon,
+    metrics::{Outcome, lap},
+    socket::Wire,
+};
+
+/// The body of a response.
+#[derive(Debug)]
+pub struct Body {
+    content: Content,
+    wire: Option<Wire>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// All of it; `None` when it has been sent.
+    Full(Option<Bytes>),
+    /// An image.
+    Image(Box<Sending>),
+    /// A listing: of no known length.
+    Lines(Lines),
+}
+
+struct Lines(BoxStream<'static, Result<Bytes>>);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+impl Body {
+    /// A body of these bytes.
+    #[must_use]
+    pub fn full(bytes: Bytes) -> Self {
+        Self { content: Content::Full(Some(bytes)), wire: None }
+    }
+
+    /// A body without bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { content: Content::Full(None), wire: None }
+    }
+
+    /// A body of lines that come as they come.
+    #[must_use]
+    pub fn lines(lines: BoxStream<'static, Result<Bytes>>) -> Self {
+        Self { content: Content::Lines(Lines(lines)), wire: None }
+    }
+
+    /// An image being sent.
+    #[must_use]
+    pub fn image(sending: Sending) -> Self {
+        Self { content: Content::Image(Box::new(sending)), wire: None }
+    }
+
+    /// Tells `wire` when this body is over.
+    pub fn tell(&mut self, wire: &Wire) {
+        self.wire = Some(wire.clone());
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(wire) = &self.wire {
+            wire.finished();
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>>>> {
+        match &mut self.content {
+            Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Image(sending) => {
+                sending.poll(cx).map(|next| next.map(|r| r.map(Frame::data)))
+            }
+            Content::Lines(Lines(lines)) => {
+                lines.as_mut().poll_next(cx).map(|next| next.map(|r| r.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Full(bytes) => bytes.is_none(),
+            Content::Image(sending) => sending.left == 0,
+            Content::Lines(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Content::Image(sending) => SizeHint::with_exact(sending.left),
+            Content::Lines(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An image on its way to a caller, until its one line in the log.
+///
+/// A failure after the head cuts the connection short of Content-Length: a short body is the error.
+pub struct Sending {
+    stream: BoxStream<'static, Result<Bytes>>,
+    left: u64,
+    outcome: Option<Outcome>,
+    daemon: std::sync::Arc<Daemon>,
+    /// When the last piece was handed over, or asked for.
+    since: Instant,
+    asked: bool,
+}
+
+impl std::fmt::Debug for Sending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sending").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Sending {
+    /// `length` bytes from `stream`, accounted to `outcome`.
+    #[must_use]
+    pub fn new(
+        stream: BoxStream<'static, Result<Bytes>>,
+        length: u64,
+        outcome: Outcome,
+        daemon: std::sync::Arc<Daemon>,
+    ) -> Self {
+        let since = Instant::now();
+        Self { stream, left: length, outcome: Some(outcome), daemon, since, asked: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if self.daemon.shared.stop.is_cancelled() {
+            let stopping = Error::new(Kind::Unavailable, "the daemon is stopping");
+            self.end(Some(&stopping));
+            return Poll::Ready(Some(Err(stopping)));
+        }
+        if let Some(outcome) = &mut self.outcome
+            && !self.asked
+        {
+            self.since = lap(&mut outcome.stages.receive, self.since);
+            self.asked = true;
+        }
+        let next = ready!(self.stream.as_mut().poll_next(cx));
+        if let Some(outcome) = &mut self.outcome {
+            self.since = lap(&mut outcome.stages.backend, self.since);
+            self.asked = false;
+        }
+        let result = match next {
+            Some(Ok(bytes)) if bytes.len() as u64 <= self.left => {
+                self.left -= bytes.len() as u64;
+                if let Some(outcome) = &mut self.outcome {
+                    outcome.bytes += bytes.len() as u64;
+                }
+                Ok(bytes)
+            }
+            Some(Ok(_)) => {
+                Err(Error::new(Kind::Internal, "the store sent more than was asked for"))
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(Error::new(Kind::Unavailable, "the store stopped before the end")),
+        };
+        if let Err(error) = &result {
+            self.end(Some(error));
+        }
+        Poll::Ready(Some(result))
+    }
+
+    fn end(&mut self, error: Option<&Error>) {
+        if let Some(outcome) = self.outcome.take() {
+            outcome.end(&self.daemon.shared.metrics, error);
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(outcome) = &mut self.outcome {
+            self.since = lap(&mut outcome.stages.receive, self.since);
+        }
+        let left = Error::new(Kind::Mismatch, "the caller left before the end of the image");
+        self.end((self.left > 0).then_some(&left));
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading, looking at and removing an image.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::{
+    Response, StatusCode,
+    header::{
+        ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+        IF_NONE_MATCH, RANGE,
+    },
+};
+use imaged_drivers::{self as drivers, Digests, Error, Kind, Location, Result, Span, window::PAGE};
+
+use super::{
+    ACCEPT, BODY, Call, Image, SIZE,
+    body::{Body, Sending},
+    range,
+};
+use crate::{digest::Algo, metrics::Outcome, store::Store};
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+async fn locate(store: &Store, image: &Image) -> Result<Location> {
+    match image {
+        Image::Id(id) => store.driver()?.locate(id).await,
+        Image::At(at) => Ok(at.clone()),
+    }
+}
+
+fn named(image: &Image) -> String {
+    match image {
+        Image::Id(id) => id.to_string(),
+        Image::At(at) => at.to_string(),
+    }
+}
+
+pub(super) async fn get(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
+    let store = call.store(store)?;
+    let mut outcome = Outcome::begin("get", &call.request, store.name(), named(&image));
+    let opened = open(call, &store, &image, &mut outcome).await;
+    match opened {
+        Ok((response, None)) => {
+            outcome.end(&call.daemon.shared.metrics, None);
+            Ok(response)
+        }
+        Ok((mut response, Some((stream, length)))) => {
+            let daemon = Arc::clone(&call.daemon);
+            *response.body_mut() = Body::image(Sending::new(stream, length, outcome, daemon));
+            Ok(response)
+        }
+        Err(error) => {
+            outcome.end(&call.daemon.shared.metrics, Some(&error));
+            Err(error)
+        }
+    }
+}
+
+type Stream = futures_util::stream::BoxStream<'static, Result<bytes::Bytes>>;
+
+/// The head of the answer, and the bytes to follow unless a descriptor takes their place.
+async fn open(
+    call: &Call,
+    store: &Arc<Store>,
+    image: &Image,
+    outcome: &mut Outcome,
+) -> Result<(Response<Body>, Option<(Stream, u64)>)> {
+    if call.daemon.closing.is_cancelled() {
+        return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+    }
+    let span = call.header(&RANGE)?.map_or(Ok(Span::All), range::parse)?;
+    let at = locate(store, image).await?;
+    let window = call.daemon.settings().get_window;
+    let chunk = (window / 2 / PAGE * PAGE).max(PAGE);
+    let reader = match store.open(&at, span, chunk).await {
+        Ok(reader) => reader,
+        Err(error) if error.kind() == Kind::Range => {
+            let size = store.stat(&at).await?.size;
+            let mut response = super::status::problem(&error, &call.request, None);
+            set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
+            return Ok((response, None));
+        }
+        Err(error) => return Err(error),
+    };
+    let mut response = Response::new(Body::empty());
+    if matches(call, reader.digests.as_ref())? {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        describe(&mut response, reader.digests.as_ref());
+        return Ok((response, None));
+    }
+    set(&mut response, CONTENT_TYPE, "application/octet-stream");
+    describe(&mut response, reader.digests.as_ref());
+    let drivers::Reader { size, range, body, .. } = reader;
+    if span != Span::All {
+        let last = range.end.saturating_sub(1);
+        set(&mut response, CONTENT_RANGE, &format!("bytes {}-{last}/{size}", range.start));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    let length = range.end - range.start;
+    if call.header(&ACCEPT)?.is_some_and(|form| form == "fd")
+        && let drivers::Body::File(file) = &body
+    {
+        call.wire.send(file.descriptor()?);
+        set(&mut response, BODY, "fd");
+        set(&mut response, SIZE, &size.to_string());
+        outcome.bytes = length;
+        return Ok((response, None));
+    }
+    Ok((response, Some((body.into_stream(), length))))
+}
+
+/// Whether the caller already has this very image.
+fn matches(call: &Call, digests: Option<&Digests>) -> Result<bool> {
+    let (Some(asked), Some(digests)) = (call.header(&IF_NONE_MATCH)?, digests) else {
+        return Ok(false);
+    };
+    let etag = etag(digests);
+    Ok(asked == "*" || asked.split(',').any(|one| one.trim().trim_start_matches("W/") == etag))
+}
+
+fn etag(digests: &Digests) -> String {
+    format!("\"{}\"", digests.checksum)
+}
+
+pub(super) async fn head(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
+    let store = call.store(store)?;
+    let outcome = Outcome::begin("stat", &call.request, store.name(), named(&image));
+    let looked = async {
+        let at = locate(&store, &image).await?;
+        Ok((store.stat(&at).await?, at))
+    }
+    .await;
+    outcome.end(&call.daemon.shared.metrics, looked.as_ref().err());
+    let (stat, at) = looked?;
+    let mut response = Response::new(Body::empty());
+    set(&mut response, CONTENT_TYPE, "application/octet-stream");
+    set(&mut response, CONTENT_LENGTH, &stat.size.to_string());
+    set(&mut response, hyper::header::CONTENT_LOCATION, &at.to_string());
+    describe(&mut response, stat.digests.as_ref());
+    Ok(response)
+}
+
+/// The headers that every answer about an image has.
+fn describe(response: &mut Response<Body>, digests: Option<&Digests>) {
+    set(response, ACCEPT_RANGES, "bytes");
+    let Some(digests) = digests else { return };
+    set(response, ETAG, &etag(digests));
+    let mut fields = Vec::new();
+    let both = [("md5", &digests.checksum), (&digests.hash_algo, &digests.hash_value)];
+    for (algo, value) in both {
+        let name = algo.parse::<Algo>().ok().and_then(Algo::field_name);
+        if let (Some(name), Some(bytes)) = (name, unhex(value)) {
+            let field = format!("{name}=:{}:", STANDARD.encode(bytes));
+            if !fields.contains(&field) {
+                fields.push(field);
+            }
+        }
+    }
+    set(response, REPR_DIGEST, &fields.join(", "));
+}
+
+fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
+    // A location may hold bytes that a header cannot; then it is left out.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// The bytes that hexadecimal text stands for.
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
+}
+
+pub(super) async fn delete(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
+    let store = call.store(store)?;
+    let at = locate(&store, &image).await?;
+    store.delete(&at, &call.request).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}

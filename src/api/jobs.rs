@@ -1,0 +1,33 @@
+//! Background work.
+
+use std::time::Duration;
+
+use hyper::{Response, StatusCode};
+use imaged_drivers::Result;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Call, body::Body, json};
+use crate::jobs::View;
+
+/// `GET /v1/jobs`
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Jobs {
+    /// Oldest first.
+    pub jobs: Vec<View>,
+}
+
+pub(super) fn list(call: &Call) -> Result<Response<Body>> {
+    json(StatusCode::OK, &Jobs { jobs: call.daemon.shared.jobs.list() })
+}
+
+pub(super) async fn one(call: &Call, id: &str, wait: Duration) -> Result<Response<Body>> {
+    json(StatusCode::OK, &call.daemon.shared.jobs.get(id, wait).await?)
+}
+
+pub(super) fn cancel(call: &Call, id: &str) -> Result<Response<Body>> {
+    call.daemon.shared.jobs.cancel(id)?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}

@@ -1,0 +1,255 @@
+//! Storing an image: may it start, then its bytes, in chunks, to the task that stores it.
+
+mod descriptor;
+
+use std::time::{Duration, Instant};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Buf as _;
+use http_body_util::BodyExt as _;
+use hyper::{
+    Response, StatusCode,
+    body::{Body as _, Incoming},
+    header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderName},
+};
+use imaged_drivers::{
+    Error, ImageId, Kind, Result,
+    window::{Buffer, CHUNK, PAGE, Window},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinError,
+};
+
+use super::{BODY, Call, IMAGE_SIZE, body::Body, default_algo, get::unhex, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    digest::{Algo, hex},
+    jobs::Ticket,
+    store::{Frame, Incoming as Bytes, Promise, Put, Receipt},
+};
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// Chunks between the caller's side and the store's.
+const BETWEEN: usize = 2;
+
+/// How long the end of a passed pipe is doubted.
+const GRACE: Duration = Duration::from_millis(20);
+
+pub(super) async fn put(
+    call: &Call,
+    store: &str,
+    id: ImageId,
+    algo: Option<Algo>,
+    body: &mut Option<Incoming>,
+) -> Result<Response<Body>> {
+    let store = call.store(store)?;
+    if call.daemon.closing.is_cancelled() {
+        return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+    }
+    for name in [&CONTENT_RANGE, &CONTENT_ENCODING] {
+        if call.header(name)?.is_some_and(|value| value != "identity") {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("an image is put whole and as it is: header=`{name}`"),
+            ));
+        }
+    }
+    let algo = match algo {
+        Some(algo) => algo,
+        None => default_algo(call)?,
+    };
+    let promises = promises(call.header(&REPR_DIGEST)?, algo)?;
+    let inline = body.as_ref().and_then(|body| body.size_hint().exact());
+    let descriptor = match call.header(&BODY)? {
+        None => None,
+        Some("fd") if inline == Some(0) => Some(descriptor::Source::new(call.descriptor()?)?),
+        Some("fd") => {
+            return Err(Error::new(Kind::Invalid, "with `Imaged-Body: fd` the body is empty"));
+        }
+        Some(other) => {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the only form of a body beside the bytes is fd: Imaged-Body=`{other}`"),
+            ));
+        }
+    };
+    let known = match &descriptor {
+        Some(source) => source.size(),
+        None => inline,
+    };
+    let size = agree(known, call.header(&IMAGE_SIZE)?)?;
+    let job = descriptor.is_some().then(|| {
+        call.daemon.shared.jobs.begin("put", &call.request, store.name(), id.as_str(), size)
+    });
+    let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
+    // Fires too if this call is dropped with its connection.
+    let _gone = cancel.clone().drop_guard();
+    let request = call.request.clone();
+    let put = Put { id, size, algo, promises, request, job, cancel: cancel.clone() };
+    let (frames, incoming) = mpsc::channel(BETWEEN);
+    let (ready, readied) = oneshot::channel();
+    let stored = store.put(put, Bytes::Caller(incoming), ready);
+    let mut task = call.daemon.shared.tasks.spawn(stored);
+    // A put that is refused drops `ready`; not a byte is asked for then.
+    if readied.await.is_ok()
+        && let Some(body) = body.take()
+    {
+        let gone = frames.clone();
+        let sent = async {
+            let since = Instant::now();
+            let window = window(call, size).await?;
+            // If the store has given up, its own error is the answer.
+            let _heard = frames.send(Frame::Waited(since.elapsed())).await;
+            let stall = call.daemon.settings().stall_timeout;
+            match descriptor {
+                Some(source) => {
+                    source.send(&frames, &window, stall).await?;
+                    // A dying caller's pipe may end a moment before its connection does; that
+                    // is not the end of an image.
+                    tokio::time::sleep(GRACE).await;
+                    if call.wire.is_gone() { Err(left()) } else { Ok(()) }
+                }
+                None => send(body, &frames, &window, stall).await,
+            }
+        };
+        let sent: Result<()> = tokio::select! {
+            sent = sent => sent,
+            () = gone.closed() => Ok(()),
+            () = call.wire.gone() => Err(left()),
+        };
+        let end = match sent {
+            Ok(()) => Frame::End,
+            Err(error) => Frame::Failed(error),
+        };
+        let _heard = gone.send(end).await;
+    }
+    let stored = tokio::select! {
+        stored = &mut task => stored,
+        () = call.wire.gone() => {
+            cancel.cancel();
+            task.await
+        }
+    };
+    let receipt: Receipt = joined(stored)?;
+    json(StatusCode::CREATED, &receipt)
+}
+
+fn left() -> Error {
+    Error::new(Kind::Mismatch, "the caller left before the end of the image")
+}
+
+/// What a task came to.
+pub(super) fn joined<T>(joined: Result<Result<T>, JoinError>) -> Result<T> {
+    joined.unwrap_or_else(|broken| {
+        Err(Error::new(Kind::Internal, "the task of this request was lost").because(broken))
+    })
+}
+
+/// The size, from what the body says and what the caller says beside it.
+fn agree(known: Option<u64>, said: Option<&str>) -> Result<Option<u64>> {
+    let Some(said) = said else { return Ok(known) };
+    let said = said.parse::<u64>().map_err(|error| {
+        Error::new(Kind::Invalid, format!("no number of bytes: {IMAGE_SIZE}=`{said}`"))
+            .because(error)
+    })?;
+    match known {
+        Some(known) if known != said => Err(Error::new(
+            Kind::Invalid,
+            format!("the body has another size than the header says: body=`{known}` said=`{said}`"),
+        )),
+        _ => Ok(Some(said)),
+    }
+}
+
+/// The digests that the caller promises in `Repr-Digest`.
+fn promises(field: Option<&str>, algo: Algo) -> Result<Vec<Promise>> {
+    let mut promises = Vec::new();
+    for one in field.unwrap_or_default().split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        let refuse = || {
+            Error::new(
+                Kind::Invalid,
+                format!(
+                    "Repr-Digest promises md5 or the image's hash_algo, as name=:base64: : \
+                     field=`{one}` hash_algo=`{algo}`"
+                ),
+            )
+        };
+        let (name, value) = one.split_once('=').ok_or_else(refuse)?;
+        let algo = [Algo::Md5, algo]
+            .into_iter()
+            .find(|algo| algo.field_name() == Some(name))
+            .ok_or_else(refuse)?;
+        let value = value.strip_prefix(':').and_then(|v| v.strip_suffix(':')).ok_or_else(refuse)?;
+        let bytes = STANDARD.decode(value).map_err(|error| refuse().because(error))?;
+        let value = hex(&bytes);
+        if unhex(&value).is_none_or(|bytes| bytes.is_empty()) {
+            return Err(refuse());
+        }
+        promises.push(Promise { algo, value });
+    }
+    Ok(promises)
+}
+
+/// The memory for an image of `size`: a small one takes little.
+async fn window(call: &Call, size: Option<u64>) -> Result<Window> {
+    let most = call.daemon.settings().put_window / CHUNK;
+    let size = size.map_or(usize::MAX, |size| usize::try_from(size).unwrap_or(usize::MAX));
+    let chunk = size.clamp(1, CHUNK).next_multiple_of(PAGE);
+    let chunks = size.div_ceil(chunk).clamp(1, most.max(1));
+    call.daemon.shared.budget.window(chunk, chunks).await
+}
+
+/// Moves a body into chunks. Its end is told by the caller of this, as a message.
+async fn send(
+    mut body: Incoming,
+    frames: &mpsc::Sender<Frame>,
+    window: &Window,
+    stall: Duration,
+) -> Result<()> {
+    // A full buffer is handed over before the next is asked for: a small image has only one.
+    let mut filling: Option<Buffer> = None;
+    loop {
+        let Ok(next) = tokio::time::timeout(stall, body.frame()).await else {
+            return Err(Error::new(
+                Kind::Timeout,
+                format!("no byte of the body came for {} s", stall.as_secs()),
+            ));
+        };
+        let frame = match next {
+            None => break,
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                return Err(
+                    Error::new(Kind::Mismatch, "the body ended before it was whole").because(error)
+                );
+            }
+        };
+        let Ok(mut bytes) = frame.into_data() else { continue };
+        while bytes.has_remaining() {
+            let mut buffer = match filling.take() {
+                Some(buffer) => buffer,
+                None => window.buffer().await?,
+            };
+            let taken = buffer.push(&bytes);
+            bytes.advance(taken);
+            if buffer.is_full() {
+                deliver(frames, buffer.freeze()).await?;
+            } else {
+                filling = Some(buffer);
+            }
+        }
+    }
+    if let Some(rest) = filling {
+        deliver(frames, rest.freeze()).await?;
+    }
+    Ok(())
+}
+
+async fn deliver(frames: &mpsc::Sender<Frame>, bytes: bytes::Bytes) -> Result<()> {
+    frames.send(Frame::Data(bytes)).await.map_err(|gone| {
+        Error::new(Kind::Internal, "the store ended before the body").because(gone.to_string())
+    })
+}

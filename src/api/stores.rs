@@ -1,0 +1,154 @@
+//! Stores, their images, readiness and metrics.
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use hyper::{
+    Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use imaged_drivers::{Capacity, Error, Kind, Listed, Properties, Result};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Call, body::Body, json};
+use crate::store::Store;
+
+/// `GET /v1/stores`
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Stores {
+    /// In the order of `enabled_backends`.
+    pub stores: Vec<Shown>,
+}
+
+/// Whether a store can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// It can.
+    Up,
+    /// It cannot, for the reason beside it.
+    Down,
+}
+
+/// A store as callers see it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Shown {
+    /// Its name.
+    pub id: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `store_description`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether it is the default.
+    pub default: bool,
+    /// `weight`: larger is preferred.
+    pub weight: i64,
+    /// Whether nothing may be written or deleted.
+    pub read_only: bool,
+    /// Whether it can be used.
+    pub state: Health,
+    /// Why it is down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it can do; empty until it could be opened.
+    #[schema(value_type = Object)]
+    pub capabilities: serde_json::Value,
+    /// What Glance shows of it.
+    #[schema(value_type = Object)]
+    pub properties: Properties,
+    /// Space in bytes, where the backend tells; only of one store at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub capacity: Option<Capacity>,
+}
+
+fn show(store: &Store, default: &str) -> Shown {
+    let reason = store.health().err();
+    let mut capabilities = serde_json::json!({});
+    if let Some(caps) = store.caps() {
+        capabilities = serde_json::to_value(caps).unwrap_or_default();
+    }
+    Shown {
+        id: store.name().to_owned(),
+        kind: store.config.kind.clone(),
+        description: store.config.description.clone(),
+        default: store.name() == default,
+        weight: store.config.weight,
+        read_only: store.config.read_only || store.caps().is_some_and(|caps| !caps.write),
+        state: if reason.is_none() { Health::Up } else { Health::Down },
+        reason,
+        capabilities,
+        properties: store.driver().map_or_else(|_| Properties::new(), |d| d.properties()),
+        capacity: None,
+    }
+}
+
+pub(super) fn list(call: &Call) -> Result<Response<Body>> {
+    let stores = call.daemon.stores();
+    let stores = stores.iter().map(|store| show(store, stores.default_name())).collect();
+    json(StatusCode::OK, &Stores { stores })
+}
+
+pub(super) async fn one(call: &Call, name: &str) -> Result<Response<Body>> {
+    let store = call.store(name)?;
+    store.check().await;
+    let mut shown = show(&store, call.daemon.stores().default_name());
+    shown.capacity = store.health().ok();
+    json(StatusCode::OK, &shown)
+}
+
+/// One image of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub location: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+pub(super) fn images(call: &Call, name: &str) -> Result<Response<Body>> {
+    let lines = call.store(name)?.list()?.and_then(|Listed { id, at, size }| async move {
+        let line = Entry { id: id.to_string(), location: at.to_string(), size };
+        let mut text = serde_json::to_vec(&line).map_err(|error| {
+            Error::new(Kind::Internal, "a line cannot be written as JSON").because(error)
+        })?;
+        text.push(b'\n');
+        Ok(text)
+    });
+    // A chunk a few hundred lines, not one a line.
+    let chunks = lines.ready_chunks(512).map(|chunk| {
+        chunk.into_iter().collect::<Result<Vec<_>>>().map(|lines| Bytes::from(lines.concat()))
+    });
+    let mut response = Response::new(Body::lines(chunks.boxed()));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+pub(super) fn ready(call: &Call) -> Result<Response<Body>> {
+    let stores = call.daemon.stores();
+    let default = stores.get(stores.default_name())?;
+    if call.daemon.closing.is_cancelled() {
+        return Err(Error::new(Kind::Unavailable, "the daemon is stopping"));
+    }
+    match default.health() {
+        Ok(_) => json(StatusCode::OK, &serde_json::json!({"status": "ready"})),
+        Err(reason) => Err(Error::new(
+            Kind::Unavailable,
+            format!("the default store is down: {reason}: store=`{}`", default.name()),
+        )),
+    }
+}
+
+pub(super) fn metrics(call: &Call) -> Result<Response<Body>> {
+    let text = call.daemon.shared.metrics.text(&call.daemon.now());
+    let mut response = Response::new(Body::full(Bytes::from(text)));
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}

@@ -1,0 +1,107 @@
+//! The machine that was measured.
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+/// What a figure is worth nothing without.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// CPUs that this process may use.
+    pub cores: u32,
+    /// The CPU's model.
+    pub model: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Type and device of the filesystem of the store, if it is a directory here.
+    pub filesystem: Option<String>,
+    /// Processes that wanted a CPU in the last minute before the run, on average.
+    pub load_before: Option<f64>,
+}
+
+impl Machine {
+    /// This one, with the filesystem of `dir`.
+    pub(super) fn here(dir: Option<&Path>) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            cores: u32::try_from(cores).unwrap_or(u32::MAX),
+            model: field(&read("/proc/cpuinfo"), "model name")
+                .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            memory_bytes: field(&read("/proc/meminfo"), "MemTotal")
+                .and_then(|text| text.strip_suffix(" kB")?.parse::<u64>().ok())
+                .map(|kib| kib * 1024),
+            filesystem: dir
+                .and_then(|dir| fs::canonicalize(dir).ok())
+                .and_then(|dir| filesystem(&read("/proc/self/mounts"), &dir)),
+            load_before: read("/proc/loadavg").split(' ').next().and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim().to_owned())
+}
+
+/// The mount that holds `dir`: the last of those with the longest path.
+fn filesystem(mounts: &str, dir: &Path) -> Option<String> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (device, at, kind) = (words.next()?, words.next()?, words.next()?);
+        let at = at.replace("\\040", " ");
+        dir.starts_with(&at).then(|| (at.len(), format!("{kind} on {device}")))
+    });
+    mounts.max_by_key(|(length, _)| *length).map(|(_, found)| found)
+}
+
+/// Seconds since 1970 as a date, `2026-01-31 12:34:56 UTC`.
+pub(super) fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Howard Hinnant's civil_from_days, for days since 1970 only.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filesystem_is_that_of_the_nearest_mount() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /srv tmpfs rw 0 0\n/dev/vdb /srv/a\\040b xfs rw 0 0\n/dev/vdc /srvx btrfs rw 0 0\n";
+        let of = |dir: &str| filesystem(mounts, Path::new(dir)).unwrap();
+        assert_eq!(of("/home"), "ext4 on /dev/vda");
+        assert_eq!(of("/srv/images"), "tmpfs on tmpfs");
+        assert_eq!(of("/srv/a b/c"), "xfs on /dev/vdb");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(utc(1_767_225_599), "2025-12-31 23:59:59 UTC");
+    }
+
+    #[test]
+    fn this_machine_has_a_name_and_cores() {
+        let machine = Machine::here(Some(Path::new("/")));
+        assert!(machine.cores > 0);
+        assert!(!machine.kernel.is_empty());
+        assert!(machine.filesystem.is_some());
+    }
+}

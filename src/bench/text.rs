@@ -1,0 +1,152 @@
+//! A report for people.
+
+use std::io::{self, Write};
+
+use super::{
+    report::{Rate, Report},
+    words,
+};
+
+/// A table: the first column to the left, the others to the right.
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn new<const N: usize>(heads: [&str; N]) -> Self {
+        Self(vec![heads.map(str::to_owned).to_vec()])
+    }
+
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns)
+            .map(|n| self.0.iter().filter_map(|row| row.get(n)).map(|c| c.chars().count()).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        for row in &self.0 {
+            let mut line = String::new();
+            for (n, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
+                if n == 0 {
+                    line.push_str(&format!("{cell}{gap}"));
+                } else {
+                    line.push_str(&format!("  {gap}{cell}"));
+                }
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        writeln!(out)
+    }
+}
+
+impl Report {
+    /// Prints it for people.
+    ///
+    /// # Errors
+    /// `out` does not take it.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", words::load(self))?;
+        writeln!(out, "{}\n", words::machine(&self.machine))?;
+        self.print_ops(out)?;
+        self.print_ceilings(out)?;
+        self.print_shares(out)?;
+        for note in &self.notes {
+            writeln!(out, "note: {note}")?;
+        }
+        for failure in &self.failures {
+            let (op, code) = (failure.op, &failure.code);
+            writeln!(out, "failed: {op} {}: {code}: {}", failure.image, failure.message)?;
+        }
+        for id in &self.left {
+            let store = &self.store.id;
+            writeln!(out, "left behind: remove it with `imaged delete {store} {id}`")?;
+        }
+        Ok(())
+    }
+
+    fn print_ops(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new([
+            "",
+            "requests",
+            "errors",
+            "MB/s",
+            "req/s",
+            "p50",
+            "p90",
+            "p99",
+            "max",
+            "daemon s/GiB",
+            "client s/GiB",
+            "RSS before",
+            "RSS peak",
+        ]);
+        for op in &self.ops {
+            let latency = &op.latency_ms;
+            let mut row = vec![
+                op.op.to_string(),
+                op.requests.to_string(),
+                op.errors.to_string(),
+                words::rate(op.mb_per_s),
+                words::figure(Some(op.requests_per_s)),
+            ];
+            row.extend(
+                [latency.p50, latency.p90, latency.p99, latency.max]
+                    .map(|ms| if op.requests > 0 { words::time(ms) } else { "-".to_owned() }),
+            );
+            row.push(words::figure(op.cpu.daemon_seconds_per_gib));
+            row.push(words::figure(op.cpu.client_seconds_per_gib));
+            row.extend([op.rss.before_bytes, op.rss.peak_bytes].map(words::memory));
+            table.0.push(row);
+        }
+        table.print(out)
+    }
+
+    fn print_ceilings(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(["each stage alone", "MB/s", "CPU s/GiB"]);
+        let mut add = |name: String, rate: Option<&Rate>| {
+            let rate = rate.copied();
+            table.0.push(vec![
+                name,
+                words::rate(rate.map(|rate| rate.mb_per_s)),
+                words::figure(rate.and_then(|rate| rate.cpu_seconds_per_gib)),
+            ]);
+        };
+        for (name, rate) in words::ceilings(&self.ceilings) {
+            add(name, rate);
+        }
+        table.print(out)
+    }
+
+    fn print_shares(&self, out: &mut dyn Write) -> io::Result<()> {
+        let stages = ["digest", "disk", "socket", "cores"];
+        let mut table = Table::new(["reached of", "digest", "disk", "socket", "cores", "limit"]);
+        for op in self.ops.iter().filter(|op| !op.stages.is_empty()) {
+            let mut row = vec![op.op.to_string()];
+            row.extend(stages.map(|name| {
+                let stage = op.stages.iter().find(|stage| stage.stage == name);
+                stage.map_or_else(|| "-".to_owned(), |stage| words::share(stage.share))
+            }));
+            row.push(words::limit(op.limit, self.machine.cores));
+            table.0.push(row);
+        }
+        if table.0.len() > 1 { table.print(out) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bench::report::tests::report;
+
+    #[test]
+    fn people_get_aligned_columns_and_what_failed() {
+        let mut out = Vec::new();
+        report().print(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let rows: Vec<_> = text
+            .lines()
+            .filter(|line| line.ends_with("RSS peak") || line.ends_with("90 MiB"))
+            .collect();
+        assert_eq!(rows.len(), 3, "{text}");
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
+        assert!(text.contains("80 %") && text.contains("2 cores"), "{text}");
+        assert!(text.contains("failed: get bench-1: Broken: it <broke>"), "{text}");
+    }
+}

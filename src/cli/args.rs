@@ -1,0 +1,235 @@
+//! What may be written on the command line.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+    error::ErrorKind,
+};
+use imaged::{api::range, client::Mode, config::HASHES, digest::Algo};
+use imaged_drivers::Span;
+
+use super::output::{Failure, Output};
+
+/// The storage data plane for OpenStack images: one local daemon, many stores.
+#[derive(Debug, Parser)]
+#[command(name = "imaged", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, \
+                          3 daemon not reachable, 4 not found, 5 already exists.\n\
+                          Without --socket the daemon is sought at $IMAGED_SOCKET, else at \
+                          /run/imaged/imaged.sock, else at $XDG_RUNTIME_DIR/imaged.sock.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon until SIGTERM or SIGINT; SIGHUP reads the configuration again
+    Serve(Serve),
+    /// Store an image, from a file or from standard input
+    Put(Put),
+    /// Read an image, whole or part, and verify it if its digest is known
+    Get(Get),
+    /// Show an image's size, location and digests
+    Stat(Image),
+    /// Remove an image
+    Delete(Image),
+    /// List the images of a store
+    List(List),
+    /// Show every store, its state and its space
+    Stores(Daemon),
+    /// Make an image from another location or from a volume
+    Copy(Copy),
+    /// Show or cancel work in the background
+    Jobs(Jobs),
+    /// Read the configuration, open each store, and say what is wrong
+    CheckConfig(Check),
+    /// Measure a store: throughput, latency, CPU and memory, against what the machine could do
+    Bench(Bench),
+    /// Print a shell's completion script
+    Completions(Completions),
+    /// Print the manual page, in roff
+    Man,
+}
+
+/// Which daemon, and for whom to print.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Daemon {
+    /// The daemon's socket
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Sources {
+    /// A configuration file; a later one overrides an earlier one
+    #[arg(long = "config-file", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A directory whose *.conf files are read after the files, in order of their names
+    #[arg(long = "config-dir", value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// Where to listen, whatever the configuration says
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Put {
+    /// The store
+    pub(crate) store: String,
+    /// The image's id; one that is taken is refused
+    pub(crate) id: String,
+    /// The file to store, or - for standard input
+    pub(crate) file: PathBuf,
+    /// The image's length; another length is refused, and nothing is stored
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) size: Option<u64>,
+    /// The digest to compute beside md5 [default: the daemon's]
+    #[arg(long, value_name = "ALGO", value_parser = algo())]
+    pub(crate) hash_algo: Option<Algo>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// The store
+    pub(crate) store: String,
+    /// The image's id, or its location
+    pub(crate) id: String,
+    /// The file to write, replaced when the image is whole, or - for standard output
+    /// [default: a file named ID]
+    pub(crate) file: Option<PathBuf>,
+    /// Only these bytes, counted from 0 and both included; A- to the end, -N the last N
+    #[arg(long, value_name = "A-B", value_parser = span, allow_hyphen_values = true)]
+    pub(crate) range: Option<Span>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Image {
+    /// The store
+    pub(crate) store: String,
+    /// The image's id, or its location
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// The store
+    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("origin").required(true).args(["from", "from_volume"]))]
+pub(crate) struct Copy {
+    /// The store that gets the image
+    pub(crate) store: String,
+    /// The new image's id; one that is taken is refused
+    pub(crate) id: String,
+    /// The location of the image to copy
+    #[arg(long, value_name = "LOCATION")]
+    pub(crate) from: Option<String>,
+    /// The store that has that location [default: the one that fits]
+    #[arg(long, value_name = "STORE", requires = "from")]
+    pub(crate) from_store: Option<String>,
+    /// The volume to copy: POOL/NAME or POOL/NAME@SNAPSHOT in Ceph, or a Cinder volume's id
+    #[arg(long, value_name = "VOLUME")]
+    pub(crate) from_volume: Option<String>,
+    /// clone or copy inside the backend, or stream through the daemon; auto does what can be done
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = mode())]
+    pub(crate) mode: Mode,
+    /// The digest to compute beside md5 [default: the daemon's]
+    #[arg(long, value_name = "ALGO", value_parser = algo())]
+    pub(crate) hash_algo: Option<Algo>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Jobs {
+    /// The job [default: all]
+    pub(crate) id: Option<String>,
+    /// End this job, and undo what it was making
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
+    pub(crate) cancel: Option<String>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) what: imaged::bench::Args,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+fn algo() -> impl clap::builder::TypedValueParser<Value = Algo> {
+    PossibleValuesParser::new(HASHES).try_map(|name| name.parse::<Algo>())
+}
+
+fn mode() -> impl clap::builder::TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(["auto", "clone", "copy", "stream"])
+        .try_map(|name| serde_json::from_value::<Mode>(name.into()))
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    let range = range::parse(&format!("bytes={text}"));
+    range.map_err(|_unread| "write A-B with A not after B, or A-, or -N".to_owned())
+}
+
+impl Args {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// It makes no sense, or asked for help; all has been said then.
+    pub(crate) fn read() -> Result<Self, ExitCode> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let wrong = match Self::try_parse_from(&words) {
+            Ok(args) => return Ok(args),
+            Err(wrong) => wrong,
+        };
+        let asked = matches!(wrong.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        if !asked && words.iter().any(|word| word == "--json") {
+            let text = wrong.render().to_string();
+            let text = text.trim_start_matches("error: ").trim_end();
+            return Err(Output { json: true }.end(Err(Failure::usage(text))));
+        }
+        // A terminal that is gone needs no help.
+        drop(wrong.print());
+        Err(ExitCode::from(u8::try_from(wrong.exit_code()).unwrap_or(2)))
+    }
+}

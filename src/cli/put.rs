@@ -1,0 +1,194 @@
+//! `imaged put`
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::{fd::AsFd as _, unix::fs::FileTypeExt as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use imaged::client::{Client, Receipt};
+use tokio::sync::mpsc;
+
+use super::{
+    args::Put,
+    output::{Done, Failure, bytes, fields},
+    progress::Progress,
+    talk::Talk,
+};
+
+/// Bytes read at a time from what is not a file: as many as a pipe holds.
+const PIECE: usize = 64 << 10;
+/// Pieces between the reading thread and the connection.
+const BETWEEN: usize = 16;
+
+/// Stores an image.
+pub(crate) async fn run(talk: &Talk, args: &Put) -> Done {
+    let source = Source::of(&args.file)?;
+    let known = source.size();
+    if let (Some(known), Some(said)) = (known, args.size)
+        && known != said
+    {
+        return Err(Failure::here(
+            "Mismatch",
+            format!(
+                "the file has another length than --size says: file=`{}` length=`{known}` \
+                 size=`{said}`",
+                args.file.display()
+            ),
+        ));
+    }
+    let size = known.or(args.size);
+    let request = Client::new_request_id();
+    let client = talk.client.with_request_id(&request);
+    let progress = Progress::new(&args.id, size);
+    let stored = match source {
+        Source::File(file, _) => {
+            let put = client.put_fd(&args.store, &args.id, &file, args.hash_algo);
+            progress.follow(&talk.client, &request, put).await
+        }
+        Source::Pipe(source, _) => {
+            let pieces = pieces(source, &progress);
+            client.put_stream(&args.store, &args.id, size, args.hash_algo, pieces).await
+        }
+    };
+    drop(progress);
+    receipt(talk, &stored?)
+}
+
+/// Prints what was stored.
+pub(crate) fn receipt(talk: &Talk, receipt: &Receipt) -> Done {
+    talk.output.answer(receipt, |out| {
+        let Receipt { id, store, size, stored_bytes, .. } = receipt;
+        write!(out, "stored {id} in {store}: {}", bytes(*size))?;
+        if stored_bytes < size {
+            write!(out, ", {} of them not zero", bytes(*stored_bytes))?;
+        }
+        writeln!(out)?;
+        let mut known = vec![("location", receipt.location.clone())];
+        known.extend(receipt.checksum.clone().map(|md5| ("md5", md5)));
+        if receipt.hash_algo != "md5" {
+            known.extend(receipt.hash_value.clone().map(|hash| (receipt.hash_algo.as_str(), hash)));
+        }
+        known.extend(
+            receipt
+                .digest_job
+                .as_ref()
+                .map(|job| ("digests", format!("follow, see imaged jobs {job}"))),
+        );
+        fields(out, &known)
+    })
+}
+
+/// Where an image's bytes are.
+enum Source {
+    /// In a regular file, which the daemon reads; so many from its offset on.
+    File(File, u64),
+    /// In what we read; so many, if that is known.
+    Pipe(Pipe, Option<u64>),
+}
+
+/// Something to be read from its beginning to its end.
+enum Pipe {
+    Open(File),
+    /// Opening waits for a writer, and so is done by the thread that reads.
+    Named(PathBuf),
+}
+
+impl Source {
+    fn of(path: &Path) -> Result<Self, Failure> {
+        let fail = |error: io::Error| {
+            Failure::io(format_args!("read the image: file=`{}`", path.display()), &error)
+        };
+        let file = if path == Path::new("-") {
+            File::from(io::stdin().as_fd().try_clone_to_owned().map_err(fail)?)
+        } else if fs::metadata(path).map_err(fail)?.file_type().is_fifo() {
+            return Ok(Self::Pipe(Pipe::Named(path.to_owned()), None));
+        } else {
+            File::open(path).map_err(fail)?
+        };
+        let found = file.metadata().map_err(fail)?;
+        if found.is_dir() {
+            return Err(fail(io::ErrorKind::IsADirectory.into()));
+        }
+        if found.is_file() {
+            let from = (&file).stream_position().map_err(fail)?;
+            return Ok(Self::File(file, found.len().saturating_sub(from)));
+        }
+        let mut size = None;
+        if found.file_type().is_block_device() {
+            let from = (&file).stream_position().map_err(fail)?;
+            let end = (&file).seek(SeekFrom::End(0)).map_err(fail)?;
+            (&file).seek(SeekFrom::Start(from)).map_err(fail)?;
+            size = Some(end.saturating_sub(from));
+        }
+        Ok(Self::Pipe(Pipe::Open(file), size))
+    }
+
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::File(_, size) => Some(*size),
+            Self::Pipe(_, size) => *size,
+        }
+    }
+}
+
+/// What the reading thread says: the next bytes, the end, or why there is none.
+type Piece = io::Result<Option<Bytes>>;
+
+/// Reads on a thread of its own. The stream ends only when the source has ended: a failure, or a
+/// thread that is lost, is an error in it.
+fn pieces(
+    source: Pipe,
+    progress: &Progress,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+    let (pieces, read) = mpsc::channel::<Piece>(BETWEEN);
+    let unread = pieces.clone();
+    let thread = thread::Builder::new().name("read".to_owned()).spawn(move || {
+        let end = read_all(source, &pieces).map(|()| None);
+        // Nobody listens if the daemon has refused; it has said why.
+        drop(pieces.blocking_send(end));
+    });
+    if let Err(error) = thread {
+        drop(unread.try_send(Err(error)));
+    }
+    let meter = progress.meter();
+    stream::unfold(Some(read), move |read| {
+        let meter = meter.clone();
+        async move {
+            let mut read = read?;
+            match read.recv().await {
+                Some(Ok(Some(bytes))) => {
+                    meter.add(bytes.len() as u64);
+                    Some((Ok(bytes), Some(read)))
+                }
+                Some(Ok(None)) => None,
+                Some(Err(error)) => Some((Err(error), None)),
+                None => Some((Err(io::Error::other("the reading thread was lost")), None)),
+            }
+        }
+    })
+}
+
+fn read_all(source: Pipe, pieces: &mpsc::Sender<Piece>) -> io::Result<()> {
+    let mut file = match source {
+        Pipe::Open(file) => file,
+        Pipe::Named(path) => File::open(path)?,
+    };
+    loop {
+        let mut piece = vec![0; PIECE];
+        let got = match file.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        piece.truncate(got);
+        if pieces.blocking_send(Ok(Some(piece.into()))).is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The configuration: files in oslo.config's dialect, read into [`Config`].
+//!
+//! The stores of a glance-api.conf work as they are. Of such a file these are read and judged:
+//! `enabled_backends` in `[DEFAULT]`, `default_backend` in `[glance_store]`, the section of each
+//! store, `[backend_defaults]`, and `[imaged]`, which is ours. All else is another program's.
+//!
+//! A reading tells everything that is wrong at once, each as one line with its place and remedy.
+//!
+//! * [`ini`]: the lexer; `layers`: files over files, and `$` references
+//! * `daemon`: `[imaged]`; `roles`: who may do what; `places`: where things are by default
+//! * `stores`: `enabled_backends` and the stores' sections
+
+mod daemon;
+pub mod ini;
+mod layers;
+mod places;
+mod roles;
+mod stores;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use imaged_drivers::options::{Finding, Findings, Options, Section};
+
+pub use daemon::{Daemon, HASHES, LogFormat};
+use layers::Layers;
+use places::Places;
+pub use roles::{Grant, Role, Who};
+pub use stores::Store;
+
+/// Something that must be mended; its `Display` is one line.
+pub type Problem = Finding;
+
+/// Something good to know; its `Display` is one line.
+pub type Note = Finding;
+
+/// All that the daemon is told. Stores that are equal in two readings need no reopening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The daemon itself.
+    pub daemon: Daemon,
+    /// The stores, in the order of `enabled_backends`; at least one.
+    pub stores: Vec<Store>,
+    /// The name of the default store, one of [`Config::stores`].
+    pub default: String,
+}
+
+impl Config {
+    /// Reads `files` in order, then every `*.conf` of each of `dirs`, sorted by name. A later
+    /// value overrides an earlier one. With neither it is [`Config::embedded`].
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load(files: &[PathBuf], dirs: &[PathBuf]) -> Result<(Self, Vec<Note>), Vec<Problem>> {
+        if files.is_empty() && dirs.is_empty() {
+            return Ok((Self::embedded(), Vec::new()));
+        }
+        let mut layers = Layers::default();
+        let mut problems = Vec::new();
+        let mut all = files.to_vec();
+        for dir in dirs {
+            match confs(dir) {
+                Ok(confs) => all.extend(confs),
+                Err(error) => problems.push(unreadable(dir, &error)),
+            }
+        }
+        for file in &all {
+            match fs::read(file) {
+                Ok(bytes) => match std::str::from_utf8(&bytes) {
+                    Ok(text) => problems.extend(layers.lay(&file.display().to_string(), text)),
+                    Err(error) => problems.push(not_utf8(file, &bytes, error.valid_up_to())),
+                },
+                Err(error) => problems.push(unreadable(file, &error)),
+            }
+        }
+        Self::read(&layers, problems)
+    }
+
+    /// Reads `text` as the content of a file `name`. Touches no file.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn parse(text: &str, name: &str) -> Result<(Self, Vec<Note>), Vec<Problem>> {
+        let mut layers = Layers::default();
+        let problems = layers.lay(name, text);
+        Self::read(&layers, problems)
+    }
+
+    /// What holds without any configuration: one file store `local` in the user's data directory,
+    /// `$XDG_DATA_HOME/imaged/images`, or `/var/lib/imaged/images` for root.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let places = Places::here();
+        let local = imaged_drivers::file::Config::at(&places.images);
+        Self {
+            daemon: Daemon::at(places),
+            stores: vec![Store {
+                name: "local".to_owned(),
+                kind: "file".to_owned(),
+                description: None,
+                weight: 0,
+                read_only: false,
+                driver: Some(imaged_drivers::Config::File(local)),
+                problem: None,
+            }],
+            default: "local".to_owned(),
+        }
+    }
+
+    /// The store `name`.
+    #[must_use]
+    pub fn store(&self, name: &str) -> Option<&Store> {
+        self.stores.iter().find(|store| store.name == name)
+    }
+
+    /// Makes sense of what the files say; `problems` is what was wrong with them so far.
+    fn read(layers: &Layers, problems: Vec<Problem>) -> Result<(Self, Vec<Note>), Vec<Problem>> {
+        // A file that is missing explains why nothing is set.
+        let whole = problems.is_empty();
+        let mut found = Findings { problems, notes: Vec::new() };
+        let mut options = Options::new("imaged", layers.section("imaged"), Section::new());
+        let daemon = Daemon::read(&mut options, Places::here());
+        found.add(options.finish());
+        if !whole && !layers.has("DEFAULT") {
+            return Err(found.problems);
+        }
+        let (stores, default) = stores::read(layers, &mut found);
+        if found.problems.is_empty() {
+            Ok((Self { daemon, stores, default }, found.notes))
+        } else {
+            Err(found.problems)
+        }
+    }
+}
+
+/// The `*.conf` files of `dir`, sorted, without hidden ones.
+fn confs(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut confs = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.ends_with(b".conf") && !name.starts_with(b".") {
+            confs.push(path);
+        }
+    }
+    confs.sort();
+    Ok(confs)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Problem {
+    let remedy = if error.kind() == io::ErrorKind::NotFound {
+        "make it, or correct its path"
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "let the daemon's user read it"
+    } else {
+        "mend it, or leave it out"
+    };
+    Finding::place(path.display(), format!("cannot be read: {error}: {remedy}"))
+}
+
+fn not_utf8(path: &Path, bytes: &[u8], valid: usize) -> Problem {
+    let before = bytes.get(..valid).unwrap_or_default();
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    Finding::place(
+        format_args!("{}:{line}", path.display()),
+        "is no UTF-8 text: save the file as UTF-8",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! What one process shares, and its life: start, reload, drain.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use imaged_drivers::{Result, window::Budget};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{self, Config},
+    digest::Pool,
+    jobs::Jobs,
+    journal::Journal,
+    metrics::{Metrics, Now},
+    store::Store,
+    stores::Stores,
+};
+
+/// How often stores are looked at, and what is left over is taken up.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// What every store and every request may use.
+#[derive(Debug)]
+pub struct Shared {
+    /// The threads that digests run on.
+    pub digests: Pool,
+    /// The memory of all transfers.
+    pub budget: Budget,
+    /// Intents and claims.
+    pub journal: Journal,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Background work.
+    pub jobs: Jobs,
+    /// Every task that a drain waits for.
+    pub tasks: TaskTracker,
+    /// Fires when what is still under way must end.
+    pub stop: CancellationToken,
+}
+
+/// One imaged.
+#[derive(Debug)]
+pub struct Daemon {
+    /// What stores and requests share.
+    pub shared: Arc<Shared>,
+    stores: ArcSwap<Stores>,
+    settings: ArcSwap<config::Daemon>,
+    /// Fires when no new work is taken.
+    pub closing: CancellationToken,
+    reloading: Mutex<()>,
+}
+
+impl Daemon {
+    /// A daemon with the stores of `config`, none of them opened. Blocks while it reads the
+    /// journal.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
+    pub fn new(config: &Config) -> Result<Arc<Self>> {
+        let settings = config.daemon.clone();
+        let shared = Arc::new(Shared {
+            digests: Pool::new(settings.digest_threads)?,
+            budget: Budget::new(settings.total_window),
+            journal: Journal::open(&settings.state_dir)?,
+            metrics: Metrics::new(),
+            jobs: Jobs::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let stores = Stores::build(config, None, &shared);
+        Ok(Arc::new(Self {
+            shared,
+            stores: ArcSwap::from_pointee(stores),
+            settings: ArcSwap::from_pointee(settings),
+            closing: CancellationToken::new(),
+            reloading: Mutex::new(()),
+        }))
+    }
+
+    /// The stores as they are now.
+    #[must_use]
+    pub fn stores(&self) -> Arc<Stores> {
+        self.stores.load_full()
+    }
+
+    /// The settings as they are now.
+    #[must_use]
+    pub fn settings(&self) -> Arc<config::Daemon> {
+        self.settings.load_full()
+    }
+
+    /// Opens the stores and resolves what a predecessor left; then looks after them until the
+    /// daemon closes.
+    pub async fn look_after(self: Arc<Self>) {
+        loop {
+            self.round().await;
+            tokio::select! {
+                () = tokio::time::sleep(ROUND) => {}
+                () = self.closing.cancelled() => return,
+            }
+        }
+    }
+
+    /// Looks at every store once, and takes up what is left over in the journal.
+    pub async fn round(&self) {
+        let stores = self.stores();
+        stores.check().await;
+        for (intent, claim) in self.shared.journal.stale() {
+            match stores.get(&intent.store) {
+                Ok(store) => store.take_up(&intent, claim).await,
+                // Its claim is dropped and so stays: the store may come back.
+                Err(_) => tracing::warn!(
+                    store = intent.store,
+                    image = intent.image,
+                    "an unfinished put waits for a store that is no longer configured"
+                ),
+            }
+        }
+    }
+
+    /// Exchanges the configuration: stores are added, removed and changed, transfers under way go
+    /// on with what they have. What only a restart can change is left and named.
+    pub fn reload(&self, config: &Config) {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.settings();
+        let mut settings = config.daemon.clone();
+        let mut fixed = Vec::new();
+        for (name, changed) in [
+            ("socket", settings.socket != before.socket),
+            ("state_dir", settings.state_dir != before.state_dir),
+            ("digest_threads", settings.digest_threads != before.digest_threads),
+            ("total_window_mib", settings.total_window != before.total_window),
+            ("connection_limit", settings.connection_limit != before.connection_limit),
+            ("log_format", settings.log_format != before.log_format),
+            ("log_level", settings.log_level != before.log_level),
+        ] {
+            if changed {
+                fixed.push(name);
+            }
+        }
+        if !fixed.is_empty() {
+            tracing::warn!(options = fixed.join(", "), "these changes take a restart");
+            settings.total_window = before.total_window;
+        }
+        let stores = Stores::build(config, Some(&self.stores()), &self.shared);
+        self.settings.store(Arc::new(settings));
+        self.stores.store(Arc::new(stores));
+    }
+
+    /// What is only known at the time of asking, for `/metrics`.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        let of = |store: &Arc<Store>| {
+            let busy = store.driver().map_or(0, |driver| driver.busy());
+            (store.name().to_owned(), store.health().is_ok(), busy)
+        };
+        Now {
+            window_bytes: self.shared.budget.taken(),
+            journal: self.shared.journal.len(),
+            jobs: self.shared.jobs.running(),
+            stores: self.stores().iter().map(of).collect(),
+        }
+    }
+
+    /// Takes no new work, gives what is under way `patience` to finish, then aborts it. Gives
+    /// whether everything finished by itself.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.closing.cancel();
+        self.shared.tasks.close();
+        let under_way = self.shared.tasks.len();
+        tracing::info!(under_way, patience_s = patience.as_secs(), "draining");
+        if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_ok() {
+            return true;
+        }
+        let aborted = self.shared.tasks.len();
+        tracing::warn!(aborted, "transfers did not finish in time and are aborted");
+        self.shared.stop.cancel();
+        let cleaned = tokio::time::timeout(CLEAN_UP, self.shared.tasks.wait()).await;
+        if cleaned.is_err() {
+            tracing::error!(
+                "some clean-up did not finish; the journal keeps it for the next start"
+            );
+        }
+        false
+    }
+}
+
+/// How long aborts may take at the end.
+const CLEAN_UP: Duration = Duration::from_secs(20);
+
+/// The files and directories that a configuration is read from, to be read again on reload.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config-file`
+    pub files: Vec<PathBuf>,
+    /// `--config-dir`
+    pub dirs: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// Whether there is no configuration, so that the embedded default holds.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.files.is_empty() && self.dirs.is_empty()
+    }
+
+    /// Reads them; without any, the embedded default.
+    ///
+    /// # Errors
+    /// All that is wrong, a line each.
+    pub fn read(&self) -> Result<(Config, Vec<config::Note>), Vec<config::Problem>> {
+        Config::load(&self.files, &self.dirs)
+    }
+}

@@ -1,0 +1,288 @@
+//! Work that goes on without its caller, or that a caller wants to watch: uploads by descriptor,
+//! copies, digests that follow.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use imaged_drivers::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+/// How many finished jobs are remembered.
+const REMEMBERED: usize = 1000;
+
+/// The state of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// At work.
+    Running,
+    /// Failed, and will be tried again.
+    Waiting,
+    /// Finished.
+    Done,
+    /// Given up.
+    Failed,
+    /// Ended by request.
+    Cancelled,
+}
+
+impl State {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub fn over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A job as callers see it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct View {
+    /// Its id; a job that a request waits for has the request's id.
+    pub id: String,
+    /// `put`, `copy` or `digest`.
+    pub kind: String,
+    /// The store's name.
+    pub store: String,
+    /// The image's id.
+    pub image: String,
+    /// How it stands.
+    pub state: State,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all, where known.
+    pub total: Option<u64>,
+    /// Why it failed, or failed last.
+    pub error: Option<String>,
+    /// When it began, in seconds since 1970.
+    pub begun: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Standing {
+    state: State,
+    error: Option<String>,
+}
+
+#[derive(Debug)]
+struct Job {
+    id: String,
+    kind: &'static str,
+    store: String,
+    image: String,
+    begun: u64,
+    total: AtomicU64,
+    done: AtomicU64,
+    standing: watch::Sender<Standing>,
+    cancel: CancellationToken,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Job {
+    fn view(&self) -> View {
+        let Standing { state, error } = self.standing.borrow().clone();
+        let total = self.total.load(Ordering::Relaxed);
+        View {
+            id: self.id.clone(),
+            kind: self.kind.to_owned(),
+            store: self.store.clone(),
+            image: self.image.clone(),
+            state,
+            done: self.done.load(Ordering::Relaxed),
+            total: (total != UNKNOWN).then_some(total),
+            error,
+            begun: self.begun,
+        }
+    }
+}
+
+/// All jobs of the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Jobs(Arc<Mutex<Vec<Arc<Job>>>>);
+
+impl Jobs {
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job that begins now. It ends when the ticket is finished, or failed if it is dropped.
+    #[must_use]
+    pub fn begin(
+        &self,
+        kind: &'static str,
+        id: &str,
+        store: &str,
+        image: &str,
+        total: Option<u64>,
+    ) -> Ticket {
+        let begun = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let job = Arc::new(Job {
+            id: id.to_owned(),
+            kind,
+            store: store.to_owned(),
+            image: image.to_owned(),
+            begun,
+            total: AtomicU64::new(total.unwrap_or(UNKNOWN)),
+            done: AtomicU64::new(0),
+            standing: watch::Sender::new(Standing { state: State::Running, error: None }),
+            cancel: CancellationToken::new(),
+        });
+        let mut all = self.all();
+        // The oldest finished ones are forgotten, and a finished namesake.
+        all.retain(|old| old.id != id || !old.standing.borrow().state.over());
+        if all.len() >= REMEMBERED
+            && let Some(oldest) = all.iter().position(|old| old.standing.borrow().state.over())
+        {
+            all.remove(oldest);
+        }
+        all.push(Arc::clone(&job));
+        Ticket(job)
+    }
+
+    /// Every job, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<View> {
+        self.all().iter().map(|job| job.view()).collect()
+    }
+
+    /// How many are not over.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.all().iter().filter(|job| !job.standing.borrow().state.over()).count()
+    }
+
+    /// One job; waits up to `wait` for it to be over.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn get(&self, id: &str, wait: Duration) -> Result<View> {
+        let job = self.find(id)?;
+        let mut standing = job.standing.subscribe();
+        let over = standing.wait_for(|standing| standing.state.over());
+        // Either way the view says how it stands.
+        let _in_time = tokio::time::timeout(wait, over).await.is_ok();
+        Ok(job.view())
+    }
+
+    /// Ends a job; what it was making is undone, except that digests only come later.
+    ///
+    /// # Errors
+    /// `NotFound`; `InUse` if it is over.
+    pub fn cancel(&self, id: &str) -> Result<()> {
+        let job = self.find(id)?;
+        if job.standing.borrow().state.over() {
+            return Err(Error::new(Kind::InUse, format!("the job is over: job=`{id}`")));
+        }
+        job.cancel.cancel();
+        Ok(())
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Job>> {
+        let all = self.all();
+        let found = all.iter().rev().find(|job| job.id == id).map(Arc::clone);
+        drop(all);
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("no such job: job=`{id}`")))
+    }
+}
+
+/// The right to report on one job.
+#[derive(Debug)]
+pub struct Ticket(Arc<Job>);
+
+impl Ticket {
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// So many bytes more are done.
+    pub fn advance(&self, bytes: u64) {
+        self.0.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It begins again, or knows its size now.
+    pub fn restart(&self, total: Option<u64>) {
+        self.0.done.store(0, Ordering::Relaxed);
+        self.0.total.store(total.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.0.standing.send_replace(Standing { state: State::Running, error: None });
+    }
+
+    /// It failed and will be tried again.
+    pub fn wait(&self, error: &Error) {
+        let error = Some(error.to_string());
+        self.0.standing.send_replace(Standing { state: State::Waiting, error });
+    }
+
+    /// Fires when a caller wants it to end.
+    #[must_use]
+    pub fn cancelled(&self) -> CancellationToken {
+        self.0.cancel.clone()
+    }
+
+    /// It is over.
+    pub fn finish(self, result: Result<(), &Error>) {
+        let standing = match result {
+            Ok(()) => Standing { state: State::Done, error: None },
+            Err(error) => {
+                let cancelled = self.0.cancel.is_cancelled();
+                let state = if cancelled { State::Cancelled } else { State::Failed };
+                Standing { state, error: Some(error.to_string()) }
+            }
+        };
+        self.0.standing.send_replace(standing);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.standing.send_if_modified(|standing| {
+            let lost = !standing.state.over();
+            if lost {
+                let error = Some("the task was lost".to_owned());
+                *standing = Standing { state: State::Failed, error };
+            }
+            lost
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_is_seen_until_it_is_over_and_after() {
+        let jobs = Jobs::default();
+        let ticket = jobs.begin("copy", "r1", "a", "x", Some(10));
+        ticket.advance(4);
+        let seen = jobs.get("r1", Duration::ZERO).await.unwrap();
+        assert_eq!((seen.state, seen.done, seen.total), (State::Running, 4, Some(10)));
+        let waiting = tokio::spawn({
+            let jobs = jobs.clone();
+            async move { jobs.get("r1", Duration::from_secs(10)).await }
+        });
+        ticket.finish(Ok(()));
+        assert_eq!(waiting.await.unwrap().unwrap().state, State::Done);
+        assert_eq!(jobs.cancel("r1").unwrap_err().kind(), Kind::InUse);
+        assert_eq!(jobs.get("r2", Duration::ZERO).await.unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_lost_ticket_is_a_failed_job() {
+        let jobs = Jobs::default();
+        drop(jobs.begin("copy", "r1", "a", "x", None));
+        assert_eq!(jobs.get("r1", Duration::ZERO).await.unwrap().state, State::Failed);
+        assert_eq!(jobs.running(), 0);
+    }
+}

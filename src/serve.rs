@@ -1,0 +1,228 @@
+//! `imaged serve`: the life of the daemon, from its configuration to its exit code.
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
+
+use imaged_drivers::{Error, Kind, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::{EnvFilter, fmt::time::ChronoLocal};
+
+use crate::{
+    config::{Config, LogFormat},
+    daemon::{Daemon, Sources},
+    socket::Socket,
+};
+
+/// Every transfer finished before the daemon ended.
+const DRAINED: u8 = 0;
+/// Transfers had to be aborted.
+const ABORTED: u8 = 1;
+
+/// Runs the daemon until SIGTERM or SIGINT. The exit code is 0 if every transfer finished, 1 if
+/// some had to be aborted or the daemon could not start.
+///
+/// # Errors
+/// Why it could not start, a line each.
+pub fn serve(sources: Sources, socket: Option<PathBuf>) -> Result<ExitCode, Vec<String>> {
+    let (mut config, notes) = sources.read().map_err(lines)?;
+    if let Some(socket) = socket.clone() {
+        config.daemon.socket = socket;
+    }
+    log(&config);
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    if sources.is_embedded() {
+        make_directories(&config).map_err(|error| vec![error.chain()])?;
+    }
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("imaged")
+        // Every lane bounds its own threads; this bounds nothing.
+        .max_blocking_threads(4096)
+        .build()
+        .map_err(|error| vec![format!("cannot start the runtime: {error}")])?;
+    let drained =
+        runtime.block_on(run(config, sources, socket)).map_err(|error| vec![error.chain()])?;
+    // A thread that hangs in a mount must not hold the exit.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(if drained { DRAINED } else { ABORTED }))
+}
+
+fn lines<T: ToString>(all: Vec<T>) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
+}
+
+async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Result<bool> {
+    let daemon = Daemon::new(&config)?;
+    let listening = Socket::open(&config.daemon)?;
+    let mut signals = Signals::new()?;
+    // Stores are opened before readiness is told, but one that hangs delays no caller of another.
+    let looking = tokio::spawn(Arc::clone(&daemon).look_after());
+    tracing::info!(
+        socket = %config.daemon.socket.display(),
+        stores = config.stores.iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", "),
+        default = config.default,
+        "imaged {} serves",
+        env!("CARGO_PKG_VERSION")
+    );
+    let serving = tokio::spawn({
+        let daemon = Arc::clone(&daemon);
+        async move { listening.serve(&daemon).await }
+    });
+    tell(&[NotifyState::Ready]);
+    loop {
+        tokio::select! {
+            _ = signals.hangup.recv() => reload(&daemon, &sources, socket.as_ref()).await,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+        }
+    }
+    tell(&[NotifyState::Stopping]);
+    let patience = daemon.settings().drain_timeout;
+    let drained = tokio::select! {
+        drained = daemon.drain(patience) => drained,
+        // A second signal is an impatient operator.
+        _ = signals.terminate.recv() => daemon.drain(std::time::Duration::ZERO).await,
+        _ = signals.interrupt.recv() => daemon.drain(std::time::Duration::ZERO).await,
+    };
+    for task in [serving, looking] {
+        if task.await.is_err() {
+            tracing::error!("a task of the daemon was lost");
+        }
+    }
+    tracing::info!(drained, "imaged ends");
+    Ok(drained)
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Error::io("listen to", "signals", error));
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// Reads the configuration again; a bad one changes nothing and says why.
+async fn reload(daemon: &Arc<Daemon>, sources: &Sources, socket: Option<&PathBuf>) {
+    let mut telling = vec![NotifyState::Reloading];
+    telling.extend(NotifyState::monotonic_usec_now());
+    tell(&telling);
+    let status = match sources.read() {
+        Ok((mut config, notes)) => {
+            if let Some(socket) = socket {
+                config.daemon.socket.clone_from(socket);
+            }
+            for note in notes {
+                tracing::warn!("{note}");
+            }
+            daemon.reload(&config);
+            daemon.round().await;
+            tracing::info!("configuration reloaded");
+            "configuration reloaded".to_owned()
+        }
+        Err(problems) => {
+            daemon.shared.metrics.bad_reloads.inc();
+            for problem in &problems {
+                tracing::error!("{problem}");
+            }
+            tracing::error!(
+                problems = problems.len(),
+                "the configuration is bad and was not taken"
+            );
+            format!("the configuration is bad and was not taken: {} problems", problems.len())
+        }
+    };
+    tell(&[NotifyState::Status(&status), NotifyState::Ready]);
+}
+
+/// Tells systemd, if it listens.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+/// Sends the log to stderr, as configured; `RUST_LOG` overrides the level.
+fn log(config: &Config) {
+    let level = config.daemon.log_level.to_string().to_lowercase();
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_unset| EnvFilter::new(format!("{level},hyper=warn")));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_timer(ChronoLocal::new("%Y-%m-%dT%H:%M:%S%.3f%:z".to_owned()))
+        .with_ansi(std::io::stderr().is_terminal());
+    // Only the first one counts, as in tests.
+    let _set = match config.daemon.log_format {
+        LogFormat::Pretty => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// The embedded default has nobody else to make its directory.
+fn make_directories(config: &Config) -> Result<()> {
+    for store in &config.stores {
+        if let Some(imaged_drivers::Config::File(file)) = &store.driver {
+            for dir in &file.datadirs {
+                std::fs::create_dir_all(&dir.path)
+                    .map_err(|error| Error::io("create", dir.path.display(), error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As many descriptors as the system lets us have: each connection takes one, each image one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Reads the configuration and opens each store, and says what is wrong; true if nothing is.
+///
+/// # Errors
+/// All that is wrong, a line each.
+pub async fn check(sources: &Sources) -> Result<Vec<String>, Vec<String>> {
+    let (config, notes) = sources.read().map_err(lines)?;
+    let mut wrong = Vec::new();
+    let mut said = lines(notes);
+    for store in &config.stores {
+        let Some(driver) = &store.driver else {
+            wrong.push(
+                store.problem.as_ref().map_or_else(
+                    || format!("store `{}`: no driver", store.name),
+                    ToString::to_string,
+                ),
+            );
+            continue;
+        };
+        let opened = match imaged_drivers::open(driver, &store.name, "check").await {
+            Ok(opened) => opened.probe().await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(_) => said.push(format!("store `{}` ({}) can be used", store.name, store.kind)),
+            Err(error) if sources.is_embedded() && error.kind() == Kind::Unavailable => {
+                said.push(format!("store `{}` is made at the first start", store.name));
+            }
+            Err(error) => wrong.push(format!("store `{}`: {error}", store.name)),
+        }
+    }
+    if wrong.is_empty() { Ok(said) } else { Err(wrong) }
+}

@@ -1,0 +1,236 @@
+//! The socket: who may open it, who is calling, how many at once, and how it ends.
+
+mod peer;
+mod stream;
+
+use std::{
+    fs, io,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use imaged_drivers::{Error, Kind, Result};
+use nix::fcntl::{Flock, FlockArg};
+pub use peer::{Peer, Roles};
+pub use stream::{Limits, Stream, Wire};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use crate::{api, config, daemon::Daemon};
+
+/// A bound socket. While it lives, no other daemon takes its path.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: Option<PathBuf>,
+    _lock: Option<Flock<fs::File>>,
+}
+
+impl Socket {
+    /// Takes systemd's socket, or else binds the configured one.
+    ///
+    /// # Errors
+    /// `InUse` if another daemon has it; else what the system says, with the path.
+    pub fn open(settings: &config::Daemon) -> Result<Self> {
+        let mut passed = listenfd::ListenFd::from_env();
+        let taken = passed
+            .take_unix_listener(0)
+            .map_err(|error| Error::io("use", "the socket that systemd passed", error))?;
+        if let Some(listener) = taken {
+            return Ok(Self { listener: adopt(listener)?, path: None, _lock: None });
+        }
+        Self::bind(settings)
+    }
+
+    fn bind(settings: &config::Daemon) -> Result<Self> {
+        let path = settings.socket.as_path();
+        let fail = |doing: &str| {
+            let path = path.display().to_string();
+            let doing = doing.to_owned();
+            move |error: io::Error| Error::io(&doing, path, error)
+        };
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(fail("create the directory of socket"))?;
+        }
+        let lock = lock(path)?;
+        match fs::symlink_metadata(path) {
+            Ok(found) if is_socket(&found) => {
+                fs::remove_file(path).map_err(fail("remove the stale socket"))?;
+            }
+            Ok(_) => {
+                return Err(Error::new(
+                    Kind::Invalid,
+                    format!(
+                        "there is something else where the socket should be: socket=`{}`",
+                        path.display()
+                    ),
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fail("look at socket")(error)),
+        }
+        let listener = StdListener::bind(path).map_err(fail("bind socket"))?;
+        if let Some(group) = &settings.socket_group {
+            let gid = peer::group(group).ok_or_else(|| {
+                Error::new(Kind::Invalid, format!("there is no such group: socket_group=`{group}`"))
+            })?;
+            std::os::unix::fs::chown(path, None, Some(gid))
+                .map_err(fail("give socket_group the socket"))?;
+        }
+        let mode = fs::Permissions::from_mode(settings.socket_mode);
+        fs::set_permissions(path, mode).map_err(fail("set socket_mode of"))?;
+        let path = Some(path.to_owned());
+        Ok(Self { listener: adopt(listener)?, path, _lock: Some(lock) })
+    }
+
+    /// Serves callers until the daemon closes, then stops listening. Connections go on as tasks of
+    /// the daemon.
+    pub async fn serve(self, daemon: &Arc<Daemon>) {
+        let places = Arc::new(Semaphore::new(daemon.settings().connection_limit));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = daemon.closing.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let daemon = Arc::clone(daemon);
+                    match Arc::clone(&places).try_acquire_owned() {
+                        Ok(place) => {
+                            let tasks = daemon.shared.tasks.clone();
+                            tasks.spawn(async move {
+                                daemon.shared.metrics.connections.inc();
+                                converse(Arc::clone(&daemon), stream).await;
+                                daemon.shared.metrics.connections.dec();
+                                drop(place);
+                            });
+                        }
+                        Err(_) => {
+                            daemon.shared.metrics.refused.inc();
+                            tokio::spawn(turn_away(stream));
+                        }
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: they come back as connections end.
+                    tracing::error!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        if let Some(path) = &self.path
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
+        }
+    }
+}
+
+fn adopt(listener: StdListener) -> Result<UnixListener> {
+    listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .map_err(|error| Error::io("use", "the socket", error))
+}
+
+/// Locks `<socket>.lock` for the life of the daemon: only its holder may remove a stale socket.
+fn lock(socket: &Path) -> Result<Flock<fs::File>> {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let file = fs::File::create(&path)
+        .map_err(|error| Error::io("create the lock of the socket", path.display(), error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        Error::new(
+            Kind::InUse,
+            format!("another imaged serves this socket: socket=`{}`", socket.display()),
+        )
+        .because(error)
+    })
+}
+
+fn is_socket(meta: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    meta.file_type().is_socket()
+}
+
+/// Serves one connection to its end.
+async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
+    let settings = daemon.settings();
+    let peer = match Peer::of(&stream, &settings.roles).await {
+        Ok(peer) => Arc::new(peer),
+        Err(error) => {
+            tracing::warn!(error = %error.chain(), "a caller cannot be identified");
+            return;
+        }
+    };
+    let limits = Limits {
+        head: settings.header_timeout,
+        idle: settings.idle_timeout,
+        stall: settings.stall_timeout,
+    };
+    let (stream, wire) = Stream::new(stream, Some(limits));
+    let serving = Arc::clone(&daemon);
+    let service = service_fn(move |request| {
+        let (daemon, peer, wire) = (Arc::clone(&serving), Arc::clone(&peer), wire.clone());
+        async move { Ok::<_, std::convert::Infallible>(api::serve(daemon, &peer, wire, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The stream has limits of its own for the head and for idling.
+        .header_read_timeout(None)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = daemon.closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = daemon.shared.stop.cancelled() => {
+                    // A last chance to tell the caller; then the connection is cut.
+                    match tokio::time::timeout(LAST_WORDS, connection).await {
+                        Ok(ended) => ended,
+                        Err(_) => return,
+                    }
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// How long an aborted transfer has to tell its caller, at the very end.
+const LAST_WORDS: Duration = Duration::from_secs(15);
+
+/// Tells a caller that there are too many.
+async fn turn_away(mut stream: UnixStream) {
+    const BODY: &str = "{\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"Unavailable\",\
+                        \"detail\":\"too many connections; raise connection_limit or try again\",\
+                        \"request_id\":\"-\"}";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    let told = tokio::time::timeout(Duration::from_secs(1), async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    });
+    if !matches!(told.await, Ok(Ok(()))) {
+        tracing::debug!(fd = ?stream.as_fd(), "a caller too many did not listen");
+    }
+}

@@ -1,0 +1,241 @@
+//! Put, get, stat, delete and copy as every store does them: size, digests, deadline, journal, and
+//! all or nothing. Here what a store is; `put` and `copy` have a file each.
+
+mod copy;
+mod put;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+pub use copy::Mode;
+use futures_util::stream::BoxStream;
+use imaged_drivers::{
+    self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Listed, Location,
+    Reader, Result, Span, Stat,
+};
+pub use put::{Frame, Incoming, Promise, Put};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{config, daemon::Shared, metrics::Outcome};
+
+/// A configured place for images.
+pub struct Store {
+    /// Its section of the configuration.
+    pub config: config::Store,
+    shared: Arc<Shared>,
+    /// Set once, when the backend could be opened.
+    driver: OnceLock<Arc<dyn Driver>>,
+    health: Mutex<Result<Capacity, String>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("name", &self.config.name).finish_non_exhaustive()
+    }
+}
+
+/// What was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Receipt {
+    /// The store's name.
+    pub store: String,
+    /// The image's id.
+    pub id: String,
+    /// Where it is: the URI that glance_store would have made.
+    pub location: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its md5 in hexadecimal; absent while `digest_job` runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+    /// The multihash algorithm.
+    pub hash_algo: String,
+    /// The multihash in hexadecimal; absent while `digest_job` runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_value: Option<String>,
+    /// Location metadata for Glance; always has `store`.
+    #[schema(value_type = Object)]
+    pub metadata: drivers::Properties,
+    /// Bytes that take space after zeros were skipped.
+    pub stored_bytes: u64,
+    /// The job that computes the digests, if they follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest_job: Option<String>,
+}
+
+impl Store {
+    /// A store that has not been opened.
+    #[must_use]
+    pub fn new(config: config::Store, shared: Arc<Shared>) -> Self {
+        let health = Mutex::new(Err("the store has not been opened yet".to_owned()));
+        Self { config, shared, driver: OnceLock::new(), health }
+    }
+
+    /// A store over a backend that is open already, whatever its section says of one: for drivers
+    /// that no section can name, such as those of tests.
+    #[must_use]
+    pub fn with_driver(
+        config: config::Store,
+        shared: Arc<Shared>,
+        driver: Arc<dyn Driver>,
+    ) -> Self {
+        Self { driver: OnceLock::from(driver), ..Self::new(config, shared) }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Opens the backend, or looks whether it still can be used.
+    pub async fn check(&self) {
+        let looked = match self.driver.get() {
+            Some(driver) => driver.probe().await,
+            None => self.open_backend().await,
+        };
+        let found = looked.map_err(|error| error.to_string());
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*health, &found) {
+            (Err(_), Ok(_)) => tracing::info!(store = self.name(), "store is up"),
+            (Ok(_), Err(reason)) => tracing::error!(store = self.name(), reason, "store is down"),
+            (Err(old), Err(reason)) if old != reason => {
+                tracing::error!(store = self.name(), reason, "store is down");
+            }
+            (Ok(_), Ok(_)) | (Err(_), Err(_)) => {}
+        }
+        *health = found;
+    }
+
+    async fn open_backend(&self) -> Result<Capacity> {
+        let Some(section) = &self.config.driver else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("this imaged has no driver for stores of type `{}`", self.config.kind),
+            ));
+        };
+        let opened = drivers::open(section, self.name(), self.shared.journal.instance()).await?;
+        let capacity = opened.probe().await?;
+        // Two looks at once may both open it; the first stays.
+        self.driver.get_or_init(|| opened);
+        Ok(capacity)
+    }
+
+    /// Whether it can be used, with its capacity, or why not.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn health(&self) -> Result<Capacity, String> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The backend.
+    ///
+    /// # Errors
+    /// `Unavailable` if it never could be opened.
+    pub fn driver(&self) -> Result<Arc<dyn Driver>> {
+        self.driver.get().map(Arc::clone).ok_or_else(|| {
+            let reason = self.health().err().unwrap_or_default();
+            Error::new(
+                Kind::Unavailable,
+                format!("the store is down: {reason}: store=`{}`", self.name()),
+            )
+        })
+    }
+
+    /// What it can do: what the backend can, less what the configuration forbids.
+    #[must_use]
+    pub fn caps(&self) -> Option<Caps> {
+        let mut caps = self.driver.get()?.caps();
+        if self.config.read_only {
+            caps = Caps { write: false, delete: false, copy: false, ..caps };
+        }
+        Some(caps)
+    }
+
+    /// Refuses unless `can` holds of what the store can do.
+    fn able(&self, can: impl FnOnce(Caps) -> bool, doing: &str) -> Result<Arc<dyn Driver>> {
+        let driver = self.driver()?;
+        if self.caps().is_some_and(can) {
+            return Ok(driver);
+        }
+        let why = if self.config.read_only { " (imaged_read_only)" } else { "" };
+        Err(Error::new(
+            Kind::Unsupported,
+            format!("this store cannot {doing}{why}: store=`{}`", self.name()),
+        ))
+    }
+
+    fn receipt(
+        &self,
+        id: &ImageId,
+        at: &Location,
+        size: u64,
+        stored_bytes: u64,
+        digests: &Digests,
+    ) -> Receipt {
+        Receipt {
+            store: self.name().to_owned(),
+            id: id.to_string(),
+            location: at.to_string(),
+            size,
+            checksum: Some(digests.checksum.clone()),
+            hash_algo: digests.hash_algo.clone(),
+            hash_value: Some(digests.hash_value.clone()),
+            metadata: self.metadata(at),
+            stored_bytes,
+            digest_job: None,
+        }
+    }
+
+    fn metadata(&self, at: &Location) -> drivers::Properties {
+        let mut metadata =
+            self.driver().map_or_else(|_| drivers::Properties::new(), |driver| driver.metadata(at));
+        metadata.insert("store".to_owned(), self.name().into());
+        metadata
+    }
+
+    /// Opens an image for reading. `chunk` is what the reader is given at a time; two are in
+    /// memory.
+    ///
+    /// # Errors
+    /// See [`Driver::open`]; `Unsupported` if the store can only read whole images.
+    pub async fn open(&self, at: &Location, span: Span, chunk: usize) -> Result<Reader> {
+        let driver = self.able(|caps| caps.seek || span == Span::All, "read a part of an image")?;
+        let window = self.shared.budget.window(chunk, 2).await?;
+        driver.open(at, span, window).await
+    }
+
+    /// Looks at an image.
+    ///
+    /// # Errors
+    /// See [`Driver::stat`].
+    pub async fn stat(&self, at: &Location) -> Result<Stat> {
+        self.driver()?.stat(at).await
+    }
+
+    /// Every image in the store, in no order.
+    ///
+    /// # Errors
+    /// `Unsupported` if the store cannot tell.
+    pub fn list(&self) -> Result<BoxStream<'static, Result<Listed>>> {
+        Ok(self.able(|caps| caps.list, "list images")?.list())
+    }
+
+    /// Removes an image.
+    ///
+    /// # Errors
+    /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
+    pub async fn delete(&self, at: &Location, request: &str) -> Result<()> {
+        let outcome = Outcome::begin("delete", request, self.name(), at);
+        let result = match self.able(|caps| caps.delete, "delete images") {
+            Ok(driver) => driver.delete(at).await,
+            Err(error) => Err(error),
+        };
+        outcome.end(&self.shared.metrics, result.as_ref().err());
+        result
+    }
+}

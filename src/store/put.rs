@@ -1,0 +1,303 @@
+//! A put runs on a task of its own: a caller that goes away stops the bytes, not the cleaning up.
+//! The end of a body is a message ([`Frame::End`]); a channel that closes without it is a caller
+//! who left, never the end of an image.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use imaged_drivers::{Committed, Digests, Error, ImageId, Kind, Location, Result, Upload};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{Receipt, Store};
+use crate::{
+    digest::{Algo, Lanes},
+    jobs::Ticket,
+    journal::{Claim, Intent, Work},
+    metrics::{Outcome, lap},
+    point,
+};
+
+/// A piece of a body on its way to a store.
+#[derive(Debug)]
+pub enum Frame {
+    /// The next bytes, never empty.
+    Data(Bytes),
+    /// The caller's side has waited so long for memory.
+    Waited(Duration),
+    /// The body is over and whole.
+    End,
+    /// The body failed.
+    Failed(Error),
+}
+
+/// Where a put's bytes come from.
+pub enum Incoming {
+    /// A caller, who may go away.
+    Caller(mpsc::Receiver<Frame>),
+    /// Another image; whole when the stream ends without an error.
+    Image(BoxStream<'static, Result<Bytes>>),
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Incoming")
+    }
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Frame {
+        match self {
+            Self::Caller(frames) => frames.recv().await.unwrap_or_else(|| {
+                Frame::Failed(Error::new(
+                    Kind::Mismatch,
+                    "the caller left before the end of the image",
+                ))
+            }),
+            Self::Image(stream) => match stream.next().await {
+                Some(Ok(bytes)) => Frame::Data(bytes),
+                Some(Err(error)) => Frame::Failed(error),
+                None => Frame::End,
+            },
+        }
+    }
+}
+
+/// A digest that the caller promises, in lowercase hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// Its algorithm.
+    pub algo: Algo,
+    /// Its value.
+    pub value: String,
+}
+
+/// What to put.
+#[derive(Debug)]
+pub struct Put {
+    /// The image's id.
+    pub id: ImageId,
+    /// Its length in bytes, if known; never 0 for unknown.
+    pub size: Option<u64>,
+    /// The multihash algorithm.
+    pub algo: Algo,
+    /// Digests that the bytes must have.
+    pub promises: Vec<Promise>,
+    /// The request's id.
+    pub request: String,
+    /// The job that shows the progress, if one does.
+    pub job: Option<Ticket>,
+    /// Fires when nobody wants the image any more; up to the commit it is then undone.
+    pub cancel: CancellationToken,
+}
+
+impl Store {
+    /// Stores `body` as an image, all or nothing. `ready` fires when the backend is prepared and
+    /// bytes are wanted; it is dropped if the put is refused before that.
+    ///
+    /// # Errors
+    /// Nothing is stored and the id is free, except as the error says.
+    pub async fn put(
+        self: Arc<Self>,
+        mut put: Put,
+        body: Incoming,
+        ready: oneshot::Sender<()>,
+    ) -> Result<Receipt> {
+        let job = put.job.take();
+        let mut outcome = Outcome::begin("put", &put.request, self.name(), &put.id);
+        let result = self.put_inner(&put, body, ready, job.as_ref(), &mut outcome).await;
+        outcome.end(&self.shared.metrics, result.as_ref().err());
+        if let Some(job) = job {
+            job.finish(result.as_ref().map(|_| ()));
+        }
+        result
+    }
+
+    pub(super) async fn put_inner(
+        &self,
+        put: &Put,
+        body: Incoming,
+        ready: oneshot::Sender<()>,
+        job: Option<&Ticket>,
+        outcome: &mut Outcome,
+    ) -> Result<Receipt> {
+        let driver = self.able(|caps| caps.write, "be written to")?;
+        let since = Instant::now();
+        let claim = self.claim(&put.id, put.algo).await?;
+        point::pass("put-claimed");
+        let created = driver.create(&put.id, put.size).await;
+        let upload = match created {
+            Ok(upload) => upload,
+            Err(error) => return Err(self.settle(claim, unsure(error, &put.id)).await),
+        };
+        point::pass("put-created");
+        lap(&mut outcome.stages.backend, since);
+        // The caller may be gone already; the body then says so.
+        let _heard = ready.send(());
+        let written = self.write(put, body, upload, job, outcome).await;
+        let (at, size, committed, digests) = match written {
+            Ok(written) => written,
+            Err(error) => return Err(self.settle(claim, error).await),
+        };
+        point::pass("put-committed");
+        claim.clear().await;
+        point::pass("put-cleared");
+        let stored_bytes = committed.stored_bytes;
+        Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests))
+    }
+
+    pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Claim> {
+        let intent = Intent {
+            work: Work::Put,
+            store: self.name().to_owned(),
+            image: id.to_string(),
+            hash_algo: algo.name().to_owned(),
+        };
+        self.shared.journal.begin(intent).await
+    }
+
+    /// A put has failed: frees the id, unless something may be left; then the journal keeps it.
+    pub(super) async fn settle(&self, claim: Claim, error: Error) -> Error {
+        if error.left().is_none() && error.location().is_none() {
+            claim.clear().await;
+        }
+        error
+    }
+
+    /// Writes a body into `upload` and ends it, by commit or by abort.
+    async fn write(
+        &self,
+        put: &Put,
+        body: Incoming,
+        mut upload: Box<dyn Upload>,
+        job: Option<&Ticket>,
+        outcome: &mut Outcome,
+    ) -> Result<(Location, u64, Committed, Digests)> {
+        let at = upload.at().clone();
+        let lanes = self.shared.digests.lanes(put.algo);
+        let filled = tokio::select! {
+            filled = fill(put, body, upload.as_mut(), lanes, job, outcome) => filled,
+            () = self.shared.stop.cancelled() => Err(stopping()),
+            () = put.cancel.cancelled() => Err(unwanted()),
+        };
+        let since = Instant::now();
+        let digests = match filled {
+            Ok(digests) => digests,
+            Err(error) => {
+                let aborted = upload.abort().await;
+                lap(&mut outcome.stages.backend, since);
+                return Err(match aborted {
+                    Ok(()) => error,
+                    Err(left) => {
+                        let what = left.left().map_or_else(|| at.to_string(), str::to_owned);
+                        tracing::error!(left = %what, error = %left.chain(), "cannot clean up");
+                        error.leaving(what)
+                    }
+                });
+            }
+        };
+        let committed = upload.commit(&digests).await.map_err(|error| unsure(error, &at))?;
+        lap(&mut outcome.stages.backend, since);
+        Ok((at, outcome.bytes, committed, digests))
+    }
+
+    /// Refuses what nobody wants any more, or what there is no time for.
+    pub(super) fn wanted(&self, put: &Put) -> Result<()> {
+        if put.cancel.is_cancelled() {
+            return Err(unwanted());
+        }
+        if self.shared.stop.is_cancelled() {
+            return Err(stopping());
+        }
+        Ok(())
+    }
+}
+
+/// What did not answer in time may still come to be: the error says where, and so the journal keeps
+/// the intent.
+pub(super) fn unsure(error: Error, at: impl fmt::Display) -> Error {
+    if error.kind() == Kind::Timeout && error.location().is_none() {
+        return error.at(at);
+    }
+    error
+}
+
+fn stopping() -> Error {
+    Error::new(Kind::Unavailable, "the daemon is stopping, the image was not stored; try again")
+}
+
+fn unwanted() -> Error {
+    Error::new(Kind::Mismatch, "the caller left or cancelled, the image was not stored")
+}
+
+/// Moves a body into `upload` and through the digests, and checks what was promised of it.
+async fn fill(
+    put: &Put,
+    mut body: Incoming,
+    upload: &mut dyn Upload,
+    lanes: Lanes,
+    job: Option<&Ticket>,
+    outcome: &mut Outcome,
+) -> Result<Digests> {
+    let mut since = Instant::now();
+    loop {
+        let frame = body.next().await;
+        since = lap(&mut outcome.stages.receive, since);
+        let chunk = match frame {
+            Frame::Data(chunk) => chunk,
+            Frame::Waited(time) => {
+                outcome.stages.wait += time;
+                outcome.stages.receive = outcome.stages.receive.saturating_sub(time);
+                continue;
+            }
+            Frame::End => break,
+            Frame::Failed(error) => return Err(error),
+        };
+        let size = outcome.bytes + chunk.len() as u64;
+        if let Some(promised) = put.size.filter(|promised| size > *promised) {
+            return Err(Error::new(
+                Kind::Mismatch,
+                format!("the body is longer than promised: promised=`{promised}` came=`{size}`"),
+            ));
+        }
+        lanes.update(&chunk).await?;
+        since = lap(&mut outcome.stages.digest, since);
+        outcome.bytes = size;
+        if let Some(job) = job {
+            job.advance(chunk.len() as u64);
+        }
+        upload.write(chunk).await?;
+        since = lap(&mut outcome.stages.backend, since);
+        point::pass("put-written");
+    }
+    point::pass("put-ended");
+    let size = outcome.bytes;
+    if let Some(promised) = put.size.filter(|promised| *promised != size) {
+        return Err(Error::new(
+            Kind::Mismatch,
+            format!("the body is shorter than promised: promised=`{promised}` came=`{size}`"),
+        ));
+    }
+    let digests = lanes.finish().await?;
+    lap(&mut outcome.stages.digest, since);
+    for promise in &put.promises {
+        let found = if promise.algo == Algo::Md5 { &digests.checksum } else { &digests.hash_value };
+        if *found != promise.value {
+            return Err(Error::new(
+                Kind::Mismatch,
+                format!(
+                    "the bytes have another digest than promised: algorithm=`{}` promised=`{}` \
+                     found=`{found}`",
+                    promise.algo, promise.value
+                ),
+            ));
+        }
+    }
+    point::pass("put-digested");
+    Ok(digests)
+}
