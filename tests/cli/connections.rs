@@ -1,0 +1,97 @@
+//! The client under the command line: one connection for many requests, and what breaks it.
+
+use imaged::client::{Client, Content, Error};
+use imaged_drivers::{Kind, Span};
+
+use super::{bytes, daemon};
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let daemon = daemon();
+    let client = Client::new(&daemon.socket);
+    let image = bytes(5 << 20);
+    for n in 0..20 {
+        let id = format!("i{n}");
+        let pieces = image.chunks(100_000).map(|piece| Ok(piece.to_vec().into()));
+        let pieces = futures_util::stream::iter(pieces.collect::<Vec<_>>());
+        let receipt = client.put_stream("memory", &id, None, None, pieces).await.unwrap();
+        assert_eq!(receipt.size, 5 << 20);
+        let got = client.get("memory", id.as_str(), Span::All, true).await.unwrap();
+        let Content::Stream(mut download) = got.content else { panic!("memory has no descriptor") };
+        let mut back = Vec::new();
+        while let Some(chunk) = download.chunk().await.unwrap() {
+            back.extend_from_slice(&chunk);
+        }
+        assert!(back == image);
+        assert!(client.stat("memory", "nothing").await.unwrap_err().is(Kind::NotFound));
+        client.delete("memory", id.as_str()).await.unwrap();
+    }
+    assert_eq!(connections(&client).await, 1);
+    assert_eq!(client.peer_pid().await.unwrap().cast_unsigned(), daemon.pid());
+}
+
+#[tokio::test]
+async fn descriptors_go_both_ways_on_a_kept_connection() {
+    use std::os::unix::fs::FileExt as _;
+    let daemon = daemon();
+    let client = Client::new(&daemon.socket);
+    for n in 0..20 {
+        let (id, image) = (format!("i{n}"), bytes(10_000 + n));
+        let path = daemon.path("image");
+        std::fs::write(&path, &image).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let receipt = client.put_fd("fast", &id, &file, None).await.unwrap();
+        assert_eq!(receipt.size, image.len() as u64);
+        let got = client.get("fast", id.as_str(), Span::Part(5, 10), true).await.unwrap();
+        assert_eq!((got.size, got.range), (image.len() as u64, 5..10));
+        let Content::Descriptor(descriptor) = got.content else { panic!("file has descriptors") };
+        let mut back = vec![0; image.len()];
+        std::fs::File::from(descriptor).read_exact_at(&mut back, 0).unwrap();
+        assert!(back == image);
+    }
+    assert_eq!(connections(&client).await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_a_restart_broke_is_made_again() {
+    let mut daemon = daemon();
+    let client = Client::new(&daemon.socket);
+    client.health().await.unwrap();
+    daemon.kill();
+    assert!(matches!(client.health().await.unwrap_err(), Error::Unreachable { .. }));
+    let mut daemon = daemon.restart(&[]);
+    client.health().await.unwrap();
+    assert!(daemon.stop().success());
+    let daemon = daemon.restart(&[]);
+    // The kept connection is dead, and this is the first to notice.
+    client.stores().await.unwrap();
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_is_told_and_stores_nothing() {
+    let daemon = daemon();
+    let client = Client::new(&daemon.socket);
+    let pieces: Vec<std::io::Result<bytes::Bytes>> =
+        vec![Ok(bytes(100_000).into()), Err(std::io::Error::other("the tape tore"))];
+    let put = client.put_stream("fast", "x", None, None, futures_util::stream::iter(pieces)).await;
+    let Err(Error::Broken(what)) = put else { panic!("{put:?}") };
+    assert!(what.contains("the tape tore"), "{what}");
+    assert!(client.stat("fast", "x").await.unwrap_err().is(Kind::NotFound));
+}
+
+/// How many connections the daemon has.
+async fn connections(client: &Client) -> u64 {
+    let answer = client
+        .request(
+            hyper::Method::GET,
+            "/metrics",
+            hyper::HeaderMap::new(),
+            imaged::client::Body::empty(),
+        )
+        .await
+        .unwrap();
+    let text = String::from_utf8(answer.bytes().await.unwrap().to_vec()).unwrap();
+    let line = text.lines().find(|line| line.starts_with("imaged_connections ")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

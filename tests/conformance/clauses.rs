@@ -1,0 +1,513 @@
+//! One case for each clause of the contract, by its name there.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream::BoxStream};
+use imaged::{
+    digest::Algo,
+    store::{Mode, Store},
+};
+use imaged_drivers::{
+    Body, Capacity, Caps, Copied, Digests, Driver, ImageId, Kind, Listed, Location, Properties,
+    Reader, Recovered, Result, Source, Span, Stat, Upload,
+    window::{CHUNK, PAGE, Window},
+};
+
+use crate::harness::stores::{
+    Fixture, aligned_chunks, assert_reads, assert_same,
+    content::{Look, digests, image, pieces},
+    drained, order, put, read, window, write_image,
+};
+
+/// The kind of a failure that must be one.
+fn kind<T: std::fmt::Debug>(result: Result<T>) -> Kind {
+    result.expect_err("this is refused").kind()
+}
+
+pub(super) async fn invisible_until_commit(f: &Fixture) {
+    for size in [None, Some(CHUNK as u64 + 5)] {
+        let bytes = image(Look::Random, CHUNK + 5, 1);
+        let id = f.id();
+        let mut upload = f.driver.create(&id, size).await.unwrap();
+        let at = upload.at().clone();
+        let unseen = async |when: &str| {
+            assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound, "{when}");
+            assert_eq!(kind(f.driver.stat(&at).await), Kind::NotFound, "{when}");
+            assert_eq!(kind(read(&*f.driver, &at, Span::All).await), Kind::NotFound, "{when}");
+            assert_eq!(kind(f.driver.delete(&at).await), Kind::NotFound, "{when}");
+            assert_eq!(f.list().await, [], "{when}");
+        };
+        unseen("created").await;
+        for chunk in aligned_chunks(&bytes).await {
+            upload.write(chunk).await.unwrap();
+            unseen("written").await;
+        }
+        upload.commit(&digests(&bytes, Algo::Sha256)).await.unwrap();
+        assert_eq!(f.driver.locate(&id).await.unwrap(), at);
+        assert_reads(&*f.driver, &at, &bytes, "committed").await;
+        f.driver.delete(&at).await.unwrap();
+    }
+}
+
+pub(super) async fn id_is_taken_once(f: &Fixture) {
+    let bytes = [image(Look::Random, 9000, 1), image(Look::Random, 9000, 2)];
+    // Of two uploads that are under way at once, in either order, the first commit wins.
+    for (first, second) in [(0, 1), (1, 0)] {
+        let id = f.id();
+        let mut uploads = Vec::new();
+        // The sizes differ as much as may be, so that they could end up in different places.
+        for size in [Some(1 << 30), None] {
+            match f.driver.create(&id, size).await {
+                Ok(upload) => uploads.push(Some(upload)),
+                Err(error) => {
+                    // A store too small for the one, or a driver that refuses the other at once.
+                    assert!(matches!(error.kind(), Kind::Exists | Kind::Full), "{error:?}");
+                    uploads.push(None);
+                }
+            }
+        }
+        assert!(uploads.iter().any(Option::is_some), "neither could begin");
+        let mut won = None;
+        for n in [first, second] {
+            let Some(mut upload) = uploads[n].take() else { continue };
+            upload.write(bytes[n].clone()).await.unwrap();
+            let at = upload.at().clone();
+            match upload.commit(&digests(&bytes[n], Algo::Sha256)).await {
+                Ok(_) => {
+                    assert!(won.is_none(), "two uploads of one id were committed");
+                    won = Some((n, at));
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Exists, "{error:?}");
+                    assert!(won.is_some(), "refused, and nothing is there");
+                }
+            }
+        }
+        let (n, at) = won.expect("one of them wins");
+        assert_reads(&*f.driver, &at, &bytes[n], "the winner").await;
+        assert_eq!(f.list().await.len(), 1);
+        let again = write_image(&*f.driver, &id, None, vec![bytes[0].clone()]).await;
+        assert_eq!(kind(again), Kind::Exists);
+        assert_reads(&*f.driver, &at, &bytes[n], "the winner stays").await;
+        f.driver.delete(&at).await.unwrap();
+        f.place(&id, &bytes[0]).await;
+        f.driver.delete(&at_of(f, &id).await).await.unwrap();
+    }
+}
+
+async fn at_of(f: &Fixture, id: &ImageId) -> Location {
+    f.driver.locate(id).await.unwrap()
+}
+
+pub(super) async fn uploads_do_not_mix(f: &Fixture) {
+    let images: Vec<_> =
+        (0..12).map(|n| (f.id(), image(Look::Mixed, 200_000 + n * 777, n as u64))).collect();
+    let written = join_all(images.iter().map(|(id, bytes)| async {
+        write_image(&*f.driver, id, None, pieces(bytes, 4 * PAGE)).await.unwrap().0
+    }))
+    .await;
+    for (at, (id, bytes)) in written.iter().zip(&images) {
+        assert_reads(&*f.driver, at, bytes, id.as_str()).await;
+        f.driver.delete(at).await.unwrap();
+    }
+}
+
+pub(super) async fn spans_are_slices(f: &Fixture) {
+    let bytes = image(Look::Mixed, CHUNK + 4097, 3);
+    let size = bytes.len() as u64;
+    let at = f.place(&f.id(), &bytes).await;
+    for (span, from, to) in [
+        (Span::All, 0, size),
+        (Span::From(0), 0, size),
+        (Span::From(size - 1), size - 1, size),
+        (Span::Part(0, 1), 0, 1),
+        (Span::Part(4095, 4097), 4095, 4097),
+        (Span::Part(size - 3, u64::MAX), size - 3, size),
+        (Span::Last(1), size - 1, size),
+        (Span::Last(u64::MAX), 0, size),
+    ] {
+        let reader = f.driver.open(&at, span, window(PAGE).await).await.unwrap();
+        assert_eq!((reader.size, reader.range.clone()), (size, from..to), "{span:?}");
+        let mut stream = reader.body.into_stream();
+        let mut found = Vec::new();
+        while let Some(chunk) = stream.try_next().await.unwrap() {
+            assert!(!chunk.is_empty() && chunk.len() <= PAGE, "{span:?}: {}", chunk.len());
+            found.extend_from_slice(&chunk);
+        }
+        let wanted = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
+        assert_same(&found, wanted, &format!("{span:?}"));
+    }
+    f.driver.delete(&at).await.unwrap();
+}
+
+pub(super) async fn past_the_end_is_range(f: &Fixture) {
+    let at = f.place(&f.id(), &image(Look::Random, 5000, 1)).await;
+    for span in [
+        Span::From(5000),
+        Span::From(u64::MAX),
+        Span::Part(5000, 5001),
+        Span::Part(7, 7),
+        Span::Last(0),
+    ] {
+        assert_eq!(kind(read(&*f.driver, &at, span).await), Kind::Range, "{span:?}");
+    }
+    f.driver.delete(&at).await.unwrap();
+    let empty = f.place(&f.id(), &image(Look::Random, 0, 1)).await;
+    assert_eq!(kind(read(&*f.driver, &empty, Span::From(0)).await), Kind::Range);
+    assert_eq!(read(&*f.driver, &empty, Span::All).await.unwrap().len(), 0);
+    f.driver.delete(&empty).await.unwrap();
+}
+
+pub(super) async fn delete_during_a_read(f: &Fixture) {
+    let bytes = image(Look::Random, 3 * CHUNK + 7, 1);
+    let other = image(Look::Random, 3 * CHUNK + 7, 2);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    let reader = f.driver.open(&at, Span::All, window(PAGE * 16).await).await.unwrap();
+    let mut stream = reader.body.into_stream();
+    let mut found = stream.next().await.unwrap().unwrap().to_vec();
+    f.driver.delete(&at).await.unwrap();
+    // Another image of the same name must not show through.
+    f.place(&id, &other).await;
+    let ended = loop {
+        match stream.next().await {
+            Some(Ok(chunk)) => found.extend_from_slice(&chunk),
+            Some(Err(error)) => break Some(error),
+            None => break None,
+        }
+    };
+    match ended {
+        None => assert_same(&found, &bytes, "a deleted image, read to its end"),
+        Some(_) => assert_same(&found, &bytes[..found.len()], "a deleted image, read in part"),
+    }
+    f.driver.delete(&at).await.unwrap();
+}
+
+pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
+    let bytes = image(Look::Random, 100, 1);
+    let at = f.place(&f.id(), &bytes).await;
+    let mut foreign = vec![
+        "mem://other/x".to_owned(),
+        "file:///nowhere/at/all".to_owned(),
+        "file:///etc/passwd".to_owned(),
+    ];
+    for dir in &f.dirs {
+        // Beside the directory, by a prefix of its name, and above it.
+        let dir = dir.display();
+        foreign.push(format!("file://{dir}x/y"));
+        foreign.push(format!("file://{dir}"));
+    }
+    for text in foreign {
+        let foreign: Location = text.parse().unwrap();
+        assert_eq!(kind(f.driver.stat(&foreign).await), Kind::Invalid, "{text}");
+        assert_eq!(kind(read(&*f.driver, &foreign, Span::All).await), Kind::Invalid, "{text}");
+        assert_eq!(kind(f.driver.delete(&foreign).await), Kind::Invalid, "{text}");
+        let digests = digests(&bytes, Algo::Sha256);
+        assert_eq!(kind(f.driver.record(&foreign, &digests).await), Kind::Invalid, "{text}");
+    }
+    let told: Location = at.to_string().parse().unwrap();
+    assert_eq!(told, at, "a location reads back as it was told");
+    assert_reads(&*f.driver, &told, &bytes, "by its text").await;
+    f.driver.delete(&told).await.unwrap();
+}
+
+pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
+    let id = f.id();
+    assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound);
+    let at = f.place(&id, &image(Look::Random, 10, 1)).await;
+    f.driver.delete(&at).await.unwrap();
+    assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound);
+    assert_eq!(kind(f.driver.stat(&at).await), Kind::NotFound);
+    assert_eq!(kind(read(&*f.driver, &at, Span::All).await), Kind::NotFound);
+    assert_eq!(kind(read(&*f.driver, &at, Span::From(1 << 40)).await), Kind::NotFound);
+    let digests = digests(b"", Algo::Sha256);
+    assert_eq!(kind(f.driver.record(&at, &digests).await), Kind::NotFound);
+}
+
+pub(super) async fn deleting_twice_is_not_found(f: &Fixture) {
+    let bytes = image(Look::Random, 10, 1);
+    let at = f.place(&f.id(), &bytes).await;
+    f.driver.delete(&at).await.unwrap();
+    assert_eq!(kind(f.driver.delete(&at).await), Kind::NotFound);
+    // And of many at once one removes it.
+    let at = f.place(&f.id(), &bytes).await;
+    let ends = join_all((0..8).map(|_| f.driver.delete(&at))).await;
+    let kinds: Vec<_> = ends.into_iter().map(|end| end.map_err(|error| error.kind())).collect();
+    assert_eq!(kinds.iter().filter(|end| end.is_ok()).count(), 1, "{kinds:?}");
+    assert!(kinds.iter().all(|end| matches!(end, Ok(()) | Err(Kind::NotFound))), "{kinds:?}");
+}
+
+/// The image at `at`, opened as the source of a copy.
+async fn source(driver: &dyn Driver, at: &Location) -> Source {
+    driver.open(at, Span::All, window(CHUNK).await).await.unwrap().source(at)
+}
+
+pub(super) async fn a_copy_is_independent(f: &Fixture) {
+    for (look, size) in
+        [(Look::Mixed, 3 * CHUNK + 7), (Look::Zeros, CHUNK), (Look::Random, 0), (Look::Random, 1)]
+    {
+        let what = format!("{look:?} {size}");
+        let bytes = image(look, size, 5);
+        let at = f.place(&f.id(), &bytes).await;
+        let (id, wanted) = (f.id(), digests(&bytes, Algo::Sha256));
+        let copied = f.driver.copy(source(&*f.driver, &at).await, &id).await.unwrap();
+        assert_eq!(copied.is_some(), f.driver.caps().copy, "{what}: a copy of its own image");
+        let Some(copied) = copied else { continue };
+        assert_eq!(copied.size, size as u64, "{what}");
+        assert!(copied.stored_bytes <= copied.size, "{what}");
+        assert_eq!(copied.at, f.driver.locate(&id).await.unwrap(), "{what}");
+        if let Some(digests) = &copied.digests {
+            assert_eq!(*digests, wanted, "{what}");
+        }
+        assert_eq!(f.driver.stat(&copied.at).await.unwrap().digests, copied.digests, "{what}");
+        let again = f.driver.copy(source(&*f.driver, &at).await, &id).await;
+        assert_eq!(kind(again), Kind::Exists, "{what}: onto a taken id");
+        f.driver.delete(&at).await.unwrap();
+        assert_reads(&*f.driver, &copied.at, &bytes, &what).await;
+        f.driver.delete(&copied.at).await.unwrap();
+    }
+}
+
+pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
+    let bytes = image(Look::Random, 10_000, 1);
+    let at = f.place(&f.id(), &bytes).await;
+    let kept = f.driver.stat(&at).await.unwrap();
+    assert_eq!(kept.size, 10_000);
+    // A backend may have no place for them; what it tells is true in any case.
+    let keeps = kept.digests.is_some();
+    let expected = |algo| keeps.then(|| digests(&bytes, algo));
+    assert_eq!(kept.digests, expected(Algo::Sha256), "from commit");
+    let opened = f.driver.open(&at, Span::Part(1, 2), window(PAGE).await).await.unwrap();
+    assert_eq!(opened.digests, expected(Algo::Sha256), "the whole image's, also in part");
+    drop(opened);
+    for _ in 0..2 {
+        f.driver.record(&at, &digests(&bytes, Algo::Blake2b)).await.unwrap();
+        let kept = f.driver.stat(&at).await.unwrap();
+        assert_eq!(kept.digests, expected(Algo::Blake2b), "from record");
+    }
+    f.driver.delete(&at).await.unwrap();
+    // Another image under this id has none of the old ones.
+    let other = image(Look::Random, 10_000, 2);
+    let at = f.place(&f.id(), &other).await;
+    assert_eq!(
+        f.driver.stat(&at).await.unwrap().digests,
+        keeps.then(|| digests(&other, Algo::Sha256))
+    );
+    f.driver.delete(&at).await.unwrap();
+}
+
+pub(super) async fn recovering_twice_is_recovering_once(f: &Fixture) {
+    let bytes = image(Look::Random, 5000, 1);
+    let id = f.id();
+    assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing, "of nothing");
+    // An upload that was dropped stands for a crash.
+    let mut upload = f.driver.create(&id, None).await.unwrap();
+    upload.write(bytes.clone()).await.unwrap();
+    drop(upload);
+    let first = f.driver.recover(&id).await.unwrap();
+    assert!(!matches!(first, Recovered::Whole), "{first:?}");
+    assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing);
+    f.assert_empty().await;
+    let at = f.place(&id, &bytes).await;
+    for _ in 0..2 {
+        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        assert_reads(&*f.driver, &at, &bytes, "a whole image").await;
+    }
+    f.driver.delete(&at).await.unwrap();
+    // Whatever an id may be, it can be recovered.
+    for id in ["x".repeat(255), "..".replace('.', "a.."), "-".to_owned()] {
+        let id: ImageId = id.parse().unwrap();
+        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing, "{id}");
+    }
+}
+
+pub(super) async fn the_list_is_what_was_put(f: &Fixture) {
+    assert_eq!(f.list().await, []);
+    let mut wanted = Vec::new();
+    for size in [0_usize, 1, 70_000] {
+        let id = f.id();
+        let at = f.place(&id, &image(Look::Mixed, size, 1)).await;
+        wanted.push(Listed { id, at, size: size as u64 });
+    }
+    let mut begun = f.driver.create(&f.id(), Some(10)).await.unwrap();
+    begun.write(image(Look::Random, 10, 1)).await.unwrap();
+    assert_eq!(f.list().await, wanted, "without the one under way");
+    begun.abort().await.unwrap();
+    assert_eq!(f.list().await, wanted);
+    for listed in wanted {
+        f.driver.delete(&listed.at).await.unwrap();
+    }
+}
+
+pub(super) async fn what_is_read_is_what_was_written(f: &Fixture) {
+    for look in Look::ALL {
+        let bytes = image(look, 2 * CHUNK + 70_001, 8);
+        let id = f.id();
+        let (at, committed) =
+            write_image(&*f.driver, &id, None, aligned_chunks(&bytes).await).await.unwrap();
+        assert!(committed.stored_bytes <= bytes.len() as u64, "{look:?}");
+        assert_eq!(f.driver.stat(&at).await.unwrap().size, bytes.len() as u64);
+        for chunk in [PAGE, 3 * PAGE, CHUNK] {
+            let reader = f.driver.open(&at, Span::All, window(chunk).await).await.unwrap();
+            let descriptor = matches!(reader.body, Body::File(_));
+            assert_eq!(descriptor, f.driver.caps().descriptor);
+            if let Body::File(file) = &reader.body {
+                let mut plain = Vec::new();
+                let mut handed = std::fs::File::from(file.descriptor().unwrap());
+                std::io::Read::read_to_end(&mut handed, &mut plain).unwrap();
+                assert_same(&plain, &bytes, &format!("{look:?}, by descriptor"));
+            }
+            let found = drained(reader.body.into_stream()).await.unwrap();
+            assert_same(&found, &bytes, &format!("{look:?}, {chunk} at a time"));
+        }
+        f.driver.delete(&at).await.unwrap();
+    }
+}
+
+pub(super) async fn an_aborted_upload_leaves_nothing(f: &Fixture) {
+    let bytes = image(Look::Random, CHUNK + 1, 1);
+    for size in [None, Some(bytes.len() as u64)] {
+        for count in 0..=2 {
+            let id = f.id();
+            let mut upload = f.driver.create(&id, size).await.unwrap();
+            for chunk in aligned_chunks(&bytes).await.into_iter().take(count) {
+                upload.write(chunk).await.unwrap();
+            }
+            upload.abort().await.unwrap();
+            f.assert_empty().await;
+            let at = f.place(&id, &bytes).await;
+            f.driver.delete(&at).await.unwrap();
+        }
+    }
+}
+
+/// A driver that says it can do less than it can: whoever calls it must respect that.
+#[derive(Debug)]
+struct Modest {
+    inner: Arc<dyn Driver>,
+    caps: Caps,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Driver for Modest {
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+    fn properties(&self) -> Properties {
+        self.inner.properties()
+    }
+    fn metadata(&self, at: &Location) -> Properties {
+        self.inner.metadata(at)
+    }
+    fn busy(&self) -> usize {
+        self.inner.busy()
+    }
+    async fn probe(&self) -> Result<Capacity> {
+        self.inner.probe().await
+    }
+    async fn locate(&self, id: &ImageId) -> Result<Location> {
+        self.inner.locate(id).await
+    }
+    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
+        self.inner.create(id, size).await
+    }
+    async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader> {
+        self.inner.open(at, span, window).await
+    }
+    async fn stat(&self, at: &Location) -> Result<Stat> {
+        self.inner.stat(at).await
+    }
+    async fn delete(&self, at: &Location) -> Result<()> {
+        self.inner.delete(at).await
+    }
+    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+        self.inner.copy(from, id).await
+    }
+    async fn record(&self, at: &Location, digests: &Digests) -> Result<()> {
+        self.inner.record(at, digests).await
+    }
+    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
+        self.inner.recover(id).await
+    }
+    fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        self.inner.list()
+    }
+}
+
+/// What each flag promises, tried through a store.
+async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str, Result<()>); 5] {
+    let copy = async |mode| {
+        let id = f.id();
+        let copied = Arc::clone(store).copy(order(&id, None), Arc::clone(store), at.clone(), mode);
+        let receipt = copied.await?;
+        f.driver.delete(&receipt.location.parse()?).await
+    };
+    let write = async {
+        let receipt = put(store, order(&f.id(), None), &image(Look::Random, 10, 1)).await?;
+        f.driver.delete(&receipt.location.parse()?).await
+    };
+    let delete = async {
+        let gone = f.place(&f.id(), &image(Look::Random, 10, 1)).await;
+        let deleted = store.delete(&gone, "r").await;
+        match deleted {
+            Ok(()) => Ok(()),
+            Err(error) => f.driver.delete(&gone).await.and(Err(error)),
+        }
+    };
+    let seek = async {
+        let reader = store.open(at, Span::Part(1, 3), PAGE).await?;
+        assert_eq!(drained(reader.body.into_stream()).await?.len(), 2);
+        Ok(())
+    };
+    let list = async {
+        let listed: Vec<_> = store.list()?.try_collect().await?;
+        assert_eq!(listed.len(), 1);
+        Ok(())
+    };
+    [
+        ("write", write.await),
+        ("delete", delete.await),
+        ("seek", seek.await),
+        ("list", list.await),
+        ("copy", copy(Mode::Clone).await),
+    ]
+}
+
+/// The flags in the order in which they are tried. A driver that has no descriptors to give gives
+/// none: `what_is_read_is_what_was_written` looks at that.
+fn flags(caps: Caps) -> [bool; 5] {
+    let Caps { write, delete, seek, list, copy, descriptor: _ } = caps;
+    [write, delete, seek, list, copy]
+}
+
+pub(super) async fn a_missing_capability_is_unsupported(f: &Fixture) {
+    let bytes = image(Look::Random, 10, 1);
+    let at = f.place(&f.id(), &bytes).await;
+    let all = f.driver.caps();
+    // A put takes writing, and a copy takes writing too.
+    for caps in [
+        all,
+        Caps { write: false, copy: false, ..all },
+        Caps { delete: false, ..all },
+        Caps { seek: false, ..all },
+        Caps { list: false, ..all },
+        Caps { copy: false, ..all },
+    ] {
+        let driver = Arc::new(Modest { inner: Arc::clone(&f.driver), caps });
+        let store =
+            Arc::new(Store::with_driver(f.store.config.clone(), Arc::clone(f.shared()), driver));
+        assert_eq!(store.caps(), Some(caps));
+        for ((flag, ended), can) in tried(&store, f, &at).await.into_iter().zip(flags(caps)) {
+            match ended {
+                Ok(()) => assert!(can, "{flag} works, and the flag says no: {caps:?}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Unsupported, "{flag}: {error:?}");
+                    assert!(!can, "{flag}: {error:?}");
+                }
+            }
+        }
+    }
+    f.driver.delete(&at).await.unwrap();
+}

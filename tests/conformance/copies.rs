@@ -1,0 +1,155 @@
+//! Copies through the store, in every mode, from every store.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use imaged::{
+    digest::Algo,
+    jobs::State,
+    store::{Mode, Receipt, Store},
+};
+use imaged_drivers::{Kind, Location, Result, window::CHUNK};
+
+use crate::harness::stores::{
+    Fixture, aligned_chunks, assert_free, assert_reads,
+    content::{Look, digests, image},
+    order, write_image,
+};
+
+const MODES: [Mode; 4] = [Mode::Auto, Mode::Clone, Mode::Copy, Mode::Stream];
+const SOURCES: [&str; 3] = ["main", "beside", "memory"];
+
+/// An image in the store `name`, whose digest by SHA-256 is kept with it where there is a place.
+async fn planted(f: &Fixture, name: &str, bytes: &Bytes) -> (Arc<Store>, Location) {
+    let store = f.store_named(name);
+    let (driver, chunks) = (store.driver().unwrap(), aligned_chunks(bytes).await);
+    let (at, _) = write_image(&*driver, &f.id(), None, chunks).await.unwrap();
+    (store, at)
+}
+
+fn copy(
+    f: &Fixture,
+    put: imaged::store::Put,
+    source: &(Arc<Store>, Location),
+    mode: Mode,
+) -> impl Future<Output = Result<Receipt>> + use<> {
+    Arc::clone(&f.store).copy(put, Arc::clone(&source.0), source.1.clone(), mode)
+}
+
+async fn job_over(f: &Fixture, job: &str) -> State {
+    f.shared().jobs.get(job, Duration::from_secs(60)).await.unwrap().state
+}
+
+pub(super) async fn every_mode_copies_from_every_store_or_says_why_not(f: &Fixture) {
+    for (look, size) in [(Look::Mixed, 2 * CHUNK + 7), (Look::Random, 0)] {
+        let bytes = image(look, size, 13);
+        for name in SOURCES {
+            let source = planted(f, name, &bytes).await;
+            for mode in MODES {
+                for algo in [Algo::Sha256, Algo::Blake2b] {
+                    let what = format!("{size} bytes from {name} by {mode:?} with {algo}");
+                    let id = f.id();
+                    let mut put = order(&id, None);
+                    put.algo = algo;
+                    let request = put.request.clone();
+                    put.job =
+                        Some(f.shared().jobs.begin("copy", &request, "main", id.as_str(), None));
+                    let copied = copy(f, put, &source, mode).await;
+                    let inside = f.shares_backend_with(name);
+                    if !inside && matches!(mode, Mode::Clone | Mode::Copy) {
+                        assert_eq!(copied.expect_err(&what).kind(), Kind::Unsupported, "{what}");
+                        assert_eq!(job_over(f, &request).await, State::Failed);
+                        assert_free(f, &id, &what).await;
+                        continue;
+                    }
+                    let receipt = copied.expect(&what);
+                    assert_eq!(job_over(f, &request).await, State::Done, "{what}");
+                    assert_eq!(receipt.size, size as u64, "{what}");
+                    let at: Location = receipt.location.parse().unwrap();
+                    assert_eq!(f.driver.locate(&id).await.unwrap(), at, "{what}");
+                    if let Some(job) = &receipt.digest_job {
+                        assert!(inside && matches!(mode, Mode::Clone | Mode::Auto), "{what}");
+                        assert_eq!((receipt.checksum, receipt.hash_value), (None, None));
+                        assert_eq!(job_over(f, job).await, State::Done, "{what}");
+                    } else {
+                        let wanted = digests(&bytes, algo);
+                        assert_eq!(receipt.checksum, Some(wanted.checksum), "{what}");
+                        assert_eq!(receipt.hash_value, Some(wanted.hash_value), "{what}");
+                    }
+                    if let Some(kept) = f.driver.stat(&at).await.unwrap().digests {
+                        assert_eq!(kept, digests(&bytes, algo), "{what}");
+                    }
+                    assert_reads(&*f.driver, &at, &bytes, &what).await;
+                    f.driver.delete(&at).await.unwrap();
+                }
+            }
+            source.0.delete(&source.1, "r").await.unwrap();
+        }
+    }
+}
+
+pub(super) async fn digests_follow_a_clone_as_a_job(f: &Fixture) {
+    let bytes = image(Look::Mixed, 2 * CHUNK, 14);
+    let source = planted(f, "main", &bytes).await;
+    let id = f.id();
+    let mut put = order(&id, None);
+    put.algo = Algo::Sha1; // not the one that is kept
+    let receipt = copy(f, put, &source, Mode::Clone).await.unwrap();
+    let job = receipt.digest_job.expect("a digest that was not kept has to follow");
+    let view = f.shared().jobs.get(&job, Duration::from_secs(60)).await.unwrap();
+    assert_eq!((view.state, view.kind.as_str()), (State::Done, "digest"));
+    assert_eq!((view.done, view.total), (bytes.len() as u64, Some(bytes.len() as u64)));
+    let at: Location = receipt.location.parse().unwrap();
+    if let Some(kept) = f.driver.stat(&at).await.unwrap().digests {
+        assert_eq!(kept, digests(&bytes, Algo::Sha1));
+    }
+    // The image may go before its digests are known; that ends the job, and leaves nothing.
+    f.driver.delete(&at).await.unwrap();
+    source.0.delete(&source.1, "r").await.unwrap();
+}
+
+pub(super) async fn a_copy_onto_a_taken_id_is_refused(f: &Fixture) {
+    let (bytes, other) = (image(Look::Random, 9000, 15), image(Look::Random, 9000, 16));
+    let id = f.id();
+    let taken = f.place(&id, &other).await;
+    for name in SOURCES {
+        let source = planted(f, name, &bytes).await;
+        for mode in [Mode::Auto, Mode::Stream] {
+            let error = copy(f, order(&id, None), &source, mode).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Exists, "{name} {mode:?}: {error:?}");
+            assert_reads(&*f.driver, &taken, &other, "what was there").await;
+        }
+        source.0.delete(&source.1, "r").await.unwrap();
+    }
+    f.driver.delete(&taken).await.unwrap();
+}
+
+pub(super) async fn a_copy_of_nothing_leaves_nothing(f: &Fixture) {
+    for name in SOURCES {
+        let source = planted(f, name, &image(Look::Random, 10, 1)).await;
+        source.0.delete(&source.1, "r").await.unwrap();
+        for mode in MODES {
+            let id = f.id();
+            let error = copy(f, order(&id, None), &source, mode).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::NotFound, "{name} {mode:?}: {error:?}");
+            assert_free(f, &id, name).await;
+        }
+    }
+}
+
+pub(super) async fn a_cancelled_copy_leaves_nothing(f: &Fixture) {
+    let bytes = image(Look::Random, CHUNK + 1, 17);
+    for name in SOURCES {
+        let source = planted(f, name, &bytes).await;
+        for mode in [Mode::Auto, Mode::Stream] {
+            let id = f.id();
+            let put = order(&id, None);
+            put.cancel.cancel();
+            // What was cancelled before it began must not be there afterwards.
+            let error = copy(f, put, &source, mode).await.expect_err(name);
+            assert_eq!(error.kind(), Kind::Mismatch, "{name} {mode:?}: {error:?}");
+            assert_free(f, &id, name).await;
+        }
+        source.0.delete(&source.1, "r").await.unwrap();
+    }
+}

@@ -1,0 +1,166 @@
+//! Callers that are slow, many, large or odd.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::Shutdown,
+    thread,
+};
+
+use crate::harness::{
+    daemon::{Daemon, STORES, noise},
+    raw::Raw,
+};
+
+fn limits(lines: &str) -> String {
+    format!("{STORES}[imaged]\n{lines}")
+}
+
+#[test]
+fn a_head_that_trickles_in_is_cut_off_and_an_idle_connection_is_not() {
+    let daemon = Daemon::start(&limits("header_timeout_s = 1\nidle_timeout_s = 3\n"));
+    let mut idle = Raw::connect(&daemon.socket);
+    idle.head("GET", "/healthz", "");
+    assert_eq!(idle.answer("GET").status, 200);
+    let mut slow = Raw::connect(&daemon.socket);
+    slow.send(b"GET /healthz HT");
+    assert!(slow.is_closed(), "after header_timeout_s");
+    // Longer idle than a head may take, and still served.
+    idle.head("GET", "/healthz", "");
+    assert_eq!(idle.answer("GET").status, 200);
+    assert!(idle.is_closed(), "after idle_timeout_s");
+}
+
+#[test]
+fn a_reader_that_stops_reading_is_cut_off_and_others_are_served() {
+    let daemon = Daemon::start(&limits("stall_timeout_s = 1\n"));
+    let image = noise(32 << 20, 1);
+    daemon.put("fast", "x", &image);
+    let mut stuck = Raw::connect(&daemon.socket);
+    stuck.head("GET", "/v1/stores/fast/images/x", "");
+    assert!(daemon.get("fast", "x").body == image);
+    daemon.wait_for_log("the caller left before the end of the image");
+    let mut rest = Vec::new();
+    let _reset = stuck.stream.read_to_end(&mut rest);
+    assert!(rest.len() < image.len(), "a short body is the error");
+}
+
+#[test]
+fn a_caller_that_has_finished_writing_still_gets_its_answer() {
+    let daemon = Daemon::start(STORES);
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.head("PUT", "/v1/stores/fast/images/x", "content-length: 3\r\n");
+    raw.send(b"abc");
+    raw.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(raw.answer("PUT").status, 201);
+    // But not one that has finished before its body was whole.
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.head("PUT", "/v1/stores/fast/images/y", "transfer-encoding: chunked\r\n");
+    raw.chunk(b"abc");
+    raw.stream.shutdown(Shutdown::Write).unwrap();
+    let _refused = raw.read_head();
+    daemon.settle();
+    assert_eq!(daemon.files("fast"), ["x"]);
+}
+
+#[test]
+fn heads_too_large_or_unreadable_are_refused() {
+    let daemon = Daemon::start(STORES);
+    let mut raw = Raw::connect(&daemon.socket);
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    raw.head("GET", "/healthz", &many);
+    assert_eq!(raw.read_head().unwrap().0, 431);
+    let mut raw = Raw::connect(&daemon.socket);
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(2 << 20));
+    let _refused = raw.stream.write_all(long.as_bytes());
+    let status = raw.read_head().map(|head| head.0);
+    assert!(matches!(status, Some(414 | 431) | None), "{status:?}");
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.send(b"\x16\x03\x01 this is no HTTP\r\n\r\n");
+    assert_eq!(raw.read_head().unwrap().0, 400);
+    assert_eq!(daemon.ask("GET", "/healthz").status, 200);
+}
+
+#[test]
+fn five_hundred_readers_at_once_are_served() {
+    let daemon = Daemon::start(STORES);
+    let image = noise(1 << 20, 2);
+    daemon.put("fast", "x", &image);
+    // All of them are connected and have asked before the first is read.
+    let mut readers: Vec<_> = (0..500)
+        .map(|_| {
+            let mut raw = Raw::connect(&daemon.socket);
+            raw.head("GET", "/v1/stores/fast/images/x", "");
+            raw
+        })
+        .collect();
+    thread::scope(|scope| {
+        for some in readers.chunks_mut(50) {
+            scope.spawn(|| {
+                for raw in some {
+                    let answer = raw.answer("GET");
+                    assert!(answer.status == 200 && answer.body == image);
+                }
+            });
+        }
+    });
+}
+
+/// A connection that is served, unless there are too many.
+fn admitted(daemon: &Daemon) -> Option<Raw> {
+    let mut raw = Raw::connect(&daemon.socket);
+    let sent = raw.stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").is_ok();
+    (sent && raw.read_head()?.0 == 200).then_some(raw)
+}
+
+#[test]
+fn one_caller_too_many_is_told_so() {
+    let daemon = Daemon::start(&limits("connection_limit = 3\n"));
+    // Those who asked whether it is up may not quite be gone.
+    let mut held = Vec::new();
+    daemon.wait_until("three callers are served", |d| {
+        held.extend(admitted(d));
+        held.len() == 3
+    });
+    let mut raw = Raw::connect(&daemon.socket);
+    let (status, headers) = raw.read_head().unwrap();
+    assert_eq!((status, headers["connection"].as_str()), (503, "close"));
+    drop(held);
+    daemon.wait_until("there is room again", |d| admitted(d).is_some());
+}
+
+#[test]
+fn memory_stays_within_its_windows_whatever_the_size() {
+    let daemon = Daemon::start(&limits("put_window_mib = 16\ntotal_window_mib = 64\n"));
+    let peak = |d: &Daemon| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", d.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    };
+    assert!(peak(&daemon) < 30 << 20, "idle: {}", peak(&daemon));
+    let path = daemon.path("sparse");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(20 << 30).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &noise(8 << 20, 1), 7 << 30).unwrap();
+    let mut raw = Raw::connect(&daemon.socket);
+    let file = std::fs::File::open(&path).unwrap();
+    let headers = "imaged-body: fd\r\ncontent-length: 0\r\n";
+    let fd = std::os::fd::AsFd::as_fd(&file);
+    raw.stream.set_read_timeout(None).unwrap();
+    raw.head_with("PUT", "/v1/stores/fast/images/x?hash_algo=sha256", headers, &[fd]);
+    let receipt = raw.answer("PUT").json();
+    assert_eq!(receipt["size"], 20_u64 << 30);
+    assert_eq!(receipt["stored_bytes"], 8 << 20, "holes stay holes");
+    raw.head("GET", "/v1/stores/fast/images/x", "");
+    assert_eq!(raw.read_head().unwrap().0, 200);
+    let mut room = vec![0; 1 << 20];
+    let mut left = 20_u64 << 30;
+    while left > 0 {
+        let got = raw.stream.read(&mut room).unwrap();
+        assert_ne!(got, 0, "{left} bytes are missing");
+        left = left.saturating_sub(got as u64);
+        if left < 1 << 20 {
+            break; // what came with the head was not counted
+        }
+    }
+    assert!(peak(&daemon) < (30 << 20) + (64 << 20), "{}", peak(&daemon));
+}

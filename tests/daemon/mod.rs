@@ -1,0 +1,8 @@
+//! The daemon over its real socket.
+
+mod descriptors;
+mod kills;
+mod limits;
+mod protocol;
+mod roles;
+mod signals;

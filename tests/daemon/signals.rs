@@ -1,0 +1,163 @@
+//! The daemon's own life: one a socket, drained by SIGTERM, reconfigured by SIGHUP.
+
+use std::{
+    fs,
+    os::unix::net::{UnixListener, UnixStream},
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    daemon::{Daemon, STORES, noise},
+    raw::Raw,
+};
+
+const MIB: usize = 1 << 20;
+
+/// A put that has begun: its head and 5 MiB of its 6 are sent.
+fn begin(daemon: &Daemon, image: &[u8]) -> Raw {
+    let mut raw = Raw::connect(&daemon.socket);
+    let length = format!("content-length: {}\r\n", image.len());
+    raw.head("PUT", "/v1/stores/fast/images/slow", &length);
+    raw.send(&image[..5 * MIB]);
+    daemon.wait_until("the put is under way", |d| d.files("state/journal").len() == 1);
+    raw
+}
+
+#[test]
+fn sigterm_lets_transfers_finish_and_takes_no_new_ones() {
+    let mut daemon = Daemon::start(STORES);
+    let image = noise(6 * MIB, 1);
+    let mut kept = Raw::connect(&daemon.socket);
+    kept.head("GET", "/healthz", "");
+    kept.answer("GET");
+    let mut raw = begin(&daemon, &image);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_log("draining");
+    daemon.wait_until("nobody listens", |d| !d.socket.exists());
+    assert!(kept.is_closed(), "an idle connection is closed");
+    raw.send(&image[5 * MIB..]);
+    assert_eq!(raw.answer("PUT").status, 201);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    assert!(fs::read(daemon.path("fast/slow")).unwrap() == image);
+}
+
+#[test]
+fn transfers_that_do_not_finish_are_aborted_and_the_exit_code_tells() {
+    let mut daemon = Daemon::start(&format!("{STORES}[imaged]\ndrain_timeout_s = 1\n"));
+    let image = noise(6 * MIB, 2);
+    daemon.put("fast", "there", &noise(32 * MIB, 3));
+    let mut reading = Raw::connect(&daemon.socket);
+    reading.head("GET", "/v1/stores/fast/images/there", "");
+    let mut raw = begin(&daemon, &image);
+    assert_eq!(daemon.stop().code(), Some(1), "{}", daemon.log());
+    let answer = raw.answer("PUT");
+    assert_eq!((answer.status, answer.code().as_str()), (503, "Unavailable"));
+    assert!(!reading.answer("GET").whole);
+    assert_eq!(daemon.files("fast"), ["there"]);
+    assert_eq!(daemon.files("state/journal"), Vec::<String>::new());
+}
+
+#[test]
+fn sighup_changes_stores_while_transfers_go_on() {
+    let daemon = Daemon::start(STORES);
+    let image = noise(6 * MIB, 4);
+    let mut raw = begin(&daemon, &image);
+    let conf = fs::read_to_string(daemon.path("conf")).unwrap();
+    fs::create_dir(daemon.path("extra")).unwrap();
+    let base = daemon.dir.path().display();
+    let changed = conf
+        .replace("cheap:file", "extra:file")
+        .replace(
+            "filesystem_store_datadir = ",
+            "filesystem_thin_provisioning = no\nfilesystem_store_datadir = ",
+        )
+        .replace("[cheap]", "[extra]")
+        .replace(&format!("{base}/cheap"), &format!("{base}/extra"));
+    fs::write(daemon.path("conf"), &changed).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("configuration reloaded");
+    assert_eq!(daemon.put("extra", "x", b"x").status, 201);
+    assert_eq!(daemon.put("cheap", "x", b"x").status, 404);
+    let fast = daemon.ask("GET", "/v1/stores/fast").json();
+    assert_eq!(fast["properties"]["thin_provisioning"], false);
+    assert_eq!(daemon.put("fast", "slow", b"x").code(), "Exists", "the claim outlives the reload");
+    raw.send(&image[5 * MIB..]);
+    assert_eq!(raw.answer("PUT").status, 201);
+    // A bad file changes nothing and says why, all of it.
+    fs::write(daemon.path("conf"), changed.replace("thin", "thinn").replace("state_dir", "state"))
+        .unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("was not taken");
+    let log = daemon.log();
+    assert!(log.contains("filesystem_thinn_provisioning"), "{log}");
+    assert_eq!(daemon.put("extra", "y", b"x").status, 201);
+    let metrics = String::from_utf8(daemon.ask("GET", "/metrics").body).unwrap();
+    assert!(metrics.contains("imaged_reloads_failed_total 1"));
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+    let mut daemon = Daemon::start(STORES);
+    let mut second = Command::new(env!("CARGO_BIN_EXE_imaged"));
+    second.arg("serve").arg("--config-file").arg(daemon.path("conf"));
+    second.arg("--socket").arg(&daemon.socket).stderr(Stdio::piped());
+    let output = second.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("another imaged has this state_dir"), "{said}");
+    assert_eq!(daemon.ask("GET", "/healthz").status, 200);
+    daemon.kill();
+    assert!(daemon.socket.exists(), "what a kill leaves");
+    let mut daemon = daemon.restart(&[]);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!daemon.socket.exists());
+    // Something that is no socket is not removed.
+    fs::write(&daemon.socket, "precious").unwrap();
+    let output = second.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("something else where the socket should be"), "{said}");
+    assert_eq!(fs::read(&daemon.socket).unwrap(), b"precious");
+}
+
+#[test]
+fn systemd_may_pass_the_socket_and_is_told_of_readiness() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["fast", "cheap"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let text = format!("{STORES}[imaged]\nstate_dir = {{dir}}/state\n")
+        .replace("{dir}", &dir.path().display().to_string());
+    fs::write(dir.path().join("conf"), text).unwrap();
+    let socket = dir.path().join("passed");
+    let notify = dir.path().join("notify");
+    let told = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
+    told.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut child = Command::new("systemd-socket-activate")
+        .arg("-l")
+        .arg(&socket)
+        .arg("-E")
+        .arg(format!("NOTIFY_SOCKET={}", notify.display()))
+        .arg(env!("CARGO_BIN_EXE_imaged"))
+        .args(["serve", "--config-file"])
+        .arg(dir.path().join("conf"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It is there a moment before anyone listens.
+    while UnixStream::connect(&socket).is_err() {
+        std::thread::yield_now();
+    }
+    assert_eq!(Raw::ask(&socket, "GET", "/healthz", b"").status, 200);
+    let mut room = [0; 4096];
+    let got = told.recv(&mut room).unwrap();
+    assert!(room[..got].starts_with(b"READY=1"), "{:?}", str::from_utf8(&room[..got]));
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(UnixListener::bind(&socket).is_err(), "the socket is systemd's to remove");
+}

@@ -1,0 +1,352 @@
+//! Every call of every scenario, failed in each way.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use imaged::{
+    digest::Algo,
+    jobs::State,
+    store::{Frame, Mode, Store},
+};
+use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
+
+use super::faulty::{FAILURES, Failure, Faulty, Script};
+use crate::harness::stores::{
+    self, Fixture, assert_free, assert_reads, begin,
+    content::{Look, digests, image, pieces},
+    drained, order,
+};
+
+/// What is done, with one call failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scenario {
+    PutKnown,
+    PutUnknown,
+    /// A put whose body is short, so that it is aborted.
+    PutShort,
+    CopyInside,
+    CopyThrough,
+    /// A copy inside the backend, whose digests are computed before the answer.
+    CopyDigested,
+    Get,
+    Delete,
+}
+
+/// A store over a faulty driver, and what is done with it.
+struct Stage<'a> {
+    f: &'a Fixture,
+    store: Arc<Store>,
+    script: Arc<Script>,
+    scenario: Scenario,
+    bytes: Bytes,
+}
+
+impl<'a> Stage<'a> {
+    fn new(f: &'a Fixture, scenario: Scenario) -> Self {
+        let script = Arc::new(Script::default());
+        let streams = matches!(scenario, Scenario::CopyThrough | Scenario::Get);
+        let driver = Faulty { inner: Arc::clone(&f.driver), script: Arc::clone(&script), streams };
+        let (config, shared) = (f.store.config.clone(), Arc::clone(f.shared()));
+        let store = Arc::new(Store::with_driver(config, shared, Arc::new(driver)));
+        Self { f, store, script, scenario, bytes: image(Look::Mixed, 5 * PAGE + 9, 21) }
+    }
+
+    /// Does it once, with an image at `at` for those that need one.
+    async fn run(&self, id: &ImageId, at: &Location) -> Result<()> {
+        let size = self.bytes.len() as u64;
+        let copy = async |mode, algo| {
+            let mut put = order(id, None);
+            put.algo = algo;
+            let store = Arc::clone(&self.store);
+            let receipt = Arc::clone(&self.store).copy(put, store, at.clone(), mode).await?;
+            // Where the source's digests are not known, they follow.
+            if let Some(job) = receipt.digest_job {
+                self.f.shared().jobs.get(&job, Duration::from_secs(60)).await?;
+            }
+            Ok(())
+        };
+        match self.scenario {
+            Scenario::PutKnown | Scenario::PutUnknown | Scenario::PutShort => {
+                let known = (self.scenario != Scenario::PutUnknown).then_some(size);
+                let running = begin(&self.store, order(id, known));
+                let mut chunks = pieces(&self.bytes, 2 * PAGE);
+                if self.scenario == Scenario::PutShort {
+                    chunks.pop();
+                }
+                running.give(&chunks).await;
+                running.end(Frame::End).await.map(drop)
+            }
+            Scenario::CopyInside => copy(Mode::Clone, Algo::Sha256).await,
+            Scenario::CopyThrough => copy(Mode::Stream, Algo::Sha256).await,
+            Scenario::CopyDigested => copy(Mode::Copy, Algo::Sha1).await,
+            Scenario::Get => {
+                let reader = self.store.open(at, Span::All, PAGE).await?;
+                let found = drained(reader.body.into_stream()).await?;
+                assert_eq!(found, self.bytes, "what is told to be whole is whole");
+                Ok(())
+            }
+            Scenario::Delete => self.store.delete(at, "r").await,
+        }
+    }
+
+    /// Gives what the journal kept to the store, until nothing is kept.
+    async fn replay(&self) {
+        for (intent, claim) in self.f.shared().journal.stale() {
+            self.store.take_up(&intent, claim).await;
+        }
+    }
+
+    /// Runs the scenario with the `nth` call failing, and looks at what is there then.
+    async fn fail(&self, nth: usize, failure: Failure, call: &str) {
+        let what = format!("{:?}, call {nth} ({call}) fails by {failure:?}", self.scenario);
+        let (f, driver) = (self.f, &self.f.driver);
+        let (id, source) = (f.id(), f.id());
+        let at = f.place(&source, &self.bytes).await;
+        self.script.plan(Some((nth, failure)));
+        let ended = self.run(&id, &at).await;
+        self.script.plan(None);
+        // Until it is resolved, an id that may be in use is not given to another.
+        let kept = !f.shared().journal.is_empty();
+        self.replay().await;
+        assert!(f.shared().journal.is_empty(), "{what}: a claim stays");
+        let there = driver.locate(&id).await.ok();
+        if self.scenario == Scenario::Delete {
+            let error = ended.expect_err(&what);
+            assert_eq!(error.kind(), failure.kind, "{what}: {error:?}");
+            if !failure.done {
+                assert_reads(&**driver, &at, &self.bytes, &what).await;
+                driver.delete(&at).await.expect(&what);
+            }
+        } else {
+            self.judge(ended.as_ref().err(), failure, call, there.is_some(), kept, &what);
+            assert_reads(&**driver, &at, &self.bytes, &what).await;
+            driver.delete(&at).await.expect(&what);
+        }
+        if let Some(at) = there {
+            assert_reads(&**driver, &at, &self.bytes, &what).await;
+            if let Some(kept) = driver.stat(&at).await.unwrap().digests {
+                assert_eq!(kept, digests(&self.bytes, kept.hash_algo.parse().unwrap()), "{what}");
+            }
+            driver.delete(&at).await.expect(&what);
+        }
+        assert_free(f, &id, &what).await;
+        f.assert_empty().await;
+    }
+
+    fn judge(
+        &self,
+        ended: Option<&Error>,
+        failure: Failure,
+        call: &str,
+        there: bool,
+        kept: bool,
+        what: &str,
+    ) {
+        let Some(error) = ended else {
+            // Digests are tried again until they are known.
+            let digests = matches!(self.scenario, Scenario::CopyInside | Scenario::CopyDigested)
+                && matches!(call, "locate" | "open" | "record");
+            assert!(digests, "{what}: a fault went unnoticed");
+            assert!(there, "{what}");
+            return;
+        };
+        let aborting = call == "abort";
+        let kind = if aborting { Kind::Mismatch } else { failure.kind };
+        assert_eq!(error.kind(), kind, "{what}: {error:?}");
+        assert_eq!(error.left().is_some(), aborting, "{what}: {error:?}");
+        // Of what did not answer only this is known: where it would be, and that it is looked at.
+        let unknown = failure.kind == Kind::Timeout && matches!(call, "create" | "commit" | "copy");
+        assert_eq!(error.location().is_some(), unknown, "{what}: {error:?}");
+        assert_eq!(kept, unknown || aborting, "{what}: the journal");
+        assert_eq!(there, unknown && failure.done && call != "create", "{what}: the image");
+    }
+}
+
+/// Counts the calls of a scenario, then fails each of them in each way.
+async fn exhaust(f: &Fixture, scenario: Scenario, failures: &[Failure]) {
+    let stage = Stage::new(f, scenario);
+    let (id, source) = (f.id(), f.id());
+    let at = f.place(&source, &stage.bytes).await;
+    stage.script.plan(None);
+    let whole = stage.run(&id, &at).await;
+    let calls = stage.script.plan(None);
+    assert_eq!(whole.is_err(), scenario == Scenario::PutShort, "{scenario:?}: {whole:?}");
+    assert!(!calls.is_empty());
+    for id in [id, source] {
+        if let Ok(at) = f.driver.locate(&id).await {
+            f.driver.delete(&at).await.unwrap();
+        }
+    }
+    f.assert_empty().await;
+    for failure in failures {
+        for (nth, call) in (1..).zip(&calls) {
+            stage.fail(nth, *failure, call).await;
+        }
+    }
+}
+
+/// One test for each scenario and each kind of store.
+macro_rules! exhaustive {
+    ($($test:ident: $scenario:ident, $failures:expr;)*) => { $(
+        mod $test {
+            use super::*;
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_memory() {
+                exhaust(&stores::mem().await, Scenario::$scenario, $failures).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_a_file() {
+                exhaust(&stores::file().await, Scenario::$scenario, $failures).await;
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn in_a_staged_file() {
+                exhaust(&stores::file_staged().await, Scenario::$scenario, $failures).await;
+            }
+        }
+    )* };
+}
+
+exhaustive! {
+    each_call_of_a_put_of_known_size_fails: PutKnown, &FAILURES;
+    each_call_of_a_put_of_unknown_size_fails: PutUnknown, &FAILURES;
+    each_call_of_a_short_put_fails: PutShort, &FAILURES;
+    each_call_of_a_copy_inside_fails: CopyInside, &FAILURES;
+    each_call_of_a_copy_through_the_daemon_fails: CopyThrough, &FAILURES;
+    // Digests wait before they are tried again: once is enough.
+    each_call_of_a_copy_with_digests_fails: CopyDigested, &FAILURES[1..2];
+    each_call_of_a_get_fails: Get, &FAILURES;
+    each_call_of_a_delete_fails: Delete, &FAILURES;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_fails_is_tried_again() {
+    let f = stores::file_staged().await;
+    let stage = Stage::new(&f, Scenario::PutShort);
+    let (id, at) = (f.id(), "mem://main/x".parse().unwrap());
+    stage.script.plan(None);
+    stage.run(&id, &at).await.unwrap_err();
+    let last = stage.script.plan(None).len();
+    let failure = FAILURES[1];
+    stage.script.plan(Some((last, failure)));
+    let error = stage.run(&id, &at).await.unwrap_err();
+    assert!(error.left().is_some(), "the abort failed: {error:?}");
+    for _ in 0..3 {
+        stage.script.plan(Some((1, failure)));
+        stage.replay().await;
+        assert_eq!(stage.script.plan(None), ["recover"]);
+        assert_eq!(f.shared().journal.len(), 1, "the intent stays");
+        let again = begin(&stage.store, order(&id, None)).leave().await;
+        assert_eq!(again.unwrap_err().kind(), Kind::Exists, "and the id is not free");
+    }
+    stage.replay().await;
+    assert_free(&f, &id, "recovered").await;
+    f.assert_empty().await;
+}
+
+/// A copy whose digests cannot be promised, because the journal cannot be written any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_whose_digests_cannot_be_promised_is_not_left_behind() {
+    let f = stores::file().await;
+    let bytes = image(Look::Random, 1000, 1);
+    let at = f.place(&f.id(), &bytes).await;
+    let journal = f.home().join("state/journal");
+    let away = f.home().join("state/away");
+    let driver =
+        Arc::new(Moving { inner: Arc::clone(&f.driver), from: journal.clone(), to: away.clone() });
+    let (config, shared) = (f.store.config.clone(), Arc::clone(f.shared()));
+    let store = Arc::new(Store::with_driver(config, shared, driver));
+    let id = f.id();
+    let mut put = order(&id, None);
+    put.algo = Algo::Blake2b;
+    let copied = Arc::clone(&store).copy(put, Arc::clone(&store), at.clone(), Mode::Clone).await;
+    assert_eq!(copied.unwrap_err().kind(), Kind::Unavailable);
+    std::fs::rename(away, journal).unwrap();
+    f.settle().await;
+    f.driver.delete(&at).await.unwrap();
+    assert_free(&f, &id, "the copy").await;
+    f.assert_empty().await;
+}
+
+/// A driver that takes a directory away with each copy.
+#[derive(Debug)]
+struct Moving {
+    inner: Arc<dyn imaged_drivers::Driver>,
+    from: std::path::PathBuf,
+    to: std::path::PathBuf,
+}
+
+#[async_trait::async_trait]
+impl imaged_drivers::Driver for Moving {
+    fn caps(&self) -> imaged_drivers::Caps {
+        self.inner.caps()
+    }
+    async fn probe(&self) -> Result<imaged_drivers::Capacity> {
+        self.inner.probe().await
+    }
+    async fn locate(&self, id: &ImageId) -> Result<Location> {
+        self.inner.locate(id).await
+    }
+    async fn create(
+        &self,
+        id: &ImageId,
+        size: Option<u64>,
+    ) -> Result<Box<dyn imaged_drivers::Upload>> {
+        self.inner.create(id, size).await
+    }
+    async fn open(
+        &self,
+        at: &Location,
+        span: Span,
+        window: imaged_drivers::window::Window,
+    ) -> Result<imaged_drivers::Reader> {
+        self.inner.open(at, span, window).await
+    }
+    async fn stat(&self, at: &Location) -> Result<imaged_drivers::Stat> {
+        self.inner.stat(at).await
+    }
+    async fn delete(&self, at: &Location) -> Result<()> {
+        self.inner.delete(at).await
+    }
+    async fn copy(
+        &self,
+        from: imaged_drivers::Source,
+        id: &ImageId,
+    ) -> Result<Option<imaged_drivers::Copied>> {
+        let copied = self.inner.copy(from, id).await;
+        std::fs::rename(&self.from, &self.to).unwrap();
+        copied
+    }
+    async fn record(&self, at: &Location, digests: &imaged_drivers::Digests) -> Result<()> {
+        self.inner.record(at, digests).await
+    }
+    async fn recover(&self, id: &ImageId) -> Result<imaged_drivers::Recovered> {
+        self.inner.recover(id).await
+    }
+    fn list(&self) -> futures_util::stream::BoxStream<'static, Result<imaged_drivers::Listed>> {
+        self.inner.list()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digests_that_could_not_be_kept_are_tried_again() {
+    let f = stores::file().await;
+    let stage = Stage::new(&f, Scenario::CopyDigested);
+    let at = f.place(&f.id(), &stage.bytes).await;
+    let id = f.id();
+    let mut put = order(&id, None);
+    put.algo = Algo::Sha384;
+    // open, copy, locate, open, record
+    stage.script.plan(Some((5, FAILURES[0])));
+    let store = Arc::clone(&stage.store);
+    let receipt = Arc::clone(&store).copy(put, store, at.clone(), Mode::Clone).await.unwrap();
+    let job = receipt.digest_job.unwrap();
+    let view = f.shared().jobs.get(&job, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(view.state, State::Done);
+    assert_eq!(stage.script.plan(None).iter().filter(|call| **call == "record").count(), 2);
+    let copy: Location = receipt.location.parse().unwrap();
+    let kept = f.driver.stat(&copy).await.unwrap().digests;
+    assert_eq!(kept, Some(digests(&stage.bytes, Algo::Sha384)));
+    f.driver.delete(&copy).await.unwrap();
+    f.driver.delete(&at).await.unwrap();
+    f.assert_empty().await;
+}

@@ -1,0 +1,201 @@
+//! A driver whose n-th call fails.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use imaged_drivers::{
+    Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+    Location, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, window::Window,
+};
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) kind: Kind,
+    /// The backend did what was asked, and only the answer was lost: the other half of `Timeout`.
+    pub(super) done: bool,
+}
+
+/// Every way in which a call may fail.
+pub(super) const FAILURES: [Failure; 5] = [
+    Failure { kind: Kind::Full, done: false },
+    Failure { kind: Kind::Unavailable, done: false },
+    Failure { kind: Kind::Internal, done: false },
+    Failure { kind: Kind::Timeout, done: false },
+    Failure { kind: Kind::Timeout, done: true },
+];
+
+/// Counts the calls, and knows which one is to fail.
+#[derive(Debug, Default)]
+pub(super) struct Script(Mutex<Plan>);
+
+#[derive(Debug, Default)]
+struct Plan {
+    calls: Vec<&'static str>,
+    fail: Option<(usize, Failure)>,
+}
+
+impl Script {
+    /// From now on the `nth` call fails so. Gives the calls since the last plan.
+    pub(super) fn plan(&self, fail: Option<(usize, Failure)>) -> Vec<&'static str> {
+        let mut plan = self.0.lock().unwrap();
+        plan.fail = fail;
+        std::mem::take(&mut plan.calls)
+    }
+
+    fn call(&self, name: &'static str) -> Option<Failure> {
+        let mut plan = self.0.lock().unwrap();
+        plan.calls.push(name);
+        let now = plan.calls.len();
+        plan.fail.filter(|(nth, _)| *nth == now).map(|(_, failure)| failure)
+    }
+
+    /// A call that either is done or is not.
+    async fn pass<T>(
+        &self,
+        name: &'static str,
+        inner: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        match self.call(name) {
+            None => inner.await,
+            Some(failure) => {
+                if failure.done {
+                    drop(inner.await?);
+                }
+                Err(planted(name, failure))
+            }
+        }
+    }
+}
+
+fn planted(name: &str, failure: Failure) -> Error {
+    Error::new(failure.kind, format!("planted in {name}"))
+}
+
+/// The driver `inner`, as `script` lets it.
+#[derive(Debug)]
+pub(super) struct Faulty {
+    pub(super) inner: Arc<dyn Driver>,
+    pub(super) script: Arc<Script>,
+    /// Whether images are read chunk by chunk, so that a chunk can fail.
+    pub(super) streams: bool,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Driver for Faulty {
+    fn caps(&self) -> Caps {
+        self.inner.caps()
+    }
+
+    fn properties(&self) -> Properties {
+        self.inner.properties()
+    }
+
+    fn metadata(&self, at: &Location) -> Properties {
+        self.inner.metadata(at)
+    }
+
+    fn busy(&self) -> usize {
+        self.inner.busy()
+    }
+
+    async fn probe(&self) -> Result<Capacity> {
+        self.script.pass("probe", self.inner.probe()).await
+    }
+
+    async fn locate(&self, id: &ImageId) -> Result<Location> {
+        self.script.pass("locate", self.inner.locate(id)).await
+    }
+
+    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
+        let inner = self.script.pass("create", self.inner.create(id, size)).await?;
+        Ok(Box::new(Writing { inner, script: Arc::clone(&self.script) }))
+    }
+
+    async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader> {
+        let mut reader = self.script.pass("open", self.inner.open(at, span, window)).await?;
+        if self.streams {
+            let script = Arc::clone(&self.script);
+            let stream = reader.body.into_stream().map(move |chunk| match script.call("read") {
+                None => chunk,
+                Some(failure) => Err(planted("read", failure)),
+            });
+            reader.body = Body::Stream(stream.boxed());
+        }
+        Ok(reader)
+    }
+
+    async fn stat(&self, at: &Location) -> Result<Stat> {
+        self.script.pass("stat", self.inner.stat(at)).await
+    }
+
+    async fn delete(&self, at: &Location) -> Result<()> {
+        self.script.pass("delete", self.inner.delete(at)).await
+    }
+
+    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+        self.script.pass("copy", self.inner.copy(from, id)).await
+    }
+
+    async fn record(&self, at: &Location, digests: &Digests) -> Result<()> {
+        self.script.pass("record", self.inner.record(at, digests)).await
+    }
+
+    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
+        self.script.pass("recover", self.inner.recover(id)).await
+    }
+
+    fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        self.inner.list()
+    }
+}
+
+#[derive(Debug)]
+struct Writing {
+    inner: Box<dyn Upload>,
+    script: Arc<Script>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Upload for Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        self.script.pass("write", self.inner.write(chunk)).await
+    }
+
+    fn at(&self) -> &Location {
+        self.inner.at()
+    }
+
+    async fn commit(self: Box<Self>, digests: &Digests) -> Result<Committed> {
+        match self.script.call("commit") {
+            None => self.inner.commit(digests).await,
+            Some(failure) => {
+                match failure {
+                    Failure { done: true, .. } => drop(self.inner.commit(digests).await?),
+                    // What it had written stays where it is, and nobody knows.
+                    Failure { kind: Kind::Timeout, .. } => drop(self.inner),
+                    // The contract: nothing is visible, and nothing is left.
+                    Failure { .. } => self.inner.abort().await?,
+                }
+                Err(planted("commit", failure))
+            }
+        }
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        match self.script.call("abort") {
+            None => self.inner.abort().await,
+            Some(failure) => {
+                let what = self.inner.at().to_string();
+                if failure.done {
+                    self.inner.abort().await?;
+                }
+                Err(planted("abort", failure).leaving(what))
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What goes wrong beneath a store, one thing at a time and each in its turn: the image is whole
+//! or absent afterwards, its id is free, and the error says what to do.
+
+mod calls;
+mod disks;
+mod faulty;
+mod journal;
+mod owners;
+mod system;

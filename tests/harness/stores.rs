@@ -1,0 +1,408 @@
+//! A store of every kind, each with a daemon of its own around it.
+
+pub(crate) mod content;
+pub(crate) mod plain;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use imaged::{
+    config::Config,
+    daemon::{Daemon, Shared},
+    digest::Algo,
+    store::{Frame, Incoming, Put, Receipt, Store},
+};
+use imaged_drivers::{
+    Committed, Driver, ImageId, Kind, Listed, Location, Result, Span,
+    window::{Budget, CHUNK, Window},
+};
+use plain::Plain;
+use tempfile::TempDir;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a test waits for what must come, before it says that it did not.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for `what`, which must come.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, Box::pin(future)).await {
+        Ok(came) => came,
+        Err(_) => panic!("waited in vain for: {what}"),
+    }
+}
+
+/// A daemon with the store under test, `main`, and two to copy from and to.
+pub(crate) struct Fixture {
+    pub(crate) daemon: Arc<Daemon>,
+    /// The store under test.
+    pub(crate) store: Arc<Store>,
+    /// Its driver.
+    pub(crate) driver: Arc<dyn Driver>,
+    /// The filesystem beneath it, if that is a special one.
+    pub(crate) plain: Option<Plain>,
+    /// Its directories.
+    pub(crate) dirs: Vec<PathBuf>,
+    beside: Vec<PathBuf>,
+    ids: AtomicUsize,
+    state: TempDir,
+}
+
+/// A store in memory.
+pub(crate) async fn mem() -> Fixture {
+    Fixture::new("mem", &[], "", None, tempfile::tempdir().unwrap()).await
+}
+
+/// A store in one directory.
+pub(crate) async fn file() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("images");
+    fs::create_dir(&dir).unwrap();
+    Fixture::new("file", &[(dir, 0)], "", None, home).await
+}
+
+/// A store in one directory that writes zeros as zeros.
+pub(crate) async fn file_thick() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("images");
+    fs::create_dir(&dir).unwrap();
+    Fixture::new("file", &[(dir, 0)], "filesystem_thin_provisioning = false\n", None, home).await
+}
+
+/// A store in two directories of one filesystem, of which the second is filled first.
+pub(crate) async fn file_two_dirs() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dirs = two(&home);
+    Fixture::new("file", &dirs, "", None, home).await
+}
+
+/// A store in two directories: the second is filled first, and is a filesystem of 256 MiB without
+/// unnamed files. What is larger goes into the first.
+pub(crate) async fn file_two_filesystems() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dirs = two(&home);
+    let plain = Plain::mount(&dirs[1].0, true);
+    Fixture::new("file", &dirs, "", Some(plain), home).await
+}
+
+fn two(home: &TempDir) -> [(PathBuf, u32); 2] {
+    let dirs = [(home.path().join("first"), 1), (home.path().join("second"), 2)];
+    for (dir, _) in &dirs {
+        fs::create_dir(dir).unwrap();
+    }
+    dirs
+}
+
+/// A store on a filesystem without unnamed files: they are staged, and get their name by a link.
+pub(crate) async fn file_staged() -> Fixture {
+    staged(true).await
+}
+
+/// A store on a filesystem without links too: staged files are renamed.
+pub(crate) async fn file_renamed() -> Fixture {
+    staged(false).await
+}
+
+async fn staged(links: bool) -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("images");
+    fs::create_dir(&dir).unwrap();
+    let plain = Plain::mount(&dir, links);
+    Fixture::new("file", &[(dir, 0)], "", Some(plain), home).await
+}
+
+/// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
+pub(crate) fn text(kind: &str, dirs: &[(PathBuf, u32)], more: &str, home: &Path) -> String {
+    let mut main = String::new();
+    for (dir, priority) in dirs {
+        writeln!(main, "filesystem_store_datadirs = {}:{priority}", dir.display()).unwrap();
+    }
+    let home = home.display();
+    format!(
+        "[DEFAULT]\nenabled_backends = main:{kind}, beside:file, memory:mem\n\
+         [glance_store]\ndefault_backend = main\n\
+         [imaged]\nsocket = {home}/socket\nstate_dir = {home}/state\ndigest_threads = 2\n\
+         total_window_mib = 64\n\
+         [main]\n{main}{more}\n\
+         [beside]\nfilesystem_store_datadir = {home}/beside\n\
+         [memory]\nmem_capacity = 268435456\n"
+    )
+}
+
+impl Fixture {
+    /// `home` outlives the fixture: a copy of its state directory can be taken up by another.
+    pub(crate) async fn new(
+        kind: &str,
+        dirs: &[(PathBuf, u32)],
+        more: &str,
+        plain: Option<Plain>,
+        home: TempDir,
+    ) -> Self {
+        fs::create_dir_all(home.path().join("beside")).unwrap();
+        let (config, _) = Config::parse(&text(kind, dirs, more, home.path()), "test").unwrap();
+        let daemon = Daemon::new(&config).unwrap();
+        daemon.round().await;
+        let store = daemon.stores().get("main").unwrap();
+        let driver = store.driver().unwrap();
+        Self {
+            store,
+            driver,
+            plain,
+            dirs: dirs.iter().map(|(dir, _)| dir.clone()).collect(),
+            beside: vec![home.path().join("beside")],
+            ids: AtomicUsize::new(0),
+            daemon,
+            state: home,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.daemon.shared
+    }
+
+    /// Where this daemon keeps what outlives it.
+    pub(crate) fn home(&self) -> &Path {
+        self.state.path()
+    }
+
+    pub(crate) fn store_named(&self, name: &str) -> Arc<Store> {
+        self.daemon.stores().get(name).unwrap()
+    }
+
+    /// An id that was not given before.
+    pub(crate) fn id(&self) -> ImageId {
+        let n = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("image-{n}").parse().unwrap()
+    }
+
+    /// Puts `bytes` through the driver alone, in aligned chunks.
+    pub(crate) async fn place(&self, id: &ImageId, bytes: &Bytes) -> Location {
+        write_image(&*self.driver, id, Some(bytes.len() as u64), aligned_chunks(bytes).await)
+            .await
+            .unwrap()
+            .0
+    }
+
+    /// Everything that the store holds.
+    pub(crate) async fn list(&self) -> Vec<Listed> {
+        let mut listed: Vec<_> = self.driver.list().try_collect().await.unwrap();
+        listed.sort_by(|a, b| a.id.cmp(&b.id));
+        listed
+    }
+
+    /// Gives what a failed put may have left to whoever clears it away.
+    pub(crate) async fn settle(&self) {
+        self.daemon.round().await;
+    }
+
+    /// Nothing is in the store, no file in its directories, none open, no memory taken, and
+    /// nothing in the journal.
+    pub(crate) async fn assert_empty(&self) {
+        assert_eq!(self.list().await, [], "images are left");
+        for dir in self.dirs.iter().chain(&self.beside) {
+            assert_eq!(names(dir), [""; 0], "files are left in {}", dir.display());
+        }
+        if self.dirs.is_empty() {
+            assert_eq!(self.driver.probe().await.unwrap().used, Some(0), "memory is taken");
+        }
+        let shared = self.shared();
+        // Digests of a copy may still follow it.
+        soon("all jobs to end", async {
+            while shared.jobs.running() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let journal = self.state.path().join("state/journal");
+        assert!(shared.journal.is_empty(), "a claim is left");
+        assert_eq!(names(&journal), [""; 0], "an intent is left");
+        let chunks = self.daemon.settings().total_window / CHUNK;
+        soon("all memory to come back", shared.budget.window(CHUNK, chunks)).await.unwrap();
+        soon("all files to be closed", async {
+            while self.open_files() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// How many files beneath its directories this process has open.
+    fn open_files(&self) -> usize {
+        let open = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();
+        fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| entry.ok().and_then(open))
+            .filter(|path| self.dirs.iter().any(|dir| path.starts_with(dir) && path != dir))
+            .count()
+    }
+
+    /// Whether a copy from the store `source` can stay inside the backend.
+    pub(crate) fn shares_backend_with(&self, source: &str) -> bool {
+        let device = |dir: &PathBuf| fs::metadata(dir).unwrap().dev();
+        // The directory that is filled first is the last one here.
+        match (source, self.dirs.last()) {
+            ("main", _) => true,
+            ("beside", Some(dir)) => device(dir) == device(&self.beside[0]),
+            _ => false,
+        }
+    }
+}
+
+/// The names in a directory.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        entry.unwrap().file_name().into_string().expect("a name in UTF-8")
+    };
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
+/// The chunks of an image as the daemon would make them.
+pub(crate) async fn aligned_chunks(bytes: &Bytes) -> Vec<Bytes> {
+    content::aligned(bytes, CHUNK).await
+}
+
+/// Writes an image through a driver; on failure it is aborted.
+pub(crate) async fn write_image(
+    driver: &dyn Driver,
+    id: &ImageId,
+    size: Option<u64>,
+    chunks: Vec<Bytes>,
+) -> Result<(Location, Committed)> {
+    let whole: Vec<u8> = chunks.concat();
+    let mut upload = driver.create(id, size).await?;
+    let at = upload.at().clone();
+    for chunk in chunks {
+        if let Err(error) = upload.write(chunk).await {
+            upload.abort().await.unwrap();
+            return Err(error);
+        }
+    }
+    let committed = upload.commit(&content::digests(&whole, Algo::Sha256)).await?;
+    Ok((at, committed))
+}
+
+/// Two chunks of memory.
+pub(crate) async fn window(chunk: usize) -> Window {
+    Budget::new(2 * chunk).window(chunk, 2).await.unwrap()
+}
+
+/// Reads an image, or a part of it, through its driver.
+pub(crate) async fn read(driver: &dyn Driver, at: &Location, span: Span) -> Result<Bytes> {
+    let reader = driver.open(at, span, window(CHUNK).await).await?;
+    drained(reader.body.into_stream()).await.map(Bytes::from)
+}
+
+/// That an image reads as `bytes` and nothing else.
+pub(crate) async fn assert_reads(driver: &dyn Driver, at: &Location, bytes: &Bytes, what: &str) {
+    let found = read(driver, at, Span::All).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_same(&found, bytes, what);
+}
+
+/// Compares images without printing them.
+pub(crate) fn assert_same(found: &[u8], wanted: &[u8], what: &str) {
+    if found != wanted {
+        let at = found.iter().zip(wanted).position(|(found, wanted)| found != wanted);
+        panic!("{what}: {} bytes instead of {}, other from {at:?}", found.len(), wanted.len());
+    }
+}
+
+/// A put of an image of `size`.
+pub(crate) fn order(id: &ImageId, size: Option<u64>) -> Put {
+    Put {
+        id: id.clone(),
+        size,
+        algo: Algo::Sha256,
+        promises: Vec::new(),
+        request: format!("put-{id}"),
+        job: None,
+        cancel: CancellationToken::new(),
+    }
+}
+
+/// A put under way.
+pub(crate) struct Running {
+    pub(crate) frames: mpsc::Sender<Frame>,
+    pub(crate) ready: oneshot::Receiver<()>,
+    pub(crate) task: JoinHandle<Result<Receipt>>,
+}
+
+/// Begins a put on a task of its own, as a request does.
+pub(crate) fn begin(store: &Arc<Store>, put: Put) -> Running {
+    let (frames, body) = mpsc::channel(2);
+    let (readying, ready) = oneshot::channel();
+    let stored = Arc::clone(store).put(put, Incoming::Caller(body), readying);
+    Running { frames, ready, task: tokio::spawn(stored) }
+}
+
+impl Running {
+    /// Gives it chunks; it may have ended before it takes them all.
+    pub(crate) async fn give(&self, chunks: &[Bytes]) {
+        for chunk in chunks {
+            if self.frames.send(Frame::Data(chunk.clone())).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Gives it its last frame, and what came of it.
+    pub(crate) async fn end(self, last: Frame) -> Result<Receipt> {
+        let Self { frames, task, .. } = self;
+        // It may have failed already; then that is its answer.
+        let _heard = frames.send(last).await;
+        drop(frames);
+        soon("a put to end", task).await.unwrap()
+    }
+
+    /// The caller goes away without a word; what came of it.
+    pub(crate) async fn leave(self) -> Result<Receipt> {
+        let Self { frames, task, .. } = self;
+        drop(frames);
+        soon("a put to end", task).await.unwrap()
+    }
+}
+
+/// Puts a whole image through a store.
+pub(crate) async fn put(store: &Arc<Store>, put: Put, bytes: &Bytes) -> Result<Receipt> {
+    let running = begin(store, put);
+    running.give(&aligned_chunks(bytes).await).await;
+    running.end(Frame::End).await
+}
+
+/// That `id` is free: an image can be put there, and is gone again.
+pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
+    let missing = fixture.driver.locate(id).await.expect_err(what);
+    assert_eq!(missing.kind(), Kind::NotFound, "{what}");
+    let bytes = content::image(content::Look::Mixed, 70_000, 99);
+    let put = put(&fixture.store, order(id, None), &bytes).await;
+    let receipt = put.unwrap_or_else(|error| panic!("{what}: the id is not free: {error:?}"));
+    let at: Location = receipt.location.parse().unwrap();
+    assert_reads(&*fixture.driver, &at, &bytes, what).await;
+    fixture.driver.delete(&at).await.unwrap();
+}
+
+/// What a stream has left, without holding on to its chunks: there are only so many.
+pub(crate) async fn drained(
+    mut stream: futures_util::stream::BoxStream<'static, Result<Bytes>>,
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,78 @@
+//! A mounted filesystem that is as plain as NFS, and whose calls can be made to fail.
+
+use std::{
+    fmt,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Mutex,
+};
+
+/// `plain.py`, mounted until this is dropped.
+pub(crate) struct Plain {
+    child: Child,
+    talk: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
+}
+
+impl fmt::Debug for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plain").field("child", &self.child.id()).finish_non_exhaustive()
+    }
+}
+
+impl Plain {
+    /// Mounts one on `directory`. Needs root.
+    pub(crate) fn mount(directory: &Path, links: bool) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/stores/plain.py");
+        let mut child = Command::new("python3")
+            .args([script.as_ref(), directory.as_os_str()])
+            .arg(if links { "links" } else { "no-links" })
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is there to serve a filesystem");
+        let talk = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut plain = Self { child, talk: Mutex::new(Some(talk)) };
+        let said = plain.hear();
+        if said != "ready" {
+            let status = plain.child.wait().unwrap();
+            panic!(
+                "this test mounts a filesystem on {}, which takes root and /dev/fuse: {status}",
+                directory.display()
+            );
+        }
+        plain
+    }
+
+    fn hear(&self) -> String {
+        let mut line = String::new();
+        let mut talk = self.talk.lock().unwrap();
+        talk.as_mut().unwrap().1.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// From now on fails the `nth` call that changes something with `errno`; 0 fails none. Gives
+    /// the calls since the last plan.
+    pub(crate) fn plan(&self, nth: usize, errno: i32) -> Vec<String> {
+        {
+            let mut talk = self.talk.lock().unwrap();
+            let (to, _) = talk.as_mut().unwrap();
+            writeln!(to, "plan {nth} {errno}").unwrap();
+        }
+        let heard = self.hear();
+        let mut words = heard.split(' ').map(str::to_owned);
+        assert_eq!(words.next().as_deref(), Some("counted"));
+        words.collect()
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        // The end of its input is its end.
+        drop(self.talk.get_mut().map(Option::take));
+        let ended = self.child.wait();
+        if !std::thread::panicking() {
+            assert!(ended.is_ok_and(|status| status.success()), "the filesystem failed");
+        }
+    }
+}
