@@ -166,7 +166,7 @@ fn is_socket(meta: &fs::Metadata) -> bool {
 
 /// The most that one connection reads ahead, and so the longest head of a request, in bytes. It is
 /// the only memory of a transfer that no window counts: a larger one is no faster, as measured.
-const BUFFER: usize = 32 << 10;
+const BUFFER: usize = 16 << 10;
 
 /// Serves one connection to its end.
 async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
