@@ -5,12 +5,21 @@
 //!   hung mount or cluster cannot be cancelled; when its caller gives up, its thread is still gone.
 //!   Instead of: releasing the place with the caller, which lets a hung store take every thread
 //!   of the process.
+//! * Chose: a task of its own waits for a place. Because: places are given in turn, and one given to a
+//!   future that nobody polls, such as the read-ahead of a caller who has stopped reading, would be
+//!   lost to all others. Instead of: waiting in the caller's future.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, TryAcquireError, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot},
+    time::{Instant, timeout_at},
+};
 
 use crate::{Error, Kind, Result};
+
+/// How much longer the caller waits than the queue does.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// The threads of one store, at most `places` at a time.
 #[derive(Clone, Debug)]
@@ -39,46 +48,33 @@ impl Lane {
         doing: &'static str,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let deadline = tokio::time::Instant::now() + self.patience;
-        let place = match Arc::clone(&self.free).try_acquire_owned() {
-            Ok(place) => place,
+        let deadline = Instant::now() + self.patience;
+        let (answer, answered) = oneshot::channel();
+        match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(place) => begin(place, work, answer),
             Err(TryAcquireError::Closed) => return Err(self.closed(doing)),
             Err(TryAcquireError::NoPermits) => {
-                let wait = Arc::clone(&self.free).acquire_owned();
-                match tokio::time::timeout_at(deadline, wait).await {
-                    Ok(Ok(place)) => place,
-                    Ok(Err(_)) => return Err(self.closed(doing)),
-                    Err(_) => {
-                        return Err(Error::new(
-                            Kind::Unavailable,
-                            format!(
-                                "the store hangs: all {} of its threads are stuck, cannot {doing}: \
-                                 store=`{}`",
-                                self.places, self.name
-                            ),
-                        ));
+                let (turn, full) = (Arc::clone(&self.free).acquire_owned(), self.full(doing));
+                tokio::spawn(async move {
+                    let mut answer = answer;
+                    tokio::select! {
+                        // Nobody waits any more, so nothing is begun.
+                        () = answer.closed() => {}
+                        place = timeout_at(deadline, turn) => match place {
+                            Ok(Ok(place)) => begin(place, work, answer),
+                            Ok(Err(_)) | Err(_) => drop(answer.send(Err(full))),
+                        }
                     }
-                }
+                });
             }
-        };
-        let (answer, answered) = oneshot::channel();
-        #[expect(clippy::disallowed_methods, reason = "this is the one place that counts them")]
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work();
-            drop(place);
-            // The caller may have given up; what `work` made is then dropped here.
-            drop(answer.send(result));
-        });
-        match tokio::time::timeout_at(deadline, answered).await {
+        }
+        // A moment longer than the wait for a place, which has its own answer.
+        match timeout_at(deadline + GRACE, answered).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(match task.await {
-                Err(broken) => Error::new(
-                    Kind::Internal,
-                    format!("a thread of the store failed to {doing}: store=`{}`", self.name),
-                )
-                .because(broken),
-                Ok(()) => self.closed(doing),
-            }),
+            Ok(Err(_)) => Err(Error::new(
+                Kind::Internal,
+                format!("a thread of the store failed to {doing}: store=`{}`", self.name),
+            )),
             Err(_) => Err(Error::new(
                 Kind::Timeout,
                 format!(
@@ -96,6 +92,16 @@ impl Lane {
         self.places.saturating_sub(self.free.available_permits())
     }
 
+    fn full(&self, doing: &str) -> Error {
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "the store hangs: all {} of its threads are stuck, cannot {doing}: store=`{}`",
+                self.places, self.name
+            ),
+        )
+    }
+
     fn closed(&self, doing: &str) -> Error {
         Error::new(
             Kind::Unavailable,
@@ -104,9 +110,28 @@ impl Lane {
     }
 }
 
+/// Runs `work` on a thread where it may block; the place is free when it has returned.
+fn begin<T: Send + 'static>(
+    place: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    answer: oneshot::Sender<Result<T>>,
+) {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that counts them")]
+    let _goes_on = tokio::task::spawn_blocking(move || {
+        // A panic drops `answer`, and the place with it.
+        let place = place;
+        let result = work();
+        drop(place);
+        // The caller may have given up; what `work` made is then dropped here.
+        drop(answer.send(result));
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -132,6 +157,47 @@ mod tests {
             tokio::task::yield_now().await;
         }
         hung.run("read", || Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_place_is_not_lost_to_a_caller_who_does_not_look() {
+        let lane = Lane::new("a", 1, Duration::from_secs(5));
+        let (release, gate) = mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let lane = lane.clone();
+            async move { lane.run("read", move || Ok(gate.recv().is_err())).await }
+        });
+        while lane.taken() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut idle = std::pin::pin!(lane.run("read ahead", || Ok(())));
+        assert!(idle.as_mut().now_or_never().is_none(), "in the queue from here on");
+        let next = tokio::spawn({
+            let lane = lane.clone();
+            async move { lane.run("read", || Ok(())).await }
+        });
+        tokio::task::yield_now().await;
+        drop(release);
+        assert!(first.await.unwrap().unwrap());
+        next.await.unwrap().unwrap();
+        idle.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_gave_up_in_the_queue_begins_nothing() {
+        let lane = Lane::new("a", 1, Duration::from_secs(5));
+        let (release, gate) = mpsc::channel::<()>();
+        let mut first = std::pin::pin!(lane.run("read", move || Ok(gate.recv().is_err())));
+        assert!(first.as_mut().now_or_never().is_none());
+        let (began, begun) = mpsc::channel();
+        {
+            let mut gone = std::pin::pin!(lane.run("read", move || Ok(began.send(()).is_ok())));
+            assert!(gone.as_mut().now_or_never().is_none());
+        }
+        drop(release);
+        assert!(first.await.unwrap());
+        lane.run("read", || Ok(())).await.unwrap();
+        assert!(begun.recv().is_err(), "dropped unused");
     }
 
     #[tokio::test]
