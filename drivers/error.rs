@@ -103,8 +103,16 @@ struct Inner {
 
 impl Error {
     /// A failure of `kind`; `what` is lowercase, without a full stop, values last as ``key=`value` ``.
+    /// What it holds of callers' text cannot begin a new line: control characters are escaped.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, what: what.into(), source: None, left: None, at: None }))
+        let mut what = what.into();
+        if what.contains(char::is_control) {
+            let escaped = |c: char| c.escape_default().collect::<String>();
+            let plain = |c: char| c.to_string();
+            what =
+                what.chars().map(|c| if c.is_control() { escaped(c) } else { plain(c) }).collect();
+        }
+        Self(Box::new(Inner { kind, what, source: None, left: None, at: None }))
     }
 
     /// The same failure with its cause, which goes to the log and to no caller.
@@ -250,6 +258,12 @@ mod tests {
             .leaving("/a/.part");
         assert_eq!(error.to_string(), "store is full: store=`a`");
         assert_eq!(error.chain(), "store is full: store=`a` (left behind: /a/.part): quota");
+    }
+
+    #[test]
+    fn callers_text_cannot_begin_a_line_of_the_log() {
+        let error = Error::new(Kind::NotFound, "no such image: image=`x\nINFO done é`");
+        assert_eq!(error.to_string(), "no such image: image=`x\\nINFO done é`");
     }
 
     #[test]
