@@ -4,10 +4,14 @@
 //! filled buffer becomes [`Bytes`], which can be cloned to digests and backend without copying; its
 //! memory returns to the window when the last clone is dropped. So the window bounds what a slow
 //! stage can pile up, and memory stays the same whatever the size of the image.
+//!
+//! A part of the [`Budget`] is kept for readers: uploads whose callers are slow hold much memory for
+//! long, and nobody is to wait behind them who only wants to read.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,11 +36,20 @@ pub fn zeros(len: usize) -> Bytes {
     Bytes::from_static(ZEROS.0.get(..len).unwrap_or(&ZEROS.0))
 }
 
+/// How long a transfer waits for memory, unless it is told otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The share of a budget that uploads never take: one of so many.
+const KEPT: u32 = 8;
+
 /// The memory that all transfers together may hold, in bytes.
 #[derive(Clone, Debug)]
 pub struct Budget {
     pages: Arc<Semaphore>,
     total: u32,
+    uploads: Arc<Semaphore>,
+    for_uploads: u32,
+    patience: Duration,
 }
 
 impl Budget {
@@ -44,34 +57,92 @@ impl Budget {
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let total = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
-        Self { pages: Arc::new(Semaphore::new(total as usize)), total }
+        let for_uploads = total - total / KEPT;
+        Self {
+            pages: Arc::new(Semaphore::new(total as usize)),
+            total,
+            uploads: Arc::new(Semaphore::new(for_uploads as usize)),
+            for_uploads,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same budget, for which transfers wait so long.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Takes a window for an upload: `chunks` buffers of `chunk` bytes, or as many as uploads may
+    /// have, waiting until there is room.
+    ///
+    /// # Errors
+    /// As [`Budget::window`].
+    pub async fn upload_window(&self, chunk: usize, chunks: usize) -> Result<Window> {
+        let most = self.for_uploads as usize * PAGE / chunk.max(1);
+        let chunks = chunks.min(most.max(1));
+        let pages = u32::try_from(chunk / PAGE * chunks).unwrap_or(u32::MAX);
+        if pages > self.for_uploads {
+            return Err(self.too_large(chunk, chunks));
+        }
+        let share = self.waited(Arc::clone(&self.uploads), pages).await?;
+        self.granted(chunk, chunks, Some(share)).await
     }
 
     /// Takes a window of `chunks` buffers of `chunk` bytes, waiting until the budget has room.
     ///
     /// # Errors
-    /// `Invalid` if `chunk` is no multiple of [`PAGE`], or the window is larger than the budget.
+    /// `Internal` if `chunk` is no multiple of [`PAGE`], or the window is larger than the budget;
+    /// `Unavailable` if no room came free in time.
     pub async fn window(&self, chunk: usize, chunks: usize) -> Result<Window> {
+        self.granted(chunk, chunks, None).await
+    }
+
+    async fn granted(
+        &self,
+        chunk: usize,
+        chunks: usize,
+        share: Option<OwnedSemaphorePermit>,
+    ) -> Result<Window> {
         let pages = u32::try_from(chunk / PAGE * chunks).unwrap_or(u32::MAX);
         if chunk == 0 || !chunk.is_multiple_of(PAGE) || chunks == 0 || pages > self.total {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "a window of {chunks} chunks of {chunk} bytes does not fit the total of {} \
-                     bytes",
-                    self.total as usize * PAGE
-                ),
-            ));
+            return Err(self.too_large(chunk, chunks));
         }
-        let grant = Arc::clone(&self.pages).acquire_many_owned(pages).await.map_err(|closed| {
-            Error::new(Kind::Unavailable, "the daemon is stopping").because(closed)
-        })?;
+        let grant = self.waited(Arc::clone(&self.pages), pages).await?;
         Ok(Window(Arc::new(Shared {
             chunk,
             room: Arc::new(Semaphore::new(chunks)),
             free: Mutex::new(Vec::with_capacity(chunks)),
             _grant: grant,
+            _share: share,
         })))
+    }
+
+    async fn waited(&self, of: Arc<Semaphore>, pages: u32) -> Result<OwnedSemaphorePermit> {
+        match tokio::time::timeout(self.patience, of.acquire_many_owned(pages)).await {
+            Ok(granted) => granted.map_err(|closed| {
+                Error::new(Kind::Unavailable, "the daemon is stopping").because(closed)
+            }),
+            Err(late) => Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "other transfers have all the memory, and none came free within {} s; try \
+                     again, or raise total_window_mib",
+                    self.patience.as_secs()
+                ),
+            )
+            .because(late)),
+        }
+    }
+
+    fn too_large(&self, chunk: usize, chunks: usize) -> Error {
+        Error::new(
+            Kind::Internal,
+            format!(
+                "a window of {chunks} chunks of {chunk} bytes does not fit the total of {} bytes",
+                self.total as usize * PAGE
+            ),
+        )
     }
 
     /// Bytes that windows hold now.
@@ -90,6 +161,8 @@ struct Shared {
     room: Arc<Semaphore>,
     free: Mutex<Vec<MmapMut>>,
     _grant: OwnedSemaphorePermit,
+    /// Of what uploads may have, if this is one's.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl Window {
@@ -232,6 +305,19 @@ mod tests {
         assert_eq!(budget.taken(), 3 * PAGE, "bytes in flight hold their window");
         drop(bytes);
         assert_eq!(budget.taken(), 0);
-        assert_eq!(budget.window(PAGE, 5).await.unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(budget.window(PAGE, 5).await.unwrap_err().kind(), Kind::Internal);
+    }
+
+    #[tokio::test]
+    async fn uploads_leave_room_for_readers_and_nobody_waits_for_ever() {
+        let budget = Budget::new(16 * PAGE).with_patience(Duration::from_millis(20));
+        let most = budget.upload_window(PAGE, 99).await.unwrap();
+        assert_eq!(budget.taken(), 14 * PAGE, "as much as uploads may have");
+        assert_eq!(budget.upload_window(PAGE, 1).await.unwrap_err().kind(), Kind::Unavailable);
+        let reader = budget.window(PAGE, 2).await.unwrap();
+        assert_eq!(budget.window(PAGE, 1).await.unwrap_err().kind(), Kind::Unavailable);
+        drop((most, reader));
+        budget.upload_window(PAGE, 14).await.unwrap();
+        assert_eq!(budget.taken(), 0);
     }
 }

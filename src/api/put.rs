@@ -46,7 +46,7 @@ pub(super) async fn put(
     body: &mut Option<Incoming>,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    if call.daemon.closing.is_cancelled() {
+    if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
     for name in [&CONTENT_RANGE, &CONTENT_ENCODING] {
@@ -155,6 +155,12 @@ fn agree(known: Option<u64>, said: Option<&str>) -> Result<Option<u64>> {
         Error::new(Kind::Invalid, format!("no number of bytes: {IMAGE_SIZE}=`{said}`"))
             .because(error)
     })?;
+    if i64::try_from(said).is_err() {
+        return Err(Error::new(
+            Kind::TooLarge,
+            format!("no store takes an image as large as that: {IMAGE_SIZE}=`{said}`"),
+        ));
+    }
     match known {
         Some(known) if known != said => Err(Error::new(
             Kind::Invalid,
@@ -199,7 +205,7 @@ async fn window(call: &Call, size: Option<u64>) -> Result<Window> {
     let size = size.map_or(usize::MAX, |size| usize::try_from(size).unwrap_or(usize::MAX));
     let chunk = size.clamp(1, CHUNK).next_multiple_of(PAGE);
     let chunks = size.div_ceil(chunk).clamp(1, most.max(1));
-    call.daemon.shared.budget.window(chunk, chunks).await
+    call.daemon.shared.budget.upload_window(chunk, chunks).await
 }
 
 /// Moves a body into chunks. Its end is told by the caller of this, as a message.

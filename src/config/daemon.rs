@@ -112,7 +112,7 @@ impl Daemon {
                 .map_or(default.put_window, |mib| mib * MIB),
             get_window: count(options, "get_window_kib", 64, 1 << 20)
                 .map_or(default.get_window, |kib| kib * KIB),
-            total_window: count(options, "total_window_mib", 1, 1 << 20)
+            total_window: count(options, "total_window_mib", 16, 1 << 20)
                 .map_or(default.total_window, |mib| mib * MIB),
             digest_threads: count(options, "digest_threads", 0, 1024)
                 .unwrap_or(default.digest_threads),
@@ -232,7 +232,7 @@ mod tests {
             ("drain_timeout_s", "0"),
             ("put_window_mib", "6"),
             ("get_window_kib", "128"),
-            ("total_window_mib", "8"),
+            ("total_window_mib", "16"),
             ("digest_threads", "9"),
             ("hash_algo", "blake2b"),
             ("log_format", "json"),
@@ -256,7 +256,7 @@ mod tests {
                 drain_timeout: Duration::ZERO,
                 put_window: 6 * MIB,
                 get_window: 128 * KIB,
-                total_window: 8 * MIB,
+                total_window: 16 * MIB,
                 digest_threads: 9,
                 hash_algo: "blake2b".into(),
                 log_format: LogFormat::Json,

@@ -98,11 +98,44 @@ fn five_hundred_readers_at_once_are_served() {
             scope.spawn(|| {
                 for raw in some {
                     let answer = raw.answer("GET");
-                    assert!(answer.status == 200 && answer.body == image);
+                    assert!(
+                        answer.status == 200 && answer.body == image,
+                        "{} {:?}",
+                        answer.status,
+                        answer.headers
+                    );
                 }
             });
         }
     });
+}
+
+#[test]
+fn slow_uploads_that_hold_all_their_memory_keep_no_reader_waiting() {
+    let lines = "total_window_mib = 16\nput_window_mib = 16\nstall_timeout_s = 2\n";
+    let daemon = Daemon::start(&limits(lines));
+    daemon.put("fast", "x", b"image");
+    let mut slow = Raw::connect(&daemon.socket);
+    slow.head("PUT", "/v1/stores/fast/images/slow", "transfer-encoding: chunked\r\n");
+    slow.chunk(b"some");
+    daemon.wait_until("the slow one has its memory", |d| {
+        let metrics = String::from_utf8(d.ask("GET", "/metrics").body).unwrap();
+        metrics.contains("\nimaged_windows_bytes 12582912\n")
+    });
+    for _ in 0..3 {
+        assert_eq!(daemon.get("fast", "x").body, b"image");
+    }
+    // Another upload waits, but not for ever.
+    let late = thread::scope(|scope| {
+        let late = scope.spawn(|| daemon.put("fast", "late", &noise(4 << 20, 3)));
+        while !late.is_finished() {
+            slow.chunk(b"more");
+            thread::yield_now();
+        }
+        late.join().unwrap()
+    });
+    assert_eq!((late.status, late.code()), (503, "Unavailable".to_owned()));
+    assert!(late.detail().contains("total_window_mib"), "{}", late.detail());
 }
 
 /// A connection that is served, unless there are too many.
