@@ -126,8 +126,15 @@ impl Jobs {
         let begun = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
+        let mut all = self.all();
+        // The oldest finished ones are forgotten, and a finished namesake. One that still runs keeps
+        // its id, which is the caller's and need not be unique.
+        all.retain(|old| old.id != id || !old.standing.borrow().state.over());
+        let taken = |id: &str| all.iter().any(|old| old.id == id);
+        let unique = (2_u32..).map(|n| format!("{id}-{n}"));
+        let id = std::iter::once(id.to_owned()).chain(unique).find(|id| !taken(id));
         let job = Arc::new(Job {
-            id: id.to_owned(),
+            id: id.unwrap_or_default(),
             kind,
             store: store.to_owned(),
             image: image.to_owned(),
@@ -137,9 +144,6 @@ impl Jobs {
             standing: watch::Sender::new(Standing { state: State::Running, error: None }),
             cancel: CancellationToken::new(),
         });
-        let mut all = self.all();
-        // The oldest finished ones are forgotten, and a finished namesake.
-        all.retain(|old| old.id != id || !old.standing.borrow().state.over());
         if all.len() >= REMEMBERED
             && let Some(oldest) = all.iter().position(|old| old.standing.borrow().state.over())
         {
@@ -276,6 +280,18 @@ mod tests {
         assert_eq!(waiting.await.unwrap().unwrap().state, State::Done);
         assert_eq!(jobs.cancel("r1").unwrap_err().kind(), Kind::InUse);
         assert_eq!(jobs.get("r2", Duration::ZERO).await.unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn two_jobs_at_once_of_one_request_have_names_of_their_own() {
+        let jobs = Jobs::default();
+        let first = jobs.begin("copy", "r", "a", "x", None);
+        let second = jobs.begin("copy", "r", "b", "x", None);
+        assert_eq!((first.id(), second.id()), ("r", "r-2"));
+        jobs.cancel("r-2").unwrap();
+        assert!(second.cancelled().is_cancelled() && !first.cancelled().is_cancelled());
+        first.finish(Ok(()));
+        assert_eq!(jobs.begin("copy", "r", "a", "x", None).id(), "r");
     }
 
     #[tokio::test]
