@@ -63,7 +63,7 @@ pub(super) async fn copy(
         None => super::default_algo(call)?,
     };
     let (source, from) = find(call, &store, &wanted.source, peer).await?;
-    if call.daemon.closing.is_cancelled() {
+    if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
     let job = call.daemon.shared.jobs.begin("copy", &call.request, store.name(), id.as_str(), None);
@@ -116,15 +116,21 @@ async fn find(
                 return Ok((call.store(store)?, at));
             }
             let stores = call.daemon.stores();
+            let mut unsure = None;
             for store in std::iter::once(target).chain(stores.iter()) {
-                if store.stat(&at).await.is_ok() {
-                    return Ok((Arc::clone(store), at));
+                match store.stat(&at).await {
+                    Ok(_) => return Ok((Arc::clone(store), at)),
+                    Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => {}
+                    // It may be this one that has it.
+                    Err(error) => unsure = unsure.or(Some(error)),
                 }
             }
-            Err(Error::new(
-                Kind::NotFound,
-                format!("no store here has this image; name its store: location=`{at}`"),
-            ))
+            Err(unsure.unwrap_or_else(|| {
+                Error::new(
+                    Kind::NotFound,
+                    format!("no store here has this image; name its store: location=`{at}`"),
+                )
+            }))
         }
         Origin { location: None, store: None, rbd_volume: Some(_), cinder_volume: None }
         | Origin { location: None, store: None, rbd_volume: None, cinder_volume: Some(_) } => {

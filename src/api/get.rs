@@ -7,7 +7,7 @@ use hyper::{
     Response, StatusCode,
     header::{
         ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-        IF_NONE_MATCH, RANGE,
+        IF_NONE_MATCH, IF_RANGE, RANGE,
     },
 };
 use imaged_drivers::{self as drivers, Digests, Error, Kind, Location, Result, Span, window::PAGE};
@@ -65,13 +65,23 @@ async fn open(
     image: &Image,
     outcome: &mut Outcome,
 ) -> Result<(Response<Body>, Option<(Stream, u64)>)> {
-    if call.daemon.closing.is_cancelled() {
+    if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
-    let span = call.header(&RANGE)?.map_or(Ok(Span::All), range::parse)?;
+    let mut span = call.header(&RANGE)?.map_or(Ok(Span::All), range::parse)?;
     let at = locate(store, image).await?;
+    if span != Span::All
+        && let Some(asked) = call.header(&IF_RANGE)?
+        && store.stat(&at).await?.digests.as_ref().map(etag).as_deref() != Some(asked)
+    {
+        // A part of another image would be of no use to the caller.
+        span = Span::All;
+    }
     let window = call.daemon.settings().get_window;
-    let chunk = (window / 2 / PAGE * PAGE).max(PAGE);
+    let by_descriptor = call.header(&ACCEPT)?.is_some_and(|form| form == "fd")
+        && store.caps().is_some_and(|caps| caps.descriptor);
+    // Not a byte passes through us then.
+    let chunk = if by_descriptor { PAGE } else { (window / 2 / PAGE * PAGE).max(PAGE) };
     let reader = match store.open(&at, span, chunk).await {
         Ok(reader) => reader,
         Err(error) if error.kind() == Kind::Range => {
@@ -97,9 +107,7 @@ async fn open(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     let length = range.end - range.start;
-    if call.header(&ACCEPT)?.is_some_and(|form| form == "fd")
-        && let drivers::Body::File(file) = &body
-    {
+    if by_descriptor && let drivers::Body::File(file) = &body {
         call.wire.send(file.descriptor()?);
         set(&mut response, BODY, "fd");
         set(&mut response, SIZE, &size.to_string());

@@ -1,7 +1,7 @@
 //! Stores, their images, readiness and metrics.
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hyper::{
     Response, StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
@@ -110,8 +110,12 @@ pub struct Entry {
     pub size: u64,
 }
 
-pub(super) fn images(call: &Call, name: &str) -> Result<Response<Body>> {
-    let lines = call.store(name)?.list()?.and_then(|Listed { id, at, size }| async move {
+pub(super) async fn images(call: &Call, name: &str) -> Result<Response<Body>> {
+    let mut list = call.store(name)?.list()?;
+    // What fails at once can still be told by a status.
+    let first = list.next().await.transpose()?;
+    let list = stream::iter(first.map(Ok)).chain(list);
+    let lines = list.and_then(|Listed { id, at, size }| async move {
         let line = Entry { id: id.to_string(), location: at.to_string(), size };
         let mut text = serde_json::to_vec(&line).map_err(|error| {
             Error::new(Kind::Internal, "a line cannot be written as JSON").because(error)
@@ -132,7 +136,7 @@ pub(super) fn images(call: &Call, name: &str) -> Result<Response<Body>> {
 pub(super) fn ready(call: &Call) -> Result<Response<Body>> {
     let stores = call.daemon.stores();
     let default = stores.get(stores.default_name())?;
-    if call.daemon.closing.is_cancelled() {
+    if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping"));
     }
     match default.health() {

@@ -74,6 +74,13 @@ fn ranges_are_the_slices_they_name() {
     let outside = raw.answer("GET");
     assert_eq!((outside.status, outside.code()), (416, "Range".to_owned()));
     assert_eq!(outside.headers["content-range"], format!("bytes */{size}"));
+    // A part is only given of the image that the caller has the rest of.
+    let etag = &daemon.ask("HEAD", "/v1/stores/fast/images/r").headers["etag"];
+    for (etag, status) in [(etag.as_str(), 206), ("\"another\"", 200)] {
+        let headers = format!("range: bytes=5-9\r\nif-range: {etag}\r\n");
+        raw.head("GET", "/v1/stores/fast/images/r", &headers);
+        assert_eq!(raw.answer("GET").status, status, "{etag}");
+    }
     // The connection is still good.
     raw.head("GET", "/v1/stores/fast/images/r", "range: bytes=1-2,4-5\r\n");
     assert_eq!(raw.answer("GET").code(), "Invalid");
@@ -326,4 +333,26 @@ fn health_metrics_and_the_description_are_told() {
     for part in ["request=\"req-", "store=\"fast\"", "bytes=1048576", "mb_per_s=", "limit="] {
         assert!(line.contains(part), "{part}: {line}");
     }
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_told_to_be_missing() {
+    let daemon = Daemon::start(STORES);
+    let receipt = daemon.put("cheap", "x", b"image").json();
+    fs::rename(daemon.path("cheap"), daemon.path("away")).unwrap();
+    let body = serde_json::json!({"source": {"location": receipt["location"]}}).to_string();
+    let copied = Raw::ask(&daemon.socket, "POST", "/v1/stores/fast/images/y", body.as_bytes());
+    assert_eq!(copied.code(), "Unavailable");
+    assert_eq!(daemon.ask("GET", "/v1/stores/cheap/images").code(), "Unavailable");
+    fs::rename(daemon.path("away"), daemon.path("cheap")).unwrap();
+}
+
+#[test]
+fn a_size_that_no_store_can_hold_is_the_callers_fault() {
+    let daemon = Daemon::start(STORES);
+    let mut raw = Raw::connect(&daemon.socket);
+    let size = "x-openstack-image-size: 9223372036854775808\r\ntransfer-encoding: chunked\r\n";
+    raw.head("PUT", "/v1/stores/fast/images/x", size);
+    let refused = raw.answer("PUT");
+    assert_eq!((refused.status, refused.code()), (413, "TooLarge".to_owned()));
 }
