@@ -339,7 +339,16 @@ pub async fn serve(
         Ok(action) => match peer.may(&action) {
             Ok(()) => {
                 allow = allow_by_caps(&call, &action);
-                act(&call, action, &mut body, peer).await
+                // Whoever only waits for an answer needs none when gone. What changes something
+                // ends by itself, or undoes it.
+                let waits = matches!(action.role(), None | Some(Role::Reader | Role::Service))
+                    && !matches!(action, Action::Copy(..));
+                tokio::select! {
+                    done = act(&call, action, &mut body, peer) => done,
+                    () = call.wire.gone(), if waits => {
+                        Err(Error::new(Kind::Mismatch, "the caller left before the answer"))
+                    }
+                }
             }
             Err(refused) => Err(refused),
         },
@@ -366,7 +375,7 @@ pub async fn serve(
     if let Ok(value) = HeaderValue::from_str(&call.request) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    if surplus || call.daemon.closing.is_cancelled() {
+    if surplus || call.daemon.shared.closing.is_cancelled() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(hyper::header::CONNECTION, close);
     }
@@ -383,7 +392,7 @@ async fn act(
     match action {
         Action::Stores => stores::list(call),
         Action::Store(store) => stores::one(call, &store).await,
-        Action::List(store) => stores::images(call, &store),
+        Action::List(store) => stores::images(call, &store).await,
         Action::Put(store, id, algo) => put::put(call, &store, id, algo, body).await,
         Action::Get(store, image) => get::get(call, &store, image).await,
         Action::Head(store, image) => get::head(call, &store, image).await,

@@ -1,13 +1,10 @@
 //! What one process shares, and its life: start, reload, drain.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use imaged_drivers::{Result, window::Budget};
+use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -38,6 +35,8 @@ pub struct Shared {
     pub jobs: Jobs,
     /// Every task that a drain waits for.
     pub tasks: TaskTracker,
+    /// Fires when no new work is taken.
+    pub closing: CancellationToken,
     /// Fires when what is still under way must end.
     pub stop: CancellationToken,
 }
@@ -49,8 +48,6 @@ pub struct Daemon {
     pub shared: Arc<Shared>,
     stores: ArcSwap<Stores>,
     settings: ArcSwap<config::Daemon>,
-    /// Fires when no new work is taken.
-    pub closing: CancellationToken,
     reloading: Mutex<()>,
 }
 
@@ -64,11 +61,12 @@ impl Daemon {
         let settings = config.daemon.clone();
         let shared = Arc::new(Shared {
             digests: Pool::new(settings.digest_threads)?,
-            budget: Budget::new(settings.total_window),
+            budget: Budget::new(settings.total_window).with_patience(settings.stall_timeout),
             journal: Journal::open(&settings.state_dir)?,
             metrics: Metrics::new(),
             jobs: Jobs::default(),
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
         let stores = Stores::build(config, None, &shared);
@@ -76,8 +74,7 @@ impl Daemon {
             shared,
             stores: ArcSwap::from_pointee(stores),
             settings: ArcSwap::from_pointee(settings),
-            closing: CancellationToken::new(),
-            reloading: Mutex::new(()),
+            reloading: Mutex::default(),
         }))
     }
 
@@ -96,12 +93,17 @@ impl Daemon {
     /// Opens the stores and resolves what a predecessor left; then looks after them until the
     /// daemon closes.
     pub async fn look_after(self: Arc<Self>) {
-        loop {
-            self.round().await;
-            tokio::select! {
-                () = tokio::time::sleep(ROUND) => {}
-                () = self.closing.cancelled() => return,
+        let closing = &self.shared.closing;
+        let look = async {
+            loop {
+                self.round().await;
+                tokio::time::sleep(ROUND).await;
             }
+        };
+        // A store that hangs must not hold the end: what a round leaves, the next start finds.
+        tokio::select! {
+            () = look => {}
+            () = closing.cancelled() => {}
         }
     }
 
@@ -123,14 +125,17 @@ impl Daemon {
     }
 
     /// Exchanges the configuration: stores are added, removed and changed, transfers under way go
-    /// on with what they have. What only a restart can change is left and named.
-    pub fn reload(&self, config: &Config) {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+    /// on with what they have. New stores are opened before anyone can ask for them, if that does
+    /// not take long. What only a restart can change is left and named.
+    pub async fn reload(&self, config: &Config) {
+        let _one_at_a_time = self.reloading.lock().await;
         let before = self.settings();
         let mut settings = config.daemon.clone();
         let mut fixed = Vec::new();
         for (name, changed) in [
             ("socket", settings.socket != before.socket),
+            ("socket_mode", settings.socket_mode != before.socket_mode),
+            ("socket_group", settings.socket_group != before.socket_group),
             ("state_dir", settings.state_dir != before.state_dir),
             ("digest_threads", settings.digest_threads != before.digest_threads),
             ("total_window_mib", settings.total_window != before.total_window),
@@ -145,8 +150,12 @@ impl Daemon {
         if !fixed.is_empty() {
             tracing::warn!(options = fixed.join(", "), "these changes take a restart");
             settings.total_window = before.total_window;
+            // They were fitted to the new total.
+            settings.put_window = settings.put_window.min(before.total_window);
+            settings.get_window = settings.get_window.min(before.total_window);
         }
         let stores = Stores::build(config, Some(&self.stores()), &self.shared);
+        stores.open_soon().await;
         self.settings.store(Arc::new(settings));
         self.stores.store(Arc::new(stores));
     }
@@ -169,7 +178,7 @@ impl Daemon {
     /// Takes no new work, gives what is under way `patience` to finish, then aborts it. Gives
     /// whether everything finished by itself.
     pub async fn drain(&self, patience: Duration) -> bool {
-        self.closing.cancel();
+        self.shared.closing.cancel();
         self.shared.tasks.close();
         let under_way = self.shared.tasks.len();
         tracing::info!(under_way, patience_s = patience.as_secs(), "draining");

@@ -59,7 +59,8 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
     let daemon = Daemon::new(&config)?;
     let listening = Socket::open(&config.daemon)?;
     let mut signals = Signals::new()?;
-    // Stores are opened before readiness is told, but one that hangs delays no caller of another.
+    // Before anyone is served, for whoever came first would find no store.
+    daemon.stores().open_soon().await;
     let looking = tokio::spawn(Arc::clone(&daemon).look_after());
     tracing::info!(
         socket = %config.daemon.socket.display(),
@@ -75,7 +76,12 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
     tell(&[NotifyState::Ready]);
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(&daemon, &sources, socket.as_ref()).await,
+            _ = signals.hangup.recv() => {
+                // Not awaited: the signals that end the daemon must be heard meanwhile.
+                let (daemon, sources) = (Arc::clone(&daemon), sources.clone());
+                let socket = socket.clone();
+                tokio::spawn(async move { reload(&daemon, &sources, socket.as_ref()).await });
+            }
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
         }
@@ -127,8 +133,7 @@ async fn reload(daemon: &Arc<Daemon>, sources: &Sources, socket: Option<&PathBuf
             for note in notes {
                 tracing::warn!("{note}");
             }
-            daemon.reload(&config);
-            daemon.round().await;
+            daemon.reload(&config).await;
             tracing::info!("configuration reloaded");
             "configuration reloaded".to_owned()
         }
@@ -201,6 +206,9 @@ fn raise_descriptor_limit() {
 pub async fn check(sources: &Sources) -> Result<Vec<String>, Vec<String>> {
     let (config, notes) = sources.read().map_err(lines)?;
     let mut wrong = Vec::new();
+    if let Err(error) = crate::socket::group_of(&config.daemon) {
+        wrong.push(error.to_string());
+    }
     let mut said = lines(notes);
     for store in &config.stores {
         let Some(driver) = &store.driver else {

@@ -23,7 +23,7 @@ pub use stream::{Limits, Stream, Wire};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Mutex, Semaphore},
 };
 
 use crate::{api, config, daemon::Daemon};
@@ -79,11 +79,9 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fail("look at socket")(error)),
         }
+        let group = group_of(settings)?;
         let listener = StdListener::bind(path).map_err(fail("bind socket"))?;
-        if let Some(group) = &settings.socket_group {
-            let gid = peer::group(group).ok_or_else(|| {
-                Error::new(Kind::Invalid, format!("there is no such group: socket_group=`{group}`"))
-            })?;
+        if let Some(gid) = group {
             std::os::unix::fs::chown(path, None, Some(gid))
                 .map_err(fail("give socket_group the socket"))?;
         }
@@ -100,7 +98,7 @@ impl Socket {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = daemon.closing.cancelled() => break,
+                () = daemon.shared.closing.cancelled() => break,
             };
             match accepted {
                 Ok((stream, _)) => {
@@ -143,6 +141,20 @@ fn adopt(listener: StdListener) -> Result<UnixListener> {
         .map_err(|error| Error::io("use", "the socket", error))
 }
 
+/// The number of `socket_group`, if it is set.
+///
+/// # Errors
+/// `Invalid` if there is no such group.
+pub fn group_of(settings: &config::Daemon) -> Result<Option<u32>> {
+    let Some(group) = &settings.socket_group else { return Ok(None) };
+    peer::group(group).map(Some).ok_or_else(|| {
+        Error::new(
+            Kind::Invalid,
+            format!("there is no such group, make it or name another: socket_group=`{group}`"),
+        )
+    })
+}
+
 /// Locks `<socket>.lock` for the life of the daemon: only its holder may remove a stale socket.
 fn lock(socket: &Path) -> Result<Flock<fs::File>> {
     let mut name = socket.as_os_str().to_owned();
@@ -172,7 +184,7 @@ const BUFFER: usize = 16 << 10;
 async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
     let settings = daemon.settings();
     let peer = match Peer::of(&stream, &settings.roles).await {
-        Ok(peer) => Arc::new(peer),
+        Ok(peer) => peer,
         Err(error) => {
             tracing::warn!(error = %error.chain(), "a caller cannot be identified");
             return;
@@ -185,9 +197,21 @@ async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
     };
     let (stream, wire) = Stream::new(stream, Some(limits));
     let serving = Arc::clone(&daemon);
+    // Who is calling stays; what they may do is looked up again when the configuration changes.
+    let known = Arc::new(Mutex::new((settings, peer)));
     let service = service_fn(move |request| {
-        let (daemon, peer, wire) = (Arc::clone(&serving), Arc::clone(&peer), wire.clone());
-        async move { Ok::<_, std::convert::Infallible>(api::serve(daemon, &peer, wire, request).await) }
+        let (daemon, known, wire) = (Arc::clone(&serving), Arc::clone(&known), wire.clone());
+        async move {
+            let mut known = known.lock().await;
+            let now = daemon.settings();
+            if !Arc::ptr_eq(&known.0, &now) {
+                let peer = known.1.again(&now.roles).await;
+                *known = (now, peer);
+            }
+            let peer = known.1.clone();
+            drop(known);
+            Ok::<_, std::convert::Infallible>(api::serve(daemon, &peer, wire, request).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -199,7 +223,7 @@ async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = daemon.closing.cancelled() => {
+        () = daemon.shared.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -85,6 +85,17 @@ impl Store {
         Self { driver: OnceLock::from(driver), ..Self::new(config, shared) }
     }
 
+    /// The same backend under another section, which differs only in what is ours.
+    #[must_use]
+    pub fn with_config(&self, config: config::Store) -> Self {
+        Self {
+            config,
+            shared: Arc::clone(&self.shared),
+            driver: self.driver.clone(),
+            health: Mutex::new(self.health()),
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

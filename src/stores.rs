@@ -1,11 +1,14 @@
 //! The stores by name: the default, reloading, health.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use imaged_drivers::{Error, Kind, Result};
 
 use crate::{config, daemon::Shared, store::Store};
+
+/// How long it is worth waiting for a store to open before callers are told that it is down.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Every configured store, in the order of `enabled_backends`.
 #[derive(Clone, Debug)]
@@ -15,19 +18,22 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// The stores of `config`; those of `before` whose sections are unchanged go on as they are.
+    /// The stores of `config`; those of `before` whose sections are unchanged go on as they are, and
+    /// those whose backend is the same keep it open.
     #[must_use]
     pub fn build(config: &config::Config, before: Option<&Self>, shared: &Arc<Shared>) -> Self {
         let all = config
             .stores
             .iter()
             .map(|section| {
-                before
-                    .and_then(|before| before.all.iter().find(|old| old.config == *section))
-                    .map_or_else(
-                        || Arc::new(Store::new(section.clone(), Arc::clone(shared))),
-                        Arc::clone,
-                    )
+                let old = before.and_then(|before| before.named(&section.name));
+                match old {
+                    Some(old) if old.config == *section => Arc::clone(old),
+                    Some(old) if old.config.driver == section.driver => {
+                        Arc::new(old.with_config(section.clone()))
+                    }
+                    _ => Arc::new(Store::new(section.clone(), Arc::clone(shared))),
+                }
             })
             .collect();
         Self { all, default: config.default.clone() }
@@ -38,13 +44,17 @@ impl Stores {
     /// # Errors
     /// `NotFound`, with the names there are.
     pub fn get(&self, name: &str) -> Result<Arc<Store>> {
-        self.all.iter().find(|store| store.name() == name).map(Arc::clone).ok_or_else(|| {
+        self.named(name).map(Arc::clone).ok_or_else(|| {
             let names: Vec<_> = self.all.iter().map(|store| store.name()).collect();
             Error::new(
                 Kind::NotFound,
                 format!("no such store, there are {}: store=`{name}`", names.join(", ")),
             )
         })
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<Store>> {
+        self.all.iter().find(|store| store.name() == name)
     }
 
     /// The default store's name.
@@ -56,6 +66,16 @@ impl Stores {
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Store>> {
         self.all.iter()
+    }
+
+    /// Looks at them once; one that does not answer soon is left to a later look.
+    pub async fn open_soon(&self) {
+        let slow = tokio::time::timeout(SOON, self.check()).await;
+        if slow.is_err() {
+            let down: Vec<_> =
+                self.all.iter().filter(|store| store.health().is_err()).map(|s| s.name()).collect();
+            tracing::warn!(stores = down.join(", "), "not open yet, callers are served without");
+        }
     }
 
     /// Opens those that are not, and looks whether the others still can be used; all at once, so

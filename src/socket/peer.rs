@@ -35,7 +35,19 @@ impl Peer {
         let told = stream
             .peer_cred()
             .map_err(|error| Error::io("read the credentials of", "the caller", error))?;
-        let (uid, gid) = (told.uid(), told.gid());
+        Self::from_ids(told.uid(), told.gid(), roles).await
+    }
+
+    /// The same peer, with the role that `roles` give it; with none if that cannot be found out.
+    pub async fn again(&self, roles: &Roles) -> Self {
+        let looked = Self::from_ids(self.uid, self.gid, roles).await;
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "a caller's role cannot be looked up again");
+            Self { role: None, ..self.clone() }
+        })
+    }
+
+    async fn from_ids(uid: u32, gid: u32, roles: &Roles) -> Result<Self> {
         if uid == 0 || uid == Uid::effective().as_raw() {
             return Ok(Self { uid, gid, name: None, role: Some(Role::Admin) });
         }

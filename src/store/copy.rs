@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use super::{Incoming, Put, Receipt, Store, put::unsure};
+use super::{
+    Incoming, Put, Receipt, Store,
+    put::{unsure, unwanted},
+};
 use crate::{
     digest::Algo,
     jobs::Ticket,
@@ -119,6 +122,10 @@ impl Store {
     ) -> Result<Receipt> {
         let drivers::Copied { at, size, stored_bytes, digests } = copied;
         outcome.bytes = size;
+        // Nobody could end it while it was made.
+        if let Err(unwanted) = self.wanted(put) {
+            return Err(self.undo(claim, &at, unwanted).await);
+        }
         if let Some(digests) = digests
             && digests.hash_algo == put.algo.name()
         {
@@ -135,11 +142,26 @@ impl Store {
                 });
             }
         };
-        let job = format!("digest-{}", put.request);
+        let job = format!("digest-{}", uuid::Uuid::new_v4());
         let digesting = self.digest(claim, put.id.clone(), put.algo, &job);
         if mode == Mode::Copy {
-            let digests = digesting.await?;
-            return Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests));
+            tokio::pin!(digesting);
+            let digested = tokio::select! {
+                digested = digesting.as_mut() => digested,
+                () = put.cancel.cancelled() => {
+                    // It may just have ended by itself.
+                    let _over = self.shared.jobs.cancel(&job);
+                    digesting.await.and(Err(unwanted()))
+                }
+            };
+            return match digested {
+                Ok(digests) => Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests)),
+                Err(error) => Err(match self.driver()?.delete(&at).await {
+                    Ok(()) => error,
+                    Err(left) if left.kind() == Kind::NotFound => error,
+                    Err(left) => error.because(left).leaving(&at),
+                }),
+            };
         }
         self.shared.tasks.spawn(digesting);
         Ok(Receipt {
@@ -154,6 +176,21 @@ impl Store {
             stored_bytes,
             digest_job: Some(job),
         })
+    }
+
+    /// Removes a copy that nobody wants any more.
+    async fn undo(&self, claim: Claim, at: &Location, error: Error) -> Error {
+        let deleted = match self.driver() {
+            Ok(driver) => driver.delete(at).await,
+            Err(down) => Err(down),
+        };
+        match deleted {
+            Ok(()) => {
+                claim.clear().await;
+                error
+            }
+            Err(left) => error.because(left).leaving(at),
+        }
     }
 
     /// Computes and keeps the digests of a whole image, trying again until it succeeds, is
@@ -193,8 +230,12 @@ impl Store {
                         job.wait(&error);
                         tokio::select! {
                             () = tokio::time::sleep(pause) => {}
-                            () = this.shared.stop.cancelled() => {}
                             () = cancelled.cancelled() => {}
+                            () = this.shared.closing.cancelled() => {
+                                // Not worth waiting for at the end; the next start goes on.
+                                drop(claim);
+                                return Err(error);
+                            }
                         }
                         pause = (pause * 2).min(Duration::from_secs(300));
                     }

@@ -231,7 +231,7 @@ fn stopping() -> Error {
     Error::new(Kind::Unavailable, "the daemon is stopping, the image was not stored; try again")
 }
 
-fn unwanted() -> Error {
+pub(super) fn unwanted() -> Error {
     Error::new(Kind::Mismatch, "the caller left or cancelled, the image was not stored")
 }
 

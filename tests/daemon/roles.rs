@@ -1,6 +1,13 @@
 //! Who may do what, by the credentials of the process that calls.
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::Signal;
 
 use crate::harness::daemon::{Daemon, STORES};
 
@@ -70,11 +77,56 @@ fn each_role_may_do_its_part_and_no_more() {
     }
 }
 
+/// Sends a request for each line of its input, all on one connection, and prints each status.
+const KEPT: &str = "
+import http.client, socket, sys
+class Unix(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(sys.argv[1])
+kept = Unix('imaged')
+for line in sys.stdin:
+    kept.request(*line.split())
+    answer = kept.getresponse()
+    answer.read()
+    print(answer.status, flush=True)
+";
+
+#[test]
+fn a_role_that_is_taken_away_is_gone_on_kept_connections_too() {
+    let config = format!("{STORES}[imaged]\nsocket_mode = 0666\nroles = nobody:admin\n");
+    let daemon = Daemon::start(&config);
+    let mut nobody = Command::new("python3")
+        .args(["-c", KEPT])
+        .arg(&daemon.socket)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut to, from) = (nobody.stdin.take().unwrap(), nobody.stdout.take().unwrap());
+    let mut from = BufReader::new(from).lines();
+    let mut ask = |to: &mut std::process::ChildStdin, line: &str| {
+        writeln!(to, "{line}").unwrap();
+        from.next().unwrap().unwrap()
+    };
+    assert_eq!(ask(&mut to, "GET /v1/stores"), "200");
+    let conf = fs::read_to_string(daemon.path("conf")).unwrap();
+    fs::write(daemon.path("conf"), conf.replace("nobody:admin", "nobody:reader")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("configuration reloaded");
+    assert_eq!(ask(&mut to, "GET /v1/stores"), "200");
+    assert_eq!(ask(&mut to, "DELETE /v1/stores/small/images/x"), "403");
+    drop(to);
+    nobody.wait().unwrap();
+}
+
 #[test]
 fn the_socket_has_the_mode_and_group_that_were_asked_for() {
     use std::os::unix::fs::MetadataExt as _;
     let config = format!("{STORES}[imaged]\nsocket_mode = 0620\nsocket_group = nogroup\n");
     let daemon = Daemon::start(&config);
-    let meta = std::fs::metadata(&daemon.socket).unwrap();
+    let meta = fs::metadata(&daemon.socket).unwrap();
     assert_eq!((meta.mode() & 0o777, meta.gid()), (0o620, 65534));
 }

@@ -98,6 +98,22 @@ fn sighup_changes_stores_while_transfers_go_on() {
 }
 
 #[test]
+fn a_change_that_is_not_the_backends_leaves_it_open() {
+    let daemon = Daemon::start(STORES);
+    assert_eq!(daemon.put("small", "x", b"in memory").status, 201);
+    let conf = fs::read_to_string(daemon.path("conf")).unwrap();
+    let changed = conf.replace("[small]", "[small]\nstore_description = Small");
+    fs::write(daemon.path("conf"), changed.replace("[imaged]", "[imaged]\nsocket_mode = 0600"))
+        .unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("configuration reloaded");
+    assert_eq!(daemon.ask("GET", "/v1/stores/small").json()["description"], "Small");
+    assert_eq!(daemon.get("small", "x").body, b"in memory");
+    daemon.wait_for_log("take a restart");
+    assert!(daemon.log().contains("socket_mode"));
+}
+
+#[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let mut daemon = Daemon::start(STORES);
     let mut second = Command::new(env!("CARGO_BIN_EXE_imaged"));
@@ -149,7 +165,8 @@ fn systemd_may_pass_the_socket_and_is_told_of_readiness() {
     while UnixStream::connect(&socket).is_err() {
         std::thread::yield_now();
     }
-    assert_eq!(Raw::ask(&socket, "GET", "/healthz", b"").status, 200);
+    // Whoever is first finds the stores open.
+    assert_eq!(Raw::ask(&socket, "PUT", "/v1/stores/fast/images/first", b"x").status, 201);
     let mut room = [0; 4096];
     let got = told.recv(&mut room).unwrap();
     assert!(room[..got].starts_with(b"READY=1"), "{:?}", str::from_utf8(&room[..got]));
