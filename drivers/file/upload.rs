@@ -108,11 +108,11 @@ impl Target {
     }
 
     /// Makes the file whole, durable and visible, in that order.
-    pub(super) fn commit(self, size: u64, digests: Option<&Digests>) -> Result<()> {
+    pub(super) fn commit(mut self, size: u64, digests: Option<&Digests>) -> Result<()> {
         self.publish(size, digests).map_err(|error| self.fail(error))
     }
 
-    fn publish(&self, size: u64, digests: Option<&Digests>) -> Result<()> {
+    fn publish(&mut self, size: u64, digests: Option<&Digests>) -> Result<()> {
         ftruncate(&self.file, size).map_err(|error| self.error("set the length of", error))?;
         // Before the mode, which may be one that lets nobody write, not even attributes.
         if let Some(digests) = digests
@@ -135,7 +135,7 @@ impl Target {
     }
 
     /// Gives the file its name, if no other has it.
-    fn link(&self) -> Result<()> {
+    fn link(&mut self) -> Result<()> {
         let name = self.id.as_str();
         // Within one directory the filesystem itself names an id once.
         let several = self.store.config.datadirs.len() > 1;
@@ -149,13 +149,15 @@ impl Target {
             Some(staged) => {
                 match linkat(self.dir.fd(), staged, self.dir.fd(), name, AtFlags::empty()) {
                     // A filesystem without hard links may still rename without replacing.
-                    Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => renameat_with(
-                        self.dir.fd(),
-                        staged,
-                        self.dir.fd(),
-                        name,
-                        RenameFlags::NOREPLACE,
-                    ),
+                    Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                        let (dir, how) = (self.dir.fd(), RenameFlags::NOREPLACE);
+                        let renamed = renameat_with(dir, staged, dir, name, how);
+                        if renamed.is_ok() {
+                            // From here on the staged name may be another upload's.
+                            self.staged = None;
+                        }
+                        renamed
+                    }
                     linked => linked,
                 }
             }
@@ -169,7 +171,7 @@ impl Target {
     /// Makes the name the only one, and durable.
     fn settle_name(&self) -> Result<()> {
         if let Some(staged) = &self.staged {
-            self.dir.remove(staged)?; // gone already where it was renamed
+            self.dir.remove(staged)?;
         }
         self.dir.sync()
     }
