@@ -21,6 +21,7 @@ use tokio::{
     task::JoinError,
 };
 
+use self::descriptor::Process;
 use super::{BODY, Call, IMAGE_SIZE, body::Body, default_algo, get::unhex, json};
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +35,6 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// Chunks between the caller's side and the store's.
 const BETWEEN: usize = 2;
-
-/// How long the end of a passed pipe is doubted.
-const GRACE: Duration = Duration::from_millis(20);
 
 pub(super) async fn put(
     call: &Call,
@@ -81,6 +79,11 @@ pub(super) async fn put(
         None => inline,
     };
     let size = agree(known, call.header(&IMAGE_SIZE)?)?;
+    // Nothing but its end tells how long such an image is, and a caller that dies ends it too.
+    let caller = match &descriptor {
+        Some(descriptor::Source::Pipe(_)) if size.is_none() => Some(process(call)?),
+        _ => None,
+    };
     let job = descriptor.is_some().then(|| {
         call.daemon.shared.jobs.begin("put", &call.request, store.name(), id.as_str(), size)
     });
@@ -107,10 +110,10 @@ pub(super) async fn put(
             match descriptor {
                 Some(source) => {
                     source.send(&frames, &window, stall).await?;
-                    // A dying caller's pipe may end a moment before its connection does; that
+                    // The pipe of a caller that dies may end long before its connection does; that
                     // is not the end of an image.
-                    tokio::time::sleep(GRACE).await;
-                    if call.wire.is_gone() { Err(left()) } else { Ok(()) }
+                    let leaving = caller.is_some_and(Process::is_leaving);
+                    if leaving || call.wire.is_gone() { Err(left()) } else { Ok(()) }
                 }
                 None => send(body, &frames, &window, stall).await,
             }
@@ -135,6 +138,19 @@ pub(super) async fn put(
     };
     let receipt: Receipt = joined(stored)?;
     json(StatusCode::CREATED, &receipt)
+}
+
+/// The caller's process, which is asked at the end of a pipe.
+fn process(call: &Call) -> Result<Process> {
+    call.wire.pid().and_then(Process::of).ok_or_else(|| {
+        Error::new(
+            Kind::Invalid,
+            format!(
+                "the caller's process cannot be seen from here, so the end of its pipe proves \
+                 nothing: say the image's size in {IMAGE_SIZE}"
+            ),
+        )
+    })
 }
 
 fn left() -> Error {

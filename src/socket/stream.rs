@@ -107,6 +107,12 @@ impl Wire {
         self.state().leaving = Some(descriptor);
     }
 
+    /// The number of the process that made the connection, if the kernel tells.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.inner.upgrade()?.peer_cred().ok()?.pid()
+    }
+
     /// Whether the peer has closed its end altogether. One that has only finished writing is
     /// still there.
     #[must_use]

@@ -4,9 +4,10 @@ use std::{
     fs::{self, File},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     os::{
-        fd::AsFd as _,
+        fd::{AsFd as _, OwnedFd},
         unix::{fs::FileExt as _, net::UnixStream},
     },
+    process::{Command, Stdio},
 };
 
 use rustix::fs::{Mode, OFlags, open};
@@ -177,21 +178,102 @@ fn a_reader_is_given_the_descriptor_it_can_take() {
     assert_eq!(byte[0], image[image.len() - 1]);
 }
 
+/// A caller in a process of its own: it passes a pipe, writes a piece of an image into it, and
+/// waits to be killed. What is closed first when it dies is the descriptor of the lowest number or
+/// of the highest; between them is one that takes long to free.
+const CALLER: &str = r#"
+import array, os, socket, sys, time
+_, path, pipe, large, connection = sys.argv
+pipe, large, connection = int(pipe), int(large), int(connection)
+reader, writer = os.pipe()
+os.dup2(writer, pipe)
+os.close(writer)
+memory = os.memfd_create("large")
+os.dup2(memory, large)
+os.close(memory)
+for _ in range(300):
+    os.write(large, b"x" * (1 << 20))
+one = socket.socket(socket.AF_UNIX)
+one.connect(path)
+os.dup2(one.fileno(), connection)
+one.close()
+caller = socket.socket(fileno=connection)
+head = b"PUT /v1/stores/fast/images/x HTTP/1.1\r\nhost: x\r\nimaged-body: fd\r\ncontent-length: 0\r\n\r\n"
+caller.sendmsg([head], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [reader]))])
+os.close(reader)
+# More than a pipe holds: when it is written, the daemon is reading.
+left = memoryview(b"y" * (1 << 20))
+while left:
+    left = left[os.write(pipe, left):]
+print("written", flush=True)
+time.sleep(600)
+"#;
+
 #[test]
-fn a_caller_that_dies_in_its_pipe_stores_nothing() {
+fn a_caller_that_is_killed_in_its_pipe_stores_nothing() {
     let daemon = Daemon::start(STORES);
-    for _ in 0..20 {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let mut raw = Raw::connect(&daemon.socket);
-        raw.head_with("PUT", "/v1/stores/fast/images/x", FD, &[reader.as_fd()]);
-        writer.write_all(&noise(100_000, 7)).unwrap();
-        drop(reader);
-        // As when the process ends: the pipe first, the connection a moment later.
-        drop(writer);
-        drop(raw);
-        daemon.settle();
+    for order in [["100", "101", "102"], ["102", "101", "100"]] {
+        for _ in 0..3 {
+            let mut caller = Command::new("python3")
+                .args(["-c", CALLER])
+                .arg(&daemon.socket)
+                .args(order)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = [0; 7];
+            caller.stdout.take().unwrap().read_exact(&mut said).unwrap();
+            assert_eq!(&said, b"written");
+            caller.kill().unwrap();
+            caller.wait().unwrap();
+            daemon.settle();
+            daemon.assert_empty();
+        }
     }
-    daemon.assert_empty();
+}
+
+/// A connection that another process has made, which is gone.
+fn of_a_process_that_ended(daemon: &Daemon) -> Raw {
+    const MAKER: &str = r#"
+import array, socket, sys
+one = socket.socket(socket.AF_UNIX)
+one.connect(sys.argv[1])
+to = socket.socket(fileno=0)
+made = array.array("i", [one.fileno()])
+to.sendmsg([b"HTTP/1.1 200 OK\r\n\r\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, made)])
+"#;
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut maker = Command::new("python3")
+        .args(["-c", MAKER])
+        .arg(&daemon.socket)
+        .stdin(OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let mut raw = Raw::over(ours);
+    raw.read_head().unwrap();
+    maker.wait().unwrap();
+    Raw::over(raw.take_descriptors().pop().unwrap().into())
+}
+
+#[test]
+fn a_pipe_of_unknown_size_needs_a_caller_that_can_be_seen() {
+    let daemon = Daemon::start(STORES);
+    for (headers, status) in [("", 400), ("x-openstack-image-size: 5\r\n", 201)] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"image").unwrap();
+        drop(writer);
+        let mut raw = of_a_process_that_ended(&daemon);
+        let headers = format!("{FD}{headers}");
+        raw.head_with("PUT", "/v1/stores/fast/images/x", &headers, &[reader.as_fd()]);
+        let answer = raw.answer("PUT");
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status == 400 {
+            assert_eq!(answer.code(), "Invalid");
+            assert!(answer.detail().contains("x-openstack-image-size"), "{answer:?}");
+            daemon.assert_empty();
+        }
+    }
+    assert_eq!(daemon.files("fast"), ["x"]);
 }
 
 #[test]

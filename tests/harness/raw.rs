@@ -56,7 +56,11 @@ impl Answer {
 
 impl Raw {
     pub(crate) fn connect(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).unwrap();
+        Self::over(UnixStream::connect(socket).unwrap())
+    }
+
+    /// A connection that is there already.
+    pub(crate) fn over(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
         Self { stream, ahead: Vec::new(), descriptors: Vec::new() }

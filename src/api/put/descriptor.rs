@@ -1,7 +1,13 @@
 //! An image that comes as a descriptor: a regular file from its current offset, or a pipe.
+//!
+//! # Decisions
+//! * Chose: at the end of a pipe of unknown size, ask the kernel whether the caller is exiting.
+//!   Because: it marks a process before it closes its descriptors one after the other, in no order
+//!   that can be relied upon, so the connection may hang up long after the pipe has ended. Instead
+//!   of: waiting a moment for the hang-up.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
@@ -81,6 +87,70 @@ impl Source {
             Self::File(file, from, to) => send_file(file, from, to, frames, window, stall).await,
             Self::Pipe(pipe) => send_pipe(pipe, frames, window, stall).await,
         }
+    }
+}
+
+/// The process of a caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process {
+    pid: i32,
+    /// When it started: numbers are given again.
+    started: u64,
+}
+
+impl Process {
+    /// The process `pid`, if `/proc` shows it.
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        // Numbers mean nothing in a `/proc` of other processes than ours.
+        let ours = fs::read_link("/proc/self").ok()?;
+        if ours.to_str()?.parse() != Ok(std::process::id()) {
+            return None;
+        }
+        Some(Self { pid, started: Task::read(&format!("/proc/{pid}/stat"))?.started })
+    }
+
+    /// Whether it is gone, or all of it is on its way out.
+    pub(super) fn is_leaving(self) -> bool {
+        let pid = self.pid;
+        match Task::read(&format!("/proc/{pid}/stat")) {
+            Some(first) if first.started == self.started => {
+                // The first thread may end before the others.
+                first.leaving && threads(pid).all(|path| Task::is_leaving(&path))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The `stat` files of a process's threads.
+fn threads(pid: i32) -> impl Iterator<Item = String> {
+    let found = fs::read_dir(format!("/proc/{pid}/task"));
+    let names = found.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.map(move |thread| format!("/proc/{pid}/task/{}/stat", thread.display()))
+}
+
+/// A thread, as the kernel shows it.
+struct Task {
+    leaving: bool,
+    started: u64,
+}
+
+impl Task {
+    fn read(path: &str) -> Option<Self> {
+        /// The kernel's mark of a thread that exits; set before its descriptors are closed.
+        const EXITING: u64 = 0x4;
+        let bytes = fs::read(path).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        // The name, in brackets, may hold anything; after it come fields 3 and following.
+        let (_, rest) = text.rsplit_once(')')?;
+        let field = |number: usize| rest.split_whitespace().nth(number - 3);
+        let flags: u64 = field(9)?.parse().ok()?;
+        let dead = matches!(field(3)?, "Z" | "X" | "x");
+        Some(Self { leaving: dead || flags & EXITING != 0, started: field(22)?.parse().ok()? })
+    }
+
+    fn is_leaving(path: &str) -> bool {
+        Self::read(path).is_none_or(|task| task.leaving)
     }
 }
 
