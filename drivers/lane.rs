@@ -121,9 +121,14 @@ fn begin<T: Send + 'static>(
         // A panic drops `answer`, and the place with it.
         let place = place;
         let result = work();
-        drop(place);
-        // The caller may have given up; what `work` made is then dropped here.
-        drop(answer.send(result));
+        if answer.is_closed() {
+            // Nobody waits: what `work` made is dropped here, which may block too.
+            drop(result);
+            drop(place);
+        } else {
+            drop(place);
+            drop(answer.send(result));
+        }
     });
 }
 

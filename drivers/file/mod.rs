@@ -22,9 +22,13 @@
 //!   could not be told apart afterwards. Instead of: looking only into the directory chosen for
 //!   writing. Where there are several, commits of one store take turns at looking and naming; of
 //!   two daemons that share them, both could name an id at the same instant.
+//! * Chose: an id is not recovered while any call for it has not returned. Because: a commit that
+//!   hung may name its image after `recover` has found nothing, or link what a later upload has
+//!   staged by then. Instead of: trusting what the directory shows.
 
 mod config;
 mod location;
+mod making;
 mod place;
 mod read;
 mod upload;
@@ -62,6 +66,7 @@ struct Store {
     lane: Lane,
     /// Held while a file gets its name, where there are several directories.
     naming: Mutex<()>,
+    making: making::Ids,
 }
 
 /// An entry of `filesystem_store_metadata_file`.
@@ -100,6 +105,7 @@ impl File {
             mounts,
             lane,
             naming: Mutex::new(()),
+            making: making::Ids::default(),
         })))
     }
 
@@ -225,9 +231,9 @@ impl Driver for File {
     }
 
     async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
-        let id = id.clone();
+        let making = self.0.making.make(id);
         let target = self
-            .run("create an image", move |store| upload::Target::create(store, id, size))
+            .run("create an image", move |store| upload::Target::create(store, making, size))
             .await?;
         Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, self.0.config.thin)))
     }
@@ -261,9 +267,9 @@ impl Driver for File {
 
     async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
         let Some(Shared(source)) = from.file else { return Ok(None) };
-        let (id, size) = (id.clone(), from.size);
+        let (making, size) = (self.0.making.make(id), from.size);
         let begin = move |store: &Arc<Store>| {
-            let target = upload::Target::create(store, id, Some(size))?;
+            let target = upload::Target::create(store, making, Some(size))?;
             let same = source.same_filesystem(&target)?;
             Ok((target, source, same))
         };
@@ -284,10 +290,20 @@ impl Driver for File {
     }
 
     async fn recover(&self, id: &ImageId) -> Result<Recovered> {
-        let id = id.clone();
+        // What has not returned may still name the image, after we have said that there is none.
+        let Some(making) = self.0.making.make_alone(id) else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "an earlier call for this id has not returned yet: id=`{id}` store=`{}`",
+                    self.0.name
+                ),
+            ));
+        };
         self.run("clear away an unfinished upload", move |store| {
+            let id = making.id();
             let mut removed = Vec::new();
-            let part = store.part(&id);
+            let part = store.part(id);
             for path in store.dirs() {
                 let dir = Dir::open(path)?;
                 if dir.remove(&part)? {
@@ -295,7 +311,7 @@ impl Driver for File {
                     removed.push(path.join(&part).display().to_string());
                 }
             }
-            Ok(match (store.find(&id)?, removed.is_empty()) {
+            Ok(match (store.find(id)?, removed.is_empty()) {
                 (Some(_), _) => Recovered::Whole,
                 (None, true) => Recovered::Nothing,
                 (None, false) => Recovered::Removed(removed),

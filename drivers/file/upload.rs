@@ -31,6 +31,7 @@ use rustix::{
 
 use super::{
     Location, Store,
+    making::Making,
     place::{Dir, Opened, keeps_digests, record},
     read::{next_data, next_hole},
 };
@@ -52,7 +53,8 @@ const COPY_STEP: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Target {
     store: Arc<Store>,
-    id: ImageId,
+    /// For as long as anything may still become of it.
+    making: Making,
     at: crate::Location,
     dir: Dir,
     file: Arc<fs::File>,
@@ -60,10 +62,11 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Begins the file of `id`, in the directory that suits `size`.
-    pub(super) fn create(store: &Arc<Store>, id: ImageId, size: Option<u64>) -> Result<Self> {
-        if store.find(&id)?.is_some() {
-            return Err(taken(&id, &store.name));
+    /// Begins the file of an id, in the directory that suits `size`.
+    pub(super) fn create(store: &Arc<Store>, making: Making, size: Option<u64>) -> Result<Self> {
+        let id = making.id();
+        if store.find(id)?.is_some() {
+            return Err(taken(id, &store.name));
         }
         let dir = Dir::open(store.choose(size)?)?;
         let mode = Mode::from_raw_mode(0o666);
@@ -71,11 +74,11 @@ impl Target {
         let (fd, staged) = match openat(dir.fd(), ".", flags | OFlags::TMPFILE, mode) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                let name = store.part(&id);
+                let name = store.part(id);
                 let flags = flags | OFlags::CREATE | OFlags::EXCL;
                 match openat(dir.fd(), &name, flags, mode) {
                     Ok(fd) => (fd, Some(name)),
-                    Err(Errno::EXIST) => return Err(taken(&id, &store.name)),
+                    Err(Errno::EXIST) => return Err(taken(id, &store.name)),
                     Err(error) => return Err(dir.error("create", &name, error)),
                 }
             }
@@ -83,7 +86,7 @@ impl Target {
         };
         let at = crate::Location::File(Location::new(dir.path(), id.as_str()));
         let target =
-            Self { store: Arc::clone(store), id, at, dir, file: Arc::new(fd.into()), staged };
+            Self { store: Arc::clone(store), making, at, dir, file: Arc::new(fd.into()), staged };
         match target.reserve(size) {
             Ok(()) => Ok(target),
             Err(error) => Err(target.fail(error)),
@@ -101,6 +104,10 @@ impl Target {
             }
         }
         ftruncate(&self.file, size.get()).map_err(|error| self.error("extend", error))
+    }
+
+    fn id(&self) -> &ImageId {
+        self.making.id()
     }
 
     pub(super) fn at(&self) -> &crate::Location {
@@ -128,7 +135,7 @@ impl Target {
         fsync(&self.file).map_err(|error| self.error("sync", error))?;
         self.link()?;
         // The name is there, but not for good yet: whoever is told of a failure finds none.
-        self.settle_name().map_err(|error| match self.dir.remove(self.id.as_str()) {
+        self.settle_name().map_err(|error| match self.dir.remove(self.id().as_str()) {
             Ok(_) => error,
             Err(_) => error.leaving(&self.at),
         })
@@ -136,13 +143,13 @@ impl Target {
 
     /// Gives the file its name, if no other has it.
     fn link(&mut self) -> Result<()> {
-        let name = self.id.as_str();
+        let name = self.making.id().as_str();
         // Within one directory the filesystem itself names an id once.
         let several = self.store.config.datadirs.len() > 1;
         let _turn =
             several.then(|| self.store.naming.lock().unwrap_or_else(PoisonError::into_inner));
-        if several && self.store.find(&self.id)?.is_some() {
-            return Err(taken(&self.id, &self.store.name));
+        if several && self.store.find(self.id())?.is_some() {
+            return Err(taken(self.id(), &self.store.name));
         }
         let linked = match &self.staged {
             None => linkat(CWD, self.proc_path(), self.dir.fd(), name, AtFlags::SYMLINK_FOLLOW),
@@ -163,7 +170,7 @@ impl Target {
             }
         };
         linked.map_err(|error| match error {
-            Errno::EXIST => taken(&self.id, &self.store.name),
+            Errno::EXIST => taken(self.id(), &self.store.name),
             error => self.error("name", error),
         })
     }
@@ -204,7 +211,7 @@ impl Target {
     }
 
     fn error(&self, doing: &str, error: Errno) -> Error {
-        self.dir.error(doing, self.id.as_str(), error)
+        self.dir.error(doing, self.id().as_str(), error)
     }
 }
 
@@ -235,7 +242,7 @@ impl Upload for Writing {
         let at = self.size;
         self.size = self.size.saturating_add(chunk.len() as u64);
         let mut pen = self.pen.clone();
-        let path = self.target.dir.path().join(self.target.id.as_str());
+        let path = self.target.dir.path().join(self.target.id().as_str());
         self.pen =
             self.lane.run("write", move || pen.write(at, &chunk, &path).map(|()| pen)).await?;
         Ok(())

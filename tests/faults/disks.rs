@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use imaged::store::{Frame, Store};
+use imaged::store::Frame;
 use imaged_drivers::{Kind, Location, Recovered};
 use rustix::fs::statvfs;
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::harness::stores::{
     Fixture, aligned_chunks, assert_free, assert_reads, begin,
     content::{Look, image},
-    order, put, soon,
+    idle, order, put, soon,
 };
 
 const MIB: usize = 1 << 20;
@@ -141,17 +141,6 @@ async fn a_broken_disk_is_told_and_holds_no_piece() {
 async fn assert_timely(f: &Fixture, error: &imaged_drivers::Error, what: &str) {
     assert_eq!(error.kind(), Kind::Timeout, "{what}: {error:?}");
     assert_others_go_on(f, what).await;
-}
-
-/// Waits until no thread is stuck in the store any more.
-async fn idle(store: &Arc<Store>) {
-    let driver = store.driver().unwrap();
-    soon("the stuck threads to return", async {
-        while driver.busy() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

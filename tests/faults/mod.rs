@@ -4,6 +4,7 @@
 mod calls;
 mod disks;
 mod faulty;
+mod hangs;
 mod journal;
 mod owners;
 mod system;

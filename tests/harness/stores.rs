@@ -24,7 +24,7 @@ use imaged::{
     store::{Frame, Incoming, Put, Receipt, Store},
 };
 use imaged_drivers::{
-    Committed, Driver, ImageId, Kind, Listed, Location, Result, Span,
+    Committed, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Span,
     window::{Budget, CHUNK, Window},
 };
 use plain::Plain;
@@ -95,7 +95,7 @@ pub(crate) async fn file_two_dirs() -> Fixture {
 pub(crate) async fn file_two_filesystems() -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let dirs = two(&home);
-    let plain = Plain::mount(&dirs[1].0, true);
+    let plain = Plain::mount(&dirs[1].0, "links");
     Fixture::new("file", &dirs, "", Some(plain), home).await
 }
 
@@ -109,20 +109,21 @@ fn two(home: &TempDir) -> [(PathBuf, u32); 2] {
 
 /// A store on a filesystem without unnamed files: they are staged, and get their name by a link.
 pub(crate) async fn file_staged() -> Fixture {
-    staged(true).await
+    plain("links", "").await
 }
 
 /// A store on a filesystem without links too: staged files are renamed.
 pub(crate) async fn file_renamed() -> Fixture {
-    staged(false).await
+    plain("no-links", "").await
 }
 
-async fn staged(links: bool) -> Fixture {
+/// A store on a filesystem of this kind, with more options.
+pub(crate) async fn plain(kind: &str, more: &str) -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("images");
     fs::create_dir(&dir).unwrap();
-    let plain = Plain::mount(&dir, links);
-    Fixture::new("file", &[(dir, 0)], "", Some(plain), home).await
+    let plain = Plain::mount(&dir, kind);
+    Fixture::new("file", &[(dir, 0)], more, Some(plain), home).await
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -394,6 +395,30 @@ pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
     let at: Location = receipt.location.parse().unwrap();
     assert_reads(&*fixture.driver, &at, &bytes, what).await;
     fixture.driver.delete(&at).await.unwrap();
+}
+
+/// Clears away what an upload has left, as soon as nothing of it is under way any more.
+pub(crate) async fn recovered(driver: &dyn Driver, id: &ImageId) -> Recovered {
+    soon("an upload to be over", async {
+        loop {
+            match driver.recover(id).await {
+                Err(error) if error.kind() == Kind::Unavailable => tokio::task::yield_now().await,
+                recovered => return recovered.unwrap(),
+            }
+        }
+    })
+    .await
+}
+
+/// Waits until no thread is stuck in the store any more.
+pub(crate) async fn idle(store: &Arc<Store>) {
+    let driver = store.driver().unwrap();
+    soon("the stuck threads to return", async {
+        while driver.busy() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 /// What a stream has left, without holding on to its chunks: there are only so many.

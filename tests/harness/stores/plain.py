@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """A filesystem as plain as NFS: no unnamed files, no extended attributes, no holes.
 
-    plain.py DIRECTORY links|no-links
+    plain.py DIRECTORY links|no-links|unnamed
 
 Mounts itself on DIRECTORY through FUSE (needs root), keeps its files in memory, and says `ready`.
-With `no-links` it has no hard links either; a rename that must not replace works in both.
+With `no-links` it has no hard links either; a rename that must not replace works in both. With
+`unnamed` it has unnamed files after all.
 
 Obeys lines on its standard input, each answered by one line:
     plan NTH ERRNO   from now on counts the calls that change something, and fails the NTH with
                      ERRNO (0: none); answers with the calls counted until now, by name
+    hang CALL        from now on calls of this name (`flush` too) get no answer
+    held             answers with the number of calls that wait for one
+    free             answers them all, and no longer hangs
 The end of its input unmounts it: so does the death of the test that started it.
 """
 
@@ -25,10 +29,12 @@ import time
 (UNLINK, LINK, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC) = (10, 13, 14, 15, 16, 17, 18, 20)
 (FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, FSYNCDIR) = (25, 26, 27, 28, 29, 30)
 (ACCESS, CREATE, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2) = (34, 35, 36, 38, 42, 45)
+TMPFILE = 51
 CHANGES = {
     SETATTR: "setattr", UNLINK: "unlink", LINK: "link", WRITE: "write", FSYNC: "fsync",
     FSYNCDIR: "fsyncdir", CREATE: "create", RENAME2: "rename",
 }
+NAMES = {**CHANGES, FLUSH: "flush"}
 MAX_WRITE = 1 << 20
 BIG_WRITES, MAX_PAGES = 1 << 5, 1 << 22
 SET_MODE, SET_SIZE, SET_MTIME, SET_MTIME_NOW = 1, 1 << 3, 1 << 5, 1 << 8
@@ -50,8 +56,9 @@ class Node:
 
 
 class Plain:
-    def __init__(self, links):
-        self.links = links
+    def __init__(self, kind, device):
+        self.kind, self.device = kind, device
+        self.hanging, self.held = set(), []
         self.nodes = {ROOT: Node(stat.S_IFDIR | 0o755)}
         self.names = {}
         self.next = ROOT + 1
@@ -90,17 +97,20 @@ class Plain:
                 (mode,) = struct.unpack_from("<I", rest, 68)
                 node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(mode)
             return struct.pack("<Q2I", 0, 0, 0) + node.attr(number)
-        if opcode == CREATE:
+        if opcode == CREATE or (opcode == TMPFILE and self.kind == "unnamed"):
             _, mode, _, _ = struct.unpack_from("<4I", rest)
             name = rest[16:].rstrip(b"\0")
-            if name in self.names:
+            if opcode == CREATE and name in self.names:
                 raise OSError(errno.EEXIST, "")
             number, self.next = self.next, self.next + 1
-            self.nodes[number] = Node(stat.S_IFREG | stat.S_IMODE(mode))
-            self.names[name] = number
+            node = self.nodes[number] = Node(stat.S_IFREG | stat.S_IMODE(mode))
+            if opcode == TMPFILE:
+                node.links = 0
+            else:
+                self.names[name] = number
             return self.entry(number) + struct.pack("<QIi", 0, 0, 0)
         if opcode == LINK:
-            if not self.links:
+            if self.kind == "no-links":
                 raise OSError(errno.EPERM, "")
             (old,), name = struct.unpack_from("<Q", rest), rest[8:].rstrip(b"\0")
             if name in self.names:
@@ -174,22 +184,60 @@ class Plain:
             del self.nodes[number]
 
     def obey(self, line):
-        word, nth, code = line.split()
-        assert word == "plan", line
-        counted, self.counted = self.counted, []
-        self.nth, self.errno = int(nth), int(code)
-        print(" ".join(["counted", *counted]), flush=True)
+        word, *rest = line.split()
+        if word == "plan":
+            counted, self.counted = self.counted, []
+            self.nth, self.errno = int(rest[0]), int(rest[1])
+            print(" ".join(["counted", *counted]), flush=True)
+        elif word == "hang":
+            self.hanging.update(rest)
+            print("hangs", flush=True)
+        elif word == "held":
+            print("held", len(self.held), flush=True)
+        else:
+            assert word == "free", line
+            held, self.held = self.held, []
+            self.hanging.clear()
+            for request in held:
+                self.answer(request)
+            print("freed", flush=True)
+
+    def take(self, request):
+        _, opcode, _, number = struct.unpack_from("<2I2Q", request)
+        if opcode == FORGET:
+            self.forget(number)
+        elif opcode == BATCH_FORGET:
+            (count,) = struct.unpack_from("<I", request, 40)
+            for n in range(count):
+                self.forget(struct.unpack_from("<Q", request, 48 + 16 * n)[0])
+        elif opcode == INTERRUPT:
+            pass
+        elif NAMES.get(opcode) in self.hanging:
+            self.held.append(request)
+        else:
+            self.answer(request)
+
+    def answer(self, request):
+        _, opcode, unique, number = struct.unpack_from("<2I2Q", request)
+        try:
+            answer, code = self.serve(opcode, number, request[40:]), 0
+        except OSError as error:
+            answer, code = b"", -error.errno
+        try:
+            os.write(self.device, struct.pack("<IiQ", 16 + len(answer), code, unique) + answer)
+        except OSError:
+            pass  # whoever asked has gone
 
 
 def main():
-    directory, links = sys.argv[1], sys.argv[2] == "links"
+    _, directory, kind = sys.argv
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     if libc.mount(b"plain", directory.encode(), b"fuse", 0, options.encode()) != 0:
         code = ctypes.get_errno()
         sys.exit(f"cannot mount a FUSE filesystem on {directory}: {os.strerror(code)}")
-    plain = Plain(links)
+    plain = Plain(kind, device)
     print("ready", flush=True)
     commands = b""
     while True:
@@ -209,23 +257,7 @@ def main():
             if error.errno == errno.ENODEV:
                 break  # unmounted
             continue
-        _, opcode, unique, number = struct.unpack_from("<2I2Q", request)
-        if opcode == FORGET:
-            plain.forget(number)
-        if opcode == BATCH_FORGET:
-            (count,) = struct.unpack_from("<I", request, 40)
-            for n in range(count):
-                plain.forget(struct.unpack_from("<Q", request, 48 + 16 * n)[0])
-        if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
-            continue
-        try:
-            answer, code = plain.serve(opcode, number, request[40:]), 0
-        except OSError as error:
-            answer, code = b"", -error.errno
-        try:
-            os.write(device, struct.pack("<IiQ", 16 + len(answer), code, unique) + answer)
-        except OSError:
-            pass  # whoever asked has gone
+        plain.take(request)
     libc.umount2(directory.encode(), 2)  # MNT_DETACH
 
 

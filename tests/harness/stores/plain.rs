@@ -21,12 +21,11 @@ impl fmt::Debug for Plain {
 }
 
 impl Plain {
-    /// Mounts one on `directory`. Needs root.
-    pub(crate) fn mount(directory: &Path, links: bool) -> Self {
+    /// Mounts one on `directory`, with `links`, `no-links`, or files that are `unnamed`. Needs root.
+    pub(crate) fn mount(directory: &Path, kind: &str) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/stores/plain.py");
         let mut child = Command::new("python3")
-            .args([script.as_ref(), directory.as_os_str()])
-            .arg(if links { "links" } else { "no-links" })
+            .args([script.as_ref(), directory.as_os_str(), kind.as_ref()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -54,14 +53,33 @@ impl Plain {
     /// From now on fails the `nth` call that changes something with `errno`; 0 fails none. Gives
     /// the calls since the last plan.
     pub(crate) fn plan(&self, nth: usize, errno: i32) -> Vec<String> {
+        self.ask(&format!("plan {nth} {errno}"), "counted")
+    }
+
+    /// From now on calls of this name do not return.
+    pub(crate) fn hang(&self, call: &str) {
+        self.ask(&format!("hang {call}"), "hangs");
+    }
+
+    /// How many calls hang.
+    pub(crate) fn held(&self) -> usize {
+        self.ask("held", "held")[0].parse().unwrap()
+    }
+
+    /// Lets the calls that hang return, and those to come.
+    pub(crate) fn free(&self) {
+        self.ask("free", "freed");
+    }
+
+    fn ask(&self, line: &str, answer: &str) -> Vec<String> {
         {
             let mut talk = self.talk.lock().unwrap();
             let (to, _) = talk.as_mut().unwrap();
-            writeln!(to, "plan {nth} {errno}").unwrap();
+            writeln!(to, "{line}").unwrap();
         }
         let heard = self.hear();
         let mut words = heard.split(' ').map(str::to_owned);
-        assert_eq!(words.next().as_deref(), Some("counted"));
+        assert_eq!(words.next().as_deref(), Some(answer));
         words.collect()
     }
 }
