@@ -2,12 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    machine::utc,
-    plot,
-    report::{Measured, Report},
-    words,
-};
+use super::{machine::utc, plot, report::Report, words};
 
 /// The look of the page. Plots name their colours by values that nobody sees.
 const STYLE: &str = include_str!("page.css");
@@ -116,27 +111,8 @@ impl Report {
 
     fn tables(&self) -> String {
         let mut text = String::from("<section>\n<h2>Figures</h2>\n");
-        let heads = [
-            "",
-            "requests",
-            "errors",
-            "MB/s",
-            "req/s",
-            "p50",
-            "p90",
-            "p99",
-            "max",
-            "daemon s/GiB",
-            "client s/GiB",
-            "RSS before",
-            "RSS peak",
-        ];
-        table(&mut text, &heads, self.ops.iter().map(row));
-        let rows = words::ceilings(&self.ceilings).into_iter().map(|(name, rate)| {
-            let cpu = rate.and_then(|rate| rate.cpu_seconds_per_gib);
-            vec![name, words::rate(rate.map(|rate| rate.mb_per_s)), words::figure(cpu)]
-        });
-        table(&mut text, &["each stage alone", "MB/s", "CPU s/GiB"], rows);
+        table(&mut text, &words::OP_HEADS, self.ops.iter().map(words::op));
+        table(&mut text, &words::CEILING_HEADS, words::ceilings(&self.ceilings).into_iter());
         let facts = [
             ("machine", words::machine(&self.machine)),
             ("begun", utc(self.begun_unix_s)),
@@ -154,25 +130,6 @@ impl Report {
         );
         text
     }
-}
-
-fn row(op: &Measured) -> Vec<String> {
-    let latency = &op.latency_ms;
-    let mut row = vec![
-        op.op.to_string(),
-        op.requests.to_string(),
-        op.errors.to_string(),
-        words::rate(op.mb_per_s),
-        words::figure(Some(op.requests_per_s)),
-    ];
-    row.extend(
-        [latency.p50, latency.p90, latency.p99, latency.max]
-            .map(|ms| if op.requests > 0 { words::time(ms) } else { "-".to_owned() }),
-    );
-    row.push(words::figure(op.cpu.daemon_seconds_per_gib));
-    row.push(words::figure(op.cpu.client_seconds_per_gib));
-    row.extend([op.rss.before_bytes, op.rss.peak_bytes].map(words::memory));
-    row
 }
 
 fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {

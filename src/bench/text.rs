@@ -2,10 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{
-    report::{Rate, Report},
-    words,
-};
+use super::{report::Report, words};
 
 /// A table: the first column to the left, the others to the right.
 struct Table(Vec<Vec<String>>);
@@ -63,55 +60,14 @@ impl Report {
     }
 
     fn print_ops(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut table = Table::new([
-            "",
-            "requests",
-            "errors",
-            "MB/s",
-            "req/s",
-            "p50",
-            "p90",
-            "p99",
-            "max",
-            "daemon s/GiB",
-            "client s/GiB",
-            "RSS before",
-            "RSS peak",
-        ]);
-        for op in &self.ops {
-            let latency = &op.latency_ms;
-            let mut row = vec![
-                op.op.to_string(),
-                op.requests.to_string(),
-                op.errors.to_string(),
-                words::rate(op.mb_per_s),
-                words::figure(Some(op.requests_per_s)),
-            ];
-            row.extend(
-                [latency.p50, latency.p90, latency.p99, latency.max]
-                    .map(|ms| if op.requests > 0 { words::time(ms) } else { "-".to_owned() }),
-            );
-            row.push(words::figure(op.cpu.daemon_seconds_per_gib));
-            row.push(words::figure(op.cpu.client_seconds_per_gib));
-            row.extend([op.rss.before_bytes, op.rss.peak_bytes].map(words::memory));
-            table.0.push(row);
-        }
+        let mut table = Table::new(words::OP_HEADS);
+        table.0.extend(self.ops.iter().map(words::op));
         table.print(out)
     }
 
     fn print_ceilings(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut table = Table::new(["each stage alone", "MB/s", "CPU s/GiB"]);
-        let mut add = |name: String, rate: Option<&Rate>| {
-            let rate = rate.copied();
-            table.0.push(vec![
-                name,
-                words::rate(rate.map(|rate| rate.mb_per_s)),
-                words::figure(rate.and_then(|rate| rate.cpu_seconds_per_gib)),
-            ]);
-        };
-        for (name, rate) in words::ceilings(&self.ceilings) {
-            add(name, rate);
-        }
+        let mut table = Table::new(words::CEILING_HEADS);
+        table.0.extend(words::ceilings(&self.ceilings));
         table.print(out)
     }
 

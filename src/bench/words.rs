@@ -3,7 +3,7 @@
 use super::{
     ceiling::Ceilings,
     machine::Machine,
-    report::{Rate, Report},
+    report::{Measured, Rate, Report},
 };
 
 /// `4 images of 1 GiB ...`
@@ -46,18 +46,62 @@ pub(super) fn machine(machine: &Machine) -> String {
     text
 }
 
-/// Every ceiling with its name, in the order in which bytes meet them.
-pub(super) fn ceilings(ceilings: &Ceilings) -> Vec<(String, Option<&Rate>)> {
-    let mut all = vec![("unix socket".to_owned(), Some(&ceilings.socket))];
+/// The heads of a table of kinds of request, a row each by [`op`].
+pub(super) const OP_HEADS: [&str; 13] = [
+    "",
+    "requests",
+    "errors",
+    "MB/s",
+    "req/s",
+    "p50",
+    "p90",
+    "p99",
+    "max",
+    "daemon s/GiB",
+    "client s/GiB",
+    "RSS before",
+    "RSS peak",
+];
+
+/// What was measured of one kind of request.
+pub(super) fn op(op: &Measured) -> Vec<String> {
+    let latency = &op.latency_ms;
+    let mut row = vec![
+        op.op.to_string(),
+        op.requests.to_string(),
+        op.errors.to_string(),
+        rate(op.mb_per_s),
+        figure(Some(op.requests_per_s)),
+    ];
+    row.extend(
+        [latency.p50, latency.p90, latency.p99, latency.max]
+            .map(|ms| if op.requests > 0 { time(ms) } else { "-".to_owned() }),
+    );
+    row.push(figure(op.cpu.daemon_seconds_per_gib));
+    row.push(figure(op.cpu.client_seconds_per_gib));
+    row.extend([op.rss.before_bytes, op.rss.peak_bytes].map(memory));
+    row
+}
+
+/// The heads of a table of ceilings.
+pub(super) const CEILING_HEADS: [&str; 3] = ["each stage alone", "MB/s", "CPU s/GiB"];
+
+/// A row for every ceiling, in the order in which bytes meet them.
+pub(super) fn ceilings(ceilings: &Ceilings) -> Vec<Vec<String>> {
+    let row = |name: String, measured: Option<&Rate>| {
+        let cpu = measured.and_then(|measured| measured.cpu_seconds_per_gib);
+        vec![name, rate(measured.map(|measured| measured.mb_per_s)), figure(cpu)]
+    };
+    let mut all = vec![row("unix socket".to_owned(), Some(&ceilings.socket))];
     for digest in &ceilings.digests {
-        all.push((format!("{}, one thread", digest.algo), Some(&digest.rate)));
+        all.push(row(format!("{}, one thread", digest.algo), Some(&digest.rate)));
     }
     if let [one, other] = ceilings.digests.as_slice() {
         let name = format!("{} and {}, two threads", one.algo, other.algo);
-        all.push((name, Some(&ceilings.digests_at_once)));
+        all.push(row(name, Some(&ceilings.digests_at_once)));
     }
-    all.push(("disk, write and fsync".to_owned(), ceilings.disk_write.as_ref()));
-    all.push(("disk, read".to_owned(), ceilings.disk_read.as_ref()));
+    all.push(row("disk, write and fsync".to_owned(), ceilings.disk_write.as_ref()));
+    all.push(row("disk, read".to_owned(), ceilings.disk_read.as_ref()));
     all
 }
 
