@@ -124,7 +124,7 @@ impl Store {
         outcome.bytes = size;
         // Nobody could end it while it was made.
         if let Err(unwanted) = self.wanted(put) {
-            return Err(self.undo(claim, &at, unwanted).await);
+            return Err(self.settle(claim, self.undone(&at, unwanted).await).await);
         }
         if let Some(digests) = digests
             && digests.hash_algo == put.algo.name()
@@ -135,12 +135,7 @@ impl Store {
         let claim = match claim.turn(Work::Digest).await {
             Ok(claim) => claim,
             // Nobody would compute its digests after a crash: better no image than one without.
-            Err(error) => {
-                return Err(match self.driver()?.delete(&at).await {
-                    Ok(()) => error,
-                    Err(left) => error.because(left).leaving(&at),
-                });
-            }
+            Err(error) => return Err(self.undone(&at, error).await),
         };
         let job = format!("digest-{}", uuid::Uuid::new_v4());
         let digesting = self.digest(claim, put.id.clone(), put.algo, &job);
@@ -156,11 +151,7 @@ impl Store {
             };
             return match digested {
                 Ok(digests) => Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests)),
-                Err(error) => Err(match self.driver()?.delete(&at).await {
-                    Ok(()) => error,
-                    Err(left) if left.kind() == Kind::NotFound => error,
-                    Err(left) => error.because(left).leaving(&at),
-                }),
+                Err(error) => Err(self.undone(&at, error).await),
             };
         }
         self.shared.tasks.spawn(digesting);
@@ -178,17 +169,16 @@ impl Store {
         })
     }
 
-    /// Removes a copy that nobody wants any more.
-    async fn undo(&self, claim: Claim, at: &Location, error: Error) -> Error {
+    /// Removes a copy because of `error`, which says so if it is left.
+    async fn undone(&self, at: &Location, error: Error) -> Error {
         let deleted = match self.driver() {
             Ok(driver) => driver.delete(at).await,
             Err(down) => Err(down),
         };
         match deleted {
-            Ok(()) => {
-                claim.clear().await;
-                error
-            }
+            Ok(()) => error,
+            // Somebody else was faster.
+            Err(gone) if gone.kind() == Kind::NotFound => error,
             Err(left) => error.because(left).leaving(at),
         }
     }
