@@ -87,7 +87,10 @@ fn entries(text: &str, options: &mut Options) -> (Vec<Entry>, Vec<String>) {
         }
         // Sections are found whatever their case, so `a` and `A` would share one.
         let twice = names.iter().any(|other| folded(other) == folded(name));
-        names.push(name.to_owned());
+        // A name that a message can show may be the default store's, also of a store that is wrong.
+        if !name.contains(char::is_control) {
+            names.push(name.to_owned());
+        }
         let served = imaged_drivers::TYPES;
         let known = || served.iter().chain(&imaged_drivers::UNSERVED).copied();
         if name.is_empty() || name.contains(|c: char| c == '/' || c.is_control()) {

@@ -282,6 +282,9 @@ fn the_default_store_is_the_only_one_or_must_be_named() {
         1,
         "a store that is wrong is not missing as well"
     );
+    let told = problems(&stores("a\n b:mem, c\u{1}:mem", "[glance_store]\ndefault_backend=x\n"));
+    assert!(!told.is_empty());
+    assert!(told.iter().all(|problem| !problem.contains(char::is_control)), "{told:?}");
 }
 
 #[test]
