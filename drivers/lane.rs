@@ -8,10 +8,26 @@
 //! * Chose: a task of its own waits for a place. Because: places are given in turn, and one given to a
 //!   future that nobody polls, such as the read-ahead of a caller who has stopped reading, would be
 //!   lost to all others. Instead of: waiting in the caller's future.
+//! * Chose: what is dropped aside takes no place. Because: it would wait for a store that is busy,
+//!   and a place is the right to begin something. It is bounded all the same: what is dropped was
+//!   opened under a place, and a lane in which too many drops hang begins nothing more. Instead of:
+//!   dropping it where it happens to be, which blocks a worker if closing a file hangs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    fmt,
+    ops::Deref,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot},
     time::{Instant, timeout_at},
 };
@@ -21,12 +37,44 @@ use crate::{Error, Kind, Result};
 /// How much longer the caller waits than the queue does.
 const GRACE: Duration = Duration::from_millis(20);
 
+/// As many drops may hang in one lane before it begins nothing more. More than any daemon in health
+/// has at one time, and well below the threads there may be.
+const DROPS: usize = 1024;
+
+thread_local! {
+    /// Whether this thread is a lane's, and so may block.
+    static ASIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on a thread where it may block. Whoever calls this counts.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    /// Threads are given back, also by a panic.
+    struct Here;
+    impl Drop for Here {
+        fn drop(&mut self) {
+            ASIDE.set(false);
+        }
+    }
+    #[expect(clippy::disallowed_methods, reason = "those who call this count")]
+    let _goes_on = tokio::task::spawn_blocking(move || {
+        ASIDE.set(true);
+        let _here = Here;
+        work();
+    });
+}
+
+/// Whether a drop may block here: on a lane's thread, or where there is no other to be had.
+fn may_block() -> bool {
+    ASIDE.try_with(Cell::get).unwrap_or(true) || Handle::try_current().is_err()
+}
+
 /// The threads of one store, at most `places` at a time.
 #[derive(Clone, Debug)]
 pub struct Lane {
     name: Arc<str>,
     places: usize,
     free: Arc<Semaphore>,
+    dropping: Arc<AtomicUsize>,
     patience: Duration,
 }
 
@@ -35,19 +83,30 @@ impl Lane {
     /// together.
     #[must_use]
     pub fn new(name: &str, places: usize, patience: Duration) -> Self {
-        Self { name: name.into(), places, free: Arc::new(Semaphore::new(places)), patience }
+        let (free, dropping) = (Arc::new(Semaphore::new(places)), Arc::default());
+        Self { name: name.into(), places, free, dropping, patience }
     }
 
     /// Runs `work` on a thread where it may block.
     ///
     /// # Errors
-    /// `Unavailable` if no place came free in time; `Timeout` if `work` did not return in time: it
+    /// `Unavailable` if no place came free in time, or too many drops hang; `Timeout` if `work` did not return in time: it
     /// goes on, keeps its place, and its result is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         doing: &'static str,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if self.is_clogged() {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the store hangs: {DROPS} of its files cannot be closed, cannot {doing}: \
+                     store=`{}`",
+                    self.name
+                ),
+            ));
+        }
         let deadline = Instant::now() + self.patience;
         let (answer, answered) = oneshot::channel();
         match Arc::clone(&self.free).try_acquire_owned() {
@@ -86,6 +145,29 @@ impl Lane {
         }
     }
 
+    /// Drops `value` on a thread where that may block, and does not wait for it.
+    pub fn discard<T: Send + 'static>(&self, value: T) {
+        if may_block() {
+            drop(value);
+        } else {
+            self.drop_aside(move || drop(value));
+        }
+    }
+
+    fn drop_aside(&self, drops: impl FnOnce() + Send + 'static) {
+        let dropping = Dropping::begin(&self.dropping);
+        aside(move || {
+            drops();
+            drop(dropping);
+        });
+    }
+
+    /// Whether so many drops hang that nothing is begun any more.
+    #[must_use]
+    pub fn is_clogged(&self) -> bool {
+        self.dropping.load(Ordering::Relaxed) >= DROPS
+    }
+
     /// How many places are taken now.
     #[must_use]
     pub fn taken(&self) -> usize {
@@ -116,8 +198,7 @@ fn begin<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     answer: oneshot::Sender<Result<T>>,
 ) {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that counts them")]
-    let _goes_on = tokio::task::spawn_blocking(move || {
+    aside(move || {
         // A panic drops `answer`, and the place with it.
         let place = place;
         let result = work();
@@ -132,9 +213,84 @@ fn begin<T: Send + 'static>(
     });
 }
 
+/// One drop that is under way.
+struct Dropping(Arc<AtomicUsize>);
+
+impl Dropping {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Dropping {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A value that is dropped where that may block, wherever it is let go of: an open file, whose
+/// closing may hang.
+pub struct Aside<T: Send + Sync + 'static> {
+    // Let go of in this order.
+    value: Arc<T>,
+    let_go: Option<mpsc::Sender<()>>,
+    lane: Lane,
+}
+
+impl<T: Send + Sync + 'static> Aside<T> {
+    /// `value`, to be dropped by [`Lane::discard`].
+    #[must_use]
+    pub fn new(lane: &Lane, value: T) -> Self {
+        Self { value: Arc::new(value), let_go: None, lane: lane.clone() }
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Aside<T> {
+    fn drop(&mut self) {
+        if may_block() {
+            return;
+        }
+        let (let_go, ours) = mpsc::channel::<()>();
+        self.let_go = Some(let_go);
+        let value = Arc::clone(&self.value);
+        self.lane.drop_aside(move || {
+            // When the other holder has let go, this one is the last.
+            let _let_go = ours.recv().is_err();
+            drop(value);
+        });
+    }
+}
+
+impl<T: Send + Sync + 'static> Deref for Aside<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: AsFd + Send + Sync + 'static> AsFd for Aside<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.value.as_fd()
+    }
+}
+
+impl<T: AsRawFd + Send + Sync + 'static> AsRawFd for Aside<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.value.as_raw_fd()
+    }
+}
+
+impl<T: fmt::Debug + Send + Sync + 'static> fmt::Debug for Aside<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::Mutex, thread::ThreadId};
 
     use futures_util::FutureExt as _;
 
@@ -145,7 +301,7 @@ mod tests {
         let hung = Lane::new("hung", 2, Duration::from_millis(50));
         let well = Lane::new("well", 2, Duration::from_secs(5));
         let (release, gate) = mpsc::channel::<()>();
-        let gate = Arc::new(std::sync::Mutex::new(gate));
+        let gate = Arc::new(Mutex::new(gate));
         for _ in 0..2 {
             let gate = Arc::clone(&gate);
             let stuck = hung.run("read", move || {
@@ -211,5 +367,72 @@ mod tests {
         let broken = lane.run::<()>("read", || panic!("planted"));
         assert_eq!(broken.await.unwrap_err().kind(), Kind::Internal);
         assert_eq!(lane.taken(), 0);
+    }
+
+    /// Tells on which thread it is dropped.
+    struct Told(mpsc::Sender<ThreadId>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.send(std::thread::current().id()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_let_go_of_anywhere_is_dropped_where_that_may_block() {
+        let lane = Lane::new("a", 1, Duration::from_secs(5));
+        let (tell, told) = mpsc::channel();
+        let told = Arc::new(Mutex::new(told));
+        let here = std::thread::current().id();
+        let hear = || {
+            let told = Arc::clone(&told);
+            lane.run("hear", move || Ok(told.lock().unwrap().recv().unwrap()))
+        };
+        drop(Aside::new(&lane, Told(tell.clone())));
+        assert_ne!(hear().await.unwrap(), here, "not by a worker");
+        lane.discard(Told(tell.clone()));
+        assert_ne!(hear().await.unwrap(), here, "not by a worker");
+        let (inside, told_inside) = mpsc::channel();
+        let value = Aside::new(&lane, Told(inside));
+        let on = lane.run("drop", move || {
+            drop(value);
+            Ok(std::thread::current().id())
+        });
+        let on = on.await.unwrap();
+        assert_eq!(told_inside.try_recv().unwrap(), on, "at once where that may block");
+        // Without a runtime there is no other thread.
+        let value = Aside::new(&lane, Told(tell));
+        let outside = std::thread::spawn(move || {
+            drop(value);
+            std::thread::current().id()
+        });
+        let outside = outside.join().unwrap();
+        assert_eq!(hear().await.unwrap(), outside);
+    }
+
+    /// Is dropped when its gate opens.
+    struct Stuck(Arc<Mutex<mpsc::Receiver<()>>>);
+
+    impl Drop for Stuck {
+        fn drop(&mut self) {
+            let _closed = self.0.lock().unwrap().recv();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lane_whose_drops_hang_begins_nothing_more_and_others_do() {
+        let hung = Lane::new("hung", 2, Duration::from_secs(5));
+        let well = Lane::new("well", 2, Duration::from_secs(5));
+        hung.dropping.store(DROPS - 1, Ordering::Relaxed);
+        hung.run("read", || Ok(())).await.unwrap();
+        let (release, gate) = mpsc::channel();
+        hung.discard(Stuck(Arc::new(Mutex::new(gate))));
+        assert_eq!(hung.run("read", || Ok(())).await.unwrap_err().kind(), Kind::Unavailable);
+        well.run("read", || Ok(())).await.unwrap();
+        drop(release);
+        while hung.is_clogged() {
+            tokio::task::yield_now().await;
+        }
+        hung.run("read", || Ok(())).await.unwrap();
     }
 }

@@ -273,6 +273,13 @@ pub struct Call {
     descriptors: Mutex<Vec<std::os::fd::OwnedFd>>,
 }
 
+impl Drop for Call {
+    fn drop(&mut self) {
+        let left = self.descriptors.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Wire::close(std::mem::take(left));
+    }
+}
+
 impl Call {
     fn store(&self, name: &str) -> Result<Arc<Store>> {
         self.daemon.stores().get(name)
@@ -295,16 +302,16 @@ impl Call {
     fn descriptor(&self) -> Result<std::os::fd::OwnedFd> {
         let mut came = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
         let count = came.len();
-        match (came.pop(), count) {
-            (Some(one), 1) => Ok(one),
-            _ => Err(Error::new(
+        // What is not taken stays, to be closed with the call.
+        came.pop_if(|_| count == 1).ok_or_else(|| {
+            Error::new(
                 Kind::Invalid,
                 format!(
                     "`Imaged-Body: fd` takes one descriptor, sent by SCM_RIGHTS with the head: \
                      came=`{count}`"
                 ),
-            )),
-        }
+            )
+        })
     }
 }
 

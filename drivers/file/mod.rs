@@ -10,7 +10,8 @@
 //! # Residue
 //! None; with staged files `.imaged-<id>-<instance>.part`, removed by `recover`.
 //! # Blocking
-//! Everything; all calls run on the store's own lane.
+//! Everything; all calls run on the store's own lane, and files that are let go of elsewhere are closed
+//! aside.
 //! # Limits
 //! Digests are kept in an extended attribute; a filesystem without such attributes forgets them. Where files are staged, ids have at most 233 bytes.
 //!
@@ -50,7 +51,10 @@ use serde::Deserialize;
 
 use crate::{
     Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Properties, Reader,
-    Recovered, Result, Source, Span, Stat, Upload, foreign, lane::Lane, missing, window::Window,
+    Recovered, Result, Source, Span, Stat, Upload, foreign,
+    lane::{Aside, Lane},
+    missing,
+    window::Window,
 };
 
 /// One file store.
@@ -233,7 +237,9 @@ impl Driver for File {
     async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
         let making = self.0.making.make(id);
         let target = self
-            .run("create an image", move |store| upload::Target::create(store, making, size))
+            .run("create an image", move |store| {
+                Ok(Aside::new(&store.lane, upload::Target::create(store, making, size)?))
+            })
             .await?;
         Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, self.0.config.thin)))
     }
@@ -271,11 +277,11 @@ impl Driver for File {
         let begin = move |store: &Arc<Store>| {
             let target = upload::Target::create(store, making, Some(size))?;
             let same = source.same_filesystem(&target)?;
-            Ok((target, source, same))
+            Ok((Aside::new(&store.lane, target), source, same))
         };
         let (target, source, same) = self.run("create an image", begin).await?;
         if !same {
-            self.run("abandon a copy", |_| target.abort()).await?;
+            self.run("abandon a copy", move |_| target.abort()).await?;
             return Ok(None);
         }
         let at = target.at().clone();

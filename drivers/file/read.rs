@@ -17,7 +17,7 @@ use rustix::{
 use super::place::Opened;
 use crate::{
     Error, Kind, Result,
-    lane::Lane,
+    lane::{Aside, Lane},
     window::{self, CHUNK, Window},
 };
 
@@ -26,11 +26,11 @@ const AHEAD: usize = 2;
 
 /// An open file that a copy is made from.
 #[derive(Clone, Debug)]
-pub struct Shared(pub(super) Arc<Opened>);
+pub struct Shared(pub(super) Arc<Aside<Opened>>);
 
 /// An image in an open file.
 pub struct Body {
-    opened: Arc<Opened>,
+    opened: Arc<Aside<Opened>>,
     range: Range<u64>,
     lane: Lane,
     window: Window,
@@ -38,7 +38,7 @@ pub struct Body {
 
 impl Body {
     pub(super) fn new(opened: Opened, range: Range<u64>, lane: Lane, window: Window) -> Self {
-        Self { opened: Arc::new(opened), range, lane, window }
+        Self { opened: Arc::new(Aside::new(&lane, opened)), range, lane, window }
     }
 
     /// A descriptor of the whole file, read-only, to be read at the offsets of the range.
@@ -86,7 +86,7 @@ impl fmt::Debug for Body {
 }
 
 async fn read_part(
-    opened: Arc<Opened>,
+    opened: Arc<Aside<Opened>>,
     part: Range<u64>,
     lane: Lane,
     from: Window,

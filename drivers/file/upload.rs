@@ -14,8 +14,10 @@ use std::{
     fmt, fs,
     num::NonZeroU64,
     os::unix::fs::FileExt as _,
-    path::Path,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -36,7 +38,10 @@ use super::{
     read::{next_data, next_hole},
 };
 use crate::{
-    Committed, Digests, Error, ImageId, Kind, Result, Upload, lane::Lane, taken, window::PAGE,
+    Committed, Digests, Error, ImageId, Kind, Result, Upload,
+    lane::{Aside, Lane},
+    taken,
+    window::PAGE,
 };
 
 /// Zeros are looked for in blocks of this many bytes.
@@ -57,8 +62,10 @@ pub(super) struct Target {
     making: Making,
     at: crate::Location,
     dir: Dir,
-    file: Arc<fs::File>,
+    file: fs::File,
     staged: Option<String>,
+    /// Whether the staged name has become the image's.
+    renamed: AtomicBool,
 }
 
 impl Target {
@@ -85,8 +92,15 @@ impl Target {
             Err(error) => return Err(dir.error("create a file in", "", error)),
         };
         let at = crate::Location::File(Location::new(dir.path(), id.as_str()));
-        let target =
-            Self { store: Arc::clone(store), making, at, dir, file: Arc::new(fd.into()), staged };
+        let target = Self {
+            store: Arc::clone(store),
+            making,
+            at,
+            dir,
+            file: fd.into(),
+            staged,
+            renamed: AtomicBool::new(false),
+        };
         match target.reserve(size) {
             Ok(()) => Ok(target),
             Err(error) => Err(target.fail(error)),
@@ -115,11 +129,11 @@ impl Target {
     }
 
     /// Makes the file whole, durable and visible, in that order.
-    pub(super) fn commit(mut self, size: u64, digests: Option<&Digests>) -> Result<()> {
+    pub(super) fn commit(&self, size: u64, digests: Option<&Digests>) -> Result<()> {
         self.publish(size, digests).map_err(|error| self.fail(error))
     }
 
-    fn publish(&mut self, size: u64, digests: Option<&Digests>) -> Result<()> {
+    fn publish(&self, size: u64, digests: Option<&Digests>) -> Result<()> {
         ftruncate(&self.file, size).map_err(|error| self.error("set the length of", error))?;
         // Before the mode, which may be one that lets nobody write, not even attributes.
         if let Some(digests) = digests
@@ -142,7 +156,7 @@ impl Target {
     }
 
     /// Gives the file its name, if no other has it.
-    fn link(&mut self) -> Result<()> {
+    fn link(&self) -> Result<()> {
         let name = self.making.id().as_str();
         // Within one directory the filesystem itself names an id once.
         let several = self.store.config.datadirs.len() > 1;
@@ -161,7 +175,7 @@ impl Target {
                         let renamed = renameat_with(dir, staged, dir, name, how);
                         if renamed.is_ok() {
                             // From here on the staged name may be another upload's.
-                            self.staged = None;
+                            self.renamed.store(true, Ordering::Relaxed);
                         }
                         renamed
                     }
@@ -177,10 +191,15 @@ impl Target {
 
     /// Makes the name the only one, and durable.
     fn settle_name(&self) -> Result<()> {
-        if let Some(staged) = &self.staged {
+        if let Some(staged) = self.staged() {
             self.dir.remove(staged)?;
         }
         self.dir.sync()
+    }
+
+    /// The staged name, while it is ours.
+    fn staged(&self) -> Option<&str> {
+        self.staged.as_deref().filter(|_| !self.renamed.load(Ordering::Relaxed))
     }
 
     fn proc_path(&self) -> String {
@@ -189,8 +208,8 @@ impl Target {
     }
 
     /// Removes what there is.
-    pub(super) fn abort(self) -> Result<()> {
-        match &self.staged {
+    pub(super) fn abort(&self) -> Result<()> {
+        match self.staged() {
             None => Ok(()), // it goes with its last descriptor
             Some(staged) => match self.dir.remove(staged) {
                 Ok(_) => Ok(()),
@@ -200,7 +219,7 @@ impl Target {
     }
 
     /// Removes what there is because of `error`, which says what could not be removed.
-    fn fail(self, error: Error) -> Error {
+    fn fail(&self, error: Error) -> Error {
         match self.abort() {
             Ok(()) => error,
             Err(left) => match left.left() {
@@ -218,15 +237,15 @@ impl Target {
 /// A file store's [`Upload`].
 pub(super) struct Writing {
     lane: Lane,
-    target: Target,
+    target: Arc<Aside<Target>>,
     pen: Pen,
     size: u64,
 }
 
 impl Writing {
-    pub(super) fn new(lane: Lane, target: Target, thin: bool) -> Self {
-        let pen = Pen::new(Arc::clone(&target.file), thin);
-        Self { lane, target, pen, size: 0 }
+    pub(super) fn new(lane: Lane, target: Aside<Target>, thin: bool) -> Self {
+        let pen = Pen::new(&target.file, thin);
+        Self { lane, target: Arc::new(target), pen, size: 0 }
     }
 }
 
@@ -241,10 +260,9 @@ impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let at = self.size;
         self.size = self.size.saturating_add(chunk.len() as u64);
-        let mut pen = self.pen.clone();
-        let path = self.target.dir.path().join(self.target.id().as_str());
+        let (mut pen, target) = (self.pen, Arc::clone(&self.target));
         self.pen =
-            self.lane.run("write", move || pen.write(at, &chunk, &path).map(|()| pen)).await?;
+            self.lane.run("write", move || pen.write(at, &chunk, &target).map(|()| pen)).await?;
         Ok(())
     }
 
@@ -270,9 +288,8 @@ impl Upload for Writing {
 }
 
 /// How bytes reach the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Pen {
-    file: Arc<fs::File>,
     thin: bool,
     direct: bool,
     /// Bytes written, zeros that were skipped not counted.
@@ -280,17 +297,19 @@ struct Pen {
 }
 
 impl Pen {
-    fn new(file: Arc<fs::File>, thin: bool) -> Self {
+    fn new(file: &fs::File, thin: bool) -> Self {
         let direct =
-            fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT)).is_ok();
-        Self { file, thin, direct, written: 0 }
+            fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | OFlags::DIRECT)).is_ok();
+        Self { thin, direct, written: 0 }
     }
 
     /// Writes `chunk` at offset `at`, without its blocks of zeros.
-    fn write(&mut self, at: u64, chunk: &[u8], path: &Path) -> Result<()> {
-        let fail = |error| Error::io("write", path.display(), error);
+    fn write(&mut self, at: u64, chunk: &[u8], target: &Target) -> Result<()> {
+        let file = &target.file;
+        let path = || target.dir.path().join(target.id().as_str());
+        let fail = |error| Error::io("write", path().display(), error);
         if !self.thin {
-            return self.put(at, chunk).map_err(fail);
+            return self.put(file, at, chunk).map_err(fail);
         }
         let mut done = 0;
         while done < chunk.len() {
@@ -301,14 +320,14 @@ impl Pen {
             let to = from.saturating_add(data);
             if data > 0 {
                 let at = at.saturating_add(from as u64);
-                self.put(at, chunk.get(from..to).unwrap_or_default()).map_err(fail)?;
+                self.put(file, at, chunk.get(from..to).unwrap_or_default()).map_err(fail)?;
             }
             done = to;
         }
         Ok(())
     }
 
-    fn put(&mut self, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+    fn put(&mut self, file: &fs::File, at: u64, bytes: &[u8]) -> std::io::Result<()> {
         self.written = self.written.saturating_add(bytes.len() as u64);
         if self.direct {
             let whole = if at.is_multiple_of(PAGE as u64) && bytes.as_ptr().align_offset(PAGE) == 0
@@ -318,30 +337,30 @@ impl Pen {
                 0
             };
             let (whole, tail) = bytes.split_at(whole);
-            match self.file.write_all_at(whole, at) {
+            match file.write_all_at(whole, at) {
                 Ok(()) if tail.is_empty() => return Ok(()),
                 Ok(()) => {
-                    self.buffer()?;
-                    return self.file.write_all_at(tail, at.saturating_add(whole.len() as u64));
+                    self.buffer(file)?;
+                    return file.write_all_at(tail, at.saturating_add(whole.len() as u64));
                 }
                 Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                    self.buffer()?; // this filesystem wants another alignment, or none
+                    self.buffer(file)?; // this filesystem wants another alignment, or none
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.file.write_all_at(bytes, at)?;
+        file.write_all_at(bytes, at)?;
         // Starts the writeback of this part and drops what is on disk already.
         let recent = at.saturating_sub(BEHIND);
-        let _hint = fadvise(&self.file, recent, None, Advice::DontNeed);
+        let _hint = fadvise(file, recent, None, Advice::DontNeed);
         Ok(())
     }
 
     /// From here on through the page cache.
-    fn buffer(&mut self) -> std::io::Result<()> {
+    fn buffer(&mut self, file: &fs::File) -> std::io::Result<()> {
         self.direct = false;
-        let flags = fcntl_getfl(&self.file)?;
-        fcntl_setfl(&self.file, flags.difference(OFlags::DIRECT))?;
+        let flags = fcntl_getfl(file)?;
+        fcntl_setfl(file, flags.difference(OFlags::DIRECT))?;
         Ok(())
     }
 }
@@ -368,15 +387,16 @@ impl Opened {
 /// left then.
 pub(super) async fn copy(
     lane: &Lane,
-    target: Target,
-    source: Arc<Opened>,
+    target: Aside<Target>,
+    source: Arc<Aside<Opened>>,
     digests: Option<Digests>,
 ) -> Result<Option<u64>> {
+    let target = Arc::new(target);
     let (mut at, mut stored_bytes) = (0, 0_u64);
     let size = source.size;
     while at < size {
-        let (from, to) = (Arc::clone(&source), Arc::clone(&target.file));
-        match lane.run("copy", move || copy_step(&from, &to, at)).await {
+        let (from, to) = (Arc::clone(&source), Arc::clone(&target));
+        match lane.run("copy", move || copy_step(&from, &to.file, at)).await {
             Ok(Some((next, data))) => {
                 at = next;
                 stored_bytes = stored_bytes.saturating_add(data);

@@ -63,7 +63,7 @@ pub(super) async fn put(
     let inline = body.as_ref().and_then(|body| body.size_hint().exact());
     let descriptor = match call.header(&BODY)? {
         None => None,
-        Some("fd") if inline == Some(0) => Some(descriptor::Source::new(call.descriptor()?)?),
+        Some("fd") if inline == Some(0) => Some(descriptor::Source::new(call.descriptor()?).await?),
         Some("fd") => {
             return Err(Error::new(Kind::Invalid, "with `Imaged-Body: fd` the body is empty"));
         }

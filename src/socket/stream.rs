@@ -11,6 +11,9 @@
 //!   found and closed. Instead of: trusting the truncation flag.
 //! * Chose: the timers of head, idle and stalled connections here. Because: hyper's own head timer
 //!   also runs on an idle kept connection. Instead of: one limit for two different things.
+//! * Chose: descriptors are looked at, read and closed on threads of one bounded lane, whoever sent
+//!   them. Because: any of these calls may hang, with the filesystem that the caller chose. Instead
+//!   of: closing them where they are dropped, which lets a caller without any role stop the daemon.
 
 use std::{
     collections::VecDeque,
@@ -18,15 +21,16 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use imaged_drivers::lane::Lane;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
     },
 };
@@ -41,6 +45,10 @@ const SCM_MAX_FD: usize = 253;
 
 /// As many unclaimed descriptors as a connection may hold.
 const UNCLAIMED: usize = 4;
+
+/// Calls that touch descriptors of callers.
+static DESCRIPTORS: LazyLock<Lane> =
+    LazyLock::new(|| Lane::new("descriptors of callers", 64, Duration::from_secs(10)));
 
 /// How often a peer who waits for an answer is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -83,7 +91,26 @@ struct State {
     leaving: Option<OwnedFd>,
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        Wire::close(self.came.drain(..).chain(self.leaving.take()).collect());
+    }
+}
+
 impl Wire {
+    /// Where to touch a descriptor that came from a caller.
+    #[must_use]
+    pub fn lane() -> &'static Lane {
+        &DESCRIPTORS
+    }
+
+    /// Closes descriptors, and does not wait for it.
+    pub fn close(descriptors: Vec<OwnedFd>) {
+        if !descriptors.is_empty() {
+            DESCRIPTORS.discard(descriptors);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,7 +131,8 @@ impl Wire {
 
     /// Sends `descriptor` with the next bytes, which must be a head.
     pub fn send(&self, descriptor: OwnedFd) {
-        self.state().leaving = Some(descriptor);
+        let other = self.state().leaving.replace(descriptor);
+        Self::close(other.into_iter().collect());
     }
 
     /// The number of the process that made the connection, if the kernel tells.
@@ -164,13 +192,15 @@ impl Stream {
         }
     }
 
-    /// Reads bytes and the descriptors that come with them.
+    /// Reads bytes and the descriptors that come with them. While too many of other callers cannot
+    /// be closed, none are taken.
     fn poll_receive(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.inner.poll_read_ready(cx))?;
             let room = buf.initialize_unfilled_to(buf.remaining().min(16 << 10));
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let space = if DESCRIPTORS.is_clogged() { &mut [][..] } else { &mut space[..] };
+            let mut control = RecvAncillaryBuffer::new(space);
             let got = self.inner.try_io(Interest::READABLE, || {
                 let into = &mut [IoSliceMut::new(room)];
                 Ok(recvmsg(self.inner.as_fd(), into, &mut control, RecvFlags::CMSG_CLOEXEC)?)
@@ -185,8 +215,14 @@ impl Stream {
                     state.came.extend(descriptors);
                 }
             }
+            if got.flags.contains(ReturnFlags::CTRUNC) && DESCRIPTORS.is_clogged() {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "a descriptor came while too many others cannot be closed",
+                )));
+            }
             if state.came.len() > UNCLAIMED {
-                state.came.clear();
+                Wire::close(state.came.drain(..).collect());
                 return Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "more descriptors than a request can claim",
@@ -322,7 +358,8 @@ impl Stream {
             });
             match sent {
                 Ok(count) => {
-                    state.leaving = None; // it went with the first byte
+                    // It went with the first byte.
+                    Wire::close(state.leaving.take().into_iter().collect());
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

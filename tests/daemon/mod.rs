@@ -1,6 +1,7 @@
 //! The daemon over its real socket.
 
 mod descriptors;
+mod hangs;
 mod kills;
 mod limits;
 mod protocol;

@@ -45,12 +45,17 @@ impl Daemon {
     /// Starts one with this configuration, in which `{dir}` stands for its directory and
     /// `[imaged]` comes last; directories `fast` and `cheap` are there.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_in(Self::home(), config, &[])
+    }
+
+    /// A directory for one, with directories for two stores.
+    pub(crate) fn home() -> TempDir {
         let dir = TempDir::new().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for store in ["fast", "cheap"] {
             fs::create_dir(dir.path().join(store)).unwrap();
         }
-        Self::start_in(dir, config, &[])
+        dir
     }
 
     /// Starts one in a directory that is there already, with these variables.

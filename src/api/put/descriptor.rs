@@ -7,63 +7,63 @@
 //!   of: waiting a moment for the hang-up.
 
 use std::{
-    fs::{self, File},
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::fs::FileExt as _,
-    },
+    fs,
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
 use imaged_drivers::{
     Error, Kind, Result,
-    lane::Lane,
-    window::{self, CHUNK, Window},
+    lane::Aside,
+    window::{self, Buffer, CHUNK, Window},
 };
 use rustix::{
-    fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek, tell},
-    io::Errno,
+    fs::{FileType, Mode, OFlags, SeekFrom, fcntl_getfl, fstat, open, seek, tell},
+    io::{Errno, pread},
 };
-use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::mpsc};
+use tokio::{net::unix::pipe, sync::mpsc};
 
 use super::deliver;
-use crate::store::Frame;
+use crate::{socket::Wire, store::Frame};
 
-/// Reads of passed files at a time, of one request; the file may be on a mount that hangs.
-const READS: usize = 1;
-
-/// What a caller passed.
+/// What a caller passed. All that touches it runs on the lane of the wire: it may be of a
+/// filesystem that hangs.
 pub(super) enum Source {
     /// A file, from the first offset up to the second.
-    File(Arc<File>, u64, u64),
+    File(Arc<Aside<OwnedFd>>, u64, u64),
     /// A pipe, until its end.
-    Pipe(pipe::Receiver),
+    Pipe(Arc<Aside<OwnedFd>>),
 }
 
 impl Source {
     /// Looks at a descriptor.
-    pub(super) fn new(descriptor: OwnedFd) -> Result<Self> {
+    pub(super) async fn new(descriptor: OwnedFd) -> Result<Self> {
+        // Let go of here and not on the lane: nobody needs to wait until it is closed.
+        let descriptor = Arc::new(Aside::new(Wire::lane(), descriptor));
+        let looked = Arc::clone(&descriptor);
+        Wire::lane().run("look at the descriptor", move || Self::look(&looked)).await
+    }
+
+    fn look(descriptor: &Arc<Aside<OwnedFd>>) -> Result<Self> {
         let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("the descriptor {why}")));
         let fail = |error: Errno| Error::io("look at", "the descriptor", error.into());
-        let flags = fcntl_getfl(&descriptor).map_err(fail)?;
+        let flags = fcntl_getfl(descriptor).map_err(fail)?;
         if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
             return refuse("is not open for reading");
         }
-        let stat = fstat(&descriptor).map_err(fail)?;
+        let stat = fstat(descriptor).map_err(fail)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile {
-            let from = tell(&descriptor).map_err(fail)?;
+            let from = tell(descriptor).map_err(fail)?;
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             if from > size {
                 return refuse("stands past the end of its file");
             }
-            return Ok(Self::File(Arc::new(own(descriptor)), from, size));
+            return Ok(Self::File(own(descriptor), from, size));
         }
         if kind == FileType::Fifo {
-            return pipe::Receiver::from_owned_fd(descriptor)
-                .map(Self::Pipe)
-                .map_err(|error| Error::io("read", "the pipe", error));
+            return Ok(Self::Pipe(Arc::clone(descriptor)));
         }
         refuse("is neither a regular file nor a pipe")
     }
@@ -84,7 +84,7 @@ impl Source {
         stall: Duration,
     ) -> Result<()> {
         match self {
-            Self::File(file, from, to) => send_file(file, from, to, frames, window, stall).await,
+            Self::File(file, from, to) => send_file(file, from, to, frames, window).await,
             Self::Pipe(pipe) => send_pipe(pipe, frames, window, stall).await,
         }
     }
@@ -156,27 +156,28 @@ impl Task {
 
 /// The same file by an open description of our own, so that looking for holes does not move the
 /// caller's offset. Where that cannot be had, the caller's will do.
-fn own(descriptor: OwnedFd) -> File {
+fn own(descriptor: &Arc<Aside<OwnedFd>>) -> Arc<Aside<OwnedFd>> {
     let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    File::open(path).unwrap_or_else(|_| File::from(descriptor))
+    match open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(ours) => Arc::new(Aside::new(Wire::lane(), ours)),
+        Err(_) => Arc::clone(descriptor),
+    }
 }
 
 async fn send_file(
-    file: Arc<File>,
+    file: Arc<Aside<OwnedFd>>,
     mut at: u64,
     end: u64,
     frames: &mpsc::Sender<Frame>,
     window: &Window,
-    stall: Duration,
 ) -> Result<()> {
-    let lane = Lane::new("descriptor", READS, stall);
     let chunk = window.chunk() as u64;
     while at < end {
         let len = usize::try_from((end - at).min(chunk)).unwrap_or(CHUNK);
         let (file, mut buffer) = (Arc::clone(&file), window.buffer().await?);
-        let bytes = lane
+        let bytes = Wire::lane()
             .run("read the passed file", move || {
-                let hole = match seek(&*file, SeekFrom::Data(at)) {
+                let hole = match seek(&file, SeekFrom::Data(at)) {
                     Ok(data) => data >= at.saturating_add(len as u64),
                     Err(error) => error == Errno::NXIO,
                 };
@@ -187,7 +188,7 @@ async fn send_file(
                     let left = len - buffer.len();
                     let from = at.saturating_add(buffer.len() as u64);
                     let room = buffer.room().get_mut(..left).unwrap_or_default();
-                    match file.read_at(room, from) {
+                    match pread(&file, room, from) {
                         Ok(0) => {
                             return Err(Error::new(
                                 Kind::Mismatch,
@@ -195,8 +196,10 @@ async fn send_file(
                             ));
                         }
                         Ok(got) => buffer.filled(got),
-                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(Error::io("read", "the passed file", error)),
+                        Err(Errno::INTR) => {}
+                        Err(error) => {
+                            return Err(Error::io("read", "the passed file", error.into()));
+                        }
                     }
                 }
                 Ok(buffer.freeze())
@@ -209,19 +212,24 @@ async fn send_file(
 }
 
 async fn send_pipe(
-    mut pipe: pipe::Receiver,
+    pipe: Arc<Aside<OwnedFd>>,
     frames: &mpsc::Sender<Frame>,
     window: &Window,
     stall: Duration,
 ) -> Result<()> {
-    loop {
+    let fail = |error| Error::io("read", "the pipe", error);
+    let open = move || {
+        let pipe = pipe.try_clone().and_then(pipe::Receiver::from_owned_fd).map_err(fail)?;
+        Ok(Arc::new(Aside::new(Wire::lane(), pipe)))
+    };
+    let pipe = Wire::lane().run("read the pipe", open).await?;
+    let mut state = Pipe::Waits;
+    while state != Pipe::Ended {
         let mut buffer = window.buffer().await?;
-        while !buffer.is_full() {
-            let read = tokio::time::timeout(stall, pipe.read(buffer.room())).await;
-            let got = match read {
-                Ok(Ok(0)) => break,
-                Ok(Ok(got)) => got,
-                Ok(Err(error)) => return Err(Error::io("read", "the pipe", error)),
+        state = Pipe::Waits;
+        while state == Pipe::Waits {
+            match tokio::time::timeout(stall, pipe.readable()).await {
+                Ok(ready) => ready.map_err(fail)?,
                 Err(late) => {
                     return Err(Error::new(
                         Kind::Timeout,
@@ -229,15 +237,41 @@ async fn send_pipe(
                     )
                     .because(late));
                 }
-            };
-            buffer.filled(got);
+            }
+            let pipe = Arc::clone(&pipe);
+            let filled = Wire::lane().run("read the pipe", move || fill(&pipe, buffer));
+            (buffer, state) = filled.await?;
         }
-        let last = !buffer.is_full();
         if !buffer.is_empty() {
             deliver(frames, buffer.freeze()).await?;
         }
-        if last {
-            return Ok(());
+    }
+    Ok(())
+}
+
+/// Where a pipe is after a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pipe {
+    /// It holds no byte now.
+    Waits,
+    /// It may hold more than there was room for.
+    Flows,
+    /// No byte will come.
+    Ended,
+}
+
+/// Reads what a pipe holds into `buffer`.
+fn fill(pipe: &pipe::Receiver, mut buffer: Buffer) -> Result<(Buffer, Pipe)> {
+    while !buffer.is_full() {
+        match pipe.try_read(buffer.room()) {
+            Ok(0) => return Ok((buffer, Pipe::Ended)),
+            Ok(got) => buffer.filled(got),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Ok((buffer, Pipe::Waits));
+            }
+            Err(error) => return Err(Error::io("read", "the pipe", error)),
         }
     }
+    Ok((buffer, Pipe::Flows))
 }

@@ -1,0 +1,203 @@
+//! Files whose closing does not return: on a filesystem that is told to answer it no more.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use crate::harness::{
+    daemon::{Daemon, noise},
+    raw::Raw,
+    stores::plain::Plain,
+};
+
+/// As `STORES`, but of two threads, and of a second's patience with the store that may hang.
+const HANGING: &str = "\
+[DEFAULT]
+enabled_backends = fast:file, cheap:file
+[glance_store]
+default_backend = fast
+[fast]
+filesystem_store_datadir = {dir}/fast
+filesystem_store_timeout = 1
+[cheap]
+filesystem_store_datadir = {dir}/cheap
+";
+const THREADS: [(&str, &str); 1] = [("TOKIO_WORKER_THREADS", "2")];
+
+/// More than the daemon has threads.
+const TIMES: usize = 6;
+
+/// What has nothing to do with the filesystem that hangs goes on.
+fn assert_others_go_on(daemon: &Daemon, what: &str) {
+    let image = noise(100_000, 81);
+    for _ in 0..TIMES {
+        assert_eq!(daemon.ask("GET", "/healthz").status, 200, "{what}");
+        assert_eq!(daemon.put("cheap", "other", &image).status, 201, "{what}");
+        assert!(daemon.get("cheap", "other").body == image, "{what}");
+        let deleted = daemon.ask("DELETE", "/v1/stores/cheap/images/other");
+        assert_eq!(deleted.status, 204, "{what}");
+    }
+}
+
+/// A caller in a process of its own, with an open file on the filesystem that hangs. It must not be
+/// in this one: each process that another test begins would have to close it too.
+struct Caller {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+const CALLER: &str = r#"
+import array, json, os, socket, sys
+_, path, image = sys.argv
+file = os.open(image, os.O_RDONLY)
+print("open", flush=True)
+for line in sys.stdin:
+    count, text = json.loads(line)
+    one = socket.socket(socket.AF_UNIX)
+    one.settimeout(60)
+    one.connect(path)
+    files = array.array("i", [file] * count)
+    one.sendmsg([text.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+    whole = text.count("\r\n\r\n") == 1
+    try:
+        answer = one.recv(1 << 16) if whole or count > 4 else b""
+    except ConnectionResetError:
+        answer = b""
+    print(answer.decode()[9:12], flush=True)
+    one.close()
+"#;
+
+impl Caller {
+    fn start(daemon: &Daemon, image: &Path) -> Self {
+        let mut child = Command::new("python3")
+            .args(["-c", CALLER])
+            .args([&daemon.socket, image])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut caller = Self { child, to, from: BufReader::new(from) };
+        assert_eq!(caller.hear(), "open");
+        caller
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.from.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The status of the answer to a head that comes with the file so many times; none to half a
+    /// head, and if the connection ended.
+    fn ask(&mut self, count: usize, head: &str) -> String {
+        writeln!(self.to, "{}", serde_json::json!([count, head])).unwrap();
+        self.hear()
+    }
+
+    fn end(self) {
+        let Self { mut child, to, .. } = self;
+        drop(to);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_closed_stops_nobody() {
+    let daemon = Daemon::start_in(Daemon::home(), HANGING, &THREADS);
+    let mount = tempfile::tempdir().unwrap();
+    let image = mount.path().join("image");
+    let plain = Plain::mount(mount.path(), "links");
+    std::fs::write(&image, b"image").unwrap();
+    let mut caller = Caller::start(&daemon, &image);
+    plain.hang("flush");
+    let put = |n: usize, headers: &str| {
+        format!("PUT /v1/stores/cheap/images/{n} HTTP/1.1\r\nhost: x\r\n{headers}\r\n")
+    };
+    for n in 0..TIMES {
+        assert_eq!(caller.ask(1, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"), "400");
+        let inline = put(n, "content-length: 5\r\n") + "bytes";
+        assert_eq!(caller.ask(1, &inline), "201");
+    }
+    assert_others_go_on(&daemon, "with a request that has no use for it");
+    for _ in 0..TIMES {
+        assert_eq!(caller.ask(9, "P"), "", "more than a request can claim");
+        assert_eq!(caller.ask(1, "P"), "");
+    }
+    assert_others_go_on(&daemon, "without a whole request");
+    for n in TIMES..2 * TIMES {
+        let body = put(n, "imaged-body: fd\r\ncontent-length: 0\r\n");
+        assert_eq!(caller.ask(1, &body), "201");
+        assert_eq!(caller.ask(2, &body), "400");
+    }
+    assert_others_go_on(&daemon, "with a body");
+    assert!(plain.held() > 0, "nothing was closed");
+    plain.free();
+    caller.end();
+    daemon.wait_until("all are closed", |daemon| {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+        let mut to = open.filter_map(|one| std::fs::read_link(one.unwrap().path()).ok());
+        !to.any(|to| to.starts_with(mount.path()))
+    });
+}
+
+#[test]
+fn descriptors_are_taken_as_long_as_those_before_can_be_closed() {
+    let daemon = Daemon::start_in(Daemon::home(), HANGING, &THREADS);
+    let mount = tempfile::tempdir().unwrap();
+    let image = mount.path().join("image");
+    let plain = Plain::mount(mount.path(), "links");
+    std::fs::write(&image, b"image").unwrap();
+    let mut caller = Caller::start(&daemon, &image);
+    plain.hang("flush");
+    let head = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let taken = (0..2000).take_while(|_| caller.ask(1, head) == "400").count();
+    assert!((500..1500).contains(&taken), "{taken}");
+    assert_eq!(caller.ask(1, head), "", "the connection ends");
+    assert_eq!(caller.ask(0, head), "200", "and only such a one");
+    assert_others_go_on(&daemon, "when no more are taken");
+    plain.free();
+    daemon.wait_until("descriptors are taken again", |_| caller.ask(1, head) == "400");
+    caller.end();
+}
+
+#[test]
+fn a_store_whose_files_cannot_be_closed_stops_no_other() {
+    let home = Daemon::home();
+    let fast = home.path().join("fast");
+    // The filesystem ends first: the daemon cannot, while it closes a file.
+    let daemon;
+    let plain = Plain::mount(&fast, "links");
+    daemon = Daemon::start_in(home, HANGING, &THREADS);
+    let image = noise(3 << 20, 82);
+    daemon.put("fast", "x", &image);
+    plain.hang("flush");
+    for _ in 0..TIMES {
+        assert!(daemon.get("fast", "x").body == image);
+        let mut raw = Raw::connect(&daemon.socket);
+        raw.head("GET", "/v1/stores/fast/images/x", "range: bytes=7-9\r\n");
+        assert_eq!(raw.answer("GET").body, image[7..10]);
+        raw.head("GET", "/v1/stores/fast/images/x", "");
+        assert_eq!(raw.read_head().unwrap().0, 200, "and not to the end");
+        // A descriptor is sent; it is not taken here, so that it need not be closed here.
+        let mut raw = Raw::connect(&daemon.socket);
+        raw.head("GET", "/v1/stores/fast/images/x", "imaged-accept: fd\r\n");
+        let mut status = [0; 12];
+        raw.stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
+    assert_others_go_on(&daemon, "while it is read");
+    for n in 0..TIMES {
+        let mut raw = Raw::connect(&daemon.socket);
+        raw.head("PUT", &format!("/v1/stores/fast/images/half-{n}"), "content-length: 9\r\n");
+        raw.send(b"half");
+    }
+    assert_others_go_on(&daemon, "while uploads to it are aborted");
+    assert!(plain.held() > 0, "nothing was closed");
+    plain.free();
+    daemon.settle();
+    assert_eq!(daemon.files("fast"), ["x"]);
+}
