@@ -48,6 +48,11 @@ impl Making {
     pub(super) fn id(&self) -> &ImageId {
         &self.id
     }
+
+    /// Whether there is no other of this id.
+    pub(super) fn is_alone(&self) -> bool {
+        self.ids.lock().get(&self.id) == Some(&1)
+    }
 }
 
 impl fmt::Debug for Making {

@@ -8,7 +8,7 @@
 //! `linkat` of an unnamed file (`O_TMPFILE`) after its fsync, then fsync of the directory. Where
 //! the filesystem has no unnamed files (NFS), a staged file takes their place.
 //! # Residue
-//! None; with staged files `.imaged-<id>-<instance>.part`, removed by `recover`.
+//! None; with staged files `.imaged-<id>-<instance>.part` after a crash, removed by `recover`.
 //! # Blocking
 //! Everything; all calls run on the store's own lane, and files that are let go of elsewhere are closed
 //! aside.

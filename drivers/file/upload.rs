@@ -64,8 +64,8 @@ pub(super) struct Target {
     dir: Dir,
     file: fs::File,
     staged: Option<String>,
-    /// Whether the staged name has become the image's.
-    renamed: AtomicBool,
+    /// Whether the staged name is not ours to remove any more.
+    ended: AtomicBool,
 }
 
 impl Target {
@@ -85,7 +85,7 @@ impl Target {
                 let flags = flags | OFlags::CREATE | OFlags::EXCL;
                 match openat(dir.fd(), &name, flags, mode) {
                     Ok(fd) => (fd, Some(name)),
-                    Err(Errno::EXIST) => return Err(taken(id, &store.name)),
+                    Err(Errno::EXIST) => return Err(in_the_way(store, &making, &dir, &name)),
                     Err(error) => return Err(dir.error("create", &name, error)),
                 }
             }
@@ -99,7 +99,7 @@ impl Target {
             dir,
             file: fd.into(),
             staged,
-            renamed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         };
         match target.reserve(size) {
             Ok(()) => Ok(target),
@@ -175,7 +175,7 @@ impl Target {
                         let renamed = renameat_with(dir, staged, dir, name, how);
                         if renamed.is_ok() {
                             // From here on the staged name may be another upload's.
-                            self.renamed.store(true, Ordering::Relaxed);
+                            self.ended.store(true, Ordering::Relaxed);
                         }
                         renamed
                     }
@@ -193,13 +193,14 @@ impl Target {
     fn settle_name(&self) -> Result<()> {
         if let Some(staged) = self.staged() {
             self.dir.remove(staged)?;
+            self.ended.store(true, Ordering::Relaxed);
         }
         self.dir.sync()
     }
 
     /// The staged name, while it is ours.
     fn staged(&self) -> Option<&str> {
-        self.staged.as_deref().filter(|_| !self.renamed.load(Ordering::Relaxed))
+        self.staged.as_deref().filter(|_| !self.ended.load(Ordering::Relaxed))
     }
 
     fn proc_path(&self) -> String {
@@ -209,12 +210,12 @@ impl Target {
 
     /// Removes what there is.
     pub(super) fn abort(&self) -> Result<()> {
-        match self.staged() {
-            None => Ok(()), // it goes with its last descriptor
-            Some(staged) => match self.dir.remove(staged) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.leaving(self.dir.path().join(staged).display())),
-            },
+        let Some(staged) = self.staged() else { return Ok(()) }; // it goes with its last descriptor
+        // Also if it fails: whoever is told of what is left sees to it.
+        self.ended.store(true, Ordering::Relaxed);
+        match self.dir.remove(staged) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.leaving(self.dir.path().join(staged).display())),
         }
     }
 
@@ -231,6 +232,37 @@ impl Target {
 
     fn error(&self, doing: &str, error: Errno) -> Error {
         self.dir.error(doing, self.id().as_str(), error)
+    }
+}
+
+/// One that was not ended: nobody waits for it any more.
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Err(left) = self.abort() {
+            tracing::error!(error = %left.chain(), "cannot clean up");
+        }
+    }
+}
+
+/// The refusal of an upload whose staged name is taken.
+fn in_the_way(store: &Store, making: &Making, dir: &Dir, name: &str) -> Error {
+    let id = making.id();
+    let path = dir.path().join(name);
+    match store.find(id) {
+        Ok(None) if making.is_alone() => Error::new(
+            Kind::Unavailable,
+            format!(
+                "what an earlier upload of this id has left is in the way; if none is under way, \
+                 remove it: path=`{}`",
+                path.display()
+            ),
+        ),
+        Ok(None) => Error::new(
+            Kind::Exists,
+            format!("an upload of this id is under way: id=`{id}` store=`{}`", store.name),
+        ),
+        Ok(Some(_)) => taken(id, &store.name),
+        Err(error) => error,
     }
 }
 

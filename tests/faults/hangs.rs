@@ -9,7 +9,7 @@ use imaged_drivers::{Kind, Location, Recovered, Result};
 use crate::harness::stores::{
     self, Fixture, assert_free, assert_reads, begin,
     content::{Look, image},
-    idle, order, put,
+    idle, names, order, put, recovered, soon,
 };
 
 /// Stores of a second's patience.
@@ -61,4 +61,67 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
         f.driver.delete(&source).await.unwrap();
         f.assert_empty().await;
     }
+}
+
+/// Waits until the directory of the store is empty.
+async fn emptied(f: &Fixture) {
+    soon("the directory to be empty", async {
+        while names(&f.dirs[0]) != [""; 0] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_that_answers_late_leaves_nothing() {
+    for kind in ["links", "no-links"] {
+        let f = stores::plain(kind, PATIENCE).await;
+        let plain = f.plain.as_ref().unwrap();
+        let id = f.id();
+        plain.hang("create");
+        let error = f.driver.create(&id, None).await.expect_err(kind);
+        assert_eq!(error.kind(), Kind::Timeout, "{kind}: {error:?}");
+        let error = f.driver.recover(&id).await.expect_err(kind);
+        assert_eq!(error.kind(), Kind::Unavailable, "{kind}: {error:?}");
+        plain.free();
+        idle(&f.store).await;
+        emptied(&f).await;
+        assert_free(&f, &id, kind).await;
+        f.assert_empty().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_dropped_leaves_nothing() {
+    let f = stores::file_staged().await;
+    let id = f.id();
+    let mut upload = f.driver.create(&id, None).await.unwrap();
+    upload.write(image(Look::Random, 5000, 72)).await.unwrap();
+    assert_eq!(names(&f.dirs[0]).len(), 1, "a part");
+    let error = f.driver.create(&id, None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Exists, "{error:?}");
+    assert!(error.to_string().contains("under way"), "{error:?}");
+    drop(upload);
+    emptied(&f).await;
+    assert_eq!(recovered(&*f.driver, &id).await, Recovered::Nothing);
+    assert_free(&f, &id, "dropped").await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_the_way_is_named() {
+    let f = stores::file_staged().await;
+    let bytes = image(Look::Random, 5000, 73);
+    let id = f.id();
+    let part = f.dirs[0].join(format!(".imaged-{id}-{}.part", f.shared().journal.instance()));
+    std::fs::write(&part, b"half").unwrap();
+    let error = put(&f.store, order(&id, None), &bytes).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    let (told, path) = (error.to_string(), part.display().to_string());
+    assert!(told.contains("in the way") && told.contains(&path), "{told}");
+    assert_eq!(std::fs::read(&part).unwrap(), b"half", "and is not touched");
+    std::fs::remove_file(&part).unwrap();
+    assert_free(&f, &id, "removed").await;
+    f.assert_empty().await;
 }

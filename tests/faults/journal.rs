@@ -58,7 +58,8 @@ async fn orphan(f: &Fixture, id: &ImageId) {
     let claim = f.shared().journal.begin(intent(Work::Put, "main", id)).await.unwrap();
     let mut upload = f.driver.create(id, None).await.unwrap();
     upload.write(image(Look::Random, 5000, 1)).await.unwrap();
-    drop(upload);
+    // Dropping it would clear it away.
+    std::mem::forget(upload);
     std::mem::forget(claim);
 }
 
@@ -127,7 +128,7 @@ async fn an_intent_waits_for_a_store_that_is_not_configured() {
     let claim = f.shared().journal.begin(intent(Work::Put, "gone", &half)).await.unwrap();
     std::mem::forget(claim);
     let part = f.driver.create(&half, None).await.unwrap();
-    drop(part);
+    std::mem::forget(part);
     let state = dead(&f);
     for _ in 0..2 {
         let next = next(&f, state.path()).await;
