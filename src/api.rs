@@ -322,11 +322,13 @@ pub async fn serve(
     wire: Wire,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let descriptors = wire.claim();
+    let mut descriptors = wire.claim();
     // One that came with bytes is closed unseen; without them it can only be a forgotten header.
-    let surplus = !descriptors.is_empty()
-        && !request.headers().contains_key(BODY)
-        && request.body().is_end_stream();
+    let unasked = !request.headers().contains_key(BODY);
+    let surplus = !descriptors.is_empty() && unasked && request.body().is_end_stream();
+    if unasked {
+        Wire::close(std::mem::take(&mut descriptors));
+    }
     let (head, body) = request.into_parts();
     let call = Call {
         daemon,

@@ -10,7 +10,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, fcntl_getfl, open},
+};
 
 use crate::harness::{
     daemon::{Daemon, STORES, noise},
@@ -274,6 +277,39 @@ fn a_pipe_of_unknown_size_needs_a_caller_that_can_be_seen() {
         }
     }
     assert_eq!(daemon.files("fast"), ["x"]);
+}
+
+#[test]
+fn a_callers_pipe_stays_as_it_is() {
+    let daemon = Daemon::start(STORES);
+    daemon.put("fast", "taken", b"image");
+    let mut raw = Raw::connect(&daemon.socket);
+    for (id, status) in [("taken", 409), ("free", 201)] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"image").unwrap();
+        drop(writer);
+        let before = fcntl_getfl(&reader).unwrap();
+        raw.head_with("PUT", &format!("/v1/stores/fast/images/{id}"), FD, &[reader.as_fd()]);
+        let answer = raw.answer("PUT");
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(fcntl_getfl(&reader).unwrap(), before, "{id}");
+    }
+}
+
+#[test]
+fn a_descriptor_beside_a_body_of_bytes_is_closed_at_once() {
+    let daemon = Daemon::start(STORES);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut raw = Raw::connect(&daemon.socket);
+    let headers = "content-length: 3\r\n";
+    raw.head_with("PUT", "/v1/stores/fast/images/x", headers, &[writer.as_fd()]);
+    drop(writer);
+    let mut polled = [PollFd::new(&reader, PollFlags::IN)];
+    let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+    assert_eq!(poll(&mut polled, Some(&patience)).unwrap(), 1, "the pipe ends");
+    assert!(polled[0].revents().contains(PollFlags::HUP));
+    raw.send(b"abc");
+    assert_eq!(raw.answer("PUT").status, 201);
 }
 
 #[test]

@@ -211,6 +211,14 @@ async fn send_file(
     Ok(())
 }
 
+/// The same pipe by an open description of our own, whose reads do not wait: the caller's is left
+/// as it is. Where that cannot be had, as from another user, the caller's will do.
+fn own_pipe(descriptor: &Aside<OwnedFd>) -> std::io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).or_else(|_| descriptor.try_clone())
+}
+
 async fn send_pipe(
     pipe: Arc<Aside<OwnedFd>>,
     frames: &mpsc::Sender<Frame>,
@@ -218,11 +226,11 @@ async fn send_pipe(
     stall: Duration,
 ) -> Result<()> {
     let fail = |error| Error::io("read", "the pipe", error);
-    let open = move || {
-        let pipe = pipe.try_clone().and_then(pipe::Receiver::from_owned_fd).map_err(fail)?;
+    let ours = move || {
+        let pipe = own_pipe(&pipe).and_then(pipe::Receiver::from_owned_fd).map_err(fail)?;
         Ok(Arc::new(Aside::new(Wire::lane(), pipe)))
     };
-    let pipe = Wire::lane().run("read the pipe", open).await?;
+    let pipe = Wire::lane().run("read the pipe", ours).await?;
     let mut state = Pipe::Waits;
     while state != Pipe::Ended {
         let mut buffer = window.buffer().await?;
