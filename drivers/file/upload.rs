@@ -13,7 +13,7 @@
 use std::{
     fmt, fs,
     num::NonZeroU64,
-    os::unix::fs::FileExt as _,
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
     sync::{
         Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -81,13 +81,8 @@ impl Target {
         let (fd, staged) = match openat(dir.fd(), ".", flags | OFlags::TMPFILE, mode) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                let name = store.part(id);
-                let flags = flags | OFlags::CREATE | OFlags::EXCL;
-                match openat(dir.fd(), &name, flags, mode) {
-                    Ok(fd) => (fd, Some(name)),
-                    Err(Errno::EXIST) => return Err(in_the_way(store, &making, &dir, &name)),
-                    Err(error) => return Err(dir.error("create", &name, error)),
-                }
+                let (fd, name) = stage(store, &making, &dir, flags, mode)?;
+                (fd, Some(name))
             }
             Err(error) => return Err(dir.error("create a file in", "", error)),
         };
@@ -240,6 +235,29 @@ impl Drop for Target {
     fn drop(&mut self) {
         if let Err(left) = self.abort() {
             tracing::error!(error = %left.chain(), "cannot clean up");
+        }
+    }
+}
+
+/// Makes the staged file of an upload.
+fn stage(
+    store: &Store,
+    making: &Making,
+    dir: &Dir,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<(OwnedFd, String)> {
+    let name = store.part(making.id());
+    let mut tries = 0;
+    loop {
+        match openat(dir.fd(), &name, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+            Ok(fd) => return Ok((fd, name)),
+            Err(Errno::EXIST) => match in_the_way(store, making, dir, &name) {
+                // The upload that had the name may have ended since.
+                error if error.kind() == Kind::Unavailable && tries < 3 => tries += 1,
+                error => return Err(error),
+            },
+            Err(error) => return Err(dir.error("create", &name, error)),
         }
     }
 }
