@@ -37,6 +37,12 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// How it likes to be read: bytes of a piece, and how many pieces in flight. `None` leaves it to
+    /// the daemon's settings.
+    fn reads(&self) -> Option<(usize, usize)> {
+        None
+    }
+
     /// Proves that the backend can be used now, and tells its capacity where it knows.
     ///
     /// # Errors
@@ -59,8 +65,8 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>>;
 
     /// Opens `at` for reading `span` [spans-are-slices]. Bytes that are read later come through
-    /// `window`. An image deleted during the read yields its own bytes or an error, never other
-    /// bytes [delete-during-a-read].
+    /// `window`. A delete during the read is refused as `InUse`, or the read yields the image's own
+    /// bytes or an error, never other bytes [delete-during-a-read].
     ///
     /// # Errors
     /// `NotFound`; `Range` if the span starts past the end [past-the-end-is-range]; `Invalid` if

@@ -5,7 +5,7 @@
 //!
 //! * [`driver`]: the contract; read it first
 //! * [`mem`]: the smallest driver that keeps it; newcomers copy it
-//! * [`mod@file`]: images as plain files
+//! * [`mod@file`]: images as plain files; [`rbd`]: images in Ceph
 //! * [`lane`]: where calls that block wait; [`window`]: the memory of a transfer;
 //!   [`options`]: how a driver reads its section of the configuration; [`error`]: what can go wrong
 
@@ -17,7 +17,9 @@ pub mod file;
 pub mod lane;
 pub mod mem;
 pub mod options;
+pub mod rbd;
 pub mod window;
+pub mod zeros;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -34,13 +36,15 @@ pub enum Config {
     File(file::Config),
     /// Images in this process's memory, for trials and tests.
     Mem(mem::Config),
+    /// Images in a pool of Ceph RBD.
+    Rbd(rbd::Config),
 }
 
 /// Names of the store types that have a driver, as `enabled_backends` spells them.
-pub const TYPES: [&str; 2] = ["file", "mem"];
+pub const TYPES: [&str; 3] = ["file", "mem", "rbd"];
 
 /// Store types of glance_store that this build does not serve.
-pub const UNSERVED: [&str; 6] = ["rbd", "s3", "swift", "cinder", "http", "vmware"];
+pub const UNSERVED: [&str; 5] = ["s3", "swift", "cinder", "http", "vmware"];
 
 impl Config {
     /// Reads the section of a store of type `kind`; what is wrong is noted in `options`.
@@ -49,6 +53,7 @@ impl Config {
         match kind {
             "file" => file::Config::read(options).map(Self::File),
             "mem" => mem::Config::read(options).map(Self::Mem),
+            "rbd" => rbd::Config::read(options).map(Self::Rbd),
             _ => None,
         }
     }
@@ -59,6 +64,7 @@ impl Config {
         match self {
             Self::File(_) => "file",
             Self::Mem(_) => "mem",
+            Self::Rbd(_) => "rbd",
         }
     }
 }
@@ -72,6 +78,18 @@ pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn
     Ok(match config {
         Config::File(config) => Arc::new(file::File::open(config, name, instance).await?),
         Config::Mem(config) => Arc::new(mem::Mem::new(config, name)),
+        #[cfg(feature = "ceph")]
+        Config::Rbd(config) => Arc::new(rbd::Rbd::open(config, name, instance).await?),
+        #[cfg(not(feature = "ceph"))]
+        Config::Rbd(_) => {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "this imaged was built without Ceph; use one that was built with the cargo \
+                     feature `ceph`: store=`{name}`"
+                ),
+            ));
+        }
     })
 }
 
@@ -82,6 +100,8 @@ pub enum Location {
     File(file::Location),
     /// `mem://store/id`
     Mem(mem::Location),
+    /// `rbd://fsid/pool/image/snap` or `rbd://image`
+    Rbd(rbd::Location),
 }
 
 impl FromStr for Location {
@@ -92,6 +112,7 @@ impl FromStr for Location {
         match scheme {
             Some("file" | "filesystem") => text.parse().map(Self::File),
             Some("mem") => text.parse().map(Self::Mem),
+            Some("rbd") => text.parse().map(Self::Rbd),
             Some(other) if other.len() <= 32 => Err(Error::new(
                 Kind::Invalid,
                 format!("no store here has locations of this scheme: scheme=`{other}`"),
@@ -109,6 +130,7 @@ impl fmt::Display for Location {
         match self {
             Self::File(at) => at.fmt(f),
             Self::Mem(at) => at.fmt(f),
+            Self::Rbd(at) => at.fmt(f),
         }
     }
 }
@@ -122,7 +144,7 @@ pub(crate) fn foreign(at: &Location, store: &str) -> Error {
 }
 
 /// The refusal of an upload under an id that is taken.
-pub(crate) fn taken(id: &ImageId, store: &str) -> Error {
+pub(crate) fn taken(id: impl fmt::Display, store: &str) -> Error {
     Error::new(
         Kind::Exists,
         format!("the store has an image of this id: id=`{id}` store=`{store}`"),

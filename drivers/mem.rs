@@ -112,7 +112,9 @@ impl Mem {
                 let image = images.whole.get(&at.id).ok_or_else(|| missing(&at.id, &self.name))?;
                 Ok((at.id.clone(), image.clone()))
             }
-            crate::Location::Mem(_) | crate::Location::File(_) => Err(foreign(at, &self.name)),
+            crate::Location::Mem(_) | crate::Location::File(_) | crate::Location::Rbd(_) => {
+                Err(foreign(at, &self.name))
+            }
         }
     }
 }

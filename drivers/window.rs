@@ -111,6 +111,7 @@ impl Budget {
         let grant = self.waited(Arc::clone(&self.pages), pages).await?;
         Ok(Window(Arc::new(Shared {
             chunk,
+            chunks,
             room: Arc::new(Semaphore::new(chunks)),
             free: Mutex::new(Vec::with_capacity(chunks)),
             _grant: grant,
@@ -158,6 +159,7 @@ pub struct Window(Arc<Shared>);
 
 struct Shared {
     chunk: usize,
+    chunks: usize,
     room: Arc<Semaphore>,
     free: Mutex<Vec<MmapMut>>,
     _grant: OwnedSemaphorePermit,
@@ -170,6 +172,13 @@ impl Window {
     #[must_use]
     pub fn chunk(&self) -> usize {
         self.0.chunk
+    }
+
+    /// How many buffers there are. Pieces that are read at once and given in order must be no more:
+    /// a later one could hold the buffer that an earlier one waits for.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.0.chunks
     }
 
     /// An empty buffer, waiting until one is free.

@@ -216,7 +216,8 @@ impl Store {
     /// See [`Driver::open`]; `Unsupported` if the store can only read whole images.
     pub async fn open(&self, at: &Location, span: Span, chunk: usize) -> Result<Reader> {
         let driver = self.able(|caps| caps.seek || span == Span::All, "read a part of an image")?;
-        let window = self.shared.budget.window(chunk, 2).await?;
+        let (chunk, chunks) = driver.reads().unwrap_or((chunk, 2));
+        let window = self.shared.budget.window(chunk, chunks).await?;
         driver.open(at, span, window).await
     }
 

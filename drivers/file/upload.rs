@@ -42,11 +42,8 @@ use crate::{
     lane::{Aside, Lane},
     taken,
     window::PAGE,
+    zeros,
 };
-
-/// Zeros are looked for in blocks of this many bytes.
-const BLOCK: usize = 64 << 10;
-static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
 /// How far behind the last write its pages may still be on their way to the disk, in bytes.
 const BEHIND: u64 = 64 << 20;
@@ -361,18 +358,9 @@ impl Pen {
         if !self.thin {
             return self.put(file, at, chunk).map_err(fail);
         }
-        let mut done = 0;
-        while done < chunk.len() {
-            let rest = chunk.get(done..).unwrap_or_default();
-            let zeros = run(rest, true);
-            let data = run(rest.get(zeros..).unwrap_or_default(), false);
-            let from = done.saturating_add(zeros);
-            let to = from.saturating_add(data);
-            if data > 0 {
-                let at = at.saturating_add(from as u64);
-                self.put(file, at, chunk.get(from..to).unwrap_or_default()).map_err(fail)?;
-            }
-            done = to;
+        for run in zeros::data(chunk) {
+            let at = at.saturating_add(run.start as u64);
+            self.put(file, at, chunk.get(run).unwrap_or_default()).map_err(fail)?;
         }
         Ok(())
     }
@@ -413,16 +401,6 @@ impl Pen {
         fcntl_setfl(file, flags.difference(OFlags::DIRECT))?;
         Ok(())
     }
-}
-
-/// How many bytes at the start of `bytes` are whole blocks of zeros, or of anything else.
-fn run(bytes: &[u8], zeros: bool) -> usize {
-    bytes.chunks(BLOCK).take_while(|block| is_zero(block) == zeros).map(<[u8]>::len).sum()
-}
-
-/// Compares with zeros by memcmp, which the C library vectorises.
-fn is_zero(block: &[u8]) -> bool {
-    ZERO_BLOCK.get(..block.len()) == Some(block)
 }
 
 impl Opened {
@@ -493,19 +471,4 @@ fn copy_step(source: &Opened, target: &fs::File, at: u64) -> Result<Option<(u64,
     }
     let _hint = fadvise(target, start.saturating_sub(BEHIND), None, Advice::DontNeed);
     Ok(Some((end, end - start)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_zeros_end_at_the_first_block_with_a_byte_in_it() {
-        let mut bytes = vec![0; 3 * BLOCK + 5];
-        assert_eq!(run(&bytes, true), 3 * BLOCK + 5);
-        bytes[2 * BLOCK + 1] = 1;
-        assert_eq!(run(&bytes, true), 2 * BLOCK);
-        assert_eq!(run(&bytes[2 * BLOCK..], false), BLOCK);
-        assert_eq!(run(&[], true), 0);
-    }
 }

@@ -1,6 +1,41 @@
 //! The C libraries that imaged calls: the only crate of the house where unsafe code may be.
 //!
 //! Rules of the room: every unsafe block holds one operation and says why it is sound; safe types
-//! outside, C inside; nothing here knows of stores, images or HTTP.
+//! outside, C inside; nothing here knows of stores, images of Glance, or HTTP. Names are the C
+//! library's own, without its prefix, and each one says which function it is (`Implements:`).
+//!
+//! Calls that block are plain functions, to be run where blocking is allowed; what librbd can do
+//! without blocking is a future, see [`aio`].
+//!
+//! # Assumptions
+//! * A librados handle, an ioctx and an image may be used from several threads at once: librados and
+//!   librbd say so of all the calls that are made here.
+//! * librbd calls back exactly once for each operation that it has taken, however long that takes.
 
-#![deny(unsafe_code)]
+#![cfg_attr(feature = "ceph", expect(unsafe_code, reason = "this is the room for it"))]
+
+#[cfg(feature = "ceph")]
+pub mod aio;
+#[cfg(feature = "ceph")]
+mod cluster;
+#[cfg(feature = "ceph")]
+mod errno;
+#[cfg(feature = "ceph")]
+mod image;
+#[cfg(feature = "ceph")]
+mod pool;
+#[cfg(feature = "ceph")]
+mod snap;
+#[cfg(feature = "ceph")]
+pub mod sys;
+#[cfg(feature = "ceph")]
+mod text;
+
+#[cfg(feature = "ceph")]
+pub use self::{
+    cluster::{Cluster, ClusterStat, Connecting},
+    errno::{Errno, Result},
+    image::{Child, Image, Watcher},
+    pool::{Options, Pool, PoolStat, Trashed},
+    snap::{Extent, Snap},
+};

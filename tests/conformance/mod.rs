@@ -101,6 +101,8 @@ conformance!(file_two_dirs);
 conformance!(file_two_filesystems);
 conformance!(file_staged);
 conformance!(file_renamed);
+conformance!(rbd);
+conformance!(rbd_thick);
 
 async fn finished(fixture: Fixture) {
     fixture.assert_empty().await;

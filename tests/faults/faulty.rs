@@ -98,6 +98,9 @@ impl Driver for Faulty {
         self.inner.metadata(at)
     }
 
+    fn reads(&self) -> Option<(usize, usize)> {
+        self.inner.reads()
+    }
     fn busy(&self) -> usize {
         self.inner.busy()
     }

@@ -1,5 +1,6 @@
 //! A store of every kind, each with a daemon of its own around it.
 
+pub(crate) mod ceph;
 pub(crate) mod content;
 pub(crate) mod plain;
 
@@ -16,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use ceph::Ceph;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use imaged::{
     config::Config,
@@ -60,11 +62,31 @@ pub(crate) struct Fixture {
     beside: Vec<PathBuf>,
     ids: AtomicUsize,
     state: TempDir,
+    /// The cluster beneath it, if there is one.
+    pub(crate) ceph: Option<Ceph>,
 }
 
 /// A store in memory.
 pub(crate) async fn mem() -> Fixture {
     Fixture::new("mem", &[], "", None, tempfile::tempdir().unwrap()).await
+}
+
+/// A store in a pool of a real cluster.
+pub(crate) async fn rbd() -> Fixture {
+    in_ceph("").await
+}
+
+/// The same, which writes zeros as zeros, into objects of 1 MiB.
+pub(crate) async fn rbd_thick() -> Fixture {
+    in_ceph("rbd_thin_provisioning = false\nrbd_store_chunk_size = 1\n").await
+}
+
+async fn in_ceph(more: &str) -> Fixture {
+    let ceph = Ceph::up().await;
+    let options = ceph.options() + more;
+    let home = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new("rbd", &[], &options, None, home).await;
+    Fixture { ceph: Some(ceph), ..fixture }
 }
 
 /// A store in one directory.
@@ -168,6 +190,7 @@ impl Fixture {
             ids: AtomicUsize::new(0),
             daemon,
             state: home,
+            ceph: None,
         }
     }
 
@@ -217,7 +240,9 @@ impl Fixture {
         for dir in self.dirs.iter().chain(&self.beside) {
             assert_eq!(names(dir), [""; 0], "files are left in {}", dir.display());
         }
-        if self.dirs.is_empty() {
+        if let Some(ceph) = &self.ceph {
+            assert!(ceph.is_empty(), "images are left in the pool: {:?}", ceph.images());
+        } else if self.dirs.is_empty() {
             assert_eq!(self.driver.probe().await.unwrap().used, Some(0), "memory is taken");
         }
         let shared = self.shared();
@@ -256,7 +281,7 @@ impl Fixture {
         let device = |dir: &PathBuf| fs::metadata(dir).unwrap().dev();
         // The directory that is filled first is the last one here.
         match (source, self.dirs.last()) {
-            ("main", _) => true,
+            ("main", _) => self.driver.caps().copy,
             ("beside", Some(dir)) => device(dir) == device(&self.beside[0]),
             _ => false,
         }

@@ -1,0 +1,231 @@
+//! The contract, kept by calls to the [`Store`].
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use imaged_ffi::{Errno, Image};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::{
+    Config, Location, Timeout,
+    cluster::Connection,
+    failure::{Late, failed},
+    handles::Reading,
+    kept, read,
+    store::{Store, blocking, close, in_use, lock},
+    upload,
+};
+use crate::{
+    Body, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Listed, Properties, Reader,
+    Recovered, Result, Span, Stat, Upload, lane::Lane, missing, window::Window,
+};
+
+/// Calls to librbd that block, at a time.
+const PLACES: usize = 16;
+/// Answers of the cluster that one call may have to wait for, one after the other.
+const ANSWERS: u32 = 6;
+/// Images that a listing looks at, at a time.
+const LOOKS: usize = 8;
+
+/// One rbd store.
+#[derive(Clone, Debug)]
+pub struct Rbd(Arc<Store>);
+
+impl Rbd {
+    /// Opens the store `name`; see [`crate::open`].
+    ///
+    /// # Errors
+    /// Why the cluster or the pool cannot be used, with the remedy.
+    pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Self> {
+        let patience = match config.timeout {
+            Timeout::Default(limit) | Timeout::Fixed(limit) => limit.saturating_mul(ANSWERS),
+            Timeout::None => Duration::from_secs(24 * 3600),
+        };
+        let store = Arc::new(Store {
+            name: name.to_owned(),
+            instance: instance.to_owned(),
+            config: config.clone(),
+            lane: Lane::new(name, PLACES, patience),
+            connection: Connection::new(config),
+            patience,
+            handles: Arc::default(),
+            making: Mutex::default(),
+            seen: Mutex::default(),
+            fsid: Mutex::default(),
+            deleting: AsyncMutex::default(),
+        });
+        store.connected().await?;
+        Ok(Self(store))
+    }
+}
+
+#[async_trait]
+impl Driver for Rbd {
+    fn caps(&self) -> Caps {
+        Caps { write: true, delete: true, seek: true, list: true, copy: false, descriptor: false }
+    }
+
+    fn properties(&self) -> Properties {
+        let config = &self.0.config;
+        let mut facts = Properties::new();
+        if let Some(fsid) = lock(&self.0.fsid).clone() {
+            facts.insert("fsid".into(), fsid.into());
+        }
+        facts.insert("pool".into(), config.pool.clone().into());
+        facts.insert("chunk_size".into(), (1_u64 << config.order).into());
+        facts.insert("thin_provisioning".into(), config.thin.into());
+        facts
+    }
+
+    fn busy(&self) -> usize {
+        self.0.lane.taken()
+    }
+
+    fn reads(&self) -> Option<(usize, usize)> {
+        Some(read::READS)
+    }
+
+    async fn probe(&self) -> Result<Capacity> {
+        self.0.connection.look(&self.0.lane).await?;
+        let (live, _) = self.0.connected().await?;
+        blocking(&self.0, "look at the cluster", move |store| {
+            let stat = live.cluster.stat();
+            let stat =
+                stat.map_err(|errno| failed("look at", &store.config.pool, errno, Late::Away))?;
+            Ok(Capacity {
+                total: Some(stat.total),
+                used: Some(stat.used),
+                available: Some(stat.available),
+            })
+        })
+        .await
+    }
+
+    async fn locate(&self, id: &ImageId) -> Result<crate::Location> {
+        let (live, pool) = self.0.connected().await?;
+        let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), id.as_str()));
+        let id = id.clone();
+        blocking(&self.0, "look for an image", move |store| store.look(&pool, id.as_str())).await?;
+        Ok(at)
+    }
+
+    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
+        self.0.forget(id.as_str());
+        upload::create(&self.0, id, size).await
+    }
+
+    async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        let (reading, extents, size, range, digests) = {
+            let name = name.clone();
+            blocking(&self.0, "open an image", move |store| {
+                let (image, seen) = store.open_whole(&pool, &name)?;
+                let reading = Reading::new(image, &name, &store.handles, &store.lane);
+                let Stat { size, digests } = seen.stat;
+                let range = span.of(size)?;
+                let image = reading.image();
+                let extents =
+                    image.filter(|_| range.end - range.start > read::READS.0 as u64).map(|image| {
+                        image
+                            .extents(range.clone())
+                            .map_err(|errno| failed("read", &name, errno, Late::Away))
+                    });
+                Ok((reading, extents.transpose()?, size, range, digests))
+            })
+            .await?
+        };
+        let body = read::stream(Arc::new(reading), name, range.clone(), extents, window);
+        Ok(Reader { size, range, digests, body: Body::Stream(body) })
+    }
+
+    async fn stat(&self, at: &crate::Location) -> Result<Stat> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        blocking(&self.0, "look at an image", move |store| store.look(&pool, &name)).await
+    }
+
+    async fn delete(&self, at: &crate::Location) -> Result<()> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        let _one_at_a_time = self.0.deleting.lock().await;
+        if self.0.handles.reads(&name) {
+            return Err(in_use(&name, "it is being read"));
+        }
+        self.0.handles.settled(&name).await;
+        blocking(&self.0, "delete an image", move |store| store.delete(&pool, &name)).await
+    }
+
+    async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        let digests = digests.clone();
+        blocking(&self.0, "keep digests", move |store| {
+            let size = store.look(&pool, &name)?.size;
+            let fail = |errno| match errno {
+                Errno::NOENT => missing(&name, &store.name),
+                errno => failed("keep the digests of", &name, errno, Late::Away),
+            };
+            let image = Image::open(&pool, &name, None).map_err(fail)?;
+            let kept = image.id().and_then(|id| kept::keep(&image, &id, size, &digests));
+            close(image, &name);
+            store.forget(&name);
+            kept.map_err(fail)
+        })
+        .await
+    }
+
+    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
+        let (_, pool) = self.0.connected().await?;
+        let id = id.clone();
+        self.0.handles.settled(id.as_str()).await;
+        blocking(&self.0, "clear away an unfinished upload", move |store| {
+            if upload::is_making(store, id.as_str()) {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("an earlier call for this id has not returned yet: id=`{id}`"),
+                ));
+            }
+            store.recover(&pool, id.as_str())
+        })
+        .await
+    }
+
+    fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        let this = self.clone();
+        let names = async move {
+            let (live, pool) = this.0.connected().await?;
+            let of = pool.clone();
+            let names = blocking(&this.0, "list images", move |store| {
+                of.list().map_err(|errno| failed("list", &store.config.pool, errno, Late::Away))
+            })
+            .await?;
+            let ids = names.into_iter().filter_map(|name| name.parse::<ImageId>().ok());
+            let looks = ids.map(move |id| {
+                let (this, live, pool) = (this.clone(), Arc::clone(&live), pool.clone());
+                async move {
+                    let name = id.as_str().to_owned();
+                    let at = Location::new(&live.fsid, pool.name(), &name);
+                    let looked = blocking(&this.0, "look at an image", move |store| {
+                        store.look(&pool, &name)
+                    });
+                    match looked.await {
+                        Ok(Stat { size, .. }) => {
+                            Ok(Some(Listed { id, at: crate::Location::Rbd(at), size }))
+                        }
+                        // Being made, or gone meanwhile.
+                        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                        Err(error) => Err(error),
+                    }
+                }
+            });
+            let found = stream::iter(looks).buffer_unordered(LOOKS);
+            Ok::<_, Error>(found.try_filter_map(|found| async move { Ok(found) }))
+        };
+        stream::once(names).try_flatten().boxed()
+    }
+}

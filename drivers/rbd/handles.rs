@@ -1,0 +1,126 @@
+//! The handles that this store has open for reading, by image: a delete is refused while there are
+//! any, and waits for those that are being closed.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use imaged_ffi::Image;
+use tokio::{runtime, sync::Notify};
+
+use super::store::close;
+use crate::{Result, lane::Lane};
+
+/// All of one store.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    open: Mutex<HashMap<String, Count>>,
+    closed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    reading: usize,
+    closing: usize,
+}
+
+impl Handles {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Count>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, image: &str, change: impl FnOnce(&mut Count)) {
+        let mut open = self.open();
+        let count = open.entry(image.to_owned()).or_default();
+        change(count);
+        if count.reading == 0 && count.closing == 0 {
+            open.remove(image);
+        }
+    }
+
+    /// Whether somebody reads the image.
+    pub(super) fn reads(&self, image: &str) -> bool {
+        self.open().get(image).is_some_and(|count| count.reading > 0)
+    }
+
+    /// Waits until no handle of the image is being closed.
+    pub(super) async fn settled(&self, image: &str) {
+        loop {
+            let closed = self.closed.notified();
+            tokio::pin!(closed);
+            // From here on no end is missed.
+            closed.as_mut().enable();
+            if self.open().get(image).is_none_or(|count| count.closing == 0) {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
+
+/// An image that is being read. Dropped, it is closed on the store's lane.
+pub(super) struct Reading {
+    image: Option<Image>,
+    name: String,
+    handles: Arc<Handles>,
+    lane: Lane,
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Reading {
+    pub(super) fn new(image: Image, name: &str, handles: &Arc<Handles>, lane: &Lane) -> Self {
+        handles.change(name, |count| count.reading += 1);
+        Self {
+            image: Some(image),
+            name: name.to_owned(),
+            handles: Arc::clone(handles),
+            lane: lane.clone(),
+        }
+    }
+
+    /// The image, which is there until this is dropped.
+    pub(super) fn image(&self) -> Option<&Image> {
+        self.image.as_ref()
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.handles.change(&self.name, |count| {
+            count.reading = count.reading.saturating_sub(1);
+            count.closing += 1;
+        });
+        let closing = Closing { name: self.name.clone(), handles: Arc::clone(&self.handles) };
+        let (image, lane) = (self.image.take(), self.lane.clone());
+        let close = move || -> Result<()> {
+            let until_closed = closing;
+            if let Some(image) = image {
+                close(image, &until_closed.name);
+            }
+            Ok(())
+        };
+        // Without a runtime, at the very end of the process, a thread of the image's own closes it.
+        if let Ok(runtime) = runtime::Handle::try_current() {
+            runtime.spawn(async move { lane.run("close an image", close).await });
+        }
+    }
+}
+
+struct Closing {
+    name: String,
+    handles: Arc<Handles>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.handles.change(&self.name, |count| count.closing = count.closing.saturating_sub(1));
+        self.handles.closed.notify_waiters();
+    }
+}

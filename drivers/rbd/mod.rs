@@ -1,0 +1,47 @@
+//! Images in a pool of Ceph RBD, laid out as glance_store's rbd driver does.
+//!
+//! # Location
+//! `rbd://<fsid>/<pool>/<image>/snap`, each part quoted. `rbd://<image>`, as old ones were, is read.
+//! # Commit point
+//! The protection of the snapshot `snap`, after all writes have landed, a flush, and a trim where the
+//! size was not known. Nova and Cinder clone from it.
+//! # Residue
+//! An image without a protected `snap`; `recover` removes it, unless somebody has it open.
+//! # Blocking
+//! Connecting, and all that has no asynchronous form: on the store's own lane. Writes, reads and
+//! flushes do not block; `rados_osd_op_timeout` brings each of them home.
+//! # Limits
+//! Objects have 1 to 32 MiB. A block of zeros is 64 KiB. What is kept with an image is its metadata:
+//! `imaged.upload` and `imaged.digests`, bound to the image's internal id, for clones and copies
+//! inherit metadata.
+//!
+//! # Decisions
+//! * Chose: handles that are open for writing, also to read. Because: they watch the image, so that it
+//!   is not removed under the reader, and a read-only handle at a snapshot has crashed processes.
+//!   Instead of: `rbd_open_read_only`.
+//! * Chose: children and watchers are looked for before `snap` is touched. Because: a refused delete
+//!   must leave the image whole. Instead of: unprotecting first, as glance_store does.
+
+#[cfg(feature = "ceph")]
+mod cluster;
+mod config;
+#[cfg(feature = "ceph")]
+mod driver;
+#[cfg(feature = "ceph")]
+mod failure;
+#[cfg(feature = "ceph")]
+mod handles;
+#[cfg(feature = "ceph")]
+mod kept;
+mod location;
+#[cfg(feature = "ceph")]
+mod read;
+#[cfg(feature = "ceph")]
+mod store;
+#[cfg(feature = "ceph")]
+mod upload;
+
+pub use config::{Config, Timeout};
+#[cfg(feature = "ceph")]
+pub use driver::Rbd;
+pub use location::Location;

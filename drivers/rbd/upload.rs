@@ -1,0 +1,357 @@
+//! Writing an image: at its full size at once where that is known, with a window of writes in flight.
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use imaged_ffi::{Errno, Image, Options, Pool};
+use tokio::task::{JoinError, JoinSet};
+
+use super::{
+    failure::{Late, failed},
+    kept,
+    location::{Location, SNAP},
+    store::{Store, blocking, close, failed_late},
+};
+use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, taken, zeros};
+
+/// The length that an image of unknown size begins with, in bytes; doubled as often as needed. It
+/// takes no space.
+const FIRST: u64 = 1 << 30;
+
+/// How often an image that is still watched is tried to be removed.
+const TRIES: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(200);
+
+/// An id that this process is making an image of; given up when dropped.
+#[derive(Debug)]
+pub(super) struct Making {
+    store: Arc<Store>,
+    name: String,
+}
+
+impl Making {
+    pub(super) fn begin(store: &Arc<Store>, name: &str) -> Option<Self> {
+        let new = making(store).insert(name.to_owned());
+        new.then(|| Self { store: Arc::clone(store), name: name.to_owned() })
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        making(&self.store).remove(&self.name);
+    }
+}
+
+fn making(store: &Store) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    store.making.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Whether this process is making an image of this name, or a call for one has not returned.
+pub(super) fn is_making(store: &Store, name: &str) -> bool {
+    making(store).contains(name)
+}
+
+/// An rbd store's [`Upload`].
+pub(super) struct Writing {
+    making: Arc<Making>,
+    pool: Pool,
+    at: crate::Location,
+    image: Arc<Image>,
+    /// The image's internal id.
+    internal: String,
+    /// The length of the image in the cluster, in bytes.
+    length: u64,
+    /// Bytes that have come.
+    size: u64,
+    /// Bytes that were not zeros.
+    stored: u64,
+    flying: JoinSet<imaged_ffi::Result<()>>,
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writing").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// Makes the image and opens it.
+pub(super) async fn create(
+    store: &Arc<Store>,
+    id: &ImageId,
+    size: Option<u64>,
+) -> Result<Box<dyn Upload>> {
+    let Some(making) = Making::begin(store, id.as_str()) else {
+        return Err(taken(id.as_str(), &store.name));
+    };
+    let making = Arc::new(making);
+    let (live, pool) = store.connected().await?;
+    let length = size.unwrap_or(FIRST);
+    let at = Location::new(&live.fsid, pool.name(), id.as_str());
+    let (until_done, to) = (Arc::clone(&making), pool.clone());
+    let (image, internal) =
+        blocking(store, "create an image", move |store| make(store, &to, &until_done.name, length))
+            .await?;
+    Ok(Box::new(Writing {
+        making,
+        pool,
+        at: crate::Location::Rbd(at),
+        image: Arc::new(image),
+        internal,
+        length,
+        size: 0,
+        stored: 0,
+        flying: JoinSet::new(),
+    }))
+}
+
+/// Blocks.
+fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, String)> {
+    let options = Options {
+        order: Some(store.config.order),
+        data_pool: store.config.data_pool.clone(),
+        ..Options::default()
+    };
+    pool.create(name, length, &options).map_err(|errno| match (errno, &options.data_pool) {
+        (Errno::EXIST, _) => taken(name, &store.name),
+        (Errno::NOENT, Some(data)) => Error::new(
+            Kind::Unavailable,
+            format!("the pool for data does not exist, create it: rbd_store_data_pool=`{data}`"),
+        ),
+        (errno, _) => failed("create", name, errno, Late::Unsure),
+    })?;
+    let open = || {
+        let image = Image::open(pool, name, None)?;
+        let internal = image.id()?;
+        kept::mark(&image, &internal, &store.instance)?;
+        Ok((image, internal))
+    };
+    open().map_err(|errno| {
+        let error = failed("open", name, errno, Late::Away);
+        match remove(pool, name) {
+            Ok(_) => error,
+            Err(_left) => error.leaving(name),
+        }
+    })
+}
+
+/// Closes a handle, unless a call that has not returned still uses it: its end closes it then.
+fn give_up(image: Arc<Image>, name: &str) {
+    if let Some(image) = Arc::into_inner(image) {
+        close(image, name);
+    }
+}
+
+/// Removes an image that is no whole one, with its snapshot; false if there is none.
+pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
+    match Image::open(pool, name, None) {
+        Ok(image) => {
+            let unsnapped = unsnap(&image);
+            let closed = image.close();
+            unsnapped.and(closed)?;
+        }
+        Err(Errno::NOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    for _ in 1..TRIES {
+        match pool.remove(name) {
+            Ok(()) => return Ok(true),
+            // A handle of our own may still be closing.
+            Err(Errno::BUSY) => {
+                #[expect(clippy::disallowed_methods, reason = "this is a thread of the lane")]
+                std::thread::sleep(BETWEEN);
+            }
+            // A pool that is full may refuse to note the removal, and yet gives space back.
+            Err(Errno::NOENT | Errno::DQUOT | Errno::NOSPC) => {
+                match Image::open(pool, name, None) {
+                    Ok(image) => {
+                        let shrunk = image.resize(0);
+                        image.close().and(shrunk)?;
+                    }
+                    Err(Errno::NOENT) => return Ok(true),
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    pool.remove(name).map(|()| true)
+}
+
+/// Removes the snapshot of an image that is to go.
+fn unsnap(image: &Image) -> imaged_ffi::Result<()> {
+    if !image.snaps()?.iter().any(|snap| snap.name == SNAP) {
+        return Ok(());
+    }
+    match image.snap_unprotect(SNAP) {
+        Ok(()) | Err(Errno::INVAL) => image.snap_remove(SNAP),
+        Err(errno) => Err(errno),
+    }
+}
+
+impl Writing {
+    fn name(&self) -> &str {
+        &self.making.name
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.making.store
+    }
+
+    fn fail(&self, errno: Errno) -> Error {
+        failed("write", self.name(), errno, Late::Away)
+    }
+
+    /// Waits for what is in flight, in time.
+    async fn landed<T>(&self, landing: impl Future<Output = imaged_ffi::Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.store().patience, landing).await {
+            Ok(landed) => landed.map_err(|errno| self.fail(errno)),
+            Err(late) => Err(self.fail(Errno::TIMEDOUT).because(late)),
+        }
+    }
+
+    /// Waits for one of those in flight; false if there is none.
+    async fn one_landed(&mut self) -> Result<bool> {
+        let next = tokio::time::timeout(self.store().patience, self.flying.join_next()).await;
+        match next.map_err(|late| self.fail(Errno::TIMEDOUT).because(late))? {
+            Some(landed) => self.taken(landed).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn taken(&self, landed: Result<imaged_ffi::Result<()>, JoinError>) -> Result<()> {
+        landed
+            .map_err(|lost| Error::new(Kind::Internal, "a write was lost").because(lost))?
+            .map_err(|errno| self.fail(errno))
+    }
+
+    /// Makes room for the image to grow.
+    async fn grow(&mut self, end: u64) -> Result<()> {
+        let mut length = self.length.max(1);
+        while length < end {
+            length = length.saturating_mul(2);
+        }
+        let name = self.name().to_owned();
+        let image = Arc::clone(&self.image);
+        blocking(&Arc::clone(self.store()), "grow an image", move |_| {
+            image.resize(length).map_err(|errno| failed("grow", &name, errno, Late::Away))
+        })
+        .await?;
+        self.length = length;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Upload for Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        while let Some(landed) = self.flying.try_join_next() {
+            self.taken(landed)?;
+        }
+        let start = self.size;
+        self.size = self.size.saturating_add(chunk.len() as u64);
+        if self.size > self.length {
+            self.grow(self.size).await?;
+        }
+        let runs: Vec<_> = if self.store().config.thin {
+            zeros::data(&chunk).collect()
+        } else {
+            std::iter::once(0..chunk.len()).collect()
+        };
+        for run in runs {
+            let slot = self.landed(self.image.slot()).await?;
+            let at = start.saturating_add(run.start as u64);
+            self.stored = self.stored.saturating_add(run.len() as u64);
+            let landing = self.image.write_at(slot, chunk.slice(run), at);
+            let landing = landing.map_err(|errno| self.fail(errno))?;
+            // Its memory comes free when it lands, whether or not another chunk comes: the chunk that
+            // would come next may be waiting for just that memory.
+            self.flying.spawn(async move { landing.await.map(drop) });
+        }
+        Ok(())
+    }
+
+    fn at(&self) -> &crate::Location {
+        &self.at
+    }
+
+    async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
+        match self.settle().await {
+            Ok(()) => {}
+            Err(error) => {
+                return Err(match self.abort().await {
+                    Ok(()) => error,
+                    Err(left) => {
+                        error.because(left.chain()).leaving(left.left().unwrap_or_default())
+                    }
+                });
+            }
+        }
+        let this = *self;
+        let at = this.at.clone();
+        let store = Arc::clone(this.store());
+        let digests = digests.clone();
+        let stored_bytes = this.stored;
+        let committed = blocking(&store, "commit an image", move |_| this.publish(&digests)).await;
+        committed.map_err(|error| failed_late(error, &at))?;
+        Ok(Committed { stored_bytes })
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        let store = Arc::clone(self.store());
+        let this = *self;
+        blocking(&store, "abort an upload", move |_| this.remove()).await
+    }
+}
+
+impl Writing {
+    /// Waits until all that was written is durable.
+    async fn settle(&mut self) -> Result<()> {
+        while self.one_landed().await? {}
+        let slot = self.landed(self.image.slot()).await?;
+        let flush = self.image.flush(slot).map_err(|errno| self.fail(errno))?;
+        self.landed(flush).await?;
+        Ok(())
+    }
+
+    /// Gives the image its length and digests, then its snapshot. Blocks.
+    fn publish(self, digests: &Digests) -> Result<()> {
+        let Self { making, pool, image, internal, length, size, at, .. } = self;
+        let name = making.name.as_str();
+        let mut snapped = false;
+        let publish = |snapped: &mut bool| {
+            if length != size {
+                image.resize(size)?;
+            }
+            kept::keep(&image, &internal, size, digests)?;
+            *snapped = true;
+            image.snap_create(SNAP)?;
+            image.snap_protect(SNAP)
+        };
+        let published = publish(&mut snapped);
+        give_up(image, name);
+        let Err(errno) = published else { return Ok(()) };
+        // A snapshot that did not come in time may come later: only a look can tell.
+        if errno == Errno::TIMEDOUT && snapped {
+            return Err(failed("commit", name, errno, Late::Unsure).at(at));
+        }
+        let error = failed("commit", name, errno, Late::Away);
+        Err(match remove(&pool, name) {
+            Ok(_) => error,
+            Err(_left) => error.leaving(name),
+        })
+    }
+
+    /// Removes what was written. Blocks.
+    fn remove(self) -> Result<()> {
+        let Self { making, pool, image, flying, .. } = self;
+        let name = making.name.as_str();
+        // Those in flight go on without anybody who waits for them; closing waits.
+        drop(flying);
+        give_up(image, name);
+        match remove(&pool, name) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(failed("remove", name, errno, Late::Away).leaving(name)),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! librbd's asynchronous calls as futures: the operation owns what C may touch.
+//!
+//! librbd cannot cancel. So the buffer of an operation goes to C in a box, and only the callback
+//! takes it back; dropping a [`Landing`] forgets the answer, never the buffer. The callback reads the
+//! answer, releases the completion and sends the buffer on: it does not block, log or panic, for it
+//! runs on a thread of librbd's.
+//!
+//! A [`Slot`] is the right to have one operation in flight on one image. There are [`SLOTS`] of them:
+//! waiting for one is the backpressure, and holding all of them proves that the image is idle, which
+//! is what closing it waits for.
+
+use std::{
+    ffi::{c_int, c_void},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
+
+use bytes::Bytes;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::{
+    errno::{Errno, Result, check, check_len},
+    image::Image,
+    sys,
+};
+
+/// Operations that one image may have in flight.
+pub const SLOTS: u32 = 32;
+
+/// The right to have one operation in flight on one image.
+#[derive(Debug)]
+pub struct Slot {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The slots of one image.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots(Arc<Semaphore>);
+
+impl Slots {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(SLOTS as usize)))
+    }
+
+    async fn take(&self) -> Result<Slot> {
+        let gone = |_closed: AcquireError| Errno::SHUTDOWN;
+        let permit = Arc::clone(&self.0).acquire_owned().await.map_err(gone)?;
+        Ok(Slot { _permit: permit })
+    }
+
+    /// Blocks until nothing is in flight, and lets nothing begin any more.
+    pub(crate) fn end(&self) {
+        let all = Arc::clone(&self.0);
+        // Nobody closes the semaphore but this, and once: there is one owner of an image.
+        drop(block_on(async move { all.acquire_many(SLOTS).await.map(drop) }));
+        self.0.close();
+    }
+}
+
+/// Polls on this thread until it is done.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// What comes back from C.
+struct Landed<B> {
+    answer: isize,
+    buf: B,
+    /// Given back after the callback has returned, unless nobody waits.
+    _slot: Slot,
+}
+
+/// What C holds while an operation is in flight.
+struct Op<B> {
+    buf: B,
+    slot: Slot,
+    done: oneshot::Sender<Landed<B>>,
+}
+
+/// The answer of an operation in flight, with its buffer. Dropped, the operation goes on.
+pub struct Landing<B>(oneshot::Receiver<Landed<B>>);
+
+impl<B> fmt::Debug for Landing<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Landing")
+    }
+}
+
+impl<B> Future for Landing<B> {
+    type Output = Result<(usize, B)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|landed| match landed {
+            Ok(Landed { answer, buf, _slot }) => check_len(answer).map(|len| (len, buf)),
+            // The callback always sends; without it the operation is still in flight.
+            Err(_closed) => Err(Errno::SHUTDOWN),
+        })
+    }
+}
+
+/// librbd's thread brings an operation home.
+///
+/// # Safety
+/// `arg` is the `Box<Op<B>>` that [`submit`] gave to the completion `c`, and this is the one call
+/// that librbd makes for it.
+unsafe extern "C" fn landed<B>(c: sys::rbd_completion_t, arg: *mut c_void) {
+    // SAFETY: the completion is complete, and released only below.
+    let answer = unsafe { sys::rbd_aio_get_return_value(c) };
+    // SAFETY: its one release; librbd is done with it after this callback.
+    unsafe { sys::rbd_aio_release(c) };
+    // SAFETY: made by `into_raw` from this very type in `submit`, and taken back once.
+    let op = unsafe { Box::from_raw(arg.cast::<Op<B>>()) };
+    let Op { buf, slot, done } = *op;
+    // Whoever waited may have given up; then the buffer is freed here.
+    drop(done.send(Landed { answer, buf, _slot: slot }));
+}
+
+/// Hands `buf` to an operation that `start` begins with it.
+fn submit<B: Send + 'static>(
+    slot: Slot,
+    buf: B,
+    start: impl FnOnce(&mut B, sys::rbd_completion_t) -> c_int,
+) -> Result<Landing<B>> {
+    let (done, landing) = oneshot::channel();
+    let op = Box::into_raw(Box::new(Op { buf, slot, done }));
+    let mut completion = std::ptr::null_mut();
+    // SAFETY: `landed` takes exactly this box, and is called at most once for it.
+    let made = check(unsafe {
+        sys::rbd_aio_create_completion(op.cast(), Some(landed::<B>), &raw mut completion)
+    });
+    if let Err(error) = made {
+        // SAFETY: C has refused it, so it is ours again.
+        drop(unsafe { Box::from_raw(op) });
+        return Err(error);
+    }
+    // SAFETY: in flight or not, nobody else looks at the box before the callback, which can come
+    // only from `start`, after the last use of this reference to begin it.
+    let buf = unsafe { &mut (*op).buf };
+    if let Err(error) = check(start(buf, completion)) {
+        // An operation that is refused never calls back.
+        // SAFETY: not submitted, and released once.
+        unsafe { sys::rbd_aio_release(completion) };
+        // SAFETY: as above, it is ours again.
+        drop(unsafe { Box::from_raw(op) });
+        return Err(error);
+    }
+    Ok(Landing(landing))
+}
+
+impl Image {
+    /// Waits for the right to one operation.
+    ///
+    /// # Errors
+    /// `SHUTDOWN` if the image is being closed.
+    pub async fn slot(&self) -> Result<Slot> {
+        self.slots().take().await
+    }
+
+    /// Writes all of `buf` at `offset`, in bytes. Lands with a count that means nothing.
+    ///
+    /// Implements: `int rbd_aio_write(rbd_image_t, uint64_t off, size_t len, const char *buf,
+    /// rbd_completion_t)`
+    ///
+    /// # Errors
+    /// It could not begin.
+    pub fn write_at(&self, slot: Slot, buf: Bytes, offset: u64) -> Result<Landing<Bytes>> {
+        submit(slot, buf, |buf, c| {
+            let (start, len) = (buf.as_ptr().cast(), buf.len());
+            // SAFETY: the bytes are `len` long and neither move nor change while `buf` lives, which
+            // the operation owns until its callback.
+            unsafe { sys::rbd_aio_write(self.raw(), offset, len, start, c) }
+        })
+    }
+
+    /// Fills `buf` from `offset`, in bytes. Lands with how many there were: fewer at the end.
+    ///
+    /// Implements: `int rbd_aio_read(rbd_image_t, uint64_t off, size_t len, char *buf,
+    /// rbd_completion_t)`
+    ///
+    /// # Errors
+    /// It could not begin.
+    pub fn read_at<B>(&self, slot: Slot, buf: B, offset: u64) -> Result<Landing<B>>
+    where
+        B: AsMut<[u8]> + Send + 'static,
+    {
+        submit(slot, buf, |buf, c| {
+            let room = buf.as_mut();
+            let (start, len) = (room.as_mut_ptr().cast(), room.len());
+            // SAFETY: the room is `len` long, in a box that does not move or on the heap behind it,
+            // and the operation alone has it until its callback.
+            unsafe { sys::rbd_aio_read(self.raw(), offset, len, start, c) }
+        })
+    }
+
+    /// Makes `len` bytes at `offset` zeros, exactly these.
+    ///
+    /// Implements: `int rbd_aio_write_zeroes(rbd_image_t, uint64_t off, size_t len,
+    /// rbd_completion_t, int zero_flags, int op_flags)`
+    ///
+    /// # Errors
+    /// It could not begin.
+    pub fn write_zeroes(&self, slot: Slot, len: usize, offset: u64) -> Result<Landing<()>> {
+        submit(slot, (), |(), c| {
+            // SAFETY: no memory of ours is involved but the completion.
+            unsafe { sys::rbd_aio_write_zeroes(self.raw(), offset, len, c, 0, 0) }
+        })
+    }
+
+    /// Gives the space of `len` bytes at `offset` back where the cluster finds it worth while.
+    ///
+    /// Implements: `int rbd_aio_discard(rbd_image_t, uint64_t off, uint64_t len, rbd_completion_t)`
+    ///
+    /// # Errors
+    /// It could not begin.
+    pub fn discard(&self, slot: Slot, len: u64, offset: u64) -> Result<Landing<()>> {
+        submit(slot, (), |(), c| {
+            // SAFETY: no memory of ours is involved but the completion.
+            unsafe { sys::rbd_aio_discard(self.raw(), offset, len, c) }
+        })
+    }
+
+    /// Waits until everything that has landed before is durable.
+    ///
+    /// Implements: `int rbd_aio_flush(rbd_image_t, rbd_completion_t)`
+    ///
+    /// # Errors
+    /// It could not begin.
+    pub fn flush(&self, slot: Slot) -> Result<Landing<()>> {
+        submit(slot, (), |(), c| {
+            // SAFETY: no memory of ours is involved but the completion.
+            unsafe { sys::rbd_aio_flush(self.raw(), c) }
+        })
+    }
+}

@@ -1,0 +1,402 @@
+//! An open image.
+
+use std::{
+    ffi::{c_char, c_int, c_void},
+    fmt,
+    mem::ManuallyDrop,
+    thread,
+};
+
+use crate::{
+    aio::Slots,
+    errno::{Result, check},
+    pool::{Options, Pool, gathered},
+    sys,
+    text::{c, grow, owned, until_nul},
+};
+
+/// An open image. It is watched while it is open, which keeps others from removing it.
+///
+/// Close it with [`Image::close`]. One that is only dropped is closed by a thread of its own, for
+/// that has to wait for what is in flight.
+pub struct Image {
+    open: ManuallyDrop<Open>,
+}
+
+struct Open {
+    raw: sys::rbd_image_t,
+    slots: Slots,
+    // After the image: it must outlive it.
+    pool: Pool,
+}
+
+// SAFETY: an image is used from any thread; librbd locks inside.
+unsafe impl Send for Open {}
+// SAFETY: as above, also from several at once.
+unsafe impl Sync for Open {}
+
+impl Open {
+    /// Waits for what is in flight, then closes.
+    fn close(self) -> Result<()> {
+        self.slots.end();
+        // SAFETY: the image is open, and nothing is in flight. The flush lets librbd's own thread
+        // return from its last callback before the image is gone.
+        let _flushed = check(unsafe { sys::rbd_flush(self.raw) });
+        // SAFETY: opened once, closed once: this consumes it. The pool is still there.
+        check(unsafe { sys::rbd_close(self.raw) })?;
+        Ok(())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // SAFETY: taken only here and in `close`, which forgets the image.
+        let open = unsafe { ManuallyDrop::take(&mut self.open) };
+        // Without threads the handle is leaked, which harms less than waiting here.
+        drop(thread::Builder::new().name("rbd-close".to_owned()).spawn(move || open.close()));
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("pool", &self.open.pool.name()).finish_non_exhaustive()
+    }
+}
+
+/// Who has an image open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watcher {
+    /// Its network address.
+    pub address: String,
+    /// Its number in the cluster.
+    pub client: i64,
+}
+
+/// An image that was cloned from a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its pool.
+    pub pool: String,
+    /// Its name.
+    pub image: String,
+    /// Whether it is in the trash.
+    pub trash: bool,
+}
+
+impl Image {
+    /// Opens an image, at its head or at a snapshot, and watches it. Blocks.
+    ///
+    /// Always for writing, also to read: a snapshot that was opened for reading only has crashed
+    /// processes, and such a handle has no watch, so that the image can be removed under it.
+    ///
+    /// Implements: `int rbd_open(rados_ioctx_t, const char *name, rbd_image_t *, const char
+    /// *snap_name)`
+    ///
+    /// # Errors
+    /// `NOENT`; `PERM` if the caps do not allow writing.
+    pub fn open(pool: &Pool, name: &str, snap: Option<&str>) -> Result<Self> {
+        let (name, snap) = (c(name)?, snap.map(c).transpose()?);
+        let snap = snap.as_ref().map_or(std::ptr::null(), |snap| snap.as_ptr());
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; NULL means the head.
+        check(unsafe { sys::rbd_open(pool.raw(), name.as_ptr(), &raw mut raw, snap) })?;
+        Ok(Self::of(raw, pool))
+    }
+
+    /// The same by the internal id, which also finds what is in the trash. Blocks.
+    ///
+    /// Implements: `int rbd_open_by_id(rados_ioctx_t, const char *id, rbd_image_t *, const char
+    /// *snap_name)`
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn open_by_id(pool: &Pool, id: &str) -> Result<Self> {
+        let id = c(id)?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; NULL means the head.
+        check(unsafe {
+            sys::rbd_open_by_id(pool.raw(), id.as_ptr(), &raw mut raw, std::ptr::null())
+        })?;
+        Ok(Self::of(raw, pool))
+    }
+
+    fn of(raw: sys::rbd_image_t, pool: &Pool) -> Self {
+        let open = Open { raw, slots: Slots::new(), pool: pool.clone() };
+        Self { open: ManuallyDrop::new(open) }
+    }
+
+    pub(crate) fn raw(&self) -> sys::rbd_image_t {
+        self.open.raw
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.open.slots
+    }
+
+    /// Waits for what is in flight, then closes. Blocks.
+    ///
+    /// Implements: `int rbd_close(rbd_image_t)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`; it is closed all the same.
+    pub fn close(self) -> Result<()> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: taken only here and in `drop`, which does not run for `this`.
+        unsafe { ManuallyDrop::take(&mut this.open) }.close()
+    }
+
+    /// Its internal id, which no other image of the pool ever has.
+    ///
+    /// Implements: `int rbd_get_id(rbd_image_t, char *id, size_t id_len)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn id(&self) -> Result<String> {
+        let mut room = [0_u8; 256];
+        // SAFETY: C writes at most `id_len` bytes into the buffer, which is that long.
+        check(unsafe { sys::rbd_get_id(self.raw(), room.as_mut_ptr().cast(), room.len()) })?;
+        Ok(until_nul(&room))
+    }
+
+    /// Its length in bytes, at the snapshot it stands at.
+    ///
+    /// Implements: `int rbd_get_size(rbd_image_t, uint64_t *)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn size(&self) -> Result<u64> {
+        let mut size = 0;
+        // SAFETY: C fills the number.
+        check(unsafe { sys::rbd_get_size(self.raw(), &raw mut size) })?;
+        Ok(size)
+    }
+
+    /// Bytes of one of its objects.
+    ///
+    /// Implements: `int rbd_stat(rbd_image_t, rbd_image_info_t *, size_t infosize)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn object_size(&self) -> Result<u64> {
+        let mut info = sys::rbd_image_info_t {
+            size: 0,
+            obj_size: 0,
+            num_objs: 0,
+            order: 0,
+            block_name_prefix: [0; 24],
+            parent_pool: 0,
+            parent_name: [0; 96],
+        };
+        // SAFETY: C fills the structure, whose size it is told.
+        check(unsafe { sys::rbd_stat(self.raw(), &raw mut info, size_of_val(&info)) })?;
+        Ok(info.obj_size)
+    }
+
+    /// Its features, a sum of `RBD_FEATURE_`.
+    ///
+    /// Implements: `int rbd_get_features(rbd_image_t, uint64_t *)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn features(&self) -> Result<u64> {
+        let mut features = 0;
+        // SAFETY: C fills the number.
+        check(unsafe { sys::rbd_get_features(self.raw(), &raw mut features) })?;
+        Ok(features)
+    }
+
+    /// Bytes that it still shares with a parent; 0 if it has none.
+    ///
+    /// Implements: `int rbd_get_overlap(rbd_image_t, uint64_t *)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn overlap(&self) -> Result<u64> {
+        let mut overlap = 0;
+        // SAFETY: C fills the number.
+        check(unsafe { sys::rbd_get_overlap(self.raw(), &raw mut overlap) })?;
+        Ok(overlap)
+    }
+
+    /// Changes its length, in bytes. Blocks.
+    ///
+    /// Implements: `int rbd_resize(rbd_image_t, uint64_t size)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`; `DQUOT`, `NOSPC`.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        // SAFETY: the image is open.
+        check(unsafe { sys::rbd_resize(self.raw(), size) })?;
+        Ok(())
+    }
+
+    /// Copies what it shares with its parent, so that it has none any more. `progress` gets the
+    /// objects done and all of them, and ends it by `false`. Blocks.
+    ///
+    /// Implements: `int rbd_flatten_with_progress(rbd_image_t, librbd_progress_fn_t, void *)`
+    ///
+    /// # Errors
+    /// `INVAL` if it has no parent; what `progress` ended is `SHUTDOWN`.
+    pub fn flatten(&self, mut progress: impl FnMut(u64, u64) -> bool) -> Result<()> {
+        let (call, data) = told(&mut progress);
+        // SAFETY: `data` is the closure that `call` takes, which lives for the call.
+        check(unsafe { sys::rbd_flatten_with_progress(self.raw(), call, data) })?;
+        Ok(())
+    }
+
+    /// Copies it, at the snapshot it stands at, with that snapshot and its metadata, to the new image
+    /// `name` of `pool`. Blocks.
+    ///
+    /// Implements: `int rbd_deep_copy_with_progress(rbd_image_t, rados_ioctx_t, const char
+    /// *destname, rbd_image_options_t, librbd_progress_fn_t, void *)`
+    ///
+    /// # Errors
+    /// `EXIST`; what `progress` ended is `SHUTDOWN`.
+    pub fn deep_copy(
+        &self,
+        pool: &Pool,
+        name: &str,
+        options: &Options,
+        mut progress: impl FnMut(u64, u64) -> bool,
+    ) -> Result<()> {
+        let (name, options) = (c(name)?, options.raw()?);
+        let (call, data) = told(&mut progress);
+        // SAFETY: all of it is valid for the call; `data` is the closure that `call` takes.
+        check(unsafe {
+            sys::rbd_deep_copy_with_progress(
+                self.raw(),
+                pool.raw(),
+                name.as_ptr(),
+                options.as_ptr(),
+                call,
+                data,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The clones of the snapshot it stands at, or of all its snapshots at the head. Blocks.
+    ///
+    /// Implements: `int rbd_list_children3(rbd_image_t, rbd_linked_image_spec_t *, size_t *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn children(&self) -> Result<Vec<Child>> {
+        let empty = sys::rbd_linked_image_spec_t {
+            pool_id: 0,
+            pool_name: std::ptr::null_mut(),
+            pool_namespace: std::ptr::null_mut(),
+            image_id: std::ptr::null_mut(),
+            image_name: std::ptr::null_mut(),
+            trash: false,
+        };
+        let mut specs = gathered(empty, |specs, count| {
+            // SAFETY: C fills at most `count` entries, of which there are that many.
+            unsafe { sys::rbd_list_children3(self.raw(), specs, count) }
+        })?;
+        let children = specs
+            .iter()
+            .map(|spec| Child {
+                // SAFETY: a string of C's, valid until the cleanup below.
+                pool: unsafe { owned(spec.pool_name) },
+                // SAFETY: as above.
+                image: unsafe { owned(spec.image_name) },
+                trash: spec.trash,
+            })
+            .collect();
+        // SAFETY: the entries that C has filled, given back once.
+        unsafe { sys::rbd_linked_image_spec_list_cleanup(specs.as_mut_ptr(), specs.len()) };
+        Ok(children)
+    }
+
+    /// Who has it open for writing, this handle too. Blocks.
+    ///
+    /// Implements: `int rbd_watchers_list(rbd_image_t, rbd_image_watcher_t *, size_t *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn watchers(&self) -> Result<Vec<Watcher>> {
+        let empty = sys::rbd_image_watcher_t { addr: std::ptr::null_mut(), id: 0, cookie: 0 };
+        let mut found = gathered(empty, |watchers, count| {
+            // SAFETY: C fills at most `count` entries, of which there are that many.
+            unsafe { sys::rbd_watchers_list(self.raw(), watchers, count) }
+        })?;
+        let watchers = found
+            .iter()
+            .map(|watcher| Watcher {
+                // SAFETY: a string of C's, valid until the cleanup below.
+                address: unsafe { owned(watcher.addr) },
+                client: watcher.id,
+            })
+            .collect();
+        // SAFETY: the entries that C has filled, given back once.
+        unsafe { sys::rbd_watchers_list_cleanup(found.as_mut_ptr(), found.len()) };
+        Ok(watchers)
+    }
+
+    /// The value of a key of its metadata. Blocks.
+    ///
+    /// Implements: `int rbd_metadata_get(rbd_image_t, const char *key, char *value, size_t *)`
+    ///
+    /// # Errors
+    /// `NOENT`.
+    pub fn metadata(&self, key: &str) -> Result<String> {
+        let key = c(key)?;
+        let value = grow(1024, |room, len| {
+            // SAFETY: C writes at most `len` bytes into the room, which is that long.
+            unsafe {
+                sys::rbd_metadata_get(self.raw(), key.as_ptr(), room.as_mut_ptr().cast(), len)
+            }
+        })?;
+        Ok(until_nul(&value))
+    }
+
+    /// Sets a key of its metadata. Blocks.
+    ///
+    /// Implements: `int rbd_metadata_set(rbd_image_t, const char *key, const char *value)`
+    ///
+    /// # Errors
+    /// `ROFS` at a snapshot.
+    pub fn metadata_set(&self, key: &str, value: &str) -> Result<()> {
+        let (key, value) = (c(key)?, c(value)?);
+        // SAFETY: both strings are valid for the call.
+        check(unsafe { sys::rbd_metadata_set(self.raw(), key.as_ptr(), value.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Removes a key of its metadata. Blocks.
+    ///
+    /// Implements: `int rbd_metadata_remove(rbd_image_t, const char *key)`
+    ///
+    /// # Errors
+    /// `NOENT`; `ROFS` at a snapshot.
+    pub fn metadata_remove(&self, key: &str) -> Result<()> {
+        let key = c(key)?;
+        // SAFETY: the string is valid for the call.
+        check(unsafe { sys::rbd_metadata_remove(self.raw(), key.as_ptr()) })?;
+        Ok(())
+    }
+}
+
+type Progress<F> = (sys::librbd_progress_fn_t, *mut F);
+
+/// A closure as C takes it.
+fn told<F: FnMut(u64, u64) -> bool>(progress: &mut F) -> (sys::librbd_progress_fn_t, *mut c_void) {
+    let (call, data): Progress<F> = (Some(heard::<F>), std::ptr::from_mut(progress));
+    (call, data.cast())
+}
+
+/// # Safety
+/// `data` is the closure that [`told`] was given, and nobody else uses it during the call.
+unsafe extern "C" fn heard<F: FnMut(u64, u64) -> bool>(
+    done: u64,
+    all: u64,
+    data: *mut c_void,
+) -> c_int {
+    // SAFETY: as the caller says.
+    let progress = unsafe { &mut *data.cast::<F>() };
+    // Any negative number ends it; this one is not mistaken for a failure of the cluster.
+    if progress(done, all) { 0 } else { -crate::Errno::SHUTDOWN.number() }
+}
+
+const _: () = assert!(size_of::<c_char>() == 1);

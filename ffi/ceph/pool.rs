@@ -1,0 +1,356 @@
+//! A pool, and the images in it by name.
+
+use std::{ffi::c_int, fmt, sync::Arc};
+
+use ceph::rados;
+
+use crate::{
+    cluster::Cluster,
+    errno::{Errno, Result, check},
+    sys,
+    text::{c, owned},
+};
+
+/// A pool of a cluster. Clones share it.
+#[derive(Clone)]
+pub struct Pool(Arc<Raw>);
+
+struct Raw {
+    io: sys::rados_ioctx_t,
+    name: String,
+    cluster: Cluster,
+}
+
+// SAFETY: an ioctx is used from any thread; what it holds is set once, in `Pool::open`.
+unsafe impl Send for Raw {}
+// SAFETY: as above, also from several at once.
+unsafe impl Sync for Raw {}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // SAFETY: made by `rados_ioctx_create`, destroyed once, and no image of it is left: each
+        // holds the `Arc` whose last one is being dropped. It does not wait for the cluster.
+        unsafe { rados::rados_ioctx_destroy(self.io) };
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+/// What a pool holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStat {
+    /// Bytes of its objects, before replication.
+    pub bytes: u64,
+    /// Its objects.
+    pub objects: u64,
+}
+
+/// How a new image is to be.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The binary logarithm of its objects' size in bytes; as the cluster says if `None`.
+    pub order: Option<u8>,
+    /// Its features, a sum of `RBD_FEATURE_`; as the cluster says if `None`.
+    pub features: Option<u64>,
+    /// The pool of its data, if another.
+    pub data_pool: Option<String>,
+    /// 1: the parent has to be protected; 2: it need not. As the cluster says if `None`.
+    pub clone_format: Option<u8>,
+    /// Whether a deep copy of a clone is no clone.
+    pub flatten: bool,
+}
+
+/// An image in a pool's trash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trashed {
+    /// The image's internal id.
+    pub id: String,
+    /// The name it had.
+    pub name: String,
+}
+
+impl Options {
+    pub(crate) fn raw(&self) -> Result<RawOptions> {
+        RawOptions::new(self)
+    }
+}
+
+/// librbd's own form of [`Options`].
+pub(crate) struct RawOptions(sys::rbd_image_options_t);
+
+impl RawOptions {
+    /// For C, as long as this lives.
+    pub(crate) fn as_ptr(&self) -> sys::rbd_image_options_t {
+        self.0
+    }
+
+    fn new(options: &Options) -> Result<Self> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: C fills the pointer.
+        unsafe { sys::rbd_image_options_create(&raw mut raw) };
+        let this = Self(raw);
+        this.number(sys::RBD_IMAGE_OPTION_FORMAT, Some(2))?;
+        this.number(sys::RBD_IMAGE_OPTION_ORDER, options.order.map(u64::from))?;
+        this.number(sys::RBD_IMAGE_OPTION_FEATURES, options.features)?;
+        let format = options.clone_format.map(u64::from);
+        this.number(sys::RBD_IMAGE_OPTION_CLONE_FORMAT, format)?;
+        this.number(sys::RBD_IMAGE_OPTION_FLATTEN, options.flatten.then_some(1))?;
+        if let Some(pool) = &options.data_pool {
+            let pool = c(pool)?;
+            // SAFETY: the options live, and C copies the string.
+            check(unsafe {
+                sys::rbd_image_options_set_string(
+                    this.0,
+                    sys::RBD_IMAGE_OPTION_DATA_POOL,
+                    pool.as_ptr(),
+                )
+            })?;
+        }
+        Ok(this)
+    }
+
+    fn number(&self, name: c_int, value: Option<u64>) -> Result<()> {
+        let Some(value) = value else { return Ok(()) };
+        // SAFETY: the options live.
+        check(unsafe { sys::rbd_image_options_set_uint64(self.0, name, value) })?;
+        Ok(())
+    }
+}
+
+impl Drop for RawOptions {
+    fn drop(&mut self) {
+        // SAFETY: made by `rbd_image_options_create`, destroyed once.
+        unsafe { sys::rbd_image_options_destroy(self.0) };
+    }
+}
+
+impl Pool {
+    /// The pool of this name. A full pool answers at once instead of making everyone wait. Blocks
+    /// until the maps are there.
+    ///
+    /// Implements: `int rados_ioctx_create(rados_t, const char *pool_name, rados_ioctx_t *)`,
+    /// `void rados_set_pool_full_try(rados_ioctx_t)`
+    ///
+    /// # Errors
+    /// `NOENT` if there is none.
+    pub fn open(cluster: &Cluster, name: &str) -> Result<Self> {
+        let text = c(name)?;
+        let mut io = std::ptr::null_mut();
+        // SAFETY: the cluster is connected, and C copies the name.
+        check(unsafe { rados::rados_ioctx_create(cluster.raw(), text.as_ptr(), &raw mut io) })?;
+        let this = Self(Arc::new(Raw { io, name: name.to_owned(), cluster: cluster.clone() }));
+        // SAFETY: nobody else has the ioctx yet.
+        unsafe { sys::rados_set_pool_full_try(io) };
+        Ok(this)
+    }
+
+    pub(crate) fn raw(&self) -> sys::rados_ioctx_t {
+        self.0.io
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.0.cluster
+    }
+
+    /// What it holds. Blocks.
+    ///
+    /// Implements: `int rados_ioctx_pool_stat(rados_ioctx_t, struct rados_pool_stat_t *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn stat(&self) -> Result<PoolStat> {
+        let mut stat = rados::Struct_rados_pool_stat_t::default();
+        // SAFETY: C fills the structure, which is valid for the call.
+        check(unsafe { rados::rados_ioctx_pool_stat(self.raw(), &raw mut stat) })?;
+        Ok(PoolStat { bytes: stat.num_bytes, objects: stat.num_objects })
+    }
+
+    /// The first `len` bytes of an object. Blocks.
+    ///
+    /// Implements: `int rados_read(rados_ioctx_t, const char *oid, char *buf, size_t len,
+    /// uint64_t off)`
+    ///
+    /// # Errors
+    /// `NOENT` if there is none.
+    pub fn read(&self, object: &str, len: usize) -> Result<Vec<u8>> {
+        let object = c(object)?;
+        let mut room = vec![0_u8; len];
+        // SAFETY: C writes at most `len` bytes into the buffer, which is that long.
+        let got = check(unsafe {
+            rados::rados_read(self.raw(), object.as_ptr(), room.as_mut_ptr().cast(), len, 0)
+        })?;
+        room.truncate(usize::try_from(got).unwrap_or(len));
+        Ok(room)
+    }
+
+    /// Makes an image of `size` bytes. Blocks.
+    ///
+    /// Implements: `int rbd_create4(rados_ioctx_t, const char *name, uint64_t size,
+    /// rbd_image_options_t)`
+    ///
+    /// # Errors
+    /// `EXIST`; `PERM` if the caps do not allow it; `NOENT` without the data pool; `DOM` for an
+    /// order that cannot be.
+    pub fn create(&self, name: &str, size: u64, options: &Options) -> Result<()> {
+        let (name, options) = (c(name)?, options.raw()?);
+        // SAFETY: all of it is valid for the call, and C copies what it keeps.
+        check(unsafe { sys::rbd_create4(self.raw(), name.as_ptr(), size, options.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Makes the image `name` here as a clone of `parent`'s snapshot. Blocks.
+    ///
+    /// Implements: `int rbd_clone3(rados_ioctx_t p_ioctx, const char *p_name, const char
+    /// *p_snapname, rados_ioctx_t c_ioctx, const char *c_name, rbd_image_options_t)`
+    ///
+    /// # Errors
+    /// `EXIST`; `NOENT` without the parent; `INVAL` if it has to be protected.
+    pub fn clone_from(
+        &self,
+        parent: (&Self, &str, &str),
+        name: &str,
+        options: &Options,
+    ) -> Result<()> {
+        let (pool, image, snap) = parent;
+        let (image, snap, name) = (c(image)?, c(snap)?, c(name)?);
+        let options = options.raw()?;
+        // SAFETY: all of it is valid for the call, and C copies what it keeps.
+        check(unsafe {
+            sys::rbd_clone3(
+                pool.raw(),
+                image.as_ptr(),
+                snap.as_ptr(),
+                self.raw(),
+                name.as_ptr(),
+                options.as_ptr(),
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Removes an image without snapshots and watchers. Blocks, for as long as its objects take.
+    ///
+    /// Implements: `int rbd_remove(rados_ioctx_t, const char *name)`
+    ///
+    /// # Errors
+    /// `NOENT`; `NOTEMPTY` if it has snapshots; `BUSY` if it is watched.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let name = c(name)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { sys::rbd_remove(self.raw(), name.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Moves an image into the trash: its name is free at once. Blocks.
+    ///
+    /// Implements: `int rbd_trash_move(rados_ioctx_t, const char *name, uint64_t delay)`
+    ///
+    /// # Errors
+    /// `NOENT`.
+    pub fn trash_move(&self, name: &str) -> Result<()> {
+        let name = c(name)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { sys::rbd_trash_move(self.raw(), name.as_ptr(), 0) })?;
+        Ok(())
+    }
+
+    /// Removes an image from the trash. Blocks.
+    ///
+    /// Implements: `int rbd_trash_remove(rados_ioctx_t, const char *id, bool force)`
+    ///
+    /// # Errors
+    /// `NOENT`; `NOTEMPTY` while it has clones.
+    pub fn trash_remove(&self, id: &str) -> Result<()> {
+        let id = c(id)?;
+        // SAFETY: the id is valid for the call.
+        check(unsafe { sys::rbd_trash_remove(self.raw(), id.as_ptr(), false) })?;
+        Ok(())
+    }
+
+    /// Every image in the trash. Blocks.
+    ///
+    /// Implements: `int rbd_trash_list(rados_ioctx_t, rbd_trash_image_info_t *, size_t *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn trash_list(&self) -> Result<Vec<Trashed>> {
+        let empty = sys::rbd_trash_image_info_t {
+            id: std::ptr::null_mut(),
+            name: std::ptr::null_mut(),
+            source: 0,
+            deletion_time: 0,
+            deferment_end_time: 0,
+        };
+        let mut entries = gathered(empty, |entries, count| {
+            // SAFETY: C fills at most `count` entries, of which there are that many.
+            unsafe { sys::rbd_trash_list(self.raw(), entries, count) }
+        })?;
+        let found = entries
+            .iter()
+            .map(|entry| Trashed {
+                // SAFETY: strings of C's, valid until the cleanup below.
+                id: unsafe { owned(entry.id) },
+                // SAFETY: as above.
+                name: unsafe { owned(entry.name) },
+            })
+            .collect();
+        // SAFETY: the entries that C has filled, given back once.
+        unsafe { sys::rbd_trash_list_cleanup(entries.as_mut_ptr(), entries.len()) };
+        Ok(found)
+    }
+
+    /// The names of all images. Blocks.
+    ///
+    /// Implements: `int rbd_list2(rados_ioctx_t, rbd_image_spec_t *, size_t *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let empty = sys::rbd_image_spec_t { id: std::ptr::null_mut(), name: std::ptr::null_mut() };
+        let mut specs = gathered(empty, |specs, count| {
+            // SAFETY: C fills at most `count` entries, of which there are that many.
+            unsafe { sys::rbd_list2(self.raw(), specs, count) }
+        })?;
+        // SAFETY: strings of C's, valid until the cleanup below.
+        let names = specs.iter().map(|spec| unsafe { owned(spec.name) }).collect();
+        // SAFETY: the entries that C has filled, given back once.
+        unsafe { sys::rbd_image_spec_list_cleanup(specs.as_mut_ptr(), specs.len()) };
+        Ok(names)
+    }
+}
+
+/// Calls `fill` with growing room for entries until they fit.
+pub(crate) fn gathered<T: Clone>(
+    empty: T,
+    mut fill: impl FnMut(*mut T, &mut usize) -> c_int,
+) -> Result<Vec<T>> {
+    let mut entries = vec![empty.clone(); 64];
+    for _ in 0..16 {
+        let mut count = entries.len();
+        match check(fill(entries.as_mut_ptr(), &mut count)) {
+            Ok(_) => {
+                entries.truncate(count);
+                return Ok(entries);
+            }
+            // More may come between two tries.
+            Err(Errno::RANGE) => {
+                let wanted = count.max(entries.len()).saturating_add(64);
+                entries = vec![empty.clone(); wanted];
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::RANGE)
+}

@@ -1,0 +1,203 @@
+//! Snapshots of an image, and what it holds of its own.
+
+use std::{
+    ffi::{c_int, c_void},
+    ops::Range,
+};
+
+use crate::{
+    errno::{Errno, Result, check},
+    image::Image,
+    sys,
+    text::{c, owned},
+};
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snap {
+    /// Its number in the image.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// The image's length then, in bytes.
+    pub size: u64,
+}
+
+/// A stretch of an image that may hold something, in bytes.
+pub type Extent = Range<u64>;
+
+impl Image {
+    /// Every snapshot of it, none of those in the trash. Blocks.
+    ///
+    /// Implements: `int rbd_snap_list(rbd_image_t, rbd_snap_info_t *, int *max_snaps)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn snaps(&self) -> Result<Vec<Snap>> {
+        let empty = sys::rbd_snap_info_t { id: 0, size: 0, name: std::ptr::null() };
+        let mut room: c_int = 16;
+        for _ in 0..16 {
+            let mut infos = vec![empty; usize::try_from(room).unwrap_or(16)];
+            // SAFETY: C fills at most `max_snaps` entries, of which there are that many.
+            let got =
+                check(unsafe { sys::rbd_snap_list(self.raw(), infos.as_mut_ptr(), &raw mut room) });
+            let count = match got {
+                Ok(count) => usize::try_from(count).unwrap_or(0),
+                Err(Errno::RANGE) => continue,
+                Err(error) => return Err(error),
+            };
+            let snaps = infos
+                .iter()
+                .take(count)
+                .map(|info| Snap {
+                    id: info.id,
+                    // SAFETY: a string of C's, valid until the end below.
+                    name: unsafe { owned(info.name) },
+                    size: info.size,
+                })
+                .collect();
+            // SAFETY: the entries that C has filled, given back once.
+            unsafe { sys::rbd_snap_list_end(infos.as_mut_ptr()) };
+            return Ok(snaps);
+        }
+        Err(Errno::RANGE)
+    }
+
+    /// Makes a snapshot. Blocks.
+    ///
+    /// Implements: `int rbd_snap_create(rbd_image_t, const char *snapname)`
+    ///
+    /// # Errors
+    /// `EXIST`; `ROFS` if the caps do not allow it.
+    pub fn snap_create(&self, name: &str) -> Result<()> {
+        let name = c(name)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { sys::rbd_snap_create(self.raw(), name.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Removes a snapshot. Blocks.
+    ///
+    /// Implements: `int rbd_snap_remove(rbd_image_t, const char *snapname)`
+    ///
+    /// # Errors
+    /// `NOENT`; `BUSY` if it is protected.
+    pub fn snap_remove(&self, name: &str) -> Result<()> {
+        let name = c(name)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { sys::rbd_snap_remove(self.raw(), name.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Gives a snapshot another name. Blocks.
+    ///
+    /// Implements: `int rbd_snap_rename(rbd_image_t, const char *snapname, const char
+    /// *dstsnapsname)`
+    ///
+    /// # Errors
+    /// `NOENT`; `EXIST`.
+    pub fn snap_rename(&self, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (c(from)?, c(to)?);
+        // SAFETY: both names are valid for the call.
+        check(unsafe { sys::rbd_snap_rename(self.raw(), from.as_ptr(), to.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Protects a snapshot from removal. Blocks.
+    ///
+    /// Implements: `int rbd_snap_protect(rbd_image_t, const char *snap_name)`
+    ///
+    /// # Errors
+    /// `NOENT`; `BUSY` if it is protected.
+    pub fn snap_protect(&self, name: &str) -> Result<()> {
+        let name = c(name)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { sys::rbd_snap_protect(self.raw(), name.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Lets a snapshot be removed. Blocks.
+    ///
+    /// Implements: `int rbd_snap_unprotect(rbd_image_t, const char *snap_name)`
+    ///
+    /// # Errors
+    /// `NOENT`; `INVAL` if it is not protected; `BUSY` if it has clones of the first format.
+    pub fn snap_unprotect(&self, name: &str) -> Result<()> {
+        let name = c(name)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { sys::rbd_snap_unprotect(self.raw(), name.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Whether a snapshot is protected. Blocks.
+    ///
+    /// Implements: `int rbd_snap_is_protected(rbd_image_t, const char *snap_name, int *)`
+    ///
+    /// # Errors
+    /// `NOENT`.
+    pub fn snap_is_protected(&self, name: &str) -> Result<bool> {
+        let name = c(name)?;
+        let mut protected = 0;
+        // SAFETY: the name is valid for the call, and C fills the number.
+        check(unsafe {
+            sys::rbd_snap_is_protected(self.raw(), name.as_ptr(), &raw mut protected)
+        })?;
+        Ok(protected != 0)
+    }
+
+    /// Stands at a snapshot from now on, or at the head. Blocks.
+    ///
+    /// Implements: `int rbd_snap_set(rbd_image_t, const char *snapname)`
+    ///
+    /// # Errors
+    /// `NOENT`.
+    pub fn snap_set(&self, name: Option<&str>) -> Result<()> {
+        let name = name.map(c).transpose()?;
+        let name = name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr());
+        // SAFETY: the name is valid for the call; NULL means the head.
+        check(unsafe { sys::rbd_snap_set(self.raw(), name) })?;
+        Ok(())
+    }
+
+    /// What may hold something of `range`, in order; the rest is zeros. By whole objects, which costs
+    /// next to nothing where the image has an object map. Blocks.
+    ///
+    /// Implements: `int rbd_diff_iterate2(rbd_image_t, const char *fromsnapname, uint64_t ofs,
+    /// uint64_t len, uint8_t include_parent, uint8_t whole_object, int (*cb)(uint64_t, size_t, int,
+    /// void *), void *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn extents(&self, range: Range<u64>) -> Result<Vec<Extent>> {
+        let mut found: Vec<Extent> = Vec::new();
+        let len = range.end.saturating_sub(range.start);
+        // SAFETY: `noted` takes exactly this vector, which lives for the call and is used by nobody
+        // else during it; NULL means: since the beginning.
+        check(unsafe {
+            sys::rbd_diff_iterate2(
+                self.raw(),
+                std::ptr::null(),
+                range.start,
+                len,
+                1,
+                1,
+                Some(noted),
+                (&raw mut found).cast(),
+            )
+        })?;
+        // librbd gives no order.
+        found.sort_by_key(|extent| extent.start);
+        Ok(found)
+    }
+}
+
+/// # Safety
+/// `arg` is the `Vec<Extent>` of [`Image::extents`], and nobody else uses it during the call.
+unsafe extern "C" fn noted(offset: u64, len: usize, exists: c_int, arg: *mut c_void) -> c_int {
+    // SAFETY: as the caller says.
+    let found = unsafe { &mut *arg.cast::<Vec<Extent>>() };
+    if exists != 0 {
+        found.push(offset..offset.saturating_add(len as u64));
+    }
+    0
+}
