@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::{Error, Kind, Location, Result, file, window::Window};
+use crate::{Error, Kind, Location, Result, Volume, file, window::Window};
 
 /// One configured backend.
 ///
@@ -96,6 +96,51 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Makes the image hold all of its bytes itself, where it still shares some with what it was
+    /// copied from; no byte changes [a-copy-is-independent]. Does nothing where it shares none.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` if `progress` ended it: it can be begun again.
+    async fn flatten(&self, _at: &Location, _progress: Progress) -> Result<()> {
+        Ok(())
+    }
+
+    /// The volume that `at` names, if it is one of this backend's system and no image of the store.
+    fn volume(&self, _at: &Location) -> Option<Volume> {
+        None
+    }
+
+    /// Fixes what `volume` holds now, so that an image of this `id` can be made from it, by `copy` or
+    /// from the bytes of `open_sealed`. Doing it twice is doing it once more.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such volume; `BackendDenied` if its system does not let us.
+    async fn seal(&self, volume: &Volume, _id: &ImageId) -> Result<Source> {
+        Err(Error::new(
+            Kind::Unsupported,
+            format!("this store's backend has no volumes: volume=`{volume}`"),
+        ))
+    }
+
+    /// Opens what `seal` gave; bytes that are read later come through `window`.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone.
+    async fn open_sealed(&self, sealed: &Source, _window: Window) -> Result<Reader> {
+        Err(Error::new(
+            Kind::Unsupported,
+            format!("this store's backend has no volumes: location=`{}`", sealed.at),
+        ))
+    }
+
+    /// Removes what `seal` made, whether or not it did. Copies live on.
+    ///
+    /// # Errors
+    /// It is still there; try later.
+    async fn unseal(&self, _volume: &Volume, _id: &ImageId) -> Result<()> {
+        Ok(())
+    }
+
     /// Keeps `digests` with the image, for `stat` to tell [digests-stay-with-the-image].
     ///
     /// # Errors
@@ -142,6 +187,10 @@ pub trait Upload: Send + fmt::Debug {
     async fn abort(self: Box<Self>) -> Result<()>;
 }
 
+/// Is told how much of a long call is done and of how much, in whatever counts there; answers whether
+/// it is to go on.
+pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
+
 /// Facts by name, as JSON values.
 pub type Properties = BTreeMap<String, serde_json::Value>;
 
@@ -160,6 +209,10 @@ pub struct Caps {
     pub copy: bool,
     /// Reads can hand out a descriptor.
     pub descriptor: bool,
+    /// Images can be made from volumes in the backend's system.
+    pub volumes: bool,
+    /// Copies may share bytes with their source until `flatten`.
+    pub flatten: bool,
 }
 
 /// The name of an image: one path segment, 1 to 255 bytes of `A-Z a-z 0-9 . _ -`, not starting
@@ -347,6 +400,8 @@ pub struct Copied {
     pub stored_bytes: u64,
     /// Its digests, if the source's were known.
     pub digests: Option<Digests>,
+    /// Whether it shares bytes with its source until `flatten`.
+    pub shared: bool,
 }
 
 /// What `recover` found.
@@ -380,6 +435,9 @@ pub struct Capacity {
     pub used: Option<u64>,
     /// Free for images.
     pub available: Option<u64>,
+    /// Deleted images that clones still need, by their length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trash: Option<u64>,
 }
 
 #[cfg(test)]

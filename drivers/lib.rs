@@ -24,8 +24,8 @@ pub mod zeros;
 use std::{fmt, str::FromStr, sync::Arc};
 
 pub use driver::{
-    Body, Capacity, Caps, Committed, Copied, Digests, Driver, ImageId, Listed, Properties, Reader,
-    Recovered, Source, Span, Stat, Upload,
+    Body, Capacity, Caps, Committed, Copied, Digests, Driver, ImageId, Listed, Progress,
+    Properties, Reader, Recovered, Source, Span, Stat, Upload,
 };
 pub use error::{Error, Kind, Result};
 
@@ -131,6 +131,22 @@ impl fmt::Display for Location {
             Self::File(at) => at.fmt(f),
             Self::Mem(at) => at.fmt(f),
             Self::Rbd(at) => at.fmt(f),
+        }
+    }
+}
+
+/// A volume: what a backend's system holds beside the images of stores.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Volume {
+    /// `pool/name` or `pool/name@snapshot` in a Ceph cluster.
+    Rbd(rbd::Volume),
+}
+
+impl fmt::Display for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rbd(volume) => volume.fmt(f),
         }
     }
 }

@@ -126,7 +126,16 @@ fn lock(images: &Mutex<Images>) -> MutexGuard<'_, Images> {
 #[async_trait]
 impl Driver for Mem {
     fn caps(&self) -> Caps {
-        Caps { write: true, delete: true, seek: true, list: true, copy: true, descriptor: false }
+        Caps {
+            write: true,
+            delete: true,
+            seek: true,
+            list: true,
+            copy: true,
+            descriptor: false,
+            volumes: false,
+            flatten: false,
+        }
     }
 
     async fn probe(&self) -> Result<Capacity> {
@@ -135,6 +144,7 @@ impl Driver for Mem {
             total: Some(self.capacity),
             used: Some(used),
             available: Some(self.capacity.saturating_sub(used)),
+            trash: None,
         })
     }
 
@@ -200,7 +210,13 @@ impl Driver for Mem {
         }
         images.used += size;
         images.whole.insert(id.clone(), image.clone());
-        Ok(Some(Copied { at: self.at(id), size, stored_bytes: 0, digests: image.digests }))
+        Ok(Some(Copied {
+            at: self.at(id),
+            size,
+            stored_bytes: 0,
+            digests: image.digests,
+            shared: false,
+        }))
     }
 
     async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {

@@ -47,7 +47,7 @@ impl State {
 pub struct View {
     /// Its id; a job that a request waits for has the request's id.
     pub id: String,
-    /// `put`, `copy` or `digest`.
+    /// `put`, `copy`, `digest` or `flatten`; the last counts objects, not bytes.
     pub kind: String,
     /// The store's name.
     pub store: String,
@@ -191,6 +191,18 @@ impl Jobs {
         Ok(())
     }
 
+    /// The ids of what goes on in the background with an image.
+    #[must_use]
+    pub fn background(&self, store: &str, image: &str) -> Vec<String> {
+        let goes_on = |job: &&Arc<Job>| {
+            job.store == store
+                && job.image == image
+                && matches!(job.kind, "digest" | "flatten")
+                && !job.standing.borrow().state.over()
+        };
+        self.all().iter().filter(goes_on).map(|job| job.id.clone()).collect()
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Job>> {
         let all = self.all();
         let found = all.iter().rev().find(|job| job.id == id).map(Arc::clone);
@@ -213,6 +225,15 @@ impl Ticket {
     /// So many bytes more are done.
     pub fn advance(&self, bytes: u64) {
         self.0.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Shows how much is done, and of how much; for calls that tell it themselves.
+    pub fn shown(&self) -> impl Fn(u64, u64) + Send + Sync + use<> {
+        let job = Arc::clone(&self.0);
+        move |done, total| {
+            job.done.store(done, Ordering::Relaxed);
+            job.total.store(total, Ordering::Relaxed);
+        }
     }
 
     /// It begins again, or knows its size now.

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use imaged_drivers::{Error, ImageId, Kind, Result, lane::Lane};
+use imaged_drivers::{Error, ImageId, Kind, Result, Volume, lane::Lane};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,8 @@ pub enum Work {
     Put,
     /// A whole image waits for its digests; unfinished, they are computed again.
     Digest,
+    /// A volume is sealed while an image is made from it; unfinished, it has to be unsealed.
+    Seal,
 }
 
 /// One line of the journal.
@@ -41,6 +43,18 @@ pub struct Intent {
     pub image: String,
     /// The multihash algorithm asked for.
     pub hash_algo: String,
+    /// The volume, if one is sealed; the store is then the one that reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<Volume>,
+}
+
+/// What is claimed: an image, or the seal of a volume.
+type Key = (String, String, Option<Volume>);
+
+impl Intent {
+    fn key(&self) -> Key {
+        (self.store.clone(), self.image.clone(), self.volume.clone())
+    }
 }
 
 /// The journal of one daemon.
@@ -51,7 +65,7 @@ struct Shared {
     dir: PathBuf,
     instance: String,
     lane: Lane,
-    claims: Mutex<BTreeMap<(String, String), Claimed>>,
+    claims: Mutex<BTreeMap<Key, Claimed>>,
     _lock: Flock<fs::File>,
 }
 
@@ -115,7 +129,7 @@ impl Journal {
     /// `Exists` if it is claimed already; `Unavailable`, `Full` if the journal cannot be written:
     /// nothing is begun then.
     pub async fn begin(&self, intent: Intent) -> Result<Claim> {
-        let key = (intent.store.clone(), intent.image.clone());
+        let key = intent.key();
         let file = self.0.dir.join(format!("{}.json", uuid::Uuid::new_v4()));
         {
             let mut claims = self.0.claims();
@@ -152,6 +166,22 @@ impl Journal {
             .collect()
     }
 
+    /// What is under way with an image, if anything.
+    #[must_use]
+    pub fn of(&self, store: &str, image: &str) -> Option<Intent> {
+        let key = (store.to_owned(), image.to_owned(), None);
+        self.0.claims().get(&key).map(|claimed| claimed.intent.clone())
+    }
+
+    /// The images of a store whose digests are being computed, or that are being flattened.
+    #[must_use]
+    pub fn digests(&self, store: &str) -> Vec<Intent> {
+        let claims = self.0.claims();
+        let intents = claims.values().map(|claimed| &claimed.intent);
+        let of_store = |intent: &&Intent| intent.work == Work::Digest && intent.store == store;
+        intents.filter(of_store).cloned().collect()
+    }
+
     /// How many intents there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -166,7 +196,7 @@ impl Journal {
 }
 
 impl Shared {
-    fn claims(&self) -> MutexGuard<'_, BTreeMap<(String, String), Claimed>> {
+    fn claims(&self) -> MutexGuard<'_, BTreeMap<Key, Claimed>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,6 +205,7 @@ fn busy(claimed: &Claimed) -> Error {
     let Intent { work, store, image, .. } = &claimed.intent;
     let why = match (work, claimed.stale) {
         (Work::Digest, _) => "its digests are being computed",
+        (Work::Seal, _) => "an image of this id is being made from the volume",
         (Work::Put, false) => "an upload of this id is under way",
         (Work::Put, true) => "what an earlier upload of this id left is still being removed",
     };
@@ -186,7 +217,7 @@ fn busy(claimed: &Claimed) -> Error {
 #[derive(Debug)]
 pub struct Claim {
     journal: Journal,
-    key: (String, String),
+    key: Key,
     file: PathBuf,
     open: bool,
 }
@@ -277,7 +308,7 @@ fn sync_dir(file: &Path) -> std::io::Result<()> {
     }
 }
 
-fn read(dir: &Path) -> Result<BTreeMap<(String, String), Claimed>> {
+fn read(dir: &Path) -> Result<BTreeMap<Key, Claimed>> {
     let fail = |error| Error::io("read the journal", dir.display(), error);
     let mut claims = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(fail)? {
@@ -285,7 +316,7 @@ fn read(dir: &Path) -> Result<BTreeMap<(String, String), Claimed>> {
         let text = fs::read(&file).map_err(fail)?;
         match serde_json::from_slice::<Intent>(&text) {
             Ok(intent) if intent.image.parse::<ImageId>().is_ok() => {
-                let key = (intent.store.clone(), intent.image.clone());
+                let key = intent.key();
                 let found = Claimed { file, intent, stale: true };
                 if let Some(other) = claims.insert(key.clone(), found) {
                     // It died while it turned the one into the other.
@@ -303,13 +334,9 @@ fn read(dir: &Path) -> Result<BTreeMap<(String, String), Claimed>> {
 
 /// Of two intents of one image, keeps the later: that which waits for digests, for the image is
 /// whole then.
-fn outdated(
-    claims: &mut BTreeMap<(String, String), Claimed>,
-    key: (String, String),
-    other: Claimed,
-) -> std::io::Result<()> {
+fn outdated(claims: &mut BTreeMap<Key, Claimed>, key: Key, other: Claimed) -> std::io::Result<()> {
     let out = match other.intent.work {
-        Work::Put => Some(other),
+        Work::Put | Work::Seal => Some(other),
         Work::Digest => claims.insert(key, other),
     };
     out.map_or(Ok(()), |out| fs::remove_file(out.file))
@@ -346,6 +373,7 @@ mod tests {
             store: "a".into(),
             image: image.into(),
             hash_algo: "sha512".into(),
+            volume: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod copy;
 mod put;
+mod volume;
 
 use std::{
     fmt,
@@ -216,9 +217,14 @@ impl Store {
     /// See [`Driver::open`]; `Unsupported` if the store can only read whole images.
     pub async fn open(&self, at: &Location, span: Span, chunk: usize) -> Result<Reader> {
         let driver = self.able(|caps| caps.seek || span == Span::All, "read a part of an image")?;
-        let (chunk, chunks) = driver.reads().unwrap_or((chunk, 2));
-        let window = self.shared.budget.window(chunk, chunks).await?;
+        let window = self.window(driver.as_ref(), chunk).await?;
         driver.open(at, span, window).await
+    }
+
+    /// Memory for reading, as the backend likes it, or two of `chunk` bytes.
+    async fn window(&self, driver: &dyn Driver, chunk: usize) -> Result<drivers::window::Window> {
+        let (chunk, chunks) = driver.reads().unwrap_or((chunk, 2));
+        self.shared.budget.window(chunk, chunks).await
     }
 
     /// Looks at an image.
@@ -241,10 +247,15 @@ impl Store {
     ///
     /// # Errors
     /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
-    pub async fn delete(&self, at: &Location, request: &str) -> Result<()> {
+    pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
         let outcome = Outcome::begin("delete", request, self.name(), at);
         let result = match self.able(|caps| caps.delete, "delete images") {
-            Ok(driver) => driver.delete(at).await,
+            Ok(driver) => match driver.delete(at).await {
+                Err(error) if error.kind() == Kind::InUse => {
+                    self.delete_undisturbed(&*driver, at, error).await
+                }
+                deleted => deleted,
+            },
             Err(error) => Err(error),
         };
         outcome.end(&self.shared.metrics, result.as_ref().err());

@@ -191,7 +191,16 @@ impl Store {
 #[async_trait]
 impl Driver for File {
     fn caps(&self) -> Caps {
-        Caps { write: true, delete: true, seek: true, list: true, copy: true, descriptor: true }
+        Caps {
+            write: true,
+            delete: true,
+            seek: true,
+            list: true,
+            copy: true,
+            descriptor: true,
+            volumes: false,
+            flatten: false,
+        }
     }
 
     fn properties(&self) -> Properties {
@@ -287,7 +296,13 @@ impl Driver for File {
         let at = target.at().clone();
         let digests = from.digests;
         let stored_bytes = upload::copy(&self.0.lane, target, source, digests.clone()).await?;
-        Ok(stored_bytes.map(|stored_bytes| Copied { at, size, stored_bytes, digests }))
+        Ok(stored_bytes.map(|stored_bytes| Copied {
+            at,
+            size,
+            stored_bytes,
+            digests,
+            shared: false,
+        }))
     }
 
     async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
@@ -375,7 +390,7 @@ fn survey(dirs: &[Datadir]) -> Result<Capacity> {
         return Err(Error::new(kind, wrong.join("; ")));
     }
     let used = total.saturating_sub(available);
-    Ok(Capacity { total: Some(total), used: Some(used), available: Some(available) })
+    Ok(Capacity { total: Some(total), used: Some(used), available: Some(available), trash: None })
 }
 
 fn free(space: &StatVfs) -> u64 {

@@ -23,6 +23,9 @@ use crate::{Error, Kind, Result, lane::Lane};
 const LIMITS: [(&str, &str); 3] =
     [("client_mount_timeout", "300"), ("rados_mon_op_timeout", "0"), ("rados_osd_op_timeout", "0")];
 
+/// Ceph's own default: layering, exclusive-lock, object-map, fast-diff, deep-flatten.
+const FEATURES: u64 = 61;
+
 /// What makes two connections the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -37,6 +40,8 @@ struct Key {
 pub(super) struct Live {
     pub(super) cluster: Cluster,
     pub(super) fsid: String,
+    /// What new images have unless told otherwise: `rbd_default_features`.
+    pub(super) features: u64,
     /// ceph.conf and the keyring, as they were.
     files: Vec<(String, Option<Stamp>)>,
 }
@@ -168,6 +173,9 @@ fn connect(key: &Key) -> Result<Live> {
     }
     // Whole objects are written and read once: a cache only copies them.
     set("rbd_cache", "false")?;
+    // A number where it is set as one; librados does not turn names into it.
+    let features = connecting.get("rbd_default_features").ok();
+    let features = features.and_then(|text| text.trim().parse().ok()).unwrap_or(FEATURES);
     let keyring = connecting.get("keyring").unwrap_or_default();
     let files = std::iter::once(conf.as_str())
         .chain(keyring.split(',').map(str::trim))
@@ -192,5 +200,5 @@ fn connect(key: &Key) -> Result<Live> {
         ),
     })?;
     let fsid = cluster.fsid().map_err(|errno| failed("name", "the cluster", errno, Late::Away))?;
-    Ok(Live { cluster, fsid, files })
+    Ok(Live { cluster, fsid, features, files })
 }

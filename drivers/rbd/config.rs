@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::options::Options;
+use crate::options::{Options, shown};
 
 /// An rbd store's section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub struct Config {
     pub thin: bool,
     /// `rbd_store_data_pool`: the pool of the images' data, which may be erasure-coded.
     pub data_pool: Option<String>,
+    /// `rbd_store_features`: a sum of librbd's features for new images; as the cluster says if unset.
+    pub features: Option<u64>,
+    /// `imaged_flatten`: copies inside the cluster are made independent of their source afterwards.
+    /// On unless switched off.
+    pub flatten: bool,
+    /// `imaged_flatten_objects`: so many objects at a time.
+    pub flatten_objects: u32,
 }
 
 /// How long the cluster may take.
@@ -62,8 +69,61 @@ impl Config {
             timeout,
             thin: options.bool("rbd_thin_provisioning").unwrap_or(true),
             data_pool: options.str("rbd_store_data_pool").filter(|pool| !pool.is_empty()),
+            features: features(options),
+            flatten: options.bool("imaged_flatten").unwrap_or(true),
+            flatten_objects: options
+                .int("imaged_flatten_objects", 1..=100)
+                .and_then(|count| u32::try_from(count).ok())
+                .unwrap_or(4),
         })
     }
+}
+
+/// Features by librbd's names, as `rbd create --image-feature` takes them, and what each needs.
+const FEATURES: [(&str, u64, u64); 7] = [
+    ("layering", 1, 0),
+    ("striping", 2, 0),
+    ("exclusive-lock", 4, 0),
+    ("object-map", 8, 4),
+    ("fast-diff", 16, 8),
+    ("deep-flatten", 32, 0),
+    ("journaling", 64, 4),
+];
+
+/// `rbd_store_features`: a number, or names between commas.
+fn features(options: &mut Options) -> Option<u64> {
+    const NAME: &str = "rbd_store_features";
+    let text = options.str(NAME).filter(|text| !text.trim().is_empty())?;
+    let (mut sum, mut wrong) = (0, Vec::new());
+    for part in text.split(',').map(str::trim) {
+        let named = FEATURES.iter().find(|(name, ..)| *name == part).map(|(_, bit, _)| *bit);
+        match named.or_else(|| part.parse().ok().filter(|bits| *bits < 128)) {
+            Some(bits) => sum |= bits,
+            None => wrong.push(part),
+        }
+    }
+    let lacking = |needed: u64| FEATURES.iter().find(|(_, bit, _)| *bit == needed);
+    if let Some(part) = wrong.first() {
+        let names: Vec<_> = FEATURES.iter().map(|(name, ..)| *name).collect();
+        let what =
+            format!("features are a number or some of {}: value={}", names.join(", "), shown(part));
+        options.fail(NAME, what);
+        return None;
+    }
+    if sum & 1 == 0 {
+        options.fail(NAME, "must have layering, or Nova and Cinder cannot clone the images");
+        return None;
+    }
+    for (name, bit, needed) in FEATURES {
+        if sum & bit != 0
+            && sum & needed != needed
+            && let Some((other, ..)) = lacking(needed)
+        {
+            options.fail(NAME, format!("{name} needs {other}: add it"));
+            return None;
+        }
+    }
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -99,6 +159,9 @@ mod tests {
             ("rados_connect_timeout", "3"),
             ("rbd_thin_provisioning", "false"),
             ("rbd_store_data_pool", "ec"),
+            ("rbd_store_features", "layering, exclusive-lock,object-map"),
+            ("imaged_flatten", "no"),
+            ("imaged_flatten_objects", "2"),
         ]);
         assert_eq!(
             config,
@@ -110,10 +173,35 @@ mod tests {
                 timeout: Timeout::Fixed(Duration::from_secs(3)),
                 thin: false,
                 data_pool: Some("ec".into()),
+                features: Some(13),
+                flatten: false,
+                flatten_objects: 2,
             }
         );
         assert_eq!(notes, 1, "6 MiB cannot be");
         assert_eq!(read(&[("rados_connect_timeout", "0")]).0.timeout, Timeout::None);
+    }
+
+    #[test]
+    fn features_that_cannot_be_are_refused_and_why() {
+        let told = |value: &str| {
+            let mut options = Options::of("fast", &[("rbd_store_features", value)]);
+            let config = Config::read(&mut options);
+            let problems = options.finish().problems;
+            (config.unwrap().features, problems.first().map(ToString::to_string))
+        };
+        assert_eq!(told("61"), (Some(61), None));
+        assert_eq!(told(""), (None, None));
+        for (value, why) in [
+            ("exclusive-lock", "must have layering"),
+            ("layering, object-map", "object-map needs exclusive-lock"),
+            ("layering, lasers", "value=`lasers`"),
+            ("9999", "value=`9999`"),
+        ] {
+            let (features, problem) = told(value);
+            assert!(problem.unwrap().contains(why), "{value}");
+            assert_eq!(features, None);
+        }
     }
 
     #[test]

@@ -11,23 +11,29 @@ use imaged_ffi::{Errno, Image};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    Config, Location, Timeout,
+    Config, Location, Timeout, Volume,
     cluster::Connection,
+    copy,
     failure::{Late, failed},
-    handles::Reading,
-    kept, read,
-    store::{Store, blocking, close, in_use, lock},
-    upload,
+    kept,
+    location::SNAP,
+    read,
+    store::{Store, at_length, blocking, close, in_use, lock, on},
+    trash,
+    upload::{self, Making},
 };
 use crate::{
-    Body, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Listed, Properties, Reader,
-    Recovered, Result, Span, Stat, Upload, lane::Lane, missing, window::Window,
+    Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Progress,
+    Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, foreign, lane::Lane,
+    missing, taken, window::Window,
 };
 
 /// Calls to librbd that block, at a time.
 const PLACES: usize = 16;
 /// Answers of the cluster that one call may have to wait for, one after the other.
 const ANSWERS: u32 = 6;
+/// What takes as long as an image has objects may take so long.
+const LONG: Duration = Duration::from_hours(24);
 /// Images that a listing looks at, at a time.
 const LOOKS: usize = 8;
 
@@ -50,6 +56,8 @@ impl Rbd {
             instance: instance.to_owned(),
             config: config.clone(),
             lane: Lane::new(name, PLACES, patience),
+            long: Lane::new(name, PLACES, LONG),
+            flattening: Lane::new(name, 1, LONG),
             connection: Connection::new(config),
             patience,
             handles: Arc::default(),
@@ -66,7 +74,16 @@ impl Rbd {
 #[async_trait]
 impl Driver for Rbd {
     fn caps(&self) -> Caps {
-        Caps { write: true, delete: true, seek: true, list: true, copy: false, descriptor: false }
+        Caps {
+            write: true,
+            delete: true,
+            seek: true,
+            list: true,
+            copy: true,
+            descriptor: false,
+            volumes: true,
+            flatten: true,
+        }
     }
 
     fn properties(&self) -> Properties {
@@ -91,15 +108,17 @@ impl Driver for Rbd {
 
     async fn probe(&self) -> Result<Capacity> {
         self.0.connection.look(&self.0.lane).await?;
-        let (live, _) = self.0.connected().await?;
+        let (live, pool) = self.0.connected().await?;
         blocking(&self.0, "look at the cluster", move |store| {
             let stat = live.cluster.stat();
             let stat =
                 stat.map_err(|errno| failed("look at", &store.config.pool, errno, Late::Away))?;
+            let trash = trash::purge(store, &pool)?;
             Ok(Capacity {
                 total: Some(stat.total),
                 used: Some(stat.used),
                 available: Some(stat.available),
+                trash: (trash > 0).then_some(trash),
             })
         })
         .await
@@ -125,17 +144,16 @@ impl Driver for Rbd {
             let name = name.clone();
             blocking(&self.0, "open an image", move |store| {
                 let (image, seen) = store.open_whole(&pool, &name)?;
-                let reading = Reading::new(image, &name, &store.handles, &store.lane);
                 let Stat { size, digests } = seen.stat;
-                let range = span.of(size)?;
-                let image = reading.image();
-                let extents =
-                    image.filter(|_| range.end - range.start > read::READS.0 as u64).map(|image| {
-                        image
-                            .extents(range.clone())
-                            .map_err(|errno| failed("read", &name, errno, Late::Away))
-                    });
-                Ok((reading, extents.transpose()?, size, range, digests))
+                let range = match span.of(size) {
+                    Ok(range) => range,
+                    Err(error) => {
+                        close(image, &name);
+                        return Err(error);
+                    }
+                };
+                let (reading, extents) = store.reading(image, &name, range.clone())?;
+                Ok((reading, extents, size, range, digests))
             })
             .await?
         };
@@ -157,7 +175,116 @@ impl Driver for Rbd {
             return Err(in_use(&name, "it is being read"));
         }
         self.0.handles.settled(&name).await;
-        blocking(&self.0, "delete an image", move |store| store.delete(&pool, &name)).await
+        at_length(&self.0, "delete an image", move |store| {
+            store.delete(&pool, &name)?;
+            // It may have been the last clone of what was deleted before.
+            trash::purge_quietly(store, &pool);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+        let (live, pool) = self.0.connected().await?;
+        let crate::Location::Rbd(at) = &from.at else { return Ok(None) };
+        // One of the old form is of this store, which has opened it.
+        let (parent, snap) = match at.is_in(&live.fsid, pool.name()) {
+            true => (pool.name(), SNAP),
+            false => match at.place_in(&live.fsid) {
+                Some(place) => place,
+                None => return Ok(None),
+            },
+        };
+        let Some(making) = Making::begin(&self.0, id.as_str()) else {
+            return Err(taken(id, &self.0.name));
+        };
+        self.0.forget(id.as_str());
+        let parent = copy::Parent {
+            pool: parent.to_owned(),
+            image: at.image().to_owned(),
+            snap: snap.to_owned(),
+            size: from.size,
+            digests: from.digests,
+        };
+        let copied = blocking(&self.0, "clone an image", move |store| {
+            copy::clone(store, (&live, &pool), &making, parent)
+        });
+        copied.await.map(Some)
+    }
+
+    async fn flatten(&self, at: &crate::Location, progress: Progress) -> Result<()> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        if !self.0.config.flatten {
+            return Ok(());
+        }
+        on(&self.0.flattening, &self.0, "flatten an image", move |store| {
+            copy::flatten(store, &pool, &name, &progress)?;
+            // What it was cloned from may have waited for this.
+            trash::purge_quietly(store, &pool);
+            Ok(())
+        })
+        .await
+    }
+
+    fn volume(&self, at: &crate::Location) -> Option<crate::Volume> {
+        let crate::Location::Rbd(at) = at else { return None };
+        let fsid = lock(&self.0.fsid).clone()?;
+        let (pool, snap) = at.place_in(&fsid)?;
+        (!at.is_in(&fsid, &self.0.config.pool)).then(|| {
+            crate::Volume::Rbd(Volume {
+                pool: pool.to_owned(),
+                image: at.image().to_owned(),
+                snap: Some(snap.to_owned()),
+            })
+        })
+    }
+
+    async fn seal(&self, volume: &crate::Volume, id: &ImageId) -> Result<Source> {
+        let (live, _) = self.0.connected().await?;
+        let crate::Volume::Rbd(volume) = volume.clone();
+        let id = id.clone();
+        let sealed = blocking(&self.0, "seal a volume", move |store| {
+            copy::seal(store, &live, &volume, id.as_str())
+        });
+        let (at, size) = sealed.await?;
+        Ok(Source { at, size, digests: None, file: None })
+    }
+
+    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
+        let (live, _) = self.0.connected().await?;
+        let place = match &sealed.at {
+            crate::Location::Rbd(at) => at.place_in(&live.fsid).map(|place| (place, at.image())),
+            crate::Location::File(_) | crate::Location::Mem(_) => None,
+        };
+        let Some(((pool, snap), image)) = place else {
+            return Err(foreign(&sealed.at, &self.0.name));
+        };
+        let (pool, image, snap) = (pool.to_owned(), image.to_owned(), snap.to_owned());
+        let size = sealed.size;
+        // No image has such a name.
+        let name = format!("{pool}/{image}");
+        let (reading, extents) = {
+            let name = name.clone();
+            blocking(&self.0, "open a volume", move |store| {
+                let pool = copy::open_pool(&live, &pool)?;
+                let opened = copy::open_sealed(store, &pool, &image, &snap)?;
+                store.reading(opened, &name, 0..size)
+            })
+            .await?
+        };
+        let body = read::stream(Arc::new(reading), name, 0..size, extents, window);
+        Ok(Reader { size, range: 0..size, digests: None, body: Body::Stream(body) })
+    }
+
+    async fn unseal(&self, volume: &crate::Volume, id: &ImageId) -> Result<()> {
+        let (live, _) = self.0.connected().await?;
+        let crate::Volume::Rbd(volume) = volume.clone();
+        let id = id.clone();
+        blocking(&self.0, "unseal a volume", move |store| {
+            copy::unseal(store, &live, &volume, id.as_str())
+        })
+        .await
     }
 
     async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
@@ -183,7 +310,7 @@ impl Driver for Rbd {
         let (_, pool) = self.0.connected().await?;
         let id = id.clone();
         self.0.handles.settled(id.as_str()).await;
-        blocking(&self.0, "clear away an unfinished upload", move |store| {
+        at_length(&self.0, "clear away an unfinished upload", move |store| {
             if upload::is_making(store, id.as_str()) {
                 return Err(Error::new(
                     Kind::Unavailable,

@@ -8,6 +8,8 @@ use crate::Digests;
 
 /// Who makes the image; matters as long as it has no protected snapshot.
 const UPLOAD: &str = "imaged.upload";
+/// Who has put the image into the trash.
+const TRASHED: &str = "imaged.trashed";
 /// The image's size and digests.
 const DIGESTS: &str = "imaged.digests";
 
@@ -36,6 +38,18 @@ pub(super) fn mark(image: &Image, id: &str, instance: &str) -> Result<()> {
 pub(super) fn marked(image: &Image, id: &str) -> Result<Option<String>> {
     let found: Option<Upload> = read(image, UPLOAD)?;
     Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
+}
+
+/// Notes that a daemon puts the image into the trash, so that one takes it out of there.
+pub(super) fn mark_trashed(image: &Image, id: &str, instance: &str) -> Result<()> {
+    let mark = Upload { image: id.to_owned(), instance: instance.to_owned() };
+    image.metadata_set(TRASHED, &text(&mark)?)
+}
+
+/// Whether a daemon has put the image into the trash.
+pub(super) fn is_marked_trashed(image: &Image, id: &str) -> Result<bool> {
+    let found: Option<Upload> = read(image, TRASHED)?;
+    Ok(found.is_some_and(|mark| mark.image == id))
 }
 
 /// Keeps the digests of the image.

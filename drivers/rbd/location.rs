@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Kind, Result};
 
 /// What Python's `quote` leaves as it is.
@@ -35,6 +37,21 @@ impl Location {
         Self { place: Some(place), image: image.to_owned() }
     }
 
+    /// A snapshot of an image of any pool.
+    #[cfg(feature = "ceph")]
+    pub(super) fn of_snap(fsid: &str, pool: &str, image: &str, snap: &str) -> Self {
+        let snap = snap.to_owned();
+        let place = Place { fsid: fsid.to_owned(), pool: pool.to_owned(), snap };
+        Self { place: Some(place), image: image.to_owned() }
+    }
+
+    /// The pool and the snapshot, if it is in this cluster.
+    #[cfg(feature = "ceph")]
+    pub(super) fn place_in(&self, fsid: &str) -> Option<(&str, &str)> {
+        let place = self.place.as_ref().filter(|place| place.fsid == fsid)?;
+        Some((&place.pool, &place.snap))
+    }
+
     /// The image's name.
     #[must_use]
     pub fn image(&self) -> &str {
@@ -48,6 +65,42 @@ impl Location {
         self.place
             .as_ref()
             .is_none_or(|place| place.fsid == fsid && place.pool == pool && place.snap == SNAP)
+    }
+}
+
+/// `pool/name` or `pool/name@snapshot`: an image in a cluster that is none of a store's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Volume {
+    pub(super) pool: String,
+    pub(super) image: String,
+    /// What of it is wanted; as it is now if `None`.
+    pub(super) snap: Option<String>,
+}
+
+impl FromStr for Volume {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |why: &str| Error::new(Kind::Invalid, format!("{why}: rbd_volume=`{text}`"));
+        let (pool, rest) = text
+            .split_once('/')
+            .ok_or_else(|| refuse("a volume is POOL/NAME or POOL/NAME@SNAPSHOT"))?;
+        let (image, snap) = match rest.split_once('@') {
+            Some((image, snap)) => (image, Some(snap)),
+            None => (rest, None),
+        };
+        let parts = [pool, image, snap.unwrap_or("x")];
+        if parts.iter().any(|part| part.is_empty() || part.contains(['\0', '/', '@'])) {
+            return Err(refuse("a volume is POOL/NAME or POOL/NAME@SNAPSHOT, no part empty"));
+        }
+        Ok(Self { pool: pool.into(), image: image.into(), snap: snap.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pool, self.image)?;
+        self.snap.as_ref().map_or(Ok(()), |snap| write!(f, "@{snap}"))
     }
 }
 
@@ -132,6 +185,18 @@ mod tests {
             "rbd://a/b/c/%00",
         ] {
             assert_eq!(text.parse::<Location>().unwrap_err().kind(), Kind::Invalid, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn volumes_are_named_as_the_rbd_command_names_them() {
+        for text in ["volumes/volume-1", "volumes/volume-1@snap", "my pool/x"] {
+            assert_eq!(text.parse::<Volume>().unwrap().to_string(), text);
+        }
+        for text in ["", "volume-1", "/x", "volumes/", "volumes/x@", "volumes/x@a@b", "a/b/c"] {
+            let error = text.parse::<Volume>().unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{text:?}");
+            assert!(error.to_string().contains("POOL/NAME"), "{text:?}: {error}");
         }
     }
 

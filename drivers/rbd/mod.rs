@@ -6,7 +6,8 @@
 //! The protection of the snapshot `snap`, after all writes have landed, a flush, and a trim where the
 //! size was not known. Nova and Cinder clone from it.
 //! # Residue
-//! An image without a protected `snap`; `recover` removes it, unless somebody has it open.
+//! An image without a protected `snap`; `recover` removes it, unless somebody has it open. A snapshot
+//! `imaged-<id>-<instance>` of a volume that an image is being made from; `unseal` removes it.
 //! # Blocking
 //! Connecting, and all that has no asynchronous form: on the store's own lane. Writes, reads and
 //! flushes do not block; `rados_osd_op_timeout` brings each of them home.
@@ -21,10 +22,18 @@
 //!   Instead of: `rbd_open_read_only`.
 //! * Chose: children and watchers are looked for before `snap` is touched. Because: a refused delete
 //!   must leave the image whole. Instead of: unprotecting first, as glance_store does.
+//! * Chose: clones of the second format. Because: their parent need not be protected, so the snapshot of
+//!   a volume can be removed as soon as the clone is there, and goes by itself when that is flattened.
+//!   Instead of: a protected snapshot that has to be kept and found again.
+//! * Chose: clone and flatten where a whole copy is wanted. Because: what a deep copy makes has its
+//!   protected snapshot before its bytes, and would look whole after a crash. Instead of:
+//!   `rbd_deep_copy`.
 
 #[cfg(feature = "ceph")]
 mod cluster;
 mod config;
+#[cfg(feature = "ceph")]
+mod copy;
 #[cfg(feature = "ceph")]
 mod driver;
 #[cfg(feature = "ceph")]
@@ -39,9 +48,11 @@ mod read;
 #[cfg(feature = "ceph")]
 mod store;
 #[cfg(feature = "ceph")]
+mod trash;
+#[cfg(feature = "ceph")]
 mod upload;
 
 pub use config::{Config, Timeout};
 #[cfg(feature = "ceph")]
 pub use driver::Rbd;
-pub use location::Location;
+pub use location::{Location, Volume};

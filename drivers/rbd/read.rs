@@ -43,15 +43,20 @@ pub(super) fn stream(
     // Parts begin at multiples of their length, so that each is of one object.
     let starts = std::iter::successors(Some(first), move |start| start.checked_add(chunk));
     let end = range.end;
-    stream::iter(starts.take_while(move |start| *start < end))
+    let parts = stream::iter(starts.take_while(move |start| *start < end))
         .map(move |start| {
             let part = start.max(range.start)..range.end.min(start.saturating_add(chunk));
             let (reading, name) = (Arc::clone(&reading), name.clone());
             let (extents, window) = (Arc::clone(&extents), window.clone());
             async move { read_part(&reading, &name, part, extents.as_deref(), &window).await }
         })
-        .buffered(ahead)
-        .boxed()
+        .buffered(ahead);
+    // Lets go of the image with the last byte, not with the stream.
+    stream::unfold(Some(parts.boxed()), |parts| async move {
+        let mut parts = parts?;
+        parts.next().await.map(|part| (part, Some(parts)))
+    })
+    .boxed()
 }
 
 async fn read_part(

@@ -3,21 +3,22 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use imaged_ffi::{Errno, Image, Pool};
+use imaged_ffi::{Errno, Extent, Image, Pool};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     Config,
     cluster::{Connection, Live},
     failure::{Late, failed},
-    handles::Handles,
+    handles::{Handles, Reading},
     kept,
     location::SNAP,
-    upload,
+    read, trash, upload,
 };
 use crate::{Error, Kind, Recovered, Result, Stat, foreign, lane::Lane, missing};
 
@@ -32,6 +33,10 @@ pub(super) struct Store {
     pub(super) instance: String,
     pub(super) config: Config,
     pub(super) lane: Lane,
+    /// For calls that take as long as an image has objects. Each of their steps is bounded.
+    pub(super) long: Lane,
+    /// For flattening: one image at a time.
+    pub(super) flattening: Lane,
     pub(super) connection: Connection,
     /// How long what is in flight may take.
     pub(super) patience: Duration,
@@ -65,8 +70,27 @@ pub(super) async fn blocking<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    on(&store.lane, store, doing, work).await
+}
+
+/// Runs `work` where it may block for as long as an image has objects.
+pub(super) async fn at_length<T: Send + 'static>(
+    store: &Arc<Store>,
+    doing: &'static str,
+    work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    on(&store.long, store, doing, work).await
+}
+
+/// Runs `work` on one of the store's lanes.
+pub(super) async fn on<T: Send + 'static>(
+    lane: &Lane,
+    store: &Arc<Store>,
+    doing: &'static str,
+    work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+) -> Result<T> {
     let this = Arc::clone(store);
-    let done = store.lane.run(doing, move || work(&this)).await;
+    let done = lane.run(doing, move || work(&this)).await;
     if let Err(error) = &done
         && matches!(error.kind(), Kind::Timeout | Kind::Unavailable)
     {
@@ -155,6 +179,28 @@ impl Store {
         }
     }
 
+    /// An open image as something that is read, and what of `range` may hold something, if asking is
+    /// worth while. Blocks.
+    pub(super) fn reading(
+        &self,
+        image: Image,
+        name: &str,
+        range: Range<u64>,
+    ) -> Result<(Reading, Option<Vec<Extent>>)> {
+        let extents = if range.end.saturating_sub(range.start) > read::READS.0 as u64 {
+            match image.extents(range) {
+                Ok(extents) => Some(extents),
+                Err(errno) => {
+                    close(image, name);
+                    return Err(failed("read", name, errno, Late::Away));
+                }
+            }
+        } else {
+            None
+        };
+        Ok((Reading::new(image, name, &self.handles, &self.lane), extents))
+    }
+
     pub(super) fn forget(&self, name: &str) {
         lock(&self.seen).remove(name);
     }
@@ -166,22 +212,29 @@ impl Store {
             errno => failed("delete", name, errno, Late::Away),
         };
         let image = Image::open(pool, name, None).map_err(fail)?;
-        let checked = self.may_delete(&image, name);
-        let unsealed = checked.and_then(|clones| {
-            unseal(&image).map_err(|errno| match errno {
+        let ready = self.may_delete(&image, name).and_then(|clones| {
+            // Clones of the first format need its protection. Those of the second keep what they need.
+            let unsealed = if clones { unseal(&image) } else { Ok(()) };
+            unsealed.map_err(|errno| match errno {
                 Errno::BUSY => in_use(name, "it has clones"),
                 errno => fail(errno),
-            })?;
-            Ok(clones)
+            })
         });
         close(image, name);
         self.forget(name);
-        let clones = unsealed?;
-        if clones {
-            // Of the second format: they keep what they need, the name is free.
-            return pool.trash_move(name).map_err(fail);
+        ready?;
+        match trash::discard(self, pool, name) {
+            Ok(internal) => {
+                // From here on it is deleted; what takes its time can be done again.
+                if let Err(errno) = trash::remove(pool, &internal) {
+                    tracing::debug!(image = name, %errno, "a deleted image stays in the trash");
+                }
+                Ok(())
+            }
+            Err(errno @ (Errno::NOENT | Errno::TIMEDOUT)) => Err(fail(errno)),
+            // A full pool may refuse it.
+            Err(_) => upload::remove(pool, name).map_err(fail).map(drop),
         }
-        upload::remove(pool, name).map_err(fail).map(drop)
     }
 
     /// Whether the image has clones that do not mind; refuses where somebody does.
@@ -259,14 +312,12 @@ pub(super) fn is_sealed(image: &Image) -> imaged_ffi::Result<bool> {
     }
 }
 
-/// Takes the snapshot away, unless it has clones that need its protection.
-pub(super) fn unseal(image: &Image) -> imaged_ffi::Result<()> {
+/// Lets the snapshot be removed, unless it has clones that need its protection.
+fn unseal(image: &Image) -> imaged_ffi::Result<()> {
     match image.snap_unprotect(SNAP) {
-        Err(Errno::NOENT) => return Ok(()),
-        Ok(()) | Err(Errno::INVAL) => {}
-        Err(errno) => return Err(errno),
+        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
+        Err(errno) => Err(errno),
     }
-    image.snap_remove(SNAP)
 }
 
 /// Whether the image of this name still has this internal id.

@@ -11,7 +11,7 @@ use super::{
     failure::{Late, failed},
     kept,
     location::{Location, SNAP},
-    store::{Store, blocking, close, failed_late},
+    store::{Store, at_length, blocking, close, failed_late},
 };
 use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, taken, zeros};
 
@@ -34,6 +34,10 @@ impl Making {
     pub(super) fn begin(store: &Arc<Store>, name: &str) -> Option<Self> {
         let new = making(store).insert(name.to_owned());
         new.then(|| Self { store: Arc::clone(store), name: name.to_owned() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 }
 
@@ -110,6 +114,7 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
     let options = Options {
         order: Some(store.config.order),
         data_pool: store.config.data_pool.clone(),
+        features: store.config.features,
         ..Options::default()
     };
     pool.create(name, length, &options).map_err(|errno| match (errno, &options.data_pool) {
@@ -178,8 +183,28 @@ pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
     pool.remove(name).map(|()| true)
 }
 
-/// Removes the snapshot of an image that is to go.
-fn unsnap(image: &Image) -> imaged_ffi::Result<()> {
+/// Removes an image that could not be made whole; the failure says what is left of it. `snapped`: its
+/// snapshot had been begun. Blocks.
+pub(super) fn unpublished(
+    pool: &Pool,
+    name: &str,
+    errno: Errno,
+    snapped: bool,
+    at: crate::Location,
+) -> Error {
+    // A snapshot that did not come in time may come later: only a look can tell.
+    if errno == Errno::TIMEDOUT && snapped {
+        return failed("commit", name, errno, Late::Unsure).at(at);
+    }
+    let error = failed("commit", name, errno, Late::Away);
+    match remove(pool, name) {
+        Ok(_) => error,
+        Err(_left) => error.leaving(name),
+    }
+}
+
+/// Removes the snapshot of an image that is to go. Blocks.
+pub(super) fn unsnap(image: &Image) -> imaged_ffi::Result<()> {
     if !image.snaps()?.iter().any(|snap| snap.name == SNAP) {
         return Ok(());
     }
@@ -300,7 +325,7 @@ impl Upload for Writing {
     async fn abort(self: Box<Self>) -> Result<()> {
         let store = Arc::clone(self.store());
         let this = *self;
-        blocking(&store, "abort an upload", move |_| this.remove()).await
+        at_length(&store, "abort an upload", move |_| this.remove()).await
     }
 }
 
@@ -330,16 +355,7 @@ impl Writing {
         };
         let published = publish(&mut snapped);
         give_up(image, name);
-        let Err(errno) = published else { return Ok(()) };
-        // A snapshot that did not come in time may come later: only a look can tell.
-        if errno == Errno::TIMEDOUT && snapped {
-            return Err(failed("commit", name, errno, Late::Unsure).at(at));
-        }
-        let error = failed("commit", name, errno, Late::Away);
-        Err(match remove(&pool, name) {
-            Ok(_) => error,
-            Err(_left) => error.leaving(name),
-        })
+        published.map_err(|errno| unpublished(&pool, name, errno, snapped, at))
     }
 
     /// Removes what was written. Blocks.

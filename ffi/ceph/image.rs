@@ -103,7 +103,35 @@ impl Image {
         Ok(Self::of(raw, pool))
     }
 
-    /// The same by the internal id, which also finds what is in the trash. Blocks.
+    /// Opens a snapshot of an image that this user may only read. Blocks.
+    ///
+    /// Nothing keeps the image from being removed meanwhile. The head is opened first and the
+    /// snapshot set then, for opening it at the snapshot has crashed processes.
+    ///
+    /// Implements: `int rbd_open_read_only(rados_ioctx_t, const char *name, rbd_image_t *, const char
+    /// *snap_name)`
+    ///
+    /// # Errors
+    /// `NOENT`; `PERM` if the caps do not even allow reading.
+    pub fn open_read_only(pool: &Pool, name: &str, snap: &str) -> Result<Self> {
+        let name = c(name)?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; NULL means the head.
+        check(unsafe {
+            sys::rbd_open_read_only(pool.raw(), name.as_ptr(), &raw mut raw, std::ptr::null())
+        })?;
+        let image = Self::of(raw, pool);
+        match image.snap_set(Some(snap)) {
+            Ok(()) => Ok(image),
+            Err(errno) => {
+                // Whatever closing says, the first failure matters.
+                let _closed = image.close();
+                Err(errno)
+            }
+        }
+    }
+
+    /// The same as [`Image::open`] by the internal id, which also finds what is in the trash. Blocks.
     ///
     /// Implements: `int rbd_open_by_id(rados_ioctx_t, const char *id, rbd_image_t *, const char
     /// *snap_name)`

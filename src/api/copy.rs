@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{Response, StatusCode, body::Incoming};
-use imaged_drivers::{Error, ImageId, Kind, Location, Result};
+use imaged_drivers::{Error, ImageId, Kind, Location, Result, Volume};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -41,7 +41,7 @@ pub struct Wanted {
 pub struct Origin {
     /// The location of an image.
     pub location: Option<String>,
-    /// The store it is in; without it, the store whose type fits and that has it.
+    /// The store it is in, or that reaches the volume; without it, the first one that does.
     pub store: Option<String>,
     /// A volume in Ceph, `pool/name` or `pool/name@snapshot`.
     pub rbd_volume: Option<String>,
@@ -62,14 +62,18 @@ pub(super) async fn copy(
         Some(name) => name.parse()?,
         None => super::default_algo(call)?,
     };
-    let (source, from) = find(call, &store, &wanted.source, peer).await?;
+    let found = find(call, &store, &wanted.source, peer).await?;
     if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
     let job = call.daemon.shared.jobs.begin("copy", &call.request, store.name(), id.as_str(), None);
     let put = new_put(call, id, algo, Some(job));
-    let copied = store.copy(put, source, from, wanted.mode);
-    let receipt = super::put::joined(call.daemon.shared.tasks.spawn(copied).await)?;
+    let tasks = &call.daemon.shared.tasks;
+    let copied = match found {
+        Found::Image(source, from) => tasks.spawn(store.copy(put, source, from, wanted.mode)),
+        Found::Volume(via, volume) => tasks.spawn(store.copy_volume(put, via, volume, wanted.mode)),
+    };
+    let receipt = super::put::joined(copied.await)?;
     json(StatusCode::CREATED, &receipt)
 }
 
@@ -101,43 +105,66 @@ async fn read(body: &mut Option<Incoming>) -> Result<Wanted> {
     })
 }
 
-/// The store and location of a source.
-async fn find(
-    call: &Call,
-    target: &Arc<Store>,
-    source: &Origin,
-    peer: &Peer,
-) -> Result<(Arc<Store>, Location)> {
+/// A source that was found.
+enum Found {
+    /// An image of this store.
+    Image(Arc<Store>, Location),
+    /// A volume that this store reaches.
+    Volume(Arc<Store>, Volume),
+}
+
+/// Where a source is.
+async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) -> Result<Found> {
+    let named = source.store.as_ref().map(|name| call.store(name)).transpose()?;
     match source {
-        Origin { location: Some(at), store, rbd_volume: None, cinder_volume: None } => {
-            peer.needs(Role::Member)?;
+        Origin { location: Some(at), store: _, rbd_volume: None, cinder_volume: None } => {
             let at: Location = at.parse()?;
-            if let Some(store) = store {
-                return Ok((call.store(store)?, at));
-            }
             let stores = call.daemon.stores();
-            let mut unsure = None;
-            for store in std::iter::once(target).chain(stores.iter()) {
+            let all: Vec<_> = match &named {
+                Some(named) => vec![Arc::clone(named)],
+                None => std::iter::once(target).chain(stores.iter()).map(Arc::clone).collect(),
+            };
+            let (mut unsure, mut absent) = (None, false);
+            for store in &all {
                 match store.stat(&at).await {
-                    Ok(_) => return Ok((Arc::clone(store), at)),
-                    Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => {}
+                    Ok(_) => {
+                        peer.needs(Role::Member)?;
+                        return Ok(Found::Image(Arc::clone(store), at));
+                    }
+                    Err(error) if error.kind() == Kind::NotFound => absent = true,
+                    Err(error) if error.kind() == Kind::Invalid => {}
                     // It may be this one that has it.
                     Err(error) => unsure = unsure.or(Some(error)),
                 }
             }
-            Err(unsure.unwrap_or_else(|| {
-                Error::new(
+            // What is no image of any store here may be a volume that one of them reaches.
+            let volume = |store: &Arc<Store>| store.driver().ok()?.volume(&at);
+            let reached = all.iter().find_map(|store| Some((Arc::clone(store), volume(store)?)));
+            match (reached, unsure) {
+                (Some((store, volume)), None) if !absent => Ok(Found::Volume(store, volume)),
+                (_, Some(unsure)) => Err(unsure),
+                (_, None) => Err(Error::new(
                     Kind::NotFound,
                     format!("no store here has this image; name its store: location=`{at}`"),
-                )
-            }))
+                )),
+            }
         }
-        Origin { location: None, store: None, rbd_volume: Some(_), cinder_volume: None }
-        | Origin { location: None, store: None, rbd_volume: None, cinder_volume: Some(_) } => {
+        Origin { location: None, store: _, rbd_volume: Some(volume), cinder_volume: None } => {
+            let parsed = Volume::Rbd(volume.parse()?);
+            let stores = call.daemon.stores();
+            let reaches = |store: &&Arc<Store>| store.caps().is_some_and(|caps| caps.volumes);
+            let via = match &named {
+                Some(named) => Some(named),
+                None => std::iter::once(&target).copied().chain(stores.iter()).find(reaches),
+            };
+            let via = via.ok_or_else(|| target.no_volumes(volume))?;
+            Ok(Found::Volume(Arc::clone(via), parsed))
+        }
+        Origin { location: None, store: None, rbd_volume: None, cinder_volume: Some(_) } => {
             Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "a store of type {} cannot take volumes: store=`{}`",
+                    "a store of type {} cannot take volumes of Cinder: store=`{}`",
                     target.config.kind,
                     target.name()
                 ),

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
-use imaged_drivers::{Committed, Digests, Error, ImageId, Kind, Location, Result, Upload};
+use imaged_drivers::{Committed, Digests, Error, ImageId, Kind, Location, Result, Upload, Volume};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -152,13 +152,23 @@ impl Store {
     }
 
     pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Claim> {
-        let intent = Intent {
-            work: Work::Put,
+        self.shared.journal.begin(self.intent(Work::Put, id, algo, None)).await
+    }
+
+    pub(super) fn intent(
+        &self,
+        work: Work,
+        id: &ImageId,
+        algo: Algo,
+        volume: Option<Volume>,
+    ) -> Intent {
+        Intent {
+            work,
             store: self.name().to_owned(),
             image: id.to_string(),
             hash_algo: algo.name().to_owned(),
-        };
-        self.shared.journal.begin(intent).await
+            volume,
+        }
     }
 
     /// A put has failed: frees the id, unless something may be left; then the journal keeps it.

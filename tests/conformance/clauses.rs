@@ -9,8 +9,8 @@ use imaged::{
     store::{Mode, Store},
 };
 use imaged_drivers::{
-    Body, Capacity, Caps, Copied, Digests, Driver, ImageId, Kind, Listed, Location, Properties,
-    Reader, Recovered, Result, Source, Span, Stat, Upload,
+    Body, Capacity, Caps, Copied, Digests, Driver, ImageId, Kind, Listed, Location, Progress,
+    Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
     window::{CHUNK, PAGE, Window},
 };
 
@@ -268,7 +268,16 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
         assert_eq!(f.driver.stat(&copied.at).await.unwrap().digests, copied.digests, "{what}");
         let again = f.driver.copy(source(&*f.driver, &at).await, &id).await;
         assert_eq!(kind(again), Kind::Exists, "{what}: onto a taken id");
+        assert!(!copied.shared || f.driver.caps().flatten, "{what}");
+        let flatten = || f.driver.flatten(&copied.at, Arc::new(|_, _| true));
+        if size > CHUNK {
+            // Before its source is gone, and once more.
+            flatten().await.unwrap();
+            flatten().await.unwrap();
+        }
         f.driver.delete(&at).await.unwrap();
+        assert_reads(&*f.driver, &copied.at, &bytes, &what).await;
+        flatten().await.unwrap();
         assert_reads(&*f.driver, &copied.at, &bytes, &what).await;
         f.driver.delete(&copied.at).await.unwrap();
     }
@@ -433,6 +442,21 @@ impl Driver for Modest {
     async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
         self.inner.copy(from, id).await
     }
+    async fn flatten(&self, at: &Location, progress: Progress) -> Result<()> {
+        self.inner.flatten(at, progress).await
+    }
+    fn volume(&self, at: &Location) -> Option<Volume> {
+        self.inner.volume(at)
+    }
+    async fn seal(&self, volume: &Volume, id: &ImageId) -> Result<Source> {
+        self.inner.seal(volume, id).await
+    }
+    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
+        self.inner.open_sealed(sealed, window).await
+    }
+    async fn unseal(&self, volume: &Volume, id: &ImageId) -> Result<()> {
+        self.inner.unseal(volume, id).await
+    }
     async fn record(&self, at: &Location, digests: &Digests) -> Result<()> {
         self.inner.record(at, digests).await
     }
@@ -445,12 +469,25 @@ impl Driver for Modest {
 }
 
 /// What each flag promises, tried through a store.
-async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str, Result<()>); 5] {
+async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str, Result<()>); 6] {
     let copy = async |mode| {
         let id = f.id();
         let copied = Arc::clone(store).copy(order(&id, None), Arc::clone(store), at.clone(), mode);
         let receipt = copied.await?;
-        f.driver.delete(&receipt.location.parse()?).await
+        f.store.delete(&receipt.location.parse()?, "r").await
+    };
+    let volumes = async {
+        let none = Volume::Rbd("no-such-pool/no-such-volume".parse()?);
+        let made = Arc::clone(store).copy_volume(
+            order(&f.id(), None),
+            Arc::clone(store),
+            none,
+            Mode::Auto,
+        );
+        match made.await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            made => made.map(drop),
+        }
     };
     let write = async {
         let receipt = put(store, order(&f.id(), None), &image(Look::Random, 10, 1)).await?;
@@ -480,14 +517,16 @@ async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str
         ("seek", seek.await),
         ("list", list.await),
         ("copy", copy(Mode::Clone).await),
+        ("volumes", volumes.await),
     ]
 }
 
 /// The flags in the order in which they are tried. A driver that has no descriptors to give gives
-/// none: `what_is_read_is_what_was_written` looks at that.
-fn flags(caps: Caps) -> [bool; 5] {
-    let Caps { write, delete, seek, list, copy, descriptor: _ } = caps;
-    [write, delete, seek, list, copy]
+/// none: `what_is_read_is_what_was_written` looks at that. Flattening does nothing where nothing is
+/// shared: `a_copy_is_independent` looks at that.
+fn flags(caps: Caps) -> [bool; 6] {
+    let Caps { write, delete, seek, list, copy, descriptor: _, volumes, flatten: _ } = caps;
+    [write, delete, seek, list, copy, volumes && write]
 }
 
 pub(super) async fn a_missing_capability_is_unsupported(f: &Fixture) {
@@ -502,6 +541,7 @@ pub(super) async fn a_missing_capability_is_unsupported(f: &Fixture) {
         Caps { seek: false, ..all },
         Caps { list: false, ..all },
         Caps { copy: false, ..all },
+        Caps { volumes: false, ..all },
     ] {
         let driver = Arc::new(Modest { inner: Arc::clone(&f.driver), caps });
         let store =

@@ -80,7 +80,7 @@ pub(super) async fn every_mode_copies_from_every_store_or_says_why_not(f: &Fixtu
                         assert_eq!(kept, digests(&bytes, algo), "{what}");
                     }
                     assert_reads(&*f.driver, &at, &bytes, &what).await;
-                    f.driver.delete(&at).await.unwrap();
+                    f.store.delete(&at, "r").await.unwrap();
                 }
             }
             source.0.delete(&source.1, "r").await.unwrap();
@@ -104,7 +104,7 @@ pub(super) async fn digests_follow_a_clone_as_a_job(f: &Fixture) {
         assert_eq!(kept, digests(&bytes, Algo::Sha1));
     }
     // The image may go before its digests are known; that ends the job, and leaves nothing.
-    f.driver.delete(&at).await.unwrap();
+    f.store.delete(&at, "r").await.unwrap();
     source.0.delete(&source.1, "r").await.unwrap();
 }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
     Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
-    Location, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, window::Window,
+    Location, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
+    window::Window,
 };
 
 /// How a call fails.
@@ -101,6 +102,7 @@ impl Driver for Faulty {
     fn reads(&self) -> Option<(usize, usize)> {
         self.inner.reads()
     }
+
     fn busy(&self) -> usize {
         self.inner.busy()
     }
@@ -141,6 +143,26 @@ impl Driver for Faulty {
 
     async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
         self.script.pass("copy", self.inner.copy(from, id)).await
+    }
+
+    async fn flatten(&self, at: &Location, progress: Progress) -> Result<()> {
+        self.script.pass("flatten", self.inner.flatten(at, progress)).await
+    }
+
+    fn volume(&self, at: &Location) -> Option<Volume> {
+        self.inner.volume(at)
+    }
+
+    async fn seal(&self, volume: &Volume, id: &ImageId) -> Result<Source> {
+        self.script.pass("seal", self.inner.seal(volume, id)).await
+    }
+
+    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
+        self.script.pass("open_sealed", self.inner.open_sealed(sealed, window)).await
+    }
+
+    async fn unseal(&self, volume: &Volume, id: &ImageId) -> Result<()> {
+        self.script.pass("unseal", self.inner.unseal(volume, id)).await
     }
 
     async fn record(&self, at: &Location, digests: &Digests) -> Result<()> {

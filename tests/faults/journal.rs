@@ -26,6 +26,7 @@ fn intent(work: Work, store: &str, image: &ImageId) -> Intent {
         store: store.to_owned(),
         image: image.to_string(),
         hash_algo: Algo::Blake2b.name().to_owned(),
+        volume: None,
     }
 }
 

@@ -1,0 +1,233 @@
+//! Images made inside the cluster: clones of other images and of volumes, and their flattening.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use imaged_ffi::{Errno, Image, Options, Pool, sys};
+
+use super::{
+    Location, Volume,
+    cluster::Live,
+    failure::{Late, failed},
+    kept,
+    location::SNAP,
+    store::{Store, close},
+    upload::{self, Making},
+};
+use crate::{Copied, Digests, Error, Kind, Progress, Result, missing, taken};
+
+/// How many objects a flatten works on at a time: an option of librbd's, for one image.
+const CONCURRENCY: &str = "conf_rbd_concurrent_management_ops";
+
+/// What an image is cloned from.
+pub(super) struct Parent {
+    pub(super) pool: String,
+    pub(super) image: String,
+    pub(super) snap: String,
+    /// In bytes.
+    pub(super) size: u64,
+    pub(super) digests: Option<Digests>,
+}
+
+/// Makes the image of `making` as a clone. Blocks.
+pub(super) fn clone(
+    store: &Store,
+    (live, pool): (&Live, &Pool),
+    making: &Making,
+    parent: Parent,
+) -> Result<Copied> {
+    let name = making.name();
+    let Parent { pool: from, image, snap, size: length, digests } = parent;
+    let from = open_pool(live, &from)?;
+    let options = Options {
+        order: Some(store.config.order),
+        data_pool: store.config.data_pool.clone(),
+        // Without deep-flatten the snapshot would need the source for ever.
+        features: Some(store.config.features.unwrap_or(live.features) | CLONABLE),
+        clone_format: Some(2),
+        ..Options::default()
+    };
+    let made = match length {
+        // librbd does not clone what is empty.
+        0 => pool.create(name, 0, &Options { clone_format: None, ..options }),
+        _ => pool.clone_from((&from, &image, &snap), name, &options),
+    };
+    made.map_err(|errno| match errno {
+        Errno::EXIST => taken(name, &store.name),
+        Errno::NOENT => missing(format!("{}/{image}@{snap}", from.name()), &store.name),
+        Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
+        errno => failed("clone", name, errno, Late::Unsure),
+    })?;
+    let (mut snapped, mut size) = (false, 0);
+    let publish = |snapped: &mut bool, size: &mut u64| {
+        let image = Image::open(pool, name, None)?;
+        let published = (|| {
+            let internal = image.id()?;
+            kept::mark(&image, &internal, &store.instance)?;
+            *size = image.size()?;
+            if let Some(digests) = &digests {
+                kept::keep(&image, &internal, *size, digests)?;
+            }
+            *snapped = true;
+            image.snap_create(SNAP)?;
+            image.snap_protect(SNAP)
+        })();
+        close(image, name);
+        published
+    };
+    let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
+    match publish(&mut snapped, &mut size) {
+        Ok(()) => Ok(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 }),
+        Err(errno) => Err(upload::unpublished(pool, name, errno, snapped, at)),
+    }
+}
+
+const CLONABLE: u64 = sys::RBD_FEATURE_LAYERING | sys::RBD_FEATURE_DEEP_FLATTEN;
+
+/// Makes an image independent of what it was cloned from. Blocks, for as long as its bytes take.
+pub(super) fn flatten(store: &Store, pool: &Pool, name: &str, progress: &Progress) -> Result<()> {
+    let fail = |errno| match errno {
+        Errno::NOENT => missing(name, &store.name),
+        errno => failed("flatten", name, errno, Late::Away),
+    };
+    let image = Image::open(pool, name, None).map_err(fail)?;
+    // Read when an image is opened, so this handle does not have it yet.
+    let slowed = image.metadata_set(CONCURRENCY, &store.config.flatten_objects.to_string());
+    close(image, name);
+    slowed.map_err(fail)?;
+    let image = Image::open(pool, name, None).map_err(fail)?;
+    let ended = AtomicBool::new(false);
+    let flattened = image.flatten(|done, all| {
+        let on = progress(done, all);
+        ended.fetch_or(!on, Ordering::Relaxed);
+        on
+    });
+    // Clones of this image inherit what is left.
+    let _gone = image.metadata_remove(CONCURRENCY);
+    close(image, name);
+    match flattened {
+        // It has no parent any more.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(_) if ended.load(Ordering::Relaxed) => Err(Error::new(
+            Kind::Unavailable,
+            format!("the flattening was ended before its end: image=`{name}`"),
+        )),
+        Err(errno) => Err(fail(errno)),
+    }
+}
+
+/// Fixes what a volume holds: its location, and its length in bytes. Blocks.
+pub(super) fn seal(
+    store: &Store,
+    live: &Live,
+    volume: &Volume,
+    name: &str,
+) -> Result<(crate::Location, u64)> {
+    let pool = open_pool(live, &volume.pool)?;
+    let (image, snap) = match &volume.snap {
+        Some(snap) => (open_sealed(store, &pool, &volume.image, snap)?, snap.clone()),
+        None => {
+            let image = Image::open(&pool, &volume.image, None)
+                .map_err(|errno| refused(store, volume, errno))?;
+            match fix(&image, &temporary(store, name)) {
+                Ok(snap) => (image, snap),
+                Err(errno) => {
+                    close(image, &volume.image);
+                    return Err(refused(store, volume, errno));
+                }
+            }
+        }
+    };
+    let size = image.size();
+    close(image, &volume.image);
+    let size = size.map_err(|errno| refused(store, volume, errno))?;
+    let at = Location::of_snap(&live.fsid, pool.name(), &volume.image, &snap);
+    Ok((crate::Location::Rbd(at), size))
+}
+
+/// Makes the snapshot, and stands at it.
+fn fix(image: &Image, snap: &str) -> imaged_ffi::Result<String> {
+    match image.snap_create(snap) {
+        // An earlier try has left it.
+        Err(Errno::EXIST) => {
+            image.snap_remove(snap)?;
+            image.snap_create(snap)?;
+        }
+        made => made?,
+    }
+    image.snap_set(Some(snap))?;
+    Ok(snap.to_owned())
+}
+
+/// Removes what `seal` has made of a volume. Blocks.
+pub(super) fn unseal(store: &Store, live: &Live, volume: &Volume, name: &str) -> Result<()> {
+    if volume.snap.is_some() {
+        return Ok(());
+    }
+    let pool = match open_pool(live, &volume.pool) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+        pool => pool?,
+    };
+    let image = match Image::open(&pool, &volume.image, None) {
+        Err(Errno::NOENT) => return Ok(()),
+        image => image.map_err(|errno| refused(store, volume, errno))?,
+    };
+    let snap = temporary(store, name);
+    let removed = image.snap_remove(&snap);
+    close(image, &volume.image);
+    match removed {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(refused(store, volume, errno).leaving(format!("{volume}@{snap}"))),
+    }
+}
+
+/// Opens a snapshot of a volume, for reading. Blocks.
+pub(super) fn open_sealed(store: &Store, pool: &Pool, image: &str, snap: &str) -> Result<Image> {
+    let opened = match Image::open(pool, image, Some(snap)) {
+        Err(Errno::PERM | Errno::ROFS) => Image::open_read_only(pool, image, snap),
+        opened => opened,
+    };
+    opened.map_err(|errno| match errno {
+        Errno::NOENT => missing(format!("{}/{image}@{snap}", pool.name()), &store.name),
+        Errno::PERM => may_not(store, pool.name(), "be read", "profile rbd-read-only"),
+        errno => failed("open", image, errno, Late::Away),
+    })
+}
+
+fn temporary(store: &Store, name: &str) -> String {
+    format!("imaged-{name}-{}", store.instance)
+}
+
+pub(super) fn open_pool(live: &Live, name: &str) -> Result<Pool> {
+    Pool::open(&live.cluster, name).map_err(|errno| match errno {
+        Errno::NOENT => {
+            Error::new(Kind::NotFound, format!("the cluster has no such pool: pool=`{name}`"))
+        }
+        errno => failed("open the pool", name, errno, Late::Away),
+    })
+}
+
+fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
+    match errno {
+        Errno::NOENT => {
+            Error::new(Kind::NotFound, format!("no such volume: rbd_volume=`{volume}`"))
+        }
+        Errno::PERM | Errno::ROFS => may_not(store, &volume.pool, "be sealed", "profile rbd"),
+        errno => failed("seal", &volume.to_string(), errno, Late::Away),
+    }
+}
+
+/// Which caps are missing, by the command that gives them.
+fn may_not(store: &Store, pool: &str, what: &str, profile: &str) -> Error {
+    let (user, own) = (&store.config.user, &store.config.pool);
+    let data = store.config.data_pool.as_ref();
+    let data = data.map_or_else(String::new, |pool| format!(", profile rbd pool={pool}"));
+    Error::new(
+        Kind::BackendDenied,
+        format!(
+            "this pool cannot {what}: client.{user} lacks `{profile}` on it. A snapshot that you name, \
+             POOL/NAME@SNAPSHOT, needs no more than `profile rbd-read-only`. Remedy, beside other caps \
+             that the user has: ceph auth caps client.{user} mon 'profile rbd' mgr 'profile rbd' osd \
+             'profile rbd pool={own}{data}, {profile} pool={pool}': pool=`{pool}`"
+        ),
+    )
+}

@@ -1,0 +1,115 @@
+//! Images from volumes: sealed, made inside the backend or streamed, and unsealed again.
+
+use std::{sync::Arc, time::Instant};
+
+use imaged_drivers::{Error, ImageId, Kind, Result, Volume, window::CHUNK};
+use tokio::sync::oneshot;
+
+use super::{Incoming, Mode, Put, Receipt, Store};
+use crate::{
+    jobs::Ticket,
+    journal::{Claim, Work},
+    metrics::{Outcome, lap},
+    point,
+};
+
+impl Store {
+    /// Makes an image from a volume that the store `via` reaches.
+    ///
+    /// # Errors
+    /// As a put, and as sealing the volume.
+    pub async fn copy_volume(
+        self: Arc<Self>,
+        mut put: Put,
+        via: Arc<Self>,
+        volume: Volume,
+        mode: Mode,
+    ) -> Result<Receipt> {
+        let job = put.job.take();
+        let mut outcome = Outcome::begin("copy", &put.request, self.name(), &put.id);
+        let result = self.sealed(&mut put, &via, &volume, mode, job.as_ref(), &mut outcome).await;
+        outcome.end(&self.shared.metrics, result.as_ref().err());
+        if let Some(job) = job {
+            job.finish(result.as_ref().map(|_| ()));
+        }
+        result
+    }
+
+    /// Seals the volume for as long as the image is made from it.
+    async fn sealed(
+        self: &Arc<Self>,
+        put: &mut Put,
+        via: &Self,
+        volume: &Volume,
+        mode: Mode,
+        job: Option<&Ticket>,
+        outcome: &mut Outcome,
+    ) -> Result<Receipt> {
+        self.able(|caps| caps.write, "be written to")?;
+        via.able(|caps| caps.volumes, "reach volumes")?;
+        self.wanted(put)?;
+        let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
+        let claim = self.shared.journal.begin(intent).await?;
+        point::pass("volume-claimed");
+        let made = self.from_sealed(put, via, volume, mode, job, outcome).await;
+        via.unseal(volume, &put.id, claim).await;
+        made
+    }
+
+    async fn from_sealed(
+        self: &Arc<Self>,
+        put: &mut Put,
+        via: &Self,
+        volume: &Volume,
+        mode: Mode,
+        job: Option<&Ticket>,
+        outcome: &mut Outcome,
+    ) -> Result<Receipt> {
+        let backend = via.driver()?;
+        let since = Instant::now();
+        let source = backend.seal(volume, &put.id).await?;
+        point::pass("volume-sealed");
+        let since = lap(&mut outcome.stages.wait, since);
+        if let Some(job) = job {
+            job.restart(Some(source.size));
+        }
+        if let Some(receipt) = self.inside(put, source.clone(), mode, since, outcome).await? {
+            return Ok(receipt);
+        }
+        let window = via.window(&*backend, CHUNK).await?;
+        let reader = backend.open_sealed(&source, window).await?;
+        put.size = Some(reader.size);
+        let body = Incoming::Image(reader.body.into_stream());
+        let (ready, _readied) = oneshot::channel();
+        self.put_inner(put, body, ready, job, outcome).await
+    }
+
+    /// Removes the seal of a volume; if it cannot be removed now, the claim is left for later.
+    pub(super) async fn unseal(&self, volume: &Volume, image: &ImageId, claim: Claim) {
+        let unsealed = match self.driver() {
+            Ok(driver) => driver.unseal(volume, image).await,
+            Err(down) => Err(down),
+        };
+        match unsealed {
+            Ok(()) => claim.clear().await,
+            // The user may have lost the right to it for ever.
+            Err(error) => tracing::warn!(
+                store = self.name(), volume = %volume, image = %image, error = %error.chain(),
+                "a volume cannot be unsealed yet"
+            ),
+        }
+    }
+
+    /// The refusal of a source that no store reaches.
+    #[must_use]
+    pub fn no_volumes(&self, volume: &str) -> Error {
+        Error::new(
+            Kind::Unsupported,
+            format!(
+                "no store here reaches volumes in Ceph; add one of type rbd in that cluster, or name \
+                 it as the source's store: rbd_volume=`{volume}` store=`{}`",
+                self.name()
+            ),
+        )
+    }
+}
