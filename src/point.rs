@@ -1,4 +1,4 @@
-//! Named points of a put, at which a test can kill the daemon. Only in builds with debug
+//! Named points of a put and of a copy, at which a test can kill the daemon. Only in builds with debug
 //! assertions; elsewhere a point is nothing.
 
 /// Every point, in the order they are passed.
@@ -11,6 +11,10 @@ pub const POINTS: [&str; 7] = [
     "put-committed",
     "put-cleared",
 ];
+
+/// Every point of an image's making from a volume inside the backend, in the order they are passed.
+pub const VOLUME_POINTS: [&str; 5] =
+    ["volume-claimed", "volume-sealed", "copy-claimed", "copy-made", "copy-turned"];
 
 /// Dies here by SIGKILL if `IMAGED_KILL_AT` names this point.
 pub(crate) fn pass(name: &'static str) {

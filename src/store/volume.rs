@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use imaged_drivers::{Error, ImageId, Kind, Result, Volume, window::CHUNK};
+use imaged_drivers::{Error, ImageId, Kind, Result, Source, Volume, window::CHUNK};
 use tokio::sync::oneshot;
 
 use super::{Incoming, Mode, Put, Receipt, Store};
@@ -12,6 +12,11 @@ use crate::{
     metrics::{Outcome, lap},
     point,
 };
+
+/// Whether a failure to seal says that nothing was done.
+fn refused(kind: Kind) -> bool {
+    matches!(kind, Kind::NotFound | Kind::BackendDenied | Kind::Invalid | Kind::Unsupported)
+}
 
 impl Store {
     /// Makes an image from a volume that the store `via` reaches.
@@ -51,7 +56,19 @@ impl Store {
         let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
         let claim = self.shared.journal.begin(intent).await?;
         point::pass("volume-claimed");
-        let made = self.from_sealed(put, via, volume, mode, job, outcome).await;
+        let since = Instant::now();
+        let made = match via.driver()?.seal(volume, &put.id).await {
+            Ok(source) => {
+                point::pass("volume-sealed");
+                lap(&mut outcome.stages.wait, since);
+                self.from_sealed(put, via, source, mode, job, outcome).await
+            }
+            Err(error) if refused(error.kind()) => {
+                claim.clear().await;
+                return Err(error);
+            }
+            Err(error) => Err(error),
+        };
         via.unseal(volume, &put.id, claim).await;
         made
     }
@@ -60,16 +77,13 @@ impl Store {
         self: &Arc<Self>,
         put: &mut Put,
         via: &Self,
-        volume: &Volume,
+        source: Source,
         mode: Mode,
         job: Option<&Ticket>,
         outcome: &mut Outcome,
     ) -> Result<Receipt> {
         let backend = via.driver()?;
         let since = Instant::now();
-        let source = backend.seal(volume, &put.id).await?;
-        point::pass("volume-sealed");
-        let since = lap(&mut outcome.stages.wait, since);
         if let Some(job) = job {
             job.restart(Some(source.size));
         }

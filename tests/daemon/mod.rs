@@ -7,3 +7,4 @@ mod limits;
 mod protocol;
 mod roles;
 mod signals;
+mod volumes;

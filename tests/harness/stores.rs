@@ -241,7 +241,8 @@ impl Fixture {
             assert_eq!(names(dir), [""; 0], "files are left in {}", dir.display());
         }
         if let Some(ceph) = &self.ceph {
-            assert!(ceph.is_empty(), "images are left in the pool: {:?}", ceph.images());
+            let pool = ceph::POOL;
+            assert!(ceph.is_empty(pool), "images are left in the pool: {:?}", ceph.images(pool));
         } else if self.dirs.is_empty() {
             assert_eq!(self.driver.probe().await.unwrap().used, Some(0), "memory is taken");
         }

@@ -11,6 +11,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// The pool that the store under test has to itself.
 pub(crate) const POOL: &str = "images";
 
+/// Where Cinder would have its volumes.
+pub(crate) const VOLUMES: &str = "volumes";
+
 /// The cluster's directory. It stays up for the next test; `ci/check` takes it down at its end.
 static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
     let dir = std::path::absolute(crate::harness::rigs().join("ceph")).unwrap();
@@ -27,17 +30,28 @@ pub(crate) struct Ceph {
 }
 
 impl Ceph {
-    /// The cluster, with an empty pool.
+    /// The cluster, with empty pools.
     pub(crate) async fn up() -> Self {
-        let this = Self { _turn: Arc::clone(&TURN).lock_owned().await };
-        // What a test that failed has left.
-        for image in this.images() {
-            this.rbd(&["snap", "unprotect", &format!("{POOL}/{image}@snap")]);
-            this.rbd(&["snap", "purge", &format!("{POOL}/{image}")]);
-            this.rbd(&["rm", &format!("{POOL}/{image}")]);
+        Self::emptied(Arc::clone(&TURN).lock_owned().await)
+    }
+
+    /// The same, for tests without a runtime.
+    pub(crate) fn up_blocking() -> Self {
+        Self::emptied(Arc::clone(&TURN).blocking_lock_owned())
+    }
+
+    /// Removes what a test that failed has left.
+    fn emptied(turn: OwnedMutexGuard<()>) -> Self {
+        let this = Self { _turn: turn };
+        for pool in [POOL, VOLUMES] {
+            for image in this.images(pool) {
+                this.rbd(&["snap", "unprotect", &format!("{pool}/{image}@snap")]);
+                this.rbd(&["snap", "purge", &format!("{pool}/{image}")]);
+                this.rbd(&["rm", &format!("{pool}/{image}")]);
+            }
+            this.rbd(&["trash", "purge", pool]);
+            assert!(this.is_empty(pool), "{pool} cannot be emptied: {:?}", this.images(pool));
         }
-        this.rbd(&["trash", "purge", POOL]);
-        assert!(this.is_empty(), "the pool cannot be emptied: {:?}", this.images());
         this
     }
 
@@ -59,14 +73,28 @@ impl Ceph {
         rbd(&self.conf(), words)
     }
 
-    /// The names of all images, whole or not.
-    pub(crate) fn images(&self) -> Vec<String> {
-        self.rbd(&["ls", POOL]).lines().map(str::to_owned).collect()
+    /// Makes a volume that holds `bytes`.
+    pub(crate) fn volume(&self, name: &str, bytes: &[u8]) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+        self.rbd(&["import", &file.path().display().to_string(), &format!("{VOLUMES}/{name}")]);
+    }
+
+    /// What the cluster's administrator says to these words.
+    pub(crate) fn ceph(&self, words: &[&str]) -> String {
+        let said = Command::new("ceph").arg("-c").arg(self.conf()).args(words).output().unwrap();
+        assert!(said.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).unwrap().trim().to_owned()
+    }
+
+    /// The names of all images of a pool, whole or not.
+    pub(crate) fn images(&self, pool: &str) -> Vec<String> {
+        self.rbd(&["ls", pool]).lines().map(str::to_owned).collect()
     }
 
     /// Whether no image is there, nor in the trash.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.images().is_empty() && self.rbd(&["trash", "ls", POOL]).is_empty()
+    pub(crate) fn is_empty(&self, pool: &str) -> bool {
+        self.images(pool).is_empty() && self.rbd(&["trash", "ls", pool]).is_empty()
     }
 }
 
