@@ -97,7 +97,7 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Makes the image hold all of its bytes itself, where it still shares some with what it was
-    /// copied from; no byte changes [a-copy-is-independent]. Does nothing where it shares none.
+    /// copied from; no byte changes. Does nothing where it shares none.
     ///
     /// # Errors
     /// `NotFound`; `Unavailable` if `progress` ended it: it can be begun again.

@@ -269,20 +269,25 @@ impl Store {
         };
         let looked = || {
             let internal = image.id()?;
-            let marked = kept::marked(&image, &internal)?;
-            Ok((is_sealed(&image)?, marked, image.watchers()?.len()))
+            if is_sealed(&image)? {
+                return Ok(Recovered::Whole);
+            }
+            let ours = match kept::marked(&image, &internal)? {
+                Some(instance) => instance == self.instance,
+                // Ours if we died between making and marking it. Nobody loses anything by that: it is
+                // empty, and nobody has it open.
+                None => {
+                    image.watchers()?.len() <= 1
+                        && image.snaps()?.is_empty()
+                        && !image.has_objects()?
+                }
+            };
+            Ok(if ours { Recovered::Removed(Vec::new()) } else { Recovered::Nothing })
         };
         let found = looked().map_err(fail);
         close(image, name);
-        let (sealed, marked, watchers) = found?;
-        if sealed {
-            return Ok(Recovered::Whole);
-        }
-        // Another's, which is being made: without a mark it is glance_store's, unless it was ours
-        // and we died between making and marking it.
-        let ours = marked.map_or(watchers <= 1, |instance| instance == self.instance);
-        if !ours {
-            return Ok(Recovered::Nothing);
+        if !matches!(found, Ok(Recovered::Removed(_))) {
+            return found;
         }
         upload::remove(pool, name).map_err(|errno| failed("remove", name, errno, Late::Away))?;
         Ok(Recovered::Removed(vec![format!("image {name} in pool {}", pool.name())]))

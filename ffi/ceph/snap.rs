@@ -169,6 +169,18 @@ impl Image {
     /// # Errors
     /// `TIMEDOUT`.
     pub fn extents(&self, range: Range<u64>) -> Result<Vec<Extent>> {
+        self.diff(range, true)
+    }
+
+    /// Whether it has objects of its own, not counting what it shares with a parent. Blocks.
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn has_objects(&self) -> Result<bool> {
+        self.diff(0..self.size()?, false).map(|found| !found.is_empty())
+    }
+
+    fn diff(&self, range: Range<u64>, parent: bool) -> Result<Vec<Extent>> {
         let mut found: Vec<Extent> = Vec::new();
         let len = range.end.saturating_sub(range.start);
         // SAFETY: `noted` takes exactly this vector, which lives for the call and is used by nobody
@@ -179,7 +191,7 @@ impl Image {
                 std::ptr::null(),
                 range.start,
                 len,
-                1,
+                u8::from(parent),
                 1,
                 Some(noted),
                 (&raw mut found).cast(),

@@ -1,5 +1,6 @@
 //! The daemon over its real socket.
 
+mod ceph;
 mod descriptors;
 mod hangs;
 mod kills;

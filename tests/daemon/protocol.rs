@@ -204,8 +204,8 @@ fn a_hundred_continue_is_given_only_when_bytes_are_wanted() {
 
 #[test]
 fn stores_tell_their_state_and_a_broken_one_harms_no_other() {
-    let config = STORES.replace("small:mem", "small:mem, lost:file, later:rbd")
-        + "[lost]\nfilesystem_store_datadir = {dir}/lost\n[later]\nrbd_store_pool = images\n";
+    let config = STORES.replace("small:mem", "small:mem, lost:file, later:s3")
+        + "[lost]\nfilesystem_store_datadir = {dir}/lost\n[later]\ns3_store_bucket = images\n";
     let daemon = Daemon::start(&config);
     let stores = daemon.ask("GET", "/v1/stores").json();
     let states: Vec<_> = stores["stores"]

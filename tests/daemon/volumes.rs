@@ -160,6 +160,34 @@ fn the_volume_may_change_and_go_while_the_image_stays_what_it_was() {
 }
 
 #[test]
+fn an_image_may_be_deleted_before_its_digests_and_its_flattening_are_over() {
+    let ceph = Ceph::up_blocking();
+    let bytes = noise(200 << 20, 94);
+    ceph.volume("volume-1", &bytes);
+    let text = config(&ceph).replace("[fast]\n", "[fast]\nimaged_flatten_objects = 1\n");
+    let daemon = Daemon::start(&text);
+    let source = json!({"rbd_volume": format!("{VOLUMES}/volume-1")});
+    for moment in ["digest", "flatten"] {
+        let made = post(&daemon, IMAGE, &source, "clone");
+        assert_eq!(made.status, 201, "{moment}");
+        let job = |kind: &str| {
+            let jobs = daemon.ask("GET", "/v1/jobs").json()["jobs"].clone();
+            let mut jobs = jobs.as_array().unwrap().iter().rev();
+            jobs.find(|job| job["kind"] == kind).cloned()
+        };
+        daemon.wait_until(moment, |_| {
+            job(moment)
+                .is_some_and(|job| job["done"].as_u64() > Some(0) && job["state"] == "running")
+        });
+        delete(&daemon);
+        let job = job(moment).unwrap();
+        assert_eq!(job["state"], "cancelled", "{moment}: {job}");
+        assert!(job["done"].as_u64() < job["total"].as_u64(), "{moment}: {job}");
+        assert_clean(&ceph, &daemon, moment);
+    }
+}
+
+#[test]
 fn bad_volumes_are_refused_with_a_remedy_and_leave_nothing() {
     let ceph = Ceph::up_blocking();
     ceph.volume("volume-1", &noise(100_000, 93));
