@@ -171,9 +171,9 @@ impl Pool {
     /// # Errors
     /// `TIMEDOUT`.
     pub fn stat(&self) -> Result<PoolStat> {
-        let mut stat = rados::Struct_rados_pool_stat_t::default();
+        let mut stat = sys::rados_pool_stat_t::default();
         // SAFETY: C fills the structure, which is valid for the call.
-        check(unsafe { rados::rados_ioctx_pool_stat(self.raw(), &raw mut stat) })?;
+        check(unsafe { sys::rados_ioctx_pool_stat(self.raw(), &raw mut stat) })?;
         Ok(PoolStat { bytes: stat.num_bytes, objects: stat.num_objects })
     }
 

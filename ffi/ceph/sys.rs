@@ -1,11 +1,12 @@
-//! librbd as its header declares it, and what the `ceph` crate lacks of librados. Kept by hand;
-//! `tests/abi` compares every line with the installed headers.
+//! librbd as its header declares it, and what the `ceph` crate lacks of librados, or has wrong. Kept
+//! by hand; `tests/abi` compares all of it with the installed headers, and what is called of `ceph`.
 #![expect(missing_docs, reason = "the C headers document them")]
 #![expect(non_camel_case_types, reason = "names are C's own")]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 
-pub use ceph::rados::{rados_ioctx_t, rados_t};
+// The same as in `ceph::rados`: this file needs no other, so that C can be asked about all of it.
+pub type rados_ioctx_t = *mut c_void;
 
 pub type rbd_image_t = *mut c_void;
 pub type rbd_completion_t = *mut c_void;
@@ -13,8 +14,8 @@ pub type rbd_image_options_t = *mut c_void;
 pub type rbd_callback_t = Option<unsafe extern "C" fn(cb: rbd_completion_t, arg: *mut c_void)>;
 pub type librbd_progress_fn_t =
     Option<unsafe extern "C" fn(offset: u64, total: u64, ptr: *mut c_void) -> c_int>;
-pub type rbd_diff_fn_t =
-    Option<unsafe extern "C" fn(offset: u64, len: usize, exists: c_int, arg: *mut c_void) -> c_int>;
+/// An enum of C.
+pub type rbd_trash_image_source_t = c_uint;
 
 pub const RBD_IMAGE_OPTION_FORMAT: c_int = 0;
 pub const RBD_IMAGE_OPTION_FEATURES: c_int = 1;
@@ -75,19 +76,41 @@ pub struct rbd_image_watcher_t {
     pub cookie: u64,
 }
 
-/// `source` is an enum of C, which has the size of an int.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct rbd_trash_image_info_t {
     pub id: *mut c_char,
     pub name: *mut c_char,
-    pub source: c_int,
+    pub source: rbd_trash_image_source_t,
     pub deletion_time: i64,
     pub deferment_end_time: i64,
 }
 
+/// Longer than in the `ceph` crate, which knows an older librados.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct rados_pool_stat_t {
+    pub num_bytes: u64,
+    pub num_kb: u64,
+    pub num_objects: u64,
+    pub num_object_clones: u64,
+    pub num_object_copies: u64,
+    pub num_objects_missing_on_primary: u64,
+    pub num_objects_unfound: u64,
+    pub num_objects_degraded: u64,
+    pub num_rd: u64,
+    pub num_rd_kb: u64,
+    pub num_wr: u64,
+    pub num_wr_kb: u64,
+    pub num_user_bytes: u64,
+    pub compressed_bytes_orig: u64,
+    pub compressed_bytes: u64,
+    pub compressed_bytes_alloc: u64,
+}
+
 #[link(name = "rados")]
 unsafe extern "C" {
+    pub fn rados_ioctx_pool_stat(io: rados_ioctx_t, stats: *mut rados_pool_stat_t) -> c_int;
     pub fn rados_set_pool_full_try(io: rados_ioctx_t);
 }
 
@@ -232,7 +255,9 @@ unsafe extern "C" {
         len: u64,
         include_parent: u8,
         whole_object: u8,
-        cb: rbd_diff_fn_t,
+        cb: Option<
+            unsafe extern "C" fn(offset: u64, len: usize, exists: c_int, arg: *mut c_void) -> c_int,
+        >,
         arg: *mut c_void,
     ) -> c_int;
 
