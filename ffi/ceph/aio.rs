@@ -95,6 +95,9 @@ struct Op<B> {
 }
 
 /// The answer of an operation in flight, with its buffer. Dropped, the operation goes on.
+///
+/// It holds the operation's slot until it is polled to its end or dropped: whoever waits for a slot,
+/// or closes the image, meanwhile, waits for that.
 pub struct Landing<B>(oneshot::Receiver<Landed<B>>);
 
 impl<B> fmt::Debug for Landing<B> {

@@ -1,0 +1,468 @@
+//! librbd: an open image.
+
+use std::{
+    ffi::{c_char, c_int, c_void},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use imaged_ffi::sys::{
+    librbd_progress_fn_t, rbd_image_info_t, rbd_image_watcher_t, rbd_linked_image_spec_t,
+    rbd_snap_info_t,
+};
+
+use crate::{
+    State,
+    c::{Text, each, fill, given, list, taken},
+    errno::{INVAL, RANGE, ROFS},
+    lock,
+    pool::{Options, full, told},
+    rados::Io,
+    script::Verdict,
+    world::{Answer, At, Watcher, World},
+};
+
+/// An `rbd_image_t`.
+pub(crate) struct Handle(Arc<Opened>);
+
+/// What a handle and the operations that it has in flight share.
+pub(crate) struct Opened {
+    pub(crate) state: Arc<State>,
+    pub(crate) name: String,
+    /// No other handle has this.
+    pub(crate) cookie: u64,
+    at: Mutex<At>,
+    full_try: Arc<AtomicBool>,
+    images: Arc<AtomicUsize>,
+}
+
+impl Handle {
+    pub(crate) fn opened(&self) -> &Arc<Opened> {
+        &self.0
+    }
+
+    fn call(
+        &self,
+        function: &'static str,
+        of: &str,
+        number: u64,
+        work: impl FnOnce(&mut World, &At) -> Answer<i32>,
+    ) -> c_int {
+        let opened = &self.0;
+        let of = if of.is_empty() { &opened.name } else { of };
+        opened
+            .state
+            .call(function, of, number, |world| full(work(world, &opened.at()), opened.full_try()))
+    }
+
+    /// The same of what changes the head.
+    fn change(
+        &self,
+        function: &'static str,
+        of: &str,
+        number: u64,
+        work: impl FnOnce(&mut World, &At) -> Answer,
+    ) -> c_int {
+        self.call(function, of, number, |world, at| match at.snap {
+            Some(_) => Err(ROFS),
+            None => work(world, at).map(|()| 0),
+        })
+    }
+}
+
+impl Opened {
+    pub(crate) fn at(&self) -> At {
+        lock(&self.at).clone()
+    }
+
+    pub(crate) fn full_try(&self) -> bool {
+        self.full_try.load(Ordering::SeqCst)
+    }
+}
+
+fn open(
+    io: &Io,
+    function: &'static str,
+    name: &str,
+    by_name: bool,
+    snap: Text,
+    image: &mut *mut Handle,
+) -> c_int {
+    let mut opened = None;
+    let answer = io.state.call(function, name, 0, |world| {
+        let id = if by_name { world.pool(&io.pool)?.id_of(name)? } else { name.to_owned() };
+        let mut at = At { pool: io.pool.clone(), image: id, snap: None };
+        world.image(&at)?;
+        if let Some(snap) = snap.get() {
+            at.snap = Some(world.snap_id(&at, &snap)?);
+        }
+        let cookie = world.number();
+        world.image_mut(&at)?.watchers.push(Watcher { cookie, client: io.client });
+        opened = Some((at, cookie));
+        Ok(0)
+    });
+    let Some((at, cookie)) = opened else { return answer };
+    if answer < 0 {
+        // There is no handle that the caller could close.
+        if let Ok(image) = io.state.world().image_mut(&at) {
+            image.watchers.retain(|watcher| watcher.cookie != cookie);
+        }
+        return answer;
+    }
+    io.state.images.fetch_add(1, Ordering::SeqCst);
+    io.images.fetch_add(1, Ordering::SeqCst);
+    *image = Box::into_raw(Box::new(Handle(Arc::new(Opened {
+        state: Arc::clone(&io.state),
+        name: name.to_owned(),
+        cookie,
+        at: Mutex::new(at),
+        full_try: Arc::clone(&io.full_try),
+        images: Arc::clone(&io.images),
+    }))));
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_open(
+    io: &Io,
+    name: Text,
+    image: &mut *mut Handle,
+    snap_name: Text,
+) -> c_int {
+    open(io, "rbd_open", &name.text(), true, snap_name, image)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_open_by_id(
+    io: &Io,
+    id: Text,
+    image: &mut *mut Handle,
+    snap_name: Text,
+) -> c_int {
+    open(io, "rbd_open_by_id", &id.text(), false, snap_name, image)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_close(image: *mut Handle) -> c_int {
+    // SAFETY: made by `rbd_open`, and the caller gives it up.
+    let handle = unsafe { Box::from_raw(image) };
+    let opened = &handle.0;
+    let verdict = opened.state.gate("rbd_close", &opened.name, 0);
+    let flying = opened.state.queue.of(opened.cookie);
+    if flying > 0 {
+        opened.state.breach(format!("{} closed with {flying} in flight", opened.name));
+        opened.state.queue.wait_for(opened.cookie);
+    }
+    let at = opened.at();
+    if let Ok(image) = opened.state.world().image_mut(&at) {
+        image.watchers.retain(|watcher| watcher.cookie != opened.cookie);
+    }
+    opened.state.images.fetch_sub(1, Ordering::SeqCst);
+    opened.images.fetch_sub(1, Ordering::SeqCst);
+    match verdict {
+        Verdict::Do => 0,
+        Verdict::Refuse(errno) | Verdict::Fail(errno) | Verdict::Lose(errno) => -errno,
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_flush(image: &Handle) -> c_int {
+    image.0.state.queue.wait_for(image.0.cookie);
+    image.call("rbd_flush", "", 0, |_, _| Ok(0))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_stat(image: &Handle, info: &mut rbd_image_info_t, size: usize) -> c_int {
+    image.call("rbd_stat", "", 0, |world, at| {
+        if size < size_of::<rbd_image_info_t>() {
+            return Err(INVAL);
+        }
+        let image = world.image(at)?;
+        info.size = world.size(at)?;
+        info.obj_size = image.object_size();
+        info.num_objs = info.size.div_ceil(info.obj_size);
+        info.order = c_int::from(image.order);
+        info.parent_pool = -1;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_size(image: &Handle, size: &mut u64) -> c_int {
+    image.call("rbd_get_size", "", 0, |world, at| {
+        world.size(at).map(|found| *size = found).map(|()| 0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_features(image: &Handle, features: &mut u64) -> c_int {
+    image.call("rbd_get_features", "", 0, |world, at| {
+        *features = world.image(at)?.features;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_id(image: &Handle, id: *mut c_char, id_len: usize) -> c_int {
+    image.call("rbd_get_id", "", 0, |_, at| {
+        // SAFETY: the caller vouches for its buffer.
+        unsafe { fill(id, id_len, &at.image) }.map(|_| 0).ok_or(RANGE)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_overlap(image: &Handle, overlap: &mut u64) -> c_int {
+    image.call("rbd_get_overlap", "", 0, |world, at| {
+        *overlap = world.overlap(at)?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_resize(image: &Handle, size: u64) -> c_int {
+    image.change("rbd_resize", "", size, |world, at| world.resize(at, size))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_flatten_with_progress(
+    image: &Handle,
+    cb: librbd_progress_fn_t,
+    cbdata: *mut c_void,
+) -> c_int {
+    let mut step = told(cb, cbdata);
+    image.change("rbd_flatten_with_progress", "", 0, |world, at| world.flatten(at, &mut step))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_deep_copy_with_progress(
+    image: &Handle,
+    dest_io_ctx: &Io,
+    destname: Text,
+    dest_opts: &Options,
+    cb: librbd_progress_fn_t,
+    cbdata: *mut c_void,
+) -> c_int {
+    let (name, mut step) = (destname.text(), told(cb, cbdata));
+    image.call("rbd_deep_copy_with_progress", &name, 0, |world, at| {
+        let wanted = dest_opts.get();
+        world.deep_copy(at, &dest_io_ctx.pool, &name, &wanted, &mut step).map(|()| 0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_list_children3(
+    image: &Handle,
+    images: *mut rbd_linked_image_spec_t,
+    count: &mut usize,
+) -> c_int {
+    image.call("rbd_list_children3", "", *count as u64, |world, at| {
+        let found = world.children(at);
+        let entry = |child: &crate::world::Child| rbd_linked_image_spec_t {
+            pool_id: child.number,
+            pool_name: given(&child.pool),
+            pool_namespace: given(""),
+            image_id: given(&child.id),
+            image_name: given(&child.name),
+            trash: child.trash,
+        };
+        // SAFETY: the caller vouches for its room.
+        Ok(unsafe { list(images, count, &found, entry) })
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_linked_image_spec_list_cleanup(
+    images: *mut rbd_linked_image_spec_t,
+    count: usize,
+) {
+    let take = |spec: rbd_linked_image_spec_t| {
+        for text in [spec.pool_name, spec.pool_namespace, spec.image_id, spec.image_name] {
+            // SAFETY: given by `rbd_list_children3`, and the caller gives it back once.
+            unsafe { taken(text) };
+        }
+    };
+    // SAFETY: the caller vouches for its entries.
+    unsafe { each(images, count, take) };
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_watchers_list(
+    image: &Handle,
+    watchers: *mut rbd_image_watcher_t,
+    count: &mut usize,
+) -> c_int {
+    image.call("rbd_watchers_list", "", *count as u64, |world, at| {
+        let entry = |watcher: &Watcher| rbd_image_watcher_t {
+            addr: given(&format!("127.0.0.1:0/{}", watcher.client)),
+            id: watcher.client,
+            cookie: watcher.cookie,
+        };
+        // SAFETY: the caller vouches for its room.
+        Ok(unsafe { list(watchers, count, &world.image(at)?.watchers, entry) })
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_watchers_list_cleanup(watchers: *mut rbd_image_watcher_t, count: usize) {
+    // SAFETY: given by `rbd_watchers_list`, and the caller gives it back once.
+    let take = |watcher: rbd_image_watcher_t| unsafe { taken(watcher.addr) };
+    // SAFETY: the caller vouches for its entries.
+    unsafe { each(watchers, count, take) };
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_metadata_get(
+    image: &Handle,
+    key: Text,
+    value: *mut c_char,
+    val_len: &mut usize,
+) -> c_int {
+    let key = key.text();
+    image.call("rbd_metadata_get", &key, 0, |world, at| {
+        let found = world.image(at)?.metadata.get(&key).ok_or(crate::errno::NOENT)?;
+        let room = std::mem::replace(val_len, found.len() + 1);
+        // SAFETY: the caller vouches for its buffer.
+        unsafe { fill(value, room, found) }.map(|_| 0).ok_or(RANGE)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_metadata_set(image: &Handle, key: Text, value: Text) -> c_int {
+    let (key, value) = (key.text(), value.text());
+    image.change("rbd_metadata_set", &key.clone(), value.len() as u64, |world, at| {
+        world.image_mut(at)?.metadata.insert(key, value);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_metadata_remove(image: &Handle, key: Text) -> c_int {
+    let key = key.text();
+    image.change("rbd_metadata_remove", &key, 0, |world, at| {
+        world.image_mut(at)?.metadata.remove(&key).map(drop).ok_or(crate::errno::NOENT)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_list(
+    image: &Handle,
+    snaps: *mut rbd_snap_info_t,
+    max_snaps: &mut c_int,
+) -> c_int {
+    image.call("rbd_snap_list", "", 0, |world, at| {
+        let found: Vec<_> = world.image(at)?.snaps.iter().filter(|snap| !snap.trashed).collect();
+        let count = c_int::try_from(found.len()).unwrap_or(c_int::MAX);
+        // One more than there are, to end the list.
+        if *max_snaps <= count {
+            *max_snaps = count + 1;
+            return Err(RANGE);
+        }
+        let mut room = found.len() + 1;
+        let end = rbd_snap_info_t { id: 0, size: 0, name: std::ptr::null() };
+        let entries: Vec<_> = found.into_iter().map(Some).chain([None]).collect();
+        let entry = |snap: &Option<&crate::world::Snap>| {
+            snap.map_or(end, |snap| rbd_snap_info_t {
+                id: snap.id,
+                size: snap.size,
+                name: given(&snap.name),
+            })
+        };
+        // SAFETY: the caller vouches for its room, which is large enough.
+        unsafe { list(snaps, &mut room, &entries, entry) };
+        Ok(count)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_list_end(snaps: *mut rbd_snap_info_t) {
+    for place in 0.. {
+        // SAFETY: the entries of `rbd_snap_list`, up to the one without a name.
+        let snap = unsafe { snaps.add(place) };
+        // SAFETY: as above.
+        let snap = unsafe { snap.read() };
+        if snap.name.is_null() {
+            return;
+        }
+        // SAFETY: given by `rbd_snap_list`, and the caller gives it back once.
+        unsafe { taken(snap.name.cast_mut()) };
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_create(image: &Handle, snapname: Text) -> c_int {
+    let name = snapname.text();
+    image.change("rbd_snap_create", &name, 0, |world, at| world.snap_create(at, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_remove(image: &Handle, snapname: Text) -> c_int {
+    let name = snapname.text();
+    image.change("rbd_snap_remove", &name, 0, |world, at| world.snap_remove(at, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_rename(image: &Handle, from: Text, to: Text) -> c_int {
+    let (from, to) = (from.text(), to.text());
+    image.change("rbd_snap_rename", &from, 0, |world, at| world.snap_rename(at, &from, &to))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_protect(image: &Handle, snap_name: Text) -> c_int {
+    let name = snap_name.text();
+    image.change("rbd_snap_protect", &name, 0, |world, at| world.snap_protect(at, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_unprotect(image: &Handle, snap_name: Text) -> c_int {
+    let name = snap_name.text();
+    image.change("rbd_snap_unprotect", &name, 0, |world, at| world.snap_unprotect(at, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_is_protected(
+    image: &Handle,
+    snap_name: Text,
+    is_protected: &mut c_int,
+) -> c_int {
+    let name = snap_name.text();
+    image.call("rbd_snap_is_protected", &name, 0, |world, at| {
+        *is_protected = c_int::from(world.is_protected(at, &name)?);
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_set(image: &Handle, snapname: Text) -> c_int {
+    let name = snapname.get();
+    image.call("rbd_snap_set", name.as_deref().unwrap_or("head"), 0, |world, at| {
+        let snap = name.as_ref().map(|name| world.snap_id(at, name)).transpose()?;
+        lock(&image.0.at).snap = snap;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_diff_iterate2(
+    image: &Handle,
+    _from: Text,
+    ofs: u64,
+    len: u64,
+    _include_parent: u8,
+    _whole_object: u8,
+    cb: Option<unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int>,
+    arg: *mut c_void,
+) -> c_int {
+    image.call("rbd_diff_iterate2", "", ofs, |world, at| {
+        for found in world.diff(at, ofs..ofs.saturating_add(len))? {
+            let len = usize::try_from(found.end - found.start).unwrap_or(usize::MAX);
+            // SAFETY: the caller vouches for its callback and what it takes.
+            let ended = cb.map_or(0, |call| unsafe { call(found.start, len, 1, arg) });
+            if ended < 0 {
+                return Err(-ended);
+            }
+        }
+        Ok(0)
+    })
+}

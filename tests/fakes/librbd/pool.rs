@@ -1,0 +1,204 @@
+//! librbd: a pool's images by name, and how new ones are to be.
+
+use std::{
+    ffi::{c_int, c_void},
+    sync::{Mutex, atomic::Ordering},
+};
+
+use imaged_ffi::sys::{
+    RBD_IMAGE_OPTION_CLONE_FORMAT, RBD_IMAGE_OPTION_DATA_POOL, RBD_IMAGE_OPTION_FEATURES,
+    RBD_IMAGE_OPTION_FLATTEN, RBD_IMAGE_OPTION_FORMAT, RBD_IMAGE_OPTION_ORDER, rbd_image_spec_t,
+    rbd_trash_image_info_t,
+};
+
+use crate::{
+    c::{Text, each, given, list, taken},
+    errno::{DQUOT, INVAL},
+    lock,
+    rados::Io,
+    world::{Answer, Wanted, World},
+};
+
+/// An `rbd_image_options_t`.
+#[derive(Default)]
+pub(crate) struct Options(Mutex<Wanted>);
+
+impl Options {
+    pub(crate) fn get(&self) -> Wanted {
+        lock(&self.0).clone()
+    }
+}
+
+/// What waits for room for ever, if nobody asked for an answer, is given up at some time.
+pub(crate) fn full<T>(answer: Answer<T>, full_try: bool) -> Answer<T> {
+    // 110: ETIMEDOUT
+    answer.map_err(|errno| if errno == DQUOT && !full_try { 110 } else { errno })
+}
+
+impl Io {
+    fn call(
+        &self,
+        function: &'static str,
+        name: &str,
+        number: u64,
+        work: impl FnOnce(&mut World, &str) -> Answer,
+    ) -> c_int {
+        self.state.call(function, name, number, |world| {
+            world.pool(&self.pool)?;
+            full(work(world, &self.pool), self.full_try.load(Ordering::SeqCst)).map(|()| 0)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_version(major: &mut c_int, minor: &mut c_int, extra: &mut c_int) {
+    (*major, *minor, *extra) = (1, 16, 0);
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_image_options_create(opts: &mut *mut Options) {
+    *opts = Box::into_raw(Box::default());
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_image_options_destroy(opts: *mut Options) {
+    // SAFETY: made by `rbd_image_options_create`, and the caller gives it up.
+    drop(unsafe { Box::from_raw(opts) });
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_image_options_set_uint64(
+    opts: &Options,
+    optname: c_int,
+    optval: u64,
+) -> c_int {
+    let mut wanted = lock(&opts.0);
+    match optname {
+        RBD_IMAGE_OPTION_FORMAT if optval == 2 => {}
+        RBD_IMAGE_OPTION_ORDER => wanted.order = Some(optval),
+        RBD_IMAGE_OPTION_FEATURES => wanted.features = Some(optval),
+        RBD_IMAGE_OPTION_CLONE_FORMAT => wanted.format = Some(optval),
+        RBD_IMAGE_OPTION_FLATTEN => wanted.flatten = optval != 0,
+        _ => return -INVAL,
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_image_options_set_string(
+    opts: &Options,
+    optname: c_int,
+    optval: Text,
+) -> c_int {
+    if optname != RBD_IMAGE_OPTION_DATA_POOL {
+        return -INVAL;
+    }
+    lock(&opts.0).data_pool = optval.get();
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_create4(io: &Io, name: Text, size: u64, opts: &Options) -> c_int {
+    let name = name.text();
+    io.call("rbd_create4", &name, size, |world, pool| world.create(pool, &name, size, &opts.get()))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_clone3(
+    p_ioctx: &Io,
+    p_name: Text,
+    p_snapname: Text,
+    c_ioctx: &Io,
+    c_name: Text,
+    c_opts: &Options,
+) -> c_int {
+    let (parent, snap, name) = (p_name.text(), p_snapname.text(), c_name.text());
+    c_ioctx.call("rbd_clone3", &name, 0, |world, pool| {
+        world.clone_image((&p_ioctx.pool, &parent, &snap), pool, &name, &c_opts.get())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_remove(io: &Io, name: Text) -> c_int {
+    let name = name.text();
+    io.call("rbd_remove", &name, 0, |world, pool| world.remove(pool, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_trash_move(io: &Io, name: Text, delay: u64) -> c_int {
+    let name = name.text();
+    io.call("rbd_trash_move", &name, delay, |world, pool| world.trash_move(pool, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_trash_remove(io: &Io, id: Text, _force: bool) -> c_int {
+    let id = id.text();
+    io.call("rbd_trash_remove", &id, 0, |world, pool| world.trash_remove(pool, &id))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_trash_list(
+    io: &Io,
+    entries: *mut rbd_trash_image_info_t,
+    count: &mut usize,
+) -> c_int {
+    io.state.call("rbd_trash_list", &io.pool, *count as u64, |world| {
+        let found: Vec<_> = world.pool(&io.pool)?.trash.iter().collect();
+        let entry = |(id, name): &(&String, &String)| rbd_trash_image_info_t {
+            id: given(id),
+            name: given(name),
+            source: 0,
+            deletion_time: 0,
+            deferment_end_time: 0,
+        };
+        // SAFETY: the caller vouches for its room.
+        Ok(unsafe { list(entries, count, &found, entry) })
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_trash_list_cleanup(entries: *mut rbd_trash_image_info_t, count: usize) {
+    let take = |entry: rbd_trash_image_info_t| {
+        for text in [entry.id, entry.name] {
+            // SAFETY: given by `rbd_trash_list`, and the caller gives it back once.
+            unsafe { taken(text) };
+        }
+    };
+    // SAFETY: the caller vouches for its entries.
+    unsafe { each(entries, count, take) };
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_list2(io: &Io, images: *mut rbd_image_spec_t, count: &mut usize) -> c_int {
+    io.state.call("rbd_list2", &io.pool, *count as u64, |world| {
+        let found: Vec<_> = world.pool(&io.pool)?.names.iter().collect();
+        let entry =
+            |(name, id): &(&String, &String)| rbd_image_spec_t { id: given(id), name: given(name) };
+        // SAFETY: the caller vouches for its room.
+        Ok(unsafe { list(images, count, &found, entry) })
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_image_spec_list_cleanup(images: *mut rbd_image_spec_t, count: usize) {
+    let take = |image: rbd_image_spec_t| {
+        for text in [image.id, image.name] {
+            // SAFETY: given by `rbd_list2`, and the caller gives it back once.
+            unsafe { taken(text) };
+        }
+    };
+    // SAFETY: the caller vouches for its entries.
+    unsafe { each(images, count, take) };
+}
+
+/// What a caller's progress callback is told, and may end.
+pub(crate) fn told(
+    call: imaged_ffi::sys::librbd_progress_fn_t,
+    data: *mut c_void,
+) -> impl FnMut(u64, u64) -> i32 {
+    move |done, all| match call {
+        // SAFETY: the caller vouches for its callback and what it takes.
+        Some(call) => unsafe { call(done, all, data) },
+        None => 0,
+    }
+}

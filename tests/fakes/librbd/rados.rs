@@ -1,0 +1,286 @@
+//! librados: connections and what is asked of a cluster.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{c_char, c_int},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+};
+
+use imaged_ffi::sys::rados_pool_stat_t;
+
+use crate::{
+    State,
+    c::{Text, fill},
+    cluster_of,
+    errno::{ACCES, INVAL, NAMETOOLONG, NOENT, RANGE},
+    lock,
+    world::World,
+};
+
+/// Bytes of the whole cluster.
+const TOTAL: u64 = 100 << 30;
+/// Users that the cluster knows.
+const USERS: [&str; 2] = ["admin", "glance"];
+/// Options with their defaults.
+const OPTIONS: [(&str, &str); 9] = [
+    ("admin_socket", ""),
+    ("client_mount_timeout", "300"),
+    ("err_to_stderr", "true"),
+    ("keyring", ""),
+    ("log_file", ""),
+    ("log_to_stderr", "true"),
+    ("rados_mon_op_timeout", "0"),
+    ("rados_osd_op_timeout", "0"),
+    ("rbd_cache", "true"),
+];
+
+static CLIENTS: AtomicI64 = AtomicI64::new(4100);
+
+/// A `rados_t`.
+pub(crate) struct Client {
+    user: String,
+    number: i64,
+    options: Mutex<BTreeMap<String, String>>,
+    state: Mutex<Option<Arc<State>>>,
+    connected: AtomicBool,
+    pools: Arc<AtomicUsize>,
+}
+
+/// A `rados_ioctx_t`.
+pub(crate) struct Io {
+    pub(crate) state: Arc<State>,
+    pub(crate) pool: String,
+    pub(crate) client: i64,
+    pub(crate) full_try: Arc<AtomicBool>,
+    /// Images that were opened with it.
+    pub(crate) images: Arc<AtomicUsize>,
+    pools: Arc<AtomicUsize>,
+}
+
+/// `struct rados_cluster_stat_t`.
+#[repr(C)]
+struct ClusterStat {
+    kb: u64,
+    kb_used: u64,
+    kb_avail: u64,
+    num_objects: u64,
+}
+
+impl Client {
+    fn state(&self) -> Option<Arc<State>> {
+        lock(&self.state).clone()
+    }
+
+    fn connected(&self) -> Option<Arc<State>> {
+        self.state().filter(|_| self.connected.load(Ordering::SeqCst))
+    }
+
+    fn call(
+        &self,
+        name: &'static str,
+        of: &str,
+        work: impl FnOnce(&mut World) -> Result<i32, i32>,
+    ) -> c_int {
+        // 107: ENOTCONN
+        self.connected().map_or(-107, |state| state.call(name, of, 0, work))
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_create(cluster: &mut *mut Client, id: Text) -> c_int {
+    let options = OPTIONS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    *cluster = Box::into_raw(Box::new(Client {
+        user: id.get().unwrap_or_else(|| "admin".to_owned()),
+        number: CLIENTS.fetch_add(1, Ordering::Relaxed),
+        options: Mutex::new(options.collect()),
+        state: Mutex::default(),
+        connected: AtomicBool::new(false),
+        pools: Arc::default(),
+    }));
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_conf_read_file(cluster: &Client, path: Text) -> c_int {
+    let Some(state) = cluster_of(&path.text()) else { return -NOENT };
+    *lock(&cluster.state) = Some(Arc::clone(&state));
+    state.call("rados_conf_read_file", "", 0, |_| Ok(0))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_conf_set(cluster: &Client, option: Text, value: Text) -> c_int {
+    let mut options = lock(&cluster.options);
+    let (option, value) = (option.text(), value.text());
+    let Some(now) = options.get_mut(&option) else { return -NOENT };
+    if option.ends_with("_timeout") && value.parse::<f64>().is_err() {
+        return -INVAL;
+    }
+    *now = value;
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_conf_get(
+    cluster: &Client,
+    option: Text,
+    buf: *mut c_char,
+    len: usize,
+) -> c_int {
+    let options = lock(&cluster.options);
+    let Some(value) = options.get(&option.text()) else { return -NOENT };
+    // SAFETY: the caller vouches for its buffer.
+    if unsafe { fill(buf, len, value) }.is_some() { 0 } else { -NAMETOOLONG }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_connect(cluster: &Client) -> c_int {
+    let Some(state) = cluster.state() else { return -NOENT };
+    let known = USERS.contains(&cluster.user.as_str());
+    let answer =
+        state.call("rados_connect", &cluster.user, 0, |_| if known { Ok(0) } else { Err(ACCES) });
+    if answer == 0 {
+        cluster.connected.store(true, Ordering::SeqCst);
+        state.clusters.fetch_add(1, Ordering::SeqCst);
+    }
+    answer
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_shutdown(cluster: *mut Client) {
+    // SAFETY: made by `rados_create`, and the caller gives it up.
+    let client = unsafe { Box::from_raw(cluster) };
+    let Some(state) = client.connected() else { return };
+    state.gate("rados_shutdown", "", 0);
+    let pools = client.pools.load(Ordering::SeqCst);
+    if pools > 0 {
+        state.breach(format!("shut down with {pools} pools"));
+    }
+    state.clusters.fetch_sub(1, Ordering::SeqCst);
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_cluster_fsid(cluster: &Client, buf: *mut c_char, len: usize) -> c_int {
+    let Some(state) = cluster.connected() else { return -107 };
+    // SAFETY: the caller vouches for its buffer.
+    let filled = unsafe { fill(buf, len, &state.fsid) };
+    filled.and_then(|len| c_int::try_from(len).ok()).unwrap_or(-RANGE)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_cluster_stat(cluster: &Client, result: &mut ClusterStat) -> c_int {
+    cluster.call("rados_cluster_stat", "", |world| {
+        let pools = world.pools.values();
+        let used: u64 = pools.clone().map(crate::world::Pool::used).sum();
+        *result = ClusterStat {
+            kb: TOTAL / 1024,
+            kb_used: used / 1024,
+            kb_avail: TOTAL.saturating_sub(used) / 1024,
+            num_objects: pools.map(|pool| pool.objects().count() as u64).sum(),
+        };
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_pool_reverse_lookup(
+    cluster: &Client,
+    id: i64,
+    buf: *mut c_char,
+    maxlen: usize,
+) -> c_int {
+    cluster.call("rados_pool_reverse_lookup", "", |world| {
+        let found = world.pools.iter().find(|(_, pool)| pool.number == id);
+        let (name, _) = found.ok_or(NOENT)?;
+        // SAFETY: the caller vouches for its buffer.
+        let filled = unsafe { fill(buf, maxlen, name) };
+        filled.and_then(|len| c_int::try_from(len).ok()).ok_or(RANGE)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_ioctx_create(
+    cluster: &Client,
+    pool_name: Text,
+    ioctx: &mut *mut Io,
+) -> c_int {
+    let Some(state) = cluster.connected() else { return -107 };
+    let pool = pool_name.text();
+    let answer = state.call("rados_ioctx_create", &pool, 0, |world| world.pool(&pool).map(|_| 0));
+    if answer == 0 {
+        cluster.pools.fetch_add(1, Ordering::SeqCst);
+        state.pools.fetch_add(1, Ordering::SeqCst);
+        *ioctx = Box::into_raw(Box::new(Io {
+            state,
+            pool,
+            client: cluster.number,
+            full_try: Arc::default(),
+            images: Arc::default(),
+            pools: Arc::clone(&cluster.pools),
+        }));
+    }
+    answer
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_ioctx_destroy(io: *mut Io) {
+    // SAFETY: made by `rados_ioctx_create`, and the caller gives it up.
+    let io = unsafe { Box::from_raw(io) };
+    io.state.gate("rados_ioctx_destroy", &io.pool, 0);
+    let images = io.images.load(Ordering::SeqCst);
+    if images > 0 {
+        io.state.breach(format!("pool {} destroyed with {images} images", io.pool));
+    }
+    io.state.pools.fetch_sub(1, Ordering::SeqCst);
+    io.pools.fetch_sub(1, Ordering::SeqCst);
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_set_pool_full_try(io: &Io) {
+    io.full_try.store(true, Ordering::SeqCst);
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_ioctx_pool_stat(io: &Io, stats: &mut rados_pool_stat_t) -> c_int {
+    io.state.call("rados_ioctx_pool_stat", &io.pool, 0, |world| {
+        let pool = world.pool(&io.pool)?;
+        let (used, objects) = (pool.used(), pool.objects().count() as u64);
+        // All of it is written, the end too.
+        *stats = rados_pool_stat_t {
+            num_bytes: used,
+            num_kb: used.div_ceil(1024),
+            num_objects: objects,
+            num_object_copies: objects,
+            num_user_bytes: used,
+            ..rados_pool_stat_t::default()
+        };
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_read(
+    io: &Io,
+    oid: Text,
+    buf: *mut c_char,
+    len: usize,
+    off: u64,
+) -> c_int {
+    let object = oid.text();
+    io.state.call("rados_read", &object, off, |world| {
+        let pool = world.pool(&io.pool)?;
+        // The only objects that anybody reads: the internal id of a name.
+        let name = object.strip_prefix("rbd_id.").ok_or(NOENT)?;
+        let id = pool.id_of(name)?;
+        let mut content = u32::try_from(id.len()).unwrap_or(0).to_le_bytes().to_vec();
+        content.extend_from_slice(id.as_bytes());
+        let from = usize::try_from(off).unwrap_or(usize::MAX);
+        let found = content.get(from..).unwrap_or_default();
+        let found = found.get(..len).unwrap_or(found);
+        // SAFETY: no more than `len` bytes, which the caller has.
+        unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), buf.cast(), found.len()) };
+        c_int::try_from(found.len()).map_err(|_long| RANGE)
+    })
+}
