@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2]
-PEER = HOME / "tests/parity/glance_store_file.py"
+PEER = HOME / "tests/parity/peer.py"
 RIG = Path(os.environ.get("IMAGED_RIGS", HOME / "target/rigs")) / "glance-store"
 GIB = 1 << 30
 WINDOWS_MIB = 256
@@ -100,13 +100,15 @@ def one_round(args, daemon, python, directory):
     image, copy = directory / "image", directory / "copy"
     load = ["--size", f"{args.size}MiB", "--count", 1]
     os.sync()
-    peer = json.loads(run(python, PEER, "bench", directory / "images", image, 1))["runs"][0]
+    peer = [python, PEER, "file", "-o", f"filesystem_store_datadir={directory / 'images'}"]
+    put = json.loads(run(*peer, "put", "peer", image))
+    run(*peer, "delete", put["uri"])
     plain = daemon.bench(*load, "--stats", 2000)
     passed = daemon.bench(*load, "--ops", "put,get", "--descriptor", "--scratch", directory)
     os.sync()
     cp = timed("cp", "--reflink=never", image, copy)
     copy.unlink()
-    return {"peer": peer, "plain": plain, "passed": passed, "cp": cp}
+    return {"peer": put, "plain": plain, "passed": passed, "cp": cp}
 
 
 def measure(args, directory):

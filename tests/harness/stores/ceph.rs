@@ -92,6 +92,12 @@ impl Ceph {
         self.rbd(&["ls", pool]).lines().map(str::to_owned).collect()
     }
 
+    /// What the cluster tells of an image, or of its snapshot as `IMAGE@SNAPSHOT`.
+    pub(crate) fn info(&self, image: &str) -> serde_json::Value {
+        let said = self.rbd(&["info", "--format", "json", &format!("{POOL}/{image}")]);
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{image}: {error}: {said}"))
+    }
+
     /// Whether no image is there, nor in the trash.
     pub(crate) fn is_empty(&self, pool: &str) -> bool {
         self.images(pool).is_empty() && self.rbd(&["trash", "ls", pool]).is_empty()
