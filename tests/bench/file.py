@@ -13,96 +13,21 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-HOME = Path(__file__).resolve().parents[2]
-PEER = HOME / "tests/parity/peer.py"
-RIG = Path(os.environ.get("IMAGED_RIGS", HOME / "target/rigs")) / "glance-store"
-GIB = 1 << 30
+from beside import GIB, HOME, Daemon, Peer, release_build, table, timed, write_source
+
 WINDOWS_MIB = 256
 
-CONFIG = f"""\
-[DEFAULT]
-enabled_backends = fast:file
-[glance_store]
-default_backend = fast
-[fast]
-filesystem_store_datadir = {{dir}}/images
-[imaged]
-state_dir = {{dir}}/state
-total_window_mib = {WINDOWS_MIB}
-"""
 
-
-def run(*command):
-    words = [str(word) for word in command]
-    return subprocess.run(words, check=True, cwd=HOME, text=True, stdout=subprocess.PIPE).stdout
-
-
-def timed(*command):
-    since = time.perf_counter()
-    run(*command)
-    return time.perf_counter() - since
-
-
-class Daemon:
-    """An imaged that serves one file store, in DIR/images."""
-
-    def __init__(self, program, directory):
-        self.program, self.socket = program, directory / "socket"
-        (directory / "images").mkdir()
-        config, log = directory / "imaged.conf", directory / "log"
-        config.write_text(CONFIG.format(dir=directory))
-        with open(log, "w", encoding="utf-8") as to:
-            command = [program, "serve", "--config-file", config, "--socket", self.socket]
-            self.process = subprocess.Popen(command, stderr=to)
-        ready = [program, "stat", "fast", "nothing", "--socket", self.socket]
-        for _ in range(300):
-            # 4: the store answers, and has no such image.
-            if subprocess.run(ready, capture_output=True, check=False).returncode == 4:
-                return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        sys.exit("imaged does not come up:\n" + log.read_text())
-
-    def bench(self, *words):
-        os.sync()
-        text = run(self.program, "bench", "fast", "--json", "--socket", self.socket, *words)
-        report = json.loads(text)
-        report["of"] = {one["op"]: one for one in report["ops"]}
-        return report
-
-    def memory(self, field):
-        """In MiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-
-def write_source(path, size):
-    """Bytes that no one can shorten, on the disk."""
-    with open(path, "wb") as out:
-        while size:
-            size -= out.write(os.urandom(min(size, 4 << 20)))
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def one_round(args, daemon, python, directory):
+def one_round(args, daemon, peer, directory):
     image, copy = directory / "image", directory / "copy"
     load = ["--size", f"{args.size}MiB", "--count", 1]
     os.sync()
-    peer = [python, PEER, "file", "-o", f"filesystem_store_datadir={directory / 'images'}"]
-    put = json.loads(run(*peer, "put", "peer", image))
-    run(*peer, "delete", put["uri"])
+    put = peer("put", "peer", image)
+    peer("delete", put["uri"])
     plain = daemon.bench(*load, "--stats", 2000)
     passed = daemon.bench(*load, "--ops", "put,get", "--descriptor", "--scratch", directory)
     os.sync()
@@ -112,16 +37,15 @@ def one_round(args, daemon, python, directory):
 
 
 def measure(args, directory):
-    program = args.imaged
-    if not program:
-        run("cargo", "build", "--release", "--locked")
-        program = Path(os.environ.get("CARGO_TARGET_DIR", HOME / "target")) / "release/imaged"
-    python = run(HOME / "ci/glance-store", RIG).strip()
+    (directory / "images").mkdir()
+    options = {"filesystem_store_datadir": directory / "images"}
+    peer = Peer("file", options)
     write_source(directory / "image", args.size << 20)
-    daemon = Daemon(program, directory)
+    program = args.imaged or release_build()
+    daemon = Daemon(program, directory, "file", options, f"total_window_mib = {WINDOWS_MIB}")
     try:
         memory = {"idle": daemon.memory("VmRSS")}
-        rounds = [one_round(args, daemon, python, directory) for _ in range(args.rounds)]
+        rounds = [one_round(args, daemon, peer, directory) for _ in range(args.rounds)]
         memory["peak"] = daemon.memory("VmHWM")
         crowd = daemon.bench("--size", "1MiB", "--count", 500, "--jobs", 500, "--ops", "get")
         memory["crowd"] = daemon.memory("VmHWM")
@@ -214,9 +138,7 @@ def report(args, found):
         f"{machine['cores']} cores of {machine['model']}, Linux {machine['kernel']}, "
         f"{machine['filesystem']}.\n"
     )
-    print("| figure | imaged | beside | times | wanted |\n|---|---|---|---|---|")
-    for row in figures(args, found):
-        print("| " + " | ".join(row) + " |")
+    table(("figure", "imaged", "beside", "times", "wanted"), figures(args, found))
     first = found["rounds"][0]["plain"]["of"]["put"]
     print(f"\nThe stage that limits a put: {first['limit']}.")
 

@@ -124,17 +124,30 @@ fn a_signal_ends_it_and_removes_its_images() {
     }
 }
 
-#[test]
-fn the_comparison_with_glance_store_runs() {
+/// Runs a comparison, small and once.
+fn compared(script: &str, words: &str, figures: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let (code, out, err) = ran({
-        let mut command = Command::new("tests/bench/file.py");
-        command.args(["--size", "8", "--rounds", "1", "--imaged", IMAGED, "--dir"]).arg(dir.path());
+        let mut command = Command::new(script);
+        command.args(words.split_whitespace()).args(["--imaged", IMAGED, "--dir"]).arg(dir.path());
         command
     });
     assert_eq!(code, 0, "{err}");
-    for figure in ["beside glance_store", "by descriptor", "0 errors", "resident memory"] {
+    for figure in figures {
         assert!(out.contains(figure), "{figure}\n{out}");
     }
+    assert!(!out.contains("non-zero exit status"), "{out}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn the_comparison_with_glance_store_on_files_runs() {
+    let figures = ["beside glance_store", "by descriptor", "0 errors", "resident memory"];
+    compared("tests/bench/file.py", "--size 8 --rounds 1", &figures);
+}
+
+#[test]
+fn the_comparison_with_glance_store_on_ceph_runs() {
+    let figures = ["| imaged, by descriptor |", "| glance_store |", "not seen before"];
+    compared("tests/bench/rbd.py", "--size 16 --sparse 40 --runs 1", &figures);
 }

@@ -1,0 +1,514 @@
+#!/usr/bin/env python3
+"""imaged's rbd store beside glance_store's rbd driver and Ceph's tools: one cluster, one run.
+
+    tests/bench/rbd.py [--size MIB] [--sparse MIB] [--runs N] [--only put,sparse,get,...]
+                       [--dir DIR] [--imaged PROGRAM] [--json]
+
+Starts a cluster of its own, in memory and on loopback, and takes it down at the end; builds imaged,
+unless --imaged names a program, and gets glance_store and a qemu-img that knows rbd. In each run
+every subject of a group has its turn, beginning with another one each time, so that a noisy minute
+harms all alike; figures are medians of the runs, ratios medians of the ratios within each run. What
+was stored is removed after its turn, untimed.
+
+CPU seconds are of the daemon, of the client (what sends or reads, all of its processes; for
+glance_store, `rbd` and qemu-img that is everything but the cluster) and of the OSD, each for a GiB
+of the image. imaged always computes md5; what the digests cost shows in the row with md5 alone,
+which is the least that there is.
+
+The cluster holds in memory up to twice what is stored: 10 GiB for the default sizes.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from beside import GIB, HOME, RIGS, Daemon, Peer, cpu, release_build, run, table, write_source
+from wire import Client, Refused
+
+CLUSTER = RIGS / "ceph-bench"
+CONF = CLUSTER / "ceph.conf"
+MIB = 1 << 20
+# Glance's chunk: the size of an object, in MiB.
+CHUNK = 8
+# One MiB of a sparse image in so many.
+EVERY = 20
+STATS = 50
+GROUPS = ("put", "sparse", "get", "sparse-get", "stat", "volume")
+
+
+def own_cpu():
+    """Of this process and of those that it has waited for."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in usage)
+
+
+def image(name, more=""):
+    return f"/v1/stores/fast/images/{name}{more}"
+
+
+class Rig:
+    """All that takes part, and the images to put."""
+
+    def __init__(self, args, directory, daemon, peer, qemu):
+        self.args, self.dir, self.daemon, self.peer, self.qemu = args, directory, daemon, peer, qemu
+        self.client = Client(daemon.socket)
+        self.osd = int((CLUSTER / "run/osd.pid").read_text())
+        self.fsid = self.rbd_tool("ceph", "fsid", user="admin").strip()
+        self.full, self.sparse = directory / "full", directory / "sparse"
+
+    def rbd_tool(self, *words, user="glance"):
+        return run(words[0], "-c", CONF, "-n", f"client.{user}", *words[1:], stderr=subprocess.PIPE)
+
+    def rbd(self, *words, **more):
+        return self.rbd_tool("rbd", "--no-progress", *words, **more)
+
+    def uri(self, name):
+        return f"rbd://{self.fsid}/images/{name}/snap"
+
+    def target(self, name):
+        return f"rbd:images/{name}:conf={CONF}:id=glance"
+
+    def measured(self, work):
+        before = (cpu(self.daemon.process.pid), own_cpu(), cpu(self.osd))
+        since = time.perf_counter()
+        said = work()
+        seconds = time.perf_counter() - since
+        after = (cpu(self.daemon.process.pid), own_cpu(), cpu(self.osd))
+        daemon, client, osd = (now - then for now, then in zip(after, before))
+        if isinstance(said, dict) and "cpu_seconds" in said:
+            # The peer leaves out its start.
+            seconds, client = said["seconds"], said["cpu_seconds"]
+        return {"seconds": seconds, "daemon": daemon, "client": client, "osd": osd}
+
+    def compare(self, subjects):
+        """Subjects are name: (before, what is measured, after); gives name: [figures of a run]."""
+        names = [name for name in subjects if self.qemu or not name.startswith("qemu")]
+        found = {name: [] for name in names}
+        for turn in range(self.args.runs):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                before, work, after = subjects[name]
+                try:
+                    before()
+                    found[name].append(self.measured(work))
+                except (Refused, subprocess.CalledProcessError) as error:
+                    why = getattr(error, "stderr", None) or str(error)
+                    found[name].append({"error": why.strip().splitlines()[-1]})
+                with contextlib.suppress(Refused, subprocess.CalledProcessError):
+                    after()
+                print(f"{name}: {found[name][-1]}", file=sys.stderr)
+        return found
+
+    # What removes an image that was put, by whoever put it.
+
+    def gone(self, name):
+        return lambda: self.client.ask("DELETE", image(name))
+
+    def removed(self, name):
+        return lambda: self.rbd("rm", f"images/{name}")
+
+
+def nothing():
+    pass
+
+
+def putting(rig, source):
+    """The subjects that put a file, beside those of one kind of file alone."""
+    size = source.stat().st_size
+
+    def socket(path, known=True):
+        def put():
+            with open(source, "rb", buffering=0) as file:
+                rig.client.put(path, file, size if known else None)
+
+        return put
+
+    def descriptor(path):
+        def put():
+            with open(source, "rb") as file:
+                rig.client.ask("PUT", path, headers=["imaged-body: fd"], descriptor=file.fileno())
+
+        return put
+
+    def peer(*words, thin=False):
+        return lambda: rig.peer(
+            "put", "theirs", source, *words, options=[f"rbd_thin_provisioning={thin}"]
+        )
+
+    def made():
+        rig.rbd("create", "--size", f"{size}B", "--object-size", f"{CHUNK}M", "images/qemu")
+
+    def qemu(*words):
+        convert = ["convert", "-n", "-W", "-m", "16", "-t", "none", "-f", "raw", "-O", "raw"]
+        return lambda: run(rig.qemu, *convert, *words, source, rig.target("qemu"))
+
+    def imported():
+        rig.rbd("import", "--object-size", f"{CHUNK}M", source, "images/tool")
+
+    unpeered = lambda: rig.peer("delete", rig.uri("theirs"))
+    gone, uris = rig.gone("ours"), image("ours")
+    return {
+        "imaged, by descriptor": (nothing, descriptor(uris), gone),
+        "imaged, through the socket": (nothing, socket(uris), gone),
+        "imaged, through the socket, size unknown": (nothing, socket(uris, False), gone),
+        "imaged, by descriptor, md5 alone": (
+            nothing,
+            descriptor(image("ours", "?hash_algo=md5")),
+            gone,
+        ),
+        "glance_store": (nothing, peer(), unpeered),
+        "glance_store, size unknown": (nothing, peer("--unknown-size"), unpeered),
+        "glance_store, thin": (nothing, peer(thin=True), unpeered),
+        "rbd import": (nothing, imported, rig.removed("tool")),
+        "qemu-img convert -n -W -m 16": (made, qemu(), rig.removed("qemu")),
+        "qemu-img convert --target-is-zero": (
+            made,
+            qemu("--target-is-zero"),
+            rig.removed("qemu"),
+        ),
+    }
+
+
+def put(rig):
+    without = ("glance_store, thin", "qemu-img convert --target-is-zero")
+    subjects = putting(rig, rig.full)
+    return rig.compare({name: of for name, of in subjects.items() if name not in without})
+
+
+def sparse(rig):
+    names = (
+        "imaged, by descriptor",
+        "imaged, through the socket",
+        "glance_store, thin",
+        "rbd import",
+        "qemu-img convert --target-is-zero",
+    )
+    subjects = putting(rig, rig.sparse)
+    return rig.compare({name: subjects[name] for name in names})
+
+
+@contextlib.contextmanager
+def stored(rig, source):
+    with open(source, "rb") as file:
+        rig.client.ask("PUT", image("kept"), headers=["imaged-body: fd"], descriptor=file.fileno())
+    try:
+        yield "kept"
+    finally:
+        rig.gone("kept")()
+
+
+def getting(rig, name):
+    out = rig.dir / "out"
+    unlink = lambda: out.unlink(missing_ok=True)
+    get = [rig.daemon.program, "get", "--socket", rig.daemon.socket, "fast", name]
+    export = f"rbd --no-progress -c {CONF} -n client.glance export images/{name}@snap"
+
+    def piped(command):
+        command = f"set -o pipefail; {command} - | cat >/dev/null"
+        return lambda: run("bash", "-c", command, stderr=subprocess.PIPE)
+
+    def qemu():
+        source = f"rbd:images/{name}@snap:conf={CONF}:id=glance"
+        run(rig.qemu, "convert", "-m", "16", "-W", "-f", "raw", "-O", "raw", source, out)
+
+    return {
+        "imaged, through the socket": (nothing, lambda: rig.client.get(image(name)), nothing),
+        "imaged get, to a file": (nothing, lambda: run(*get, out, stderr=subprocess.PIPE), unlink),
+        "imaged get - | cat": (nothing, piped(" ".join(map(str, get))), nothing),
+        "glance_store": (nothing, lambda: rig.peer("get", rig.uri(name), "/dev/null"), nothing),
+        "rbd export - | cat": (nothing, piped(export), nothing),
+        "rbd export, to a file": (nothing, lambda: run(*export.split(), out), unlink),
+        "qemu-img convert, to a file": (nothing, qemu, unlink),
+    }
+
+
+def get(rig):
+    with stored(rig, rig.full) as name:
+        return rig.compare(getting(rig, name))
+
+
+def sparse_get(rig):
+    with stored(rig, rig.sparse) as name:
+        return rig.compare(getting(rig, name))
+
+
+def stat(rig):
+    """In each run new images, which nobody has looked at."""
+    found = {"imaged, not seen before": [], "imaged, seen before": [], "glance_store": []}
+
+    def looked(name):
+        since = time.perf_counter()
+        rig.client.ask("HEAD", image(name))
+        return time.perf_counter() - since
+
+    for _ in range(rig.args.runs):
+        names = [f"stat-{n}" for n in range(STATS)]
+        for name in names:
+            rig.client.ask("PUT", image(name), os.urandom(4096))
+        for kind in ("imaged, not seen before", "imaged, seen before"):
+            found[kind].append({"seconds": statistics.median(map(looked, names))})
+        theirs = rig.peer("size", rig.uri(names[0]), "--times", STATS)["seconds"]
+        found["glance_store"].append({"seconds": statistics.median(theirs)})
+        for name in names:
+            rig.gone(name)()
+    return found
+
+
+def volume(rig):
+    """An image of a volume: until the answer, and until its digests are there."""
+    found = {}
+    rig.rbd("import", "--object-size", "4M", rig.sparse, "volumes/bench", user="admin")
+    try:
+        for _ in range(rig.args.runs):
+            for mode in ("clone", "stream"):
+                runs = found.setdefault(mode, [])
+                body = {"source": {"rbd_volume": "volumes/bench"}, "mode": mode}
+                try:
+                    runs.append(one_volume(rig, json.dumps(body).encode()))
+                except Refused as error:
+                    return {mode: [{"error": f"not in this build: {error}"}]}
+                print(f"volume, {mode}: {runs[-1]}", file=sys.stderr)
+                rig.gone("of-volume")()
+    finally:
+        rig.rbd("rm", "volumes/bench", user="admin")
+    return found
+
+
+def one_volume(rig, body):
+    said = {}
+
+    def answered():
+        said.update(
+            rig.client.ask("POST", image("of-volume"), body, ["content-type: application/json"])
+        )
+
+    one = rig.measured(answered)
+
+    def digested():
+        job = said.get("digest_job")
+        while job and rig.client.ask("GET", f"/v1/jobs/{job}?wait=30")["state"] in (
+            "running",
+            "waiting",
+        ):
+            pass
+
+    return {**one, "digests": one["seconds"] + rig.measured(digested)["seconds"]}
+
+
+def middle(runs, of):
+    return statistics.median(of(one) for one in runs)
+
+
+def ratio(found, name, other, key="seconds"):
+    """How many times NAME has the OTHER's figure, as the median within runs."""
+    pairs = [
+        (one[key], another[key])
+        for one, another in zip(found.get(name, []), found.get(other, []))
+        if "error" not in one and "error" not in another
+    ]
+    return statistics.median(theirs / ours for ours, theirs in pairs) if pairs else None
+
+
+def show(number, form="{:.2f}"):
+    return "-" if number is None else form.format(number)
+
+
+def rows(found, size, beside):
+    """A row a subject; MB/s for what is full, seconds for what is not."""
+    for name, runs in found.items():
+        whole = [one for one in runs if "error" not in one]
+        if not whole:
+            yield (name, runs[0]["error"], "", "", "", "", "")
+            continue
+        seconds = sorted(one["seconds"] for one in whole)
+        rates = [size / second / 1e6 for second in reversed(seconds)]
+        one = whole[0]
+        cpus = [
+            show(middle(whole, lambda one, key=key: one[key]) / size * GIB) if key in one else ""
+            for key in ("daemon", "client", "osd")
+        ]
+        yield (
+            name,
+            f"{statistics.median(seconds):.3f} ({seconds[0]:.3f}-{seconds[-1]:.3f})",
+            f"{statistics.median(rates):.0f}",
+            show(ratio(found, name, beside)),
+            *cpus,
+        )
+
+
+BESIDE = {
+    "put": "glance_store",
+    "sparse": "glance_store, thin",
+    "get": "rbd export - | cat",
+    "sparse-get": "qemu-img convert, to a file",
+}
+
+
+def goals(found):
+    """What, found, wanted."""
+
+    def of(group, name, other, key="seconds"):
+        return show(ratio(found.get(group, {}), name, other, key))
+
+    def milliseconds(name):
+        runs = found.get("stat", {}).get(name)
+        return show(middle(runs, lambda one: one["seconds"]) * 1e3, "{:.2f} ms") if runs else "-"
+
+    socket, descriptor = "imaged, through the socket", "imaged, by descriptor"
+    peer, unknown = "glance_store", "imaged, through the socket, size unknown"
+
+    def daemon_cpu():
+        runs = found.get("put", {})
+        pairs = zip(runs.get(socket, []), runs.get(peer, []))
+        shares = [ours["daemon"] / theirs["client"] for ours, theirs in pairs]
+        return show(statistics.median(shares) if shares else None)
+
+    return [
+        ("put, size known, times glance_store: socket", of("put", socket, peer), "1.7"),
+        ("put, size known, times glance_store: descriptor", of("put", descriptor, peer), "1.7"),
+        ("put, CPU of the daemon, times all of glance_store's", daemon_cpu(), "at most 0.85"),
+        ("put, size unknown, times size known", of("put", unknown, socket), "0.95"),
+        (
+            "put of a sparse image, times glance_store, thin: descriptor",
+            of("sparse", descriptor, "glance_store, thin"),
+            "4",
+        ),
+        (
+            "put of a sparse image, times glance_store, thin: socket",
+            of("sparse", socket, "glance_store, thin"),
+            "4",
+        ),
+        ("get through the socket, times rbd export - | cat", of("get", socket, BESIDE["get"]), "1"),
+        (
+            "imaged get - | cat, times rbd export - | cat",
+            of("get", "imaged get - | cat", BESIDE["get"]),
+            "1",
+        ),
+        (
+            "get of a sparse image to a file, times qemu-img",
+            of("sparse-get", "imaged get, to a file", BESIDE["sparse-get"]),
+            "1",
+        ),
+        ("stat, p50, not seen before", milliseconds("imaged, not seen before"), "under 5 ms"),
+        ("stat, p50, seen before", milliseconds("imaged, seen before"), "under 1 ms"),
+    ]
+
+
+def report(args, found):
+    print(
+        f"Ceph in memory on loopback, {os.cpu_count()} cores; md5 and sha512; "
+        f"medians of {args.runs}.\n"
+    )
+    sizes = {
+        "put": (args.size, "that cannot be compressed"),
+        "get": (args.size, "that cannot be compressed"),
+        "sparse": (args.sparse, f"of which one in {EVERY} is not zeros"),
+        "sparse-get": (args.sparse, f"of which one in {EVERY} is not zeros"),
+    }
+    for group, (mib, what) in sizes.items():
+        if group not in found:
+            continue
+        heads = ("s (range)", "MB/s", f"times `{BESIDE[group]}`")
+        print(f"{group}: {mib} MiB {what}; CPU seconds a GiB\n")
+        table(
+            (group, *heads, "daemon", "client", "OSD"),
+            rows(found[group], mib * MIB, BESIDE[group]),
+        )
+        print()
+    if "stat" in found:
+        lines = []
+        for name, runs in found["stat"].items():
+            lines.append((name, show(middle(runs, lambda one: one["seconds"]) * 1e3)))
+        table((f"stat of {STATS} images", "p50, ms"), lines)
+        print()
+    if "volume" in found:
+        lines = []
+        for mode, runs in found["volume"].items():
+            if "error" in runs[0]:
+                lines.append((mode, runs[0]["error"], ""))
+                continue
+            both = [show(middle(runs, lambda one, k=key: one[k])) for key in ("seconds", "digests")]
+            lines.append((mode, *both))
+        table((f"image of a volume, {args.sparse} MiB", "answer, s", "digests, s"), lines)
+        print()
+    table(("figure", "found", "wanted"), goals(found))
+
+
+def write_sparse(path, mib):
+    with open(path, "wb") as out:
+        for at in range(0, mib, EVERY):
+            out.seek(at * MIB)
+            out.write(os.urandom(min(mib - at, 1) * MIB))
+        out.truncate(mib * MIB)
+
+
+def find_qemu():
+    try:
+        return run(HOME / "ci/qemu-rbd", RIGS / "qemu").strip()
+    except subprocess.CalledProcessError:
+        print("there is no qemu-img that knows rbd: its rows are left out", file=sys.stderr)
+        return None
+
+
+def measure(args, directory):
+    program = args.imaged or release_build()
+    qemu = find_qemu()
+    write_source(directory / "full", args.size * MIB)
+    write_sparse(directory / "sparse", args.sparse)
+    # glance_store stores whole chunks of sparse images.
+    stored_mib = max(2 * args.size, args.sparse // EVERY * CHUNK) + 1024
+    run(HOME / "ci/ceph", "up", CLUSTER, "--size", stored_mib)
+    daemon = None
+    try:
+        options = {
+            "rbd_store_ceph_conf": CONF,
+            "rbd_store_user": "glance",
+            "rbd_store_pool": "images",
+            "rbd_store_chunk_size": CHUNK,
+        }
+        daemon = Daemon(program, directory, "rbd", options)
+        rig = Rig(args, directory, daemon, Peer("rbd", options), qemu)
+        # The first bytes into new memory are many times slower.
+        for name in ("warm", "warmer"):
+            rig.rbd("import", "--object-size", f"{CHUNK}M", rig.full, f"images/{name}")
+        for name in ("warm", "warmer"):
+            rig.removed(name)()
+        doing = {group: globals()[group.replace("-", "_")] for group in GROUPS}
+        return {group: doing[group](rig) for group in GROUPS if group in args.only}
+    finally:
+        if daemon:
+            daemon.stop()
+        run(HOME / "ci/ceph", "down", CLUSTER)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of a full image")
+    parser.add_argument("--sparse", type=int, default=10240, metavar="MIB", help="of a sparse one")
+    parser.add_argument("--runs", type=int, default=5, metavar="N")
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--dir", type=Path, default="/dev/shm", help="for the files, not on a disk")
+    parser.add_argument("--imaged", type=Path, metavar="PROGRAM", help="instead of a release build")
+    parser.add_argument("--json", action="store_true", help="all that was measured")
+    args = parser.parse_args()
+    args.only = args.only.split(",")
+    if min(args.size, args.sparse, args.runs) < 1 or not set(args.only) <= set(GROUPS):
+        parser.error(f"sizes and --runs are at least 1, --only names some of {', '.join(GROUPS)}")
+    with tempfile.TemporaryDirectory(dir=args.dir.resolve(), prefix="bench-") as directory:
+        found = measure(args, Path(directory))
+    if args.json:
+        json.dump(found, sys.stdout)
+        print()
+    else:
+        report(args, found)
+
+
+if __name__ == "__main__":
+    main()
