@@ -93,6 +93,13 @@ pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn
     })
 }
 
+/// Waits until what backends had open is closed, a few seconds at most. To be called last in `main`,
+/// when no backend is used any more. Blocks.
+pub fn settle() {
+    #[cfg(feature = "ceph")]
+    imaged_ffi::settle();
+}
+
 /// Where an image is. `Display` gives the URI that glance_store would, secrets masked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Location {

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Ok(args) => args.command,
         Err(code) => return code,
     };
-    match command {
+    let code = match command {
         Command::Serve(args) => serve::run(args),
         Command::Put(args) => talk(&args.daemon, async |talk| put::run(talk, &args).await),
         Command::Get(args) => talk(&args.daemon, async |talk| get::run(talk, &args).await),
@@ -32,5 +32,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => pages::completions(&args),
         Command::Man => pages::man(),
-    }
+    };
+    // Threads of a backend must not outlive what they use.
+    imaged_drivers::settle();
+    code
 }

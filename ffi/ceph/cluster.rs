@@ -6,6 +6,7 @@ use ceph::rados;
 
 use crate::{
     errno::{Result, check},
+    exit,
     text::{c, owned, until_nul},
 };
 
@@ -45,6 +46,7 @@ impl Drop for Raw {
                 // SAFETY: made by `rados_create`, and this is its only shutdown: nothing that was made
                 // from it is left, for all of that holds the `Arc` whose last one is being dropped.
                 unsafe { rados::rados_shutdown(self.0) };
+                exit::closed();
             }
         }
         let last = Last(self.0);
@@ -81,6 +83,7 @@ impl Connecting {
         let mut raw = std::ptr::null_mut();
         // SAFETY: both pointers are valid for the call, and C copies the name.
         check(unsafe { rados::rados_create(&raw mut raw, user.as_ptr()) })?;
+        exit::opened();
         let this = Self(Raw(raw));
         let file = if conf.is_empty() { std::ptr::null() } else { file.as_ptr() };
         // SAFETY: the handle is not connected; the path is valid or NULL, which means: search.

@@ -21,6 +21,8 @@ mod cluster;
 #[cfg(feature = "ceph")]
 mod errno;
 #[cfg(feature = "ceph")]
+mod exit;
+#[cfg(feature = "ceph")]
 mod image;
 #[cfg(feature = "ceph")]
 mod pool;
@@ -35,6 +37,7 @@ mod text;
 pub use self::{
     cluster::{Cluster, ClusterStat, Connecting},
     errno::{Errno, Result},
+    exit::settle,
     image::{Child, Image, Watcher},
     pool::{Options, Pool, PoolStat, Trashed},
     snap::{Extent, Snap},

@@ -11,11 +11,6 @@ use crate::harness::{
     },
 };
 
-fn info(ceph: &Ceph, image: &str) -> Value {
-    serde_json::from_str(&ceph.rbd(&["info", "--format", "json", &format!("{POOL}/{image}")]))
-        .unwrap()
-}
-
 #[test]
 fn images_have_the_size_features_and_pool_that_the_section_says() {
     let ceph = Ceph::up_blocking();
@@ -30,7 +25,7 @@ fn images_have_the_size_features_and_pool_that_the_section_says() {
         assert_eq!(daemon.put(store, store, &image).status, 201);
         assert!(daemon.get(store, store).body == image);
     }
-    let (plain, set) = (info(&ceph, "plain"), info(&ceph, "set"));
+    let (plain, set) = (ceph.info("plain"), ceph.info("set"));
     for info in [&plain, &set] {
         assert_eq!(info["size"], image.len());
     }
@@ -40,7 +35,7 @@ fn images_have_the_size_features_and_pool_that_the_section_says() {
     assert_eq!((&set["order"], &set["data_pool"]), (&22.into(), &"small".into()));
     assert_eq!(set["features"], Value::from(&["layering", "exclusive-lock", "data-pool"][..]));
     let facts = daemon.ask("GET", "/v1/stores/set").json();
-    let fsid = ceph.ceph(&["fsid"]);
+    let fsid = ceph.fsid();
     assert_eq!(facts["properties"]["fsid"], fsid.as_str());
     assert_eq!(facts["properties"]["pool"], POOL);
     assert_eq!(facts["properties"]["chunk_size"], 4 << 20);

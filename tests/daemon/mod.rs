@@ -2,6 +2,7 @@
 
 mod ceph;
 mod descriptors;
+mod ends;
 mod hangs;
 mod kills;
 mod limits;

@@ -72,7 +72,7 @@ fn a_volume_becomes_an_image_in_every_mode() {
     let bytes = content();
     ceph.volume("volume-1", &bytes);
     ceph.rbd(&["snap", "create", &format!("{VOLUMES}/volume-1@then")]);
-    let fsid = ceph.ceph(&["fsid"]);
+    let fsid = ceph.fsid();
     let daemon = Daemon::start(&config(&ceph));
     let volume = format!("{VOLUMES}/volume-1");
     let sources = [

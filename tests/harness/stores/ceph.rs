@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, LazyLock},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -11,7 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// The pool that the store under test has to itself.
 pub(crate) const POOL: &str = "images";
 
-/// Where Cinder would have its volumes.
+/// Where Cinder would have its volumes, and clones are.
 pub(crate) const VOLUMES: &str = "volumes";
 
 /// The cluster's directory. It stays up for the next test; `ci/check` takes it down at its end.
@@ -43,25 +44,65 @@ impl Ceph {
     /// Removes what a test that failed has left.
     fn emptied(turn: OwnedMutexGuard<()>) -> Self {
         let this = Self { _turn: turn };
-        for pool in [POOL, VOLUMES] {
-            for image in this.images(pool) {
-                this.rbd(&["snap", "unprotect", &format!("{pool}/{image}@snap")]);
-                this.rbd(&["snap", "purge", &format!("{pool}/{image}")]);
-                this.rbd(&["rm", &format!("{pool}/{image}")]);
+        // A daemon that was killed watches its images for half a minute more, which keeps them.
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while !(this.is_empty(POOL) && this.is_empty(VOLUMES)) {
+            let left = [this.images(POOL), this.images(VOLUMES)];
+            assert!(Instant::now() < deadline, "the pools cannot be emptied: {left:?}");
+            // Either pool may have clones of what is in the other.
+            for pool in [VOLUMES, POOL, VOLUMES] {
+                for image in this.images(pool) {
+                    this.rbd(&["snap", "unprotect", &format!("{pool}/{image}@snap")]);
+                    this.rbd(&["snap", "purge", &format!("{pool}/{image}")]);
+                    this.rbd(&["rm", &format!("{pool}/{image}")]);
+                }
+                this.rbd(&["trash", "purge", pool]);
             }
-            this.rbd(&["trash", "purge", pool]);
-            assert!(this.is_empty(pool), "{pool} cannot be emptied: {:?}", this.images(pool));
         }
         this
     }
 
     /// The options of a store in the pool.
     pub(crate) fn options(&self) -> String {
+        self.options_of(POOL, "glance")
+    }
+
+    /// The options of a store in any pool, for any user.
+    pub(crate) fn options_of(&self, pool: &str, user: &str) -> String {
         format!(
-            "rbd_store_ceph_conf = {}\nrbd_store_user = glance\nrbd_store_pool = {POOL}\n\
+            "rbd_store_ceph_conf = {}\nrbd_store_user = {user}\nrbd_store_pool = {pool}\n\
              rados_connect_timeout = 20\n",
             self.conf().display()
         )
+    }
+
+    /// The cluster's id.
+    pub(crate) fn fsid(&self) -> String {
+        self.admin("ceph", &["fsid"])
+    }
+
+    /// Makes another pool, empty, which only the administrator may use.
+    pub(crate) fn make_pool(&self, pool: &str) {
+        self.remove_pool(pool);
+        self.admin("ceph", &["osd", "pool", "create", pool, "8"]);
+        self.admin("rbd", &["pool", "init", pool]);
+    }
+
+    pub(crate) fn remove_pool(&self, pool: &str) {
+        self.admin("ceph", &["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
+    }
+
+    /// Clones an image of the pool, in this format, to the volume `name`.
+    pub(crate) fn clone_of(&self, image: &str, name: &str, format: u8) {
+        let format = format!("--rbd-default-clone-format={format}");
+        let (from, to) = (format!("{POOL}/{image}@snap"), format!("{VOLUMES}/{name}"));
+        self.rbd(&["clone", &format, &from, &to]);
+        assert!(!self.rbd(&["info", &to]).is_empty(), "{image} was not cloned");
+    }
+
+    /// What a command of Ceph's says to these words, as its administrator.
+    fn admin(&self, program: &str, words: &[&str]) -> String {
+        said(program, "client.admin", &self.conf(), words)
     }
 
     pub(crate) fn conf(&self) -> PathBuf {
@@ -70,7 +111,7 @@ impl Ceph {
 
     /// What the `rbd` command says to these words, as Glance's user.
     pub(crate) fn rbd(&self, words: &[&str]) -> String {
-        rbd(&self.conf(), words)
+        said("rbd", "client.glance", &self.conf(), words)
     }
 
     /// Makes a volume that holds `bytes`.
@@ -82,9 +123,7 @@ impl Ceph {
 
     /// What the cluster's administrator says to these words.
     pub(crate) fn ceph(&self, words: &[&str]) -> String {
-        let said = Command::new("ceph").arg("-c").arg(self.conf()).args(words).output().unwrap();
-        assert!(said.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said.stderr));
-        String::from_utf8(said.stdout).unwrap().trim().to_owned()
+        self.admin("ceph", words)
     }
 
     /// The names of all images of a pool, whole or not.
@@ -104,9 +143,9 @@ impl Ceph {
     }
 }
 
-fn rbd(conf: &Path, words: &[&str]) -> String {
-    let mut rbd = Command::new("rbd");
-    rbd.arg("-c").arg(conf).args(["-n", "client.glance"]).args(words);
-    let said = rbd.output().unwrap();
+fn said(program: &str, user: &str, conf: &Path, words: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.arg("-c").arg(conf).args(["-n", user]).args(words);
+    let said = command.output().unwrap();
     String::from_utf8(said.stdout).unwrap().trim().to_owned()
 }

@@ -1,0 +1,78 @@
+//! The end of the process. On `exit` the C++ libraries take down what is global in them, while
+//! threads of connections may still use it: that crashes, about one time in ten while a connection
+//! is being shut down. So the end waits for connections, and where one does not come to its end it
+//! leaves without those destructors.
+
+use std::{
+    ffi::{c_int, c_void},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// How long the end waits. Shutting down a connection takes 10 ms when the cluster answers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+struct State {
+    /// Handles that are not shut down yet.
+    open: usize,
+    /// Whether the end has waited already.
+    waited: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { open: 0, waited: false });
+static CHANGED: Condvar = Condvar::new();
+
+unsafe extern "C" {
+    /// glibc's: calls `function` with the exit code on `exit`, the last registered first.
+    fn on_exit(function: extern "C" fn(c_int, *mut c_void), arg: *mut c_void) -> c_int;
+    fn _exit(status: c_int) -> !;
+}
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A handle was made.
+pub(crate) fn opened() {
+    state().open += 1;
+    guard();
+}
+
+/// A handle is shut down.
+pub(crate) fn closed() {
+    state().open -= 1;
+    CHANGED.notify_all();
+}
+
+/// Waits until all connections are shut down, a few seconds at most. To be called last in `main`,
+/// when nobody uses one any more. Blocks.
+pub fn settle() {
+    if !settled() {
+        // What the libraries have registered in the meantime would come first.
+        guard();
+    }
+}
+
+fn settled() -> bool {
+    let mut state = state();
+    if !state.waited {
+        let waited = CHANGED.wait_timeout_while(state, PATIENCE, |state| state.open > 0);
+        (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waited = true;
+    }
+    state.open == 0
+}
+
+/// Sees to it that the process does not run destructors under a connection. If it cannot be
+/// registered, the end is as it would be without it.
+fn guard() {
+    // SAFETY: `leave` can be called at any time, and ignores its argument.
+    unsafe { on_exit(leave, std::ptr::null_mut()) };
+}
+
+extern "C" fn leave(status: c_int, _arg: *mut c_void) {
+    if !settled() {
+        // SAFETY: ends the process; Rust's own output was flushed before `exit` was called.
+        unsafe { _exit(status) };
+    }
+}
