@@ -13,9 +13,10 @@ use crate::harness::{
 
 /// A daemon and its peer on one pool.
 struct Pair {
-    ceph: Ceph,
     daemon: Daemon,
     peer: Peer,
+    // Last: the next test begins when this is dropped.
+    ceph: Ceph,
 }
 
 impl Pair {
@@ -23,8 +24,18 @@ impl Pair {
     async fn start(options: &str) -> Self {
         let ceph = Ceph::up().await;
         let options = ceph.options() + options;
+        Self::with(ceph, options)
+    }
+
+    fn with(ceph: Ceph, options: String) -> Self {
         let config = format!("[DEFAULT]\nenabled_backends = fast:rbd\n[fast]\n{options}");
-        Self { ceph, daemon: Daemon::start(&config), peer: Peer::new("rbd", options) }
+        Self { daemon: Daemon::start(&config), peer: Peer::new("rbd", options), ceph }
+    }
+
+    /// Ends the daemon, which closes its images, and checks that nothing is left.
+    fn end(mut self) {
+        assert!(self.daemon.stop().success());
+        assert!(self.ceph.is_empty(), "images are left in the pool: {:?}", self.ceph.images());
     }
 
     /// What Glance gets to know of the image that the peer stores.
@@ -55,6 +66,15 @@ impl Pair {
         self.daemon.ask(method, &format!("/v1/stores/fast/images?at={at}"))
     }
 
+    fn delete(&self, id: &str) {
+        let path = format!("/v1/stores/fast/images/{id}");
+        self.daemon.wait_until("nobody reads the image", |daemon| {
+            let deleted = daemon.ask("DELETE", &path);
+            assert!([204, 409].contains(&deleted.status), "{deleted:?}");
+            deleted.status == 204
+        });
+    }
+
     fn read_by_peer(&self, uri: &str) -> Vec<u8> {
         self.peer.get(uri, &self.daemon.path("out"))
     }
@@ -74,7 +94,7 @@ fn shape(mut info: Value) -> Value {
 async fn each_reads_sizes_and_deletes_what_the_other_wrote() {
     let mut sparse = vec![0; 20 << 20];
     sparse[9 << 20..(9 << 20) + 5].copy_from_slice(b"hello");
-    let images = [Vec::new(), b"x".to_vec(), noise((17 << 20) + 3, 1), sparse];
+    let images = [Vec::new(), noise((17 << 20) + 3, 1), sparse];
     for (options, size, known) in [
         ("", 8, true),
         ("rbd_store_chunk_size=4\nrbd_thin_provisioning=true\n", 4, false),
@@ -116,6 +136,149 @@ async fn each_reads_sizes_and_deletes_what_the_other_wrote() {
             assert!(pair.peer.delete(&our_uri).is_null(), "{what}");
             assert_eq!(pair.daemon.get("fast", &ours).code(), "NotFound", "{what}");
         }
-        assert!(pair.ceph.is_empty(), "{:?}", pair.ceph.images());
+        pair.end();
     }
+}
+
+#[tokio::test]
+async fn every_digest_is_glance_stores() {
+    let pair = Pair::start("").await;
+    let image = noise(100_003, 2);
+    for algo in ["sha512", "sha384", "sha256", "sha224", "sha1", "blake2b", "md5"] {
+        let put = pair.theirs("theirs", &image, &["--algo", algo]);
+        let receipt = pair.ours(&format!("ours?hash_algo={algo}"), &image, true);
+        for key in ["checksum", "hash_value"] {
+            assert_eq!(receipt[key], put[key], "{algo} {key}");
+        }
+        pair.delete("ours");
+        pair.delete("theirs");
+    }
+    pair.end();
+}
+
+#[tokio::test]
+async fn each_refuses_an_id_that_the_other_has_taken() {
+    let pair = Pair::start("").await;
+    let put = pair.theirs("theirs", b"their image", &[]);
+    let taken = pair.daemon.put("fast", "theirs", b"another");
+    assert_eq!(taken.code(), "Exists");
+    assert_eq!(pair.read_by_peer(put["uri"].as_str().unwrap()), b"their image");
+    pair.ours("ours", b"our image", true);
+    assert_eq!(pair.theirs("ours", b"another", &[])["error"], "Duplicate");
+    // glance_store's own clean-up left it alone too.
+    assert_eq!(pair.daemon.get("fast", "ours").body, b"our image");
+    pair.delete("ours");
+    pair.delete("theirs");
+    pair.end();
+}
+
+#[tokio::test]
+async fn a_broken_put_of_the_others_is_no_image_and_can_be_deleted() {
+    let pair = Pair::start("").await;
+    // As if glance_store had died in the middle: no snapshot.
+    pair.ceph.rbd(&["create", "--size", "8M", "images/broken"]);
+    assert_eq!(pair.daemon.get("fast", "broken").code(), "NotFound");
+    assert_eq!(pair.daemon.put("fast", "broken", b"another").code(), "Exists");
+    let listed = pair.daemon.ask("GET", "/v1/stores/fast/images");
+    assert_eq!((listed.status, listed.body), (200, Vec::new()));
+    // Glance deletes by the location that it was given.
+    assert_eq!(pair.daemon.ask("DELETE", "/v1/stores/fast/images/broken").code(), "NotFound");
+    let uri = format!("rbd://{}/images/broken/snap", pair.ceph.fsid());
+    assert_eq!(pair.at("DELETE", &uri).status, 204);
+    pair.end();
+}
+
+#[tokio::test]
+async fn locations_are_quoted_as_glance_store_quotes_them() {
+    let ceph = Ceph::up().await;
+    let pool = "im ages+1~é";
+    ceph.make_pool(pool);
+    let options = ceph.options_of(pool, "admin");
+    let pair = Pair::with(ceph, options);
+    let image = noise(70_000, 3);
+    // The daemon's own ids are plain, and yet it finds what others have named.
+    for id in ["plain-1.x_Y", "a b", "a/b", "100%", "%41", "q?x=1&y#z", "é+~"] {
+        let put = pair.theirs(id, &image, &[]);
+        let uri = put["uri"].as_str().unwrap_or_else(|| panic!("{id}: {put}"));
+        assert!(pair.at("GET", uri).body == image, "{uri}");
+        assert_eq!(pair.at("HEAD", uri).headers["content-length"], "70000", "{uri}");
+        assert_eq!(pair.at("DELETE", uri).status, 204, "{uri}");
+        assert_eq!(pair.peer.size(uri), "NotFound");
+    }
+    let put = pair.theirs("theirs", &image, &[]);
+    let receipt = pair.ours("ours", &image, true);
+    let uri = receipt["location"].as_str().unwrap();
+    assert_eq!(uri, put["uri"].as_str().unwrap().replace("theirs", "ours"));
+    assert!(pair.read_by_peer(uri) == image);
+    assert!(pair.peer.delete(uri).is_null());
+    assert_eq!(pair.at("DELETE", put["uri"].as_str().unwrap()).status, 204);
+    pair.ceph.remove_pool(pool);
+    pair.end();
+}
+
+#[tokio::test]
+async fn old_locations_of_one_part_name_the_same_images() {
+    let pair = Pair::start("").await;
+    let image = noise(9 << 20, 4);
+    pair.theirs("theirs", &image, &[]);
+    pair.ours("ours", &image, true);
+    for id in ["theirs", "ours"] {
+        let old = format!("rbd://{id}");
+        assert_eq!(pair.at("HEAD", &old).headers["content-length"], image.len().to_string());
+        assert!(pair.at("GET", &old).body == image, "{id}");
+        assert!(pair.read_by_peer(&old) == image, "{id}");
+        assert_eq!(pair.at("DELETE", &old).status, 204, "{id}");
+        assert_eq!(pair.peer.size(&old), "NotFound", "{id}");
+    }
+    pair.end();
+}
+
+#[tokio::test]
+async fn an_image_with_a_clone_is_in_use_for_both_and_stays_usable() {
+    let pair = Pair::start("").await;
+    let image = noise((9 << 20) + 1, 5);
+    let theirs = pair.theirs("theirs", &image, &[]);
+    let ours = pair.ours("ours", &image, true);
+    let uris = [theirs["uri"].as_str().unwrap(), ours["location"].as_str().unwrap()];
+    for (uri, id) in uris.iter().zip(["theirs", "ours"]) {
+        pair.ceph.clone_of(id, "disk", 1);
+        assert_eq!(pair.at("DELETE", uri).code(), "InUse", "{id}");
+        assert_eq!(pair.peer.delete(uri), "InUseByStore", "{id}");
+        assert_eq!(pair.ceph.info(&format!("{id}@snap"))["protected"], "true", "{id}");
+        assert!(pair.at("GET", uri).body == image, "{id}");
+        assert!(pair.read_by_peer(uri) == image, "{id}");
+        pair.ceph.rbd(&["rm", "volumes/disk"]);
+    }
+    // And then no more: each deletes the other's.
+    assert_eq!(pair.at("DELETE", uris[0]).status, 204);
+    assert!(pair.peer.delete(uris[1]).is_null());
+    pair.end();
+}
+
+#[tokio::test]
+async fn clones_of_the_second_format_outlive_their_image_whoever_deletes_it() {
+    let pair = Pair::start("").await;
+    let image = noise((9 << 20) + 1, 6);
+    for (id, ours) in [("first", true), ("second", false)] {
+        let put = pair.theirs(id, &image, &[]);
+        let uri = put["uri"].as_str().unwrap();
+        pair.ceph.clone_of(id, "disk", 2);
+        if ours {
+            assert_eq!(pair.at("DELETE", uri).status, 204);
+        } else {
+            assert!(pair.peer.delete(uri).is_null());
+        }
+        // Gone for both, its name is free, and the clone reads.
+        assert_eq!(pair.peer.size(uri), "NotFound", "{id}");
+        assert_eq!(pair.at("HEAD", uri).status, 404, "{id}");
+        let out = pair.daemon.path("disk");
+        pair.ceph.rbd(&["export", "volumes/disk", out.to_str().unwrap()]);
+        assert!(fs::read(&out).unwrap() == image, "{id}");
+        fs::remove_file(&out).unwrap();
+        pair.ours(id, b"the next", true);
+        pair.delete(id);
+        pair.ceph.rbd(&["rm", "volumes/disk"]);
+        pair.ceph.rbd(&["trash", "purge", "images"]);
+    }
+    pair.end();
 }
