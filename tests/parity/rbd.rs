@@ -8,7 +8,7 @@ use super::Peer;
 use crate::harness::{
     daemon::{Daemon, noise},
     raw::{Answer, Raw},
-    stores::ceph::Ceph,
+    stores::ceph::{Ceph, POOL},
 };
 
 /// A daemon and its peer on one pool.
@@ -35,7 +35,8 @@ impl Pair {
     /// Ends the daemon, which closes its images, and checks that nothing is left.
     fn end(mut self) {
         assert!(self.daemon.stop().success());
-        assert!(self.ceph.is_empty(), "images are left in the pool: {:?}", self.ceph.images());
+        let left = self.ceph.images(POOL);
+        assert!(self.ceph.is_empty(POOL), "images are left in the pool: {left:?}");
     }
 
     /// What Glance gets to know of the image that the peer stores.
