@@ -1,6 +1,6 @@
 //! What every driver must keep, and what every store does with it: each case for each of them.
 //!
-//! A driver is entered here by one line; it cannot choose among the cases.
+//! A driver is entered by one line of the suite; it cannot choose among the cases.
 
 mod bodies;
 mod clauses;
@@ -94,15 +94,7 @@ macro_rules! clause_names {
     (clauses: [$($case:ident)*] $($rest:tt)*) => { [$(stringify!($case)),*] };
 }
 
-conformance!(mem);
-conformance!(file);
-conformance!(file_thick);
-conformance!(file_two_dirs);
-conformance!(file_two_filesystems);
-conformance!(file_staged);
-conformance!(file_renamed);
-conformance!(rbd);
-conformance!(rbd_thick);
+every_store!(conformance);
 
 async fn finished(fixture: Fixture) {
     fixture.assert_empty().await;

@@ -1,6 +1,9 @@
 //! A store of every kind, each with a daemon of its own around it.
 
-pub(crate) mod ceph;
+/// A real cluster, or one in memory: each suite has its own.
+pub(crate) mod ceph {
+    pub(crate) use crate::ceph::*;
+}
 pub(crate) mod content;
 pub(crate) mod plain;
 

@@ -134,7 +134,8 @@ impl Op {
         self.look();
         let at = self.opened.at();
         let mut world = self.opened.state.world();
-        if at.snap.is_some() && !matches!(self.work, Work::Read { .. } | Work::Flush) {
+        let changes = !matches!(self.work, Work::Read { .. } | Work::Flush);
+        if changes && !self.opened.takes_writes() {
             return Err(ROFS);
         }
         let end = |offset: u64, len: u64| offset..offset.saturating_add(len);
@@ -146,7 +147,12 @@ impl Op {
             }
             Work::Read { to, len, offset } => {
                 let mut found = vec![0; len];
-                let got = world.read(&at, offset, &mut found)?;
+                // Of an image that was removed under a handle without a watch: zeros, and success.
+                let got = if world.image(&at).is_ok() {
+                    world.read(&at, offset, &mut found)?
+                } else {
+                    len
+                };
                 // SAFETY: the caller keeps `len` bytes for this until the callback.
                 unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), to, got) };
                 Ok(isize::try_from(got).unwrap_or(isize::MAX))

@@ -34,6 +34,8 @@ pub(crate) struct Opened {
     /// No other handle has this.
     pub(crate) cookie: u64,
     at: Mutex<At>,
+    /// It sets no watch.
+    read_only: bool,
     full_try: Arc<AtomicBool>,
     images: Arc<AtomicUsize>,
 }
@@ -65,9 +67,9 @@ impl Handle {
         number: u64,
         work: impl FnOnce(&mut World, &At) -> Answer,
     ) -> c_int {
-        self.call(function, of, number, |world, at| match at.snap {
-            Some(_) => Err(ROFS),
-            None => work(world, at).map(|()| 0),
+        let takes_writes = self.0.takes_writes();
+        self.call(function, of, number, |world, at| {
+            if takes_writes { work(world, at).map(|()| 0) } else { Err(ROFS) }
         })
     }
 }
@@ -77,29 +79,32 @@ impl Opened {
         lock(&self.at).clone()
     }
 
+    pub(crate) fn takes_writes(&self) -> bool {
+        !self.read_only && lock(&self.at).snap.is_none()
+    }
+
     pub(crate) fn full_try(&self) -> bool {
         self.full_try.load(Ordering::SeqCst)
     }
 }
 
-fn open(
-    io: &Io,
-    function: &'static str,
-    name: &str,
-    by_name: bool,
-    snap: Text,
-    image: &mut *mut Handle,
-) -> c_int {
+fn open(io: &Io, function: &'static str, name: &str, snap: Text, image: &mut *mut Handle) -> c_int {
+    let read_only = function == "rbd_open_read_only";
     let mut opened = None;
     let answer = io.state.call(function, name, 0, |world| {
-        let id = if by_name { world.pool(&io.pool)?.id_of(name)? } else { name.to_owned() };
+        let id = match function {
+            "rbd_open_by_id" => name.to_owned(),
+            _ => world.pool(&io.pool)?.id_of(name)?,
+        };
         let mut at = At { pool: io.pool.clone(), image: id, snap: None };
         world.image(&at)?;
         if let Some(snap) = snap.get() {
             at.snap = Some(world.snap_id(&at, &snap)?);
         }
         let cookie = world.number();
-        world.image_mut(&at)?.watchers.push(Watcher { cookie, client: io.client });
+        if !read_only {
+            world.image_mut(&at)?.watchers.push(Watcher { cookie, client: io.client });
+        }
         opened = Some((at, cookie));
         Ok(0)
     });
@@ -118,6 +123,7 @@ fn open(
         name: name.to_owned(),
         cookie,
         at: Mutex::new(at),
+        read_only,
         full_try: Arc::clone(&io.full_try),
         images: Arc::clone(&io.images),
     }))));
@@ -131,7 +137,17 @@ unsafe extern "C" fn rbd_open(
     image: &mut *mut Handle,
     snap_name: Text,
 ) -> c_int {
-    open(io, "rbd_open", &name.text(), true, snap_name, image)
+    open(io, "rbd_open", &name.text(), snap_name, image)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_open_read_only(
+    io: &Io,
+    name: Text,
+    image: &mut *mut Handle,
+    snap_name: Text,
+) -> c_int {
+    open(io, "rbd_open_read_only", &name.text(), snap_name, image)
 }
 
 #[unsafe(no_mangle)]
@@ -141,7 +157,7 @@ unsafe extern "C" fn rbd_open_by_id(
     image: &mut *mut Handle,
     snap_name: Text,
 ) -> c_int {
-    open(io, "rbd_open_by_id", &id.text(), false, snap_name, image)
+    open(io, "rbd_open_by_id", &id.text(), snap_name, image)
 }
 
 #[unsafe(no_mangle)]
@@ -449,13 +465,14 @@ unsafe extern "C" fn rbd_diff_iterate2(
     _from: Text,
     ofs: u64,
     len: u64,
-    _include_parent: u8,
+    include_parent: u8,
     _whole_object: u8,
     cb: Option<unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int>,
     arg: *mut c_void,
 ) -> c_int {
     image.call("rbd_diff_iterate2", "", ofs, |world, at| {
-        for found in world.diff(at, ofs..ofs.saturating_add(len))? {
+        let range = ofs..ofs.saturating_add(len);
+        for found in world.diff(at, range, include_parent != 0)? {
             let len = usize::try_from(found.end - found.start).unwrap_or(usize::MAX);
             // SAFETY: the caller vouches for its callback and what it takes.
             let ended = cb.map_or(0, |call| unsafe { call(found.start, len, 1, arg) });

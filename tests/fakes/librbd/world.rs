@@ -629,7 +629,12 @@ impl World {
     }
 
     /// Where there may be something, by whole objects, the last first.
-    pub(crate) fn diff(&self, at: &At, range: Range<u64>) -> Answer<Vec<Range<u64>>> {
+    pub(crate) fn diff(
+        &self,
+        at: &At,
+        range: Range<u64>,
+        with_parent: bool,
+    ) -> Answer<Vec<Range<u64>>> {
         let image = self.image(at)?;
         let (size, objects, parent) = image.at(at.snap)?;
         let mut found = Vec::new();
@@ -637,13 +642,14 @@ impl World {
             let whole = number * image.object_size()..(number + 1) * image.object_size();
             let there = match parent {
                 _ if objects.contains_key(&number) => true,
-                Some(parent) if whole.start < parent.overlap => {
+                Some(parent) if with_parent && whole.start < parent.overlap => {
                     let from = At {
                         pool: parent.pool.clone(),
                         image: parent.image.clone(),
                         snap: Some(parent.snap),
                     };
-                    !self.diff(&from, whole.start..whole.end.min(parent.overlap))?.is_empty()
+                    let shared = whole.start..whole.end.min(parent.overlap);
+                    !self.diff(&from, shared, true)?.is_empty()
                 }
                 _ => false,
             };

@@ -1,0 +1,51 @@
+//! In the place of a real cluster: one in memory, for each fixture its own.
+
+use imaged_fake_librbd::{Cluster, Open};
+
+/// The pool that the store under test has to itself.
+pub(crate) const POOL: &str = "images";
+
+/// A cluster, until this is dropped.
+pub(crate) struct Ceph {
+    pub(crate) fake: Cluster,
+}
+
+impl Ceph {
+    /// A cluster with an empty pool.
+    pub(crate) async fn up() -> Self {
+        std::future::ready(Self { fake: Cluster::new(&[POOL, "volumes"]) }).await
+    }
+
+    /// The options of a store in the pool.
+    pub(crate) fn options(&self) -> String {
+        format!(
+            "rbd_store_ceph_conf = {}\nrbd_store_user = glance\nrbd_store_pool = {POOL}\n\
+             rados_connect_timeout = 20\n",
+            self.fake.conf()
+        )
+    }
+
+    /// The names of all images, whole or not.
+    pub(crate) fn images(&self) -> Vec<String> {
+        self.fake.images(POOL)
+    }
+
+    /// Whether no image is there, nor in the trash.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.images().is_empty() && self.fake.trashed(POOL) == 0
+    }
+
+    /// Whether no handle of an image is open, and nothing in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        let Open { images, operations, .. } = self.fake.open();
+        images == 0 && operations == 0
+    }
+}
+
+impl Drop for Ceph {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.fake.breaches(), [""; 0], "librbd was used as it must not be");
+        }
+    }
+}

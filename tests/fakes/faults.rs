@@ -1,0 +1,203 @@
+//! Every call that the driver makes of C, failed in each way: the image is whole or absent, or
+//! the error says that this is not known, and then a look clears it up.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
+use imaged_fake_librbd::{Cluster, How, Plan};
+
+use crate::harness::stores::{
+    self, Fixture, assert_free, assert_reads,
+    content::{Look, image},
+    order, put, read, soon,
+};
+
+const IO: i32 = 5;
+const TIMEDOUT: i32 = 110;
+const DQUOT: i32 = 122;
+
+/// What may fail without a word: the work is done, and only a handle or a connection is given up.
+const SILENT: [&str; 4] = ["rbd_close", "rbd_flush", "rados_shutdown", "rados_ioctx_destroy"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scenario {
+    PutKnown,
+    PutUnknown,
+    Get,
+    Stat,
+    Delete,
+}
+
+fn fake(f: &Fixture) -> &Cluster {
+    &f.ceph.as_ref().unwrap().fake
+}
+
+/// Does it once, with an image at `at` for those that need one.
+async fn run(
+    f: &Fixture,
+    scenario: Scenario,
+    id: &ImageId,
+    at: &Location,
+    bytes: &Bytes,
+) -> Result<()> {
+    match scenario {
+        Scenario::PutKnown => {
+            put(&f.store, order(id, Some(bytes.len() as u64)), bytes).await.map(drop)
+        }
+        Scenario::PutUnknown => put(&f.store, order(id, None), bytes).await.map(drop),
+        Scenario::Get => {
+            let found = read(&*f.driver, at, Span::All).await?;
+            assert!(found == *bytes, "what is told to be whole is whole");
+            Ok(())
+        }
+        Scenario::Stat => f.driver.stat(at).await.map(drop),
+        Scenario::Delete => f.driver.delete(at).await,
+    }
+}
+
+/// Waits until handles that nobody holds any more are closed.
+async fn idle(f: &Fixture) {
+    soon("all handles to be closed", async {
+        while !f.ceph.as_ref().unwrap().is_idle() || f.driver.busy() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn kinds(errno: i32) -> &'static [Kind] {
+    match errno {
+        DQUOT => &[Kind::Full],
+        IO => &[Kind::Unavailable],
+        _ => &[Kind::Unavailable, Kind::Timeout],
+    }
+}
+
+/// Runs the scenario with the `nth` call of `call` failing, and looks at what is there then.
+async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan) {
+    let what = format!(
+        "{scenario:?}, call {} of {} fails by {} ({:?})",
+        plan.nth, plan.call, plan.errno, plan.how
+    );
+    let (id, source) = (f.id(), f.id());
+    let at = f.place(&source, bytes).await;
+    idle(f).await;
+    fake(f).forget();
+    let silent = SILENT.contains(&plan.call);
+    let errno = plan.errno;
+    fake(f).plan(plan);
+    let ended = run(f, scenario, &id, &at, bytes).await;
+    idle(f).await;
+    let unmet = fake(f).forget();
+    assert!(!unmet, "{what}: it did not come to that call");
+    let puts = matches!(scenario, Scenario::PutKnown | Scenario::PutUnknown);
+    match &ended {
+        Ok(()) => assert!(silent, "{what}: a fault went unnoticed"),
+        Err(error) => {
+            assert!(kinds(errno).contains(&error.kind()), "{what}: {error:?}");
+            if puts {
+                judge(f, &id, error, &what).await;
+            }
+        }
+    }
+    // Whatever is kept in the journal is looked at.
+    soon(&what, async {
+        while !f.shared().journal.is_empty() {
+            f.settle().await;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    if puts {
+        let there = f.driver.locate(&id).await.ok();
+        assert!(there.is_some() || ended.is_err(), "{what}");
+        if let Some(at) = there {
+            assert_reads(&*f.driver, &at, bytes, &what).await;
+            f.driver.delete(&at).await.expect(&what);
+        }
+        assert_free(f, &id, &what).await;
+    }
+    if scenario == Scenario::Delete {
+        // Tried again it is gone, if it was not already.
+        match f.driver.delete(&at).await {
+            Ok(()) => assert!(ended.is_err(), "{what}"),
+            Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{what}: {error:?}"),
+        }
+        assert_free(f, &source, &what).await;
+    } else {
+        assert_reads(&*f.driver, &at, bytes, &what).await;
+        f.driver.delete(&at).await.expect(&what);
+    }
+    idle(f).await;
+    f.assert_empty().await;
+}
+
+/// Nothing is there, unless the error says so.
+async fn judge(f: &Fixture, id: &ImageId, error: &Error, what: &str) {
+    let there = f.ceph.as_ref().unwrap().images().contains(&id.as_str().to_owned());
+    let unsure = error.kind() == Kind::Timeout;
+    assert_eq!(error.location().is_some(), unsure, "{what}: {error:?}");
+    assert!(!there || unsure || error.left().is_some(), "{what}: something is left: {error:?}");
+    assert_eq!(
+        !f.shared().journal.is_empty(),
+        unsure || error.left().is_some(),
+        "{what}: the journal keeps what is not known, and nothing else: {error:?}"
+    );
+}
+
+/// Counts the calls of a scenario, then fails each of them in each way.
+async fn exhaust(scenario: Scenario) {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 5 * PAGE + 9, 21);
+    let (id, source) = (f.id(), f.id());
+    let at = f.place(&source, &bytes).await;
+    idle(&f).await;
+    fake(&f).forget();
+    run(&f, scenario, &id, &at, &bytes).await.unwrap();
+    idle(&f).await;
+    let trace = fake(&f).trace();
+    assert!(!trace.is_empty());
+    for id in [id, source] {
+        if let Ok(at) = f.driver.locate(&id).await {
+            f.driver.delete(&at).await.unwrap();
+        }
+    }
+    let mut seen = BTreeMap::new();
+    for call in trace {
+        let nth: &mut usize = seen.entry(call).or_default();
+        *nth += 1;
+        for errno in [TIMEDOUT, DQUOT, IO] {
+            for how in [How::Fail, How::Lose, How::Refuse] {
+                let skipped = match how {
+                    How::Fail => false,
+                    // What was done can be told as failed only where no answer came.
+                    How::Lose => errno != TIMEDOUT,
+                    // What does not call back is refused by its failing.
+                    How::Refuse => !call.starts_with("rbd_aio"),
+                };
+                if skipped {
+                    continue;
+                }
+                Box::pin(fail(&f, scenario, &bytes, Plan::once(call, *nth, errno, how))).await;
+            }
+        }
+    }
+}
+
+macro_rules! exhaustive {
+    ($($test:ident: $scenario:ident;)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            Box::pin(exhaust(Scenario::$scenario)).await;
+        }
+    )* };
+}
+
+exhaustive! {
+    each_call_of_a_put_of_known_size_fails: PutKnown;
+    each_call_of_a_put_of_unknown_size_fails: PutUnknown;
+    each_call_of_a_get_fails: Get;
+    each_call_of_a_stat_fails: Stat;
+    each_call_of_a_delete_fails: Delete;
+}
