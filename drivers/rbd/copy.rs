@@ -183,7 +183,7 @@ pub(super) fn unseal(store: &Store, live: &Live, volume: &Volume, name: &str) ->
 /// Opens a snapshot of a volume, for reading. Blocks.
 pub(super) fn open_sealed(store: &Store, pool: &Pool, image: &str, snap: &str) -> Result<Image> {
     let opened = match Image::open(pool, image, Some(snap)) {
-        Err(Errno::PERM | Errno::ROFS) => Image::open_read_only(pool, image, snap),
+        Err(Errno::PERM | Errno::ROFS) => Image::open_unwatched(pool, image, snap),
         opened => opened,
     };
     opened.map_err(|errno| match errno {

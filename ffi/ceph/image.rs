@@ -87,7 +87,8 @@ impl Image {
     /// Opens an image, at its head or at a snapshot, and watches it. Blocks.
     ///
     /// Always for writing, also to read: a snapshot that was opened for reading only has crashed
-    /// processes, and such a handle has no watch, so that the image can be removed under it.
+    /// processes, and such a handle has no watch, so that the image can be removed under it. Where the
+    /// caps allow no more, see [`Image::open_unwatched`].
     ///
     /// Implements: `int rbd_open(rados_ioctx_t, const char *name, rbd_image_t *, const char
     /// *snap_name)`
@@ -105,7 +106,7 @@ impl Image {
 
     /// Opens a snapshot of an image that this user may only read. Blocks.
     ///
-    /// Nothing keeps the image from being removed meanwhile. The head is opened first and the
+    /// Nothing watches it: once the image is removed, reads find zeros. The head is opened first and the
     /// snapshot set then, for opening it at the snapshot has crashed processes.
     ///
     /// Implements: `int rbd_open_read_only(rados_ioctx_t, const char *name, rbd_image_t *, const char
@@ -113,7 +114,7 @@ impl Image {
     ///
     /// # Errors
     /// `NOENT`; `PERM` if the caps do not even allow reading.
-    pub fn open_read_only(pool: &Pool, name: &str, snap: &str) -> Result<Self> {
+    pub fn open_unwatched(pool: &Pool, name: &str, snap: &str) -> Result<Self> {
         let name = c(name)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: all pointers are valid for the call; NULL means the head.
@@ -131,7 +132,7 @@ impl Image {
         }
     }
 
-    /// The same as [`Image::open`] by the internal id, which also finds what is in the trash. Blocks.
+    /// As [`Image::open`] by the internal id, which also finds what is in the trash. Blocks.
     ///
     /// Implements: `int rbd_open_by_id(rados_ioctx_t, const char *id, rbd_image_t *, const char
     /// *snap_name)`

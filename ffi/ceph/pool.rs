@@ -195,6 +195,19 @@ impl Pool {
         Ok(room)
     }
 
+    /// Makes an object that holds no bytes, or takes the bytes of one away. Blocks.
+    ///
+    /// Implements: `int rados_write_full(rados_ioctx_t, const char *oid, const char *buf, size_t len)`
+    ///
+    /// # Errors
+    /// `PERM` if the caps do not allow it; `DQUOT`, `NOSPC`.
+    pub fn write_nothing(&self, object: &str) -> Result<()> {
+        let object = c(object)?;
+        // SAFETY: the name is valid for the call, and of no bytes none are read.
+        check(unsafe { rados::rados_write_full(self.raw(), object.as_ptr(), object.as_ptr(), 0) })?;
+        Ok(())
+    }
+
     /// Makes an image of `size` bytes. Blocks.
     ///
     /// Implements: `int rbd_create4(rados_ioctx_t, const char *name, uint64_t size,
