@@ -1,12 +1,21 @@
-//! Connections to clusters: one for each (ceph.conf, user), shared by stores, made again when it is
+//! Connections to clusters: one for each (ceph.conf, user), shared by stores, made again when it may be
 //! no good any more or when its keyring has changed. What uses an old one goes on with it.
+//!
+//! # Decisions
+//! * Chose: an old connection serves until a new one could be made. Because: without the mon no new one
+//!   can be made, but reads and writes go on over the old one; and a keyring that was exchanged for
+//!   a wrong one stops nobody who is connected. Instead of: dropping it as soon as something took too
+//!   long.
 
 use std::{
     collections::HashMap,
     fs,
     path::Path,
-    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use imaged_ffi::{Cluster, Connecting, Errno, Pool};
@@ -25,6 +34,9 @@ const LIMITS: [(&str, &str); 3] =
 
 /// Ceph's own default: layering, exclusive-lock, object-map, fast-diff, deep-flatten.
 const FEATURES: u64 = 61;
+
+/// The object that names the images in a pool's trash.
+const TRASH: &str = "rbd_trash";
 
 /// What makes two connections the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +80,16 @@ static ALL: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default);
 pub(super) struct Connection {
     key: Key,
     pool: String,
-    now: AsyncMutex<Option<(Arc<Live>, Pool)>>,
+    now: AsyncMutex<Now>,
+    /// It may be no good any more.
+    suspect: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    made: Option<(Arc<Live>, Pool)>,
+    /// When and why none could be made.
+    failed: Option<(Instant, Kind, String)>,
 }
 
 impl Connection {
@@ -79,45 +100,88 @@ impl Connection {
             Timeout::None => (None, true),
         };
         let key = Key { conf: config.conf.clone(), user: config.user.clone(), timeout, fixed };
-        Self { key, pool: config.pool.clone(), now: AsyncMutex::default() }
+        let (now, suspect) = (AsyncMutex::default(), AtomicBool::default());
+        Self { key, pool: config.pool.clone(), now, suspect }
     }
 
     /// The connection and the pool, made if they are not there.
     pub(super) async fn get(&self, lane: &Lane) -> Result<(Arc<Live>, Pool)> {
+        let came = Instant::now();
         let mut now = self.now.lock().await;
-        if let Some((live, pool)) = &*now {
-            return Ok((Arc::clone(live), pool.clone()));
+        if let Some(made) = &now.made {
+            return Ok(made.clone());
         }
-        let live = shared(&self.key, lane).await?;
+        // Who has waited for a try that failed need not wait for another.
+        if let Some((_, kind, why)) = now.failed.as_ref().filter(|(at, ..)| *at >= came) {
+            return Err(Error::new(*kind, why.as_str()));
+        }
+        let made = self.make(lane, None).await;
+        match &made {
+            Ok(made) => now.made = Some(made.clone()),
+            Err(error) => now.failed = Some((Instant::now(), error.kind(), error.to_string())),
+        }
+        made
+    }
+
+    /// Another one than `old`, and the pool.
+    async fn make(&self, lane: &Lane, old: Option<&Arc<Live>>) -> Result<(Arc<Live>, Pool)> {
+        let live = shared(&self.key, lane, old).await?;
         let (cluster, name) = (live.cluster.clone(), self.pool.clone());
         let pool = lane
             .run("open the pool", move || {
-                Pool::open(&cluster, &name).map_err(|errno| match errno {
+                let pool = Pool::open(&cluster, &name).map_err(|errno| match errno {
                     Errno::NOENT => Error::new(
                         Kind::Unavailable,
                         format!("the pool does not exist, create it: rbd_store_pool=`{name}`"),
                     ),
                     errno => failed("open the pool", &name, errno, Late::Away),
-                })
+                })?;
+                // Whatever is removed passes through the trash, which the first removal makes, and cannot
+                // make in a pool that is full.
+                if pool.read(TRASH, 1) == Err(Errno::NOENT)
+                    && let Err(errno) = pool.write_nothing(TRASH)
+                {
+                    tracing::debug!(pool = name, %errno, "the pool has no trash yet");
+                }
+                Ok(pool)
             })
             .await?;
-        *now = Some((Arc::clone(&live), pool.clone()));
         Ok((live, pool))
     }
 
-    /// Makes a new one the next time, unless this one is still good.
+    /// Makes a new one, unless this one is still good.
     pub(super) async fn look(&self, lane: &Lane) -> Result<()> {
-        let Some((live, _)) = self.now.lock().await.clone() else { return Ok(()) };
-        if lane.run("look at the keyring", move || Ok(live.is_outdated())).await? {
-            tracing::info!(user = self.key.user, "ceph.conf or the keyring has changed");
-            self.forget().await;
+        let Some((old, _)) = self.now.lock().await.made.clone() else { return Ok(()) };
+        let looked = Arc::clone(&old);
+        let outdated = lane.run("look at the keyring", move || Ok(looked.is_outdated())).await?;
+        if !self.suspect.swap(false, Ordering::Relaxed) && !outdated {
+            return Ok(());
         }
-        Ok(())
+        match self.make(lane, Some(&old)).await {
+            Ok(made) => {
+                let why = if outdated { "a file has changed" } else { "the cluster was away" };
+                tracing::info!(user = self.key.user, why, "connected to the cluster anew");
+                self.now.lock().await.made = Some(made);
+                Ok(())
+            }
+            Err(error) => {
+                self.suspect();
+                Err(error)
+            }
+        }
     }
 
-    /// Makes a new one the next time; what uses this one goes on with it.
+    /// Something took too long: the next look makes a new one, if it can.
+    pub(super) fn suspect(&self) {
+        self.suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// The cluster has shut this one out: makes a new one the next time.
     pub(super) async fn forget(&self) {
-        let old = self.now.lock().await.take();
+        // Otherwise somebody is making one.
+        let Ok(mut now) = self.now.try_lock() else { return };
+        let old = now.made.take();
+        drop(now);
         let slot = slot(&self.key);
         let mut shared = slot.lock().await;
         // Another store may have a newer one already.
@@ -134,11 +198,13 @@ fn slot(key: &Key) -> Slot {
     Arc::clone(all.entry(key.clone()).or_default())
 }
 
-async fn shared(key: &Key, lane: &Lane) -> Result<Arc<Live>> {
+async fn shared(key: &Key, lane: &Lane, old: Option<&Arc<Live>>) -> Result<Arc<Live>> {
     let slot = slot(key);
     // One at a time connects; the others find what it made.
     let mut shared = slot.lock().await;
-    if let Some(live) = shared.upgrade() {
+    if let Some(live) = shared.upgrade()
+        && old.is_none_or(|old| !Arc::ptr_eq(old, &live))
+    {
         return Ok(live);
     }
     let wanted = key.clone();
@@ -154,7 +220,8 @@ fn connect(key: &Key) -> Result<Live> {
         Error::new(
             Kind::Unavailable,
             format!(
-                "the configuration of Ceph cannot be read: {errno}: rbd_store_ceph_conf=`{named}`"
+                "the configuration of Ceph cannot be read, mend it or name another: {errno}: \
+                 rbd_store_ceph_conf=`{named}`"
             ),
         )
     })?;
@@ -182,16 +249,24 @@ fn connect(key: &Key) -> Result<Live> {
         .filter(|path| Path::new(path).is_absolute())
         .map(|path| (path.to_owned(), stamp_of(path)))
         .collect();
-    let cluster = connecting.connect().map_err(|errno| match errno {
+    let connected = connecting.connect().map_err(|errno| {
+        let keyrings = keyring.split(',').map(str::trim);
+        let missing = keyrings.map(stamp_of).all(|stamp| stamp.is_none());
+        if missing && errno == Errno::ACCES { Errno::NOENT } else { errno }
+    });
+    let cluster = connected.map_err(|errno| match errno {
         Errno::ACCES | Errno::PERM => Error::new(
             Kind::BackendDenied,
-            format!("the cluster refuses the user's key: rbd_store_user=`{user}`"),
+            format!(
+                "the cluster refuses the user or its key, compare the keyring with what `ceph auth \
+                 get client.{user}` says: rbd_store_user=`{user}` keyring=`{keyring}`"
+            ),
         ),
         Errno::NOENT => Error::new(
             Kind::BackendDenied,
             format!(
-                "there is no keyring for the user, or it cannot be read: rbd_store_user=`{user}` \
-                 keyring=`{keyring}`"
+                "there is no keyring for the user, or it cannot be read, write one by `ceph auth \
+                 get client.{user}`: rbd_store_user=`{user}` keyring=`{keyring}`"
             ),
         ),
         errno => Error::new(

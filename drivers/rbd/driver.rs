@@ -113,6 +113,7 @@ impl Driver for Rbd {
             let stat = live.cluster.stat();
             let stat =
                 stat.map_err(|errno| failed("look at", &store.config.pool, errno, Late::Away))?;
+            store.probe(&pool)?;
             let trash = trash::purge(store, &pool)?;
             Ok(Capacity {
                 total: Some(stat.total),
@@ -152,7 +153,10 @@ impl Driver for Rbd {
                         return Err(error);
                     }
                 };
-                let (reading, extents) = store.reading(image, &name, range.clone())?;
+                let (mut reading, extents) = store.reading(image, &name, range.clone())?;
+                if !seen.watched {
+                    reading = reading.unwatched(&pool, &seen.internal);
+                }
                 Ok((reading, extents, size, range, digests))
             })
             .await?

@@ -7,11 +7,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use imaged_ffi::Image;
+use imaged_ffi::{Image, Pool};
 use tokio::{runtime, sync::Notify};
 
-use super::store::close;
-use crate::{Result, lane::Lane};
+use super::{
+    failure::{Late, failed},
+    store::{close, is_still},
+};
+use crate::{Error, Kind, Result, lane::Lane};
 
 /// All of one store.
 #[derive(Debug, Default)]
@@ -66,6 +69,8 @@ pub(super) struct Reading {
     name: String,
     handles: Arc<Handles>,
     lane: Lane,
+    /// The pool and the image's internal id, if nothing keeps it from being removed.
+    unwatched: Option<(Pool, String)>,
 }
 
 impl fmt::Debug for Reading {
@@ -82,7 +87,34 @@ impl Reading {
             name: name.to_owned(),
             handles: Arc::clone(handles),
             lane: lane.clone(),
+            unwatched: None,
         }
+    }
+
+    /// The same of a handle that nothing watches.
+    pub(super) fn unwatched(mut self, pool: &Pool, internal: &str) -> Self {
+        self.unwatched = Some((pool.clone(), internal.to_owned()));
+        self
+    }
+
+    /// Whether what was read was there still: what is removed under a handle that nothing watches
+    /// reads as zeros. The name goes first when an image is removed.
+    pub(super) async fn check(&self) -> Result<()> {
+        let Some((pool, internal)) = self.unwatched.clone() else { return Ok(()) };
+        let name = self.name.clone();
+        self.lane
+            .run("look at an image", move || {
+                if is_still(&pool, &name, &internal)
+                    .map_err(|errno| failed("look at", &name, errno, Late::Away))?
+                {
+                    return Ok(());
+                }
+                Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the image was deleted while it was read: image=`{name}`"),
+                ))
+            })
+            .await
     }
 
     /// The image, which is there until this is dropped.

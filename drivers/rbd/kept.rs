@@ -34,6 +34,14 @@ pub(super) fn mark(image: &Image, id: &str, instance: &str) -> Result<()> {
     image.metadata_set(UPLOAD, &text(&mark)?)
 }
 
+/// Forgets who has made the image.
+pub(super) fn unmark(image: &Image) -> Result<()> {
+    match image.metadata_remove(UPLOAD) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
 /// The daemon that makes, or made, the image.
 pub(super) fn marked(image: &Image, id: &str) -> Result<Option<String>> {
     let found: Option<Upload> = read(image, UPLOAD)?;

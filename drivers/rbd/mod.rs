@@ -19,8 +19,12 @@
 //! # Decisions
 //! * Chose: handles that are open for writing, also to read. Because: they watch the image, so that it
 //!   is not removed under the reader, and a read-only handle at a snapshot has crashed processes.
-//!   Instead of: `rbd_open_read_only`.
-//! * Chose: children and watchers are looked for before `snap` is touched. Because: a refused delete
+//!   Instead of: `rbd_open_read_only`. Where the caps allow nothing else, it is opened for reading at
+//!   its head, and what was read counts only if the image is still there: a removal takes the name first.
+//! * Chose: an upload whose cluster does not answer is not aborted but left to `recover`. Because: an
+//!   abort waits several times as long as the write did, and cannot succeed. Instead of: letting the
+//!   caller wait for it.
+//! * Chose: children, other snapshots and watchers are looked for before `snap` is touched. Because: a refused delete
 //!   must leave the image whole. Instead of: unprotecting first, as glance_store does.
 //! * Chose: clones of the second format. Because: their parent need not be protected, so the snapshot of
 //!   a volume can be removed as soon as the clone is there, and goes by itself when that is flattened.

@@ -85,6 +85,7 @@ async fn read_part(
             format!("the image ended while it was read: image=`{name}`"),
         ));
     }
+    reading.check().await?;
     buffer.filled(len);
     Ok(buffer.freeze())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt,
+    fmt, io,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -24,6 +24,8 @@ use crate::{Error, Kind, Recovered, Result, Stat, foreign, lane::Lane, missing};
 
 /// Images whose size and digests are remembered.
 const REMEMBERED: usize = 4096;
+/// The object that has the names of a pool's images; made with the first of them.
+const DIRECTORY: &str = "rbd_directory";
 /// The length in bytes of what names an image's internal id.
 const ID_OBJECT: usize = 256;
 
@@ -62,6 +64,8 @@ impl fmt::Debug for Store {
 pub(super) struct Seen {
     pub(super) internal: String,
     pub(super) stat: Stat,
+    /// Whether an open handle keeps it from being removed.
+    pub(super) watched: bool,
 }
 
 /// Runs `work` where it may block.
@@ -91,12 +95,24 @@ pub(super) async fn on<T: Send + 'static>(
 ) -> Result<T> {
     let this = Arc::clone(store);
     let done = lane.run(doing, move || work(&this)).await;
-    if let Err(error) = &done
-        && matches!(error.kind(), Kind::Timeout | Kind::Unavailable)
-    {
-        store.suspect().await;
+    match done {
+        Err(error) if is_shut_out(&error) => {
+            store.connection.forget().await;
+            Err(error)
+        }
+        Err(error) if matches!(error.kind(), Kind::Timeout | Kind::Unavailable) => {
+            store.connection.suspect();
+            Err(error)
+        }
+        Err(error) if error.kind() == Kind::BackendDenied => Err(store.denied(error)),
+        done => done,
     }
-    done
+}
+
+/// Whether the cluster does not serve this connection any more, and never will.
+fn is_shut_out(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.and_then(io::Error::raw_os_error) == Some(Errno::SHUTDOWN.number())
 }
 
 /// A failure that leaves it open whether there is an image says where to look.
@@ -114,11 +130,39 @@ impl Store {
         Ok((live, pool))
     }
 
-    /// Something took too long: the connection may be no good any more, which shows in whether
-    /// a new one can be made.
-    pub(super) async fn suspect(&self) {
-        tracing::debug!(store = self.name, "the connection is made again");
-        self.connection.forget().await;
+    /// What the caps of the user do not allow, with those that would.
+    fn denied(&self, error: Error) -> Error {
+        let Config { user, pool, .. } = &self.config;
+        let caps = self
+            .config
+            .data_pool
+            .iter()
+            .fold(format!("mon 'profile rbd' osd 'profile rbd pool={pool}"), |caps, data| {
+                caps + ", profile rbd pool=" + data
+            });
+        Error::new(
+            Kind::BackendDenied,
+            format!(
+                "{error}; to write, the user needs the caps {caps}': rbd_store_user=`{user}` \
+                 rbd_store_pool=`{pool}`"
+            ),
+        )
+        .because(error.chain())
+    }
+
+    /// Whether the pools can be used, which not only the mon knows. Blocks.
+    pub(super) fn probe(&self, pool: &Pool) -> Result<()> {
+        let fail = |errno| failed("look at", &self.config.pool, errno, Late::Away);
+        if let Some(data) = &self.config.data_pool {
+            Pool::open(pool.cluster(), data).map_err(|errno| match errno {
+                Errno::NOENT => no_data_pool(data),
+                errno => fail(errno),
+            })?;
+        }
+        match pool.read(DIRECTORY, 1) {
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(fail(errno)),
+        }
     }
 
     /// The image that `at` names, if it may be one of this store's.
@@ -137,7 +181,7 @@ impl Store {
     /// still the same. Blocks.
     pub(super) fn look(&self, pool: &Pool, name: &str) -> Result<Stat> {
         let known = lock(&self.seen).get(name).cloned();
-        if let Some(Seen { internal, stat }) = known
+        if let Some(Seen { internal, stat, .. }) = known
             && is_still(pool, name, &internal)
                 .map_err(|errno| failed("look at", name, errno, Late::Away))?
         {
@@ -154,14 +198,18 @@ impl Store {
             Errno::NOENT => missing(name, &self.name),
             errno => failed("open", name, errno, Late::Away),
         };
-        let image = Image::open(pool, name, Some(SNAP)).map_err(fail)?;
+        let (image, watched) = match Image::open(pool, name, Some(SNAP)) {
+            Ok(image) => (image, true),
+            Err(Errno::PERM) => (Image::open_unwatched(pool, name, SNAP).map_err(fail)?, false),
+            Err(errno) => return Err(fail(errno)),
+        };
         let looked = || {
             if !image.snap_is_protected(SNAP)? {
                 return Err(Errno::NOENT); // on its way to be one
             }
             let (internal, size) = (image.id()?, image.size()?);
             let digests = kept::kept(&image, &internal, size)?;
-            Ok(Seen { internal, stat: Stat { size, digests } })
+            Ok(Seen { internal, stat: Stat { size, digests }, watched })
         };
         match looked() {
             Ok(seen) => {
@@ -211,18 +259,27 @@ impl Store {
             Errno::NOENT => missing(name, &self.name),
             errno => failed("delete", name, errno, Late::Away),
         };
-        let image = Image::open(pool, name, None).map_err(fail)?;
-        let ready = self.may_delete(&image, name).and_then(|clones| {
+        let image = match Image::open(pool, name, None) {
+            // What an earlier delete did not get done.
+            Err(Errno::NOENT) => return pool.remove(name).map_err(fail),
+            other => other.map_err(fail)?,
+        };
+        // Without the mon nothing is begun: some of what follows waits for it without a limit.
+        let mon = pool.cluster().stat().map_err(fail);
+        let ready = mon.and_then(|_answers| self.may_delete(&image, name)).and_then(|clones| {
             // Clones of the first format need its protection. Those of the second keep what they need.
             let unsealed = if clones { unseal(&image) } else { Ok(()) };
             unsealed.map_err(|errno| match errno {
                 Errno::BUSY => in_use(name, "it has clones"),
                 errno => fail(errno),
-            })
+            })?;
+            // From here on any daemon may finish it.
+            kept::unmark(&image).map_err(fail)?;
+            Ok(clones)
         });
         close(image, name);
         self.forget(name);
-        ready?;
+        let clones = ready?;
         match trash::discard(self, pool, name) {
             Ok(internal) => {
                 // From here on it is deleted; what takes its time can be done again.
@@ -230,6 +287,13 @@ impl Store {
                     tracing::debug!(image = name, %errno, "a deleted image stays in the trash");
                 }
                 Ok(())
+            }
+            Err(errno) if clones => {
+                // So that the image stays whole, if that much can be had.
+                if let Err(errno) = reseal(pool, name) {
+                    tracing::warn!(image = name, %errno, "the snapshot of an image that could not be deleted is not protected");
+                }
+                Err(fail(errno))
             }
             Err(errno @ (Errno::NOENT | Errno::TIMEDOUT)) => Err(fail(errno)),
             // A full pool may refuse it.
@@ -255,6 +319,12 @@ impl Store {
         if !sealed {
             return Ok(false);
         }
+        let snaps = image.snaps().map_err(fail)?;
+        let others: Vec<_> =
+            snaps.iter().map(|snap| snap.name.as_str()).filter(|name| *name != SNAP).collect();
+        if !others.is_empty() {
+            return Err(in_use(name, &format!("it has other snapshots, {}", others.join(", "))));
+        }
         let children = image.children().map_err(fail)?;
         Ok(!children.is_empty())
     }
@@ -264,7 +334,8 @@ impl Store {
         let fail = |errno| failed("look at", name, errno, Late::Away);
         let image = match Image::open(pool, name, None) {
             Ok(image) => image,
-            Err(Errno::NOENT) => return Ok(Recovered::Nothing),
+            // It may be half removed.
+            Err(Errno::NOENT) => return self.remove(pool, name),
             Err(errno) => return Err(fail(errno)),
         };
         let looked = || {
@@ -274,23 +345,39 @@ impl Store {
             }
             let ours = match kept::marked(&image, &internal)? {
                 Some(instance) => instance == self.instance,
-                // Ours if we died between making and marking it. Nobody loses anything by that: it is
-                // empty, and nobody has it open.
-                None => {
-                    image.watchers()?.len() <= 1
-                        && image.snaps()?.is_empty()
-                        && !image.has_objects()?
-                }
+                // Ours if we died between making and marking it. If not, nobody loses anything: it is
+                // empty.
+                None => image.snaps()?.is_empty() && !image.has_objects()?,
             };
+            if ours && image.watchers()?.len() > 1 {
+                // The dead watch it for a while, and glance_store's would be filled by and by.
+                return Err(Errno::BUSY);
+            }
             Ok(if ours { Recovered::Removed(Vec::new()) } else { Recovered::Nothing })
         };
-        let found = looked().map_err(fail);
+        let found = looked().map_err(|errno| match errno {
+            Errno::BUSY => Error::new(
+                Kind::Unavailable,
+                format!("it is removed when nobody has it open any more: image=`{name}`"),
+            ),
+            errno => fail(errno),
+        });
         close(image, name);
-        if !matches!(found, Ok(Recovered::Removed(_))) {
-            return found;
+        match found? {
+            Recovered::Removed(_) => self.remove(pool, name),
+            other => Ok(other),
         }
-        upload::remove(pool, name).map_err(|errno| failed("remove", name, errno, Late::Away))?;
-        Ok(Recovered::Removed(vec![format!("image {name} in pool {}", pool.name())]))
+    }
+
+    fn remove(&self, pool: &Pool, name: &str) -> Result<Recovered> {
+        match upload::remove(pool, name) {
+            Ok(true) => {
+                let removed = format!("image {name} in pool {}", pool.name());
+                Ok(Recovered::Removed(vec![removed]))
+            }
+            Ok(false) => Ok(Recovered::Nothing),
+            Err(errno) => Err(failed("remove", name, errno, Late::Away)),
+        }
     }
 }
 
@@ -303,6 +390,14 @@ pub(super) fn close(image: Image, name: &str) {
 
 pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The refusal of a store whose pool for data is missing.
+pub(super) fn no_data_pool(name: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!("the pool for data does not exist, create it: rbd_store_data_pool=`{name}`"),
+    )
 }
 
 pub(super) fn in_use(name: &str, why: &str) -> Error {
@@ -323,6 +418,14 @@ fn unseal(image: &Image) -> imaged_ffi::Result<()> {
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// Protects the snapshot again.
+fn reseal(pool: &Pool, name: &str) -> imaged_ffi::Result<()> {
+    let image = Image::open(pool, name, None)?;
+    let sealed = image.snap_protect(SNAP);
+    close(image, name);
+    sealed
 }
 
 /// Whether the image of this name still has this internal id.

@@ -11,7 +11,7 @@ use super::{
     failure::{Late, failed},
     kept,
     location::{Location, SNAP},
-    store::{Store, at_length, blocking, close, failed_late},
+    store::{Store, at_length, blocking, close, failed_late, no_data_pool},
 };
 use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, taken, zeros};
 
@@ -71,6 +71,8 @@ pub(super) struct Writing {
     /// Bytes that were not zeros.
     stored: u64,
     flying: JoinSet<imaged_ffi::Result<()>>,
+    /// The cluster did not answer in time.
+    lost: bool,
 }
 
 impl fmt::Debug for Writing {
@@ -106,6 +108,7 @@ pub(super) async fn create(
         size: 0,
         stored: 0,
         flying: JoinSet::new(),
+        lost: false,
     }))
 }
 
@@ -119,11 +122,10 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
     };
     pool.create(name, length, &options).map_err(|errno| match (errno, &options.data_pool) {
         (Errno::EXIST, _) => taken(name, &store.name),
-        (Errno::NOENT, Some(data)) => Error::new(
-            Kind::Unavailable,
-            format!("the pool for data does not exist, create it: rbd_store_data_pool=`{data}`"),
-        ),
-        (errno, _) => failed("create", name, errno, Late::Unsure),
+        (Errno::NOENT, Some(data)) => no_data_pool(data),
+        // It may come to be all the same.
+        (Errno::TIMEDOUT, _) => failed("create", name, errno, Late::Away).leaving(name),
+        (errno, _) => failed("create", name, errno, Late::Away),
     })?;
     let open = || {
         let image = Image::open(pool, name, None)?;
@@ -155,7 +157,14 @@ pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
             let closed = image.close();
             unsnapped.and(closed)?;
         }
-        Err(Errno::NOENT) => return Ok(false),
+        // A removal that was broken off has left the rest in the trash, where this finds it.
+        Err(Errno::NOENT) => {
+            return match pool.remove(name) {
+                Ok(()) => Ok(true),
+                Err(Errno::NOENT) => Ok(false),
+                Err(errno) => Err(errno),
+            };
+        }
         Err(errno) => return Err(errno),
     }
     for _ in 1..TRIES {
@@ -180,7 +189,12 @@ pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
             Err(errno) => return Err(errno),
         }
     }
-    pool.remove(name).map(|()| true)
+    match pool.remove(name) {
+        Ok(()) => Ok(true),
+        // Shrunk it is, and it could not be noted.
+        Err(Errno::NOENT) => Err(Errno::DQUOT),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Removes an image that could not be made whole; the failure says what is left of it. `snapped`: its
@@ -265,11 +279,15 @@ impl Writing {
         self.length = length;
         Ok(())
     }
-}
 
-#[async_trait]
-impl Upload for Writing {
-    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+    /// Notes whether the cluster has answered.
+    fn heard<T>(&mut self, answer: Result<T>) -> Result<T> {
+        let away = |error: &Error| matches!(error.kind(), Kind::Unavailable | Kind::Timeout);
+        self.lost |= answer.as_ref().is_err_and(away);
+        answer
+    }
+
+    async fn append(&mut self, chunk: Bytes) -> Result<()> {
         while let Some(landed) = self.flying.try_join_next() {
             self.taken(landed)?;
         }
@@ -295,13 +313,22 @@ impl Upload for Writing {
         }
         Ok(())
     }
+}
+
+#[async_trait]
+impl Upload for Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        let appended = self.append(chunk).await;
+        self.heard(appended)
+    }
 
     fn at(&self) -> &crate::Location {
         &self.at
     }
 
     async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
-        match self.settle().await {
+        let settled = self.settle().await;
+        match self.heard(settled) {
             Ok(()) => {}
             Err(error) => {
                 return Err(match self.abort().await {
@@ -325,6 +352,20 @@ impl Upload for Writing {
     async fn abort(self: Box<Self>) -> Result<()> {
         let store = Arc::clone(self.store());
         let this = *self;
+        if this.lost {
+            // To close it takes as long again several times over, and to remove it cannot succeed:
+            // the caller is told, and recovery removes it.
+            let name = this.name().to_owned();
+            let left = failed("remove", &name, Errno::TIMEDOUT, Late::Away).leaving(name);
+            tokio::spawn(async move {
+                blocking(&store, "close an image", move |_| {
+                    this.close();
+                    Ok(())
+                })
+                .await
+            });
+            return Err(left);
+        }
         at_length(&store, "abort an upload", move |_| this.remove()).await
     }
 }
@@ -356,6 +397,12 @@ impl Writing {
         let published = publish(&mut snapped);
         give_up(image, name);
         published.map_err(|errno| unpublished(&pool, name, errno, snapped, at))
+    }
+
+    /// Leaves what was written. Blocks.
+    fn close(self) {
+        let Self { making, image, .. } = self;
+        give_up(image, &making.name);
     }
 
     /// Removes what was written. Blocks.

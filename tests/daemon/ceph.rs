@@ -44,7 +44,7 @@ fn images_have_the_size_features_and_pool_that_the_section_says() {
         let gone = daemon.ask("DELETE", &format!("/v1/stores/{store}/images/{store}"));
         assert_eq!(gone.status, 204);
     }
-    assert!(ceph.is_empty(POOL));
+    assert!(ceph.is_empty());
 }
 
 /// An id may be the name of somebody else's image.
@@ -60,7 +60,7 @@ async fn what_is_not_ours_is_never_cleared_away() {
     assert_eq!(f.driver.recover(&full).await.unwrap(), Recovered::Nothing);
     // A daemon that died between making an image and marking it leaves just this.
     assert!(matches!(f.driver.recover(&empty).await.unwrap(), Recovered::Removed(_)));
-    assert_eq!(ceph.images(POOL), [full.as_str()]);
+    assert_eq!(ceph.images(), [full.as_str()]);
     ceph.rbd(&["rm", &format!("{POOL}/{full}")]);
     f.assert_empty().await;
 }

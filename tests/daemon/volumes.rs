@@ -44,8 +44,8 @@ fn delete(daemon: &Daemon) {
 
 /// No image, and no snapshot of a volume.
 fn assert_clean(ceph: &Ceph, daemon: &Daemon, what: &str) {
-    daemon.wait_until("the cluster to be clean", |_| ceph.is_empty(POOL));
-    for volume in ceph.images(VOLUMES) {
+    daemon.wait_until("the cluster to be clean", |_| ceph.is_empty());
+    for volume in ceph.volumes() {
         let snaps = ceph.rbd(&["snap", "ls", "--all", &format!("{VOLUMES}/{volume}")]);
         assert_eq!(snaps, "", "{what}: snapshots of {volume}");
     }
@@ -222,7 +222,7 @@ fn caps_that_only_read_volumes_take_named_snapshots_and_name_what_is_missing() {
     let osd = format!("profile rbd pool={POOL}, profile rbd-read-only pool={VOLUMES}");
     let caps = ["mon", "profile rbd", "mgr", "profile rbd", "osd", &osd];
     let made = [&["auth", "get-or-create", "client.narrow"][..], &caps].concat();
-    std::fs::write(&keyring, ceph.ceph(&made) + "\n").unwrap();
+    std::fs::write(&keyring, ceph.admin(&made) + "\n").unwrap();
     let text = config(&ceph).replace("rbd_store_user = glance", "rbd_store_user = narrow");
     let daemon = Daemon::start(&text);
     let volume = format!("{VOLUMES}/volume-1");
@@ -242,7 +242,7 @@ fn caps_that_only_read_volumes_take_named_snapshots_and_name_what_is_missing() {
     }
     ceph.rbd(&["snap", "rm", &format!("{volume}@then")]);
     assert_clean(&ceph, &daemon, "narrow caps");
-    ceph.ceph(&["auth", "rm", "client.narrow"]);
+    ceph.admin(&["auth", "rm", "client.narrow"]);
     std::fs::remove_file(keyring).unwrap();
 }
 

@@ -2,6 +2,7 @@
 //! or absent afterwards, its id is free, and the error says what to do.
 
 mod calls;
+mod ceph;
 mod disks;
 mod faulty;
 mod hangs;

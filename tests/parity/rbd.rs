@@ -8,7 +8,7 @@ use super::Peer;
 use crate::harness::{
     daemon::{Daemon, noise},
     raw::{Answer, Raw},
-    stores::ceph::{Ceph, POOL},
+    stores::ceph::Ceph,
 };
 
 /// A daemon and its peer on one pool.
@@ -35,8 +35,8 @@ impl Pair {
     /// Ends the daemon, which closes its images, and checks that nothing is left.
     fn end(mut self) {
         assert!(self.daemon.stop().success());
-        let left = self.ceph.images(POOL);
-        assert!(self.ceph.is_empty(POOL), "images are left in the pool: {left:?}");
+        let left = self.ceph.images();
+        assert!(self.ceph.is_empty(), "images are left in the pool: {left:?}");
     }
 
     /// What Glance gets to know of the image that the peer stores.
@@ -194,7 +194,7 @@ async fn locations_are_quoted_as_glance_store_quotes_them() {
     let ceph = Ceph::up().await;
     let pool = "im ages+1~é";
     ceph.make_pool(pool);
-    let options = ceph.options_of(pool, "admin");
+    let options = ceph.options_of("admin", pool, 20);
     let pair = Pair::with(ceph, options);
     let image = noise(70_000, 3);
     // The daemon's own ids are plain, and yet it finds what others have named.

@@ -15,120 +15,142 @@ pub(crate) const POOL: &str = "images";
 /// Where Cinder would have its volumes, and clones are.
 pub(crate) const VOLUMES: &str = "volumes";
 
+/// What a rados object of an image begins its name with.
+const PARTS: [&str; 4] = ["rbd_id.", "rbd_header.", "rbd_object_map.", "rbd_data."];
+
+/// How long a watch may outlive its client, and what waits for it with it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// The cluster's directory. It stays up for the next test; `ci/check` takes it down at its end.
 static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
     let dir = std::path::absolute(crate::harness::rigs().join("ceph")).unwrap();
-    let up = Command::new("ci/ceph").arg("up").arg(&dir).output().unwrap();
-    assert!(up.status.success(), "ci/ceph: {}", String::from_utf8_lossy(&up.stderr));
+    ci_ceph(&["up"], &dir, &[]);
     dir
 });
 
 static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
-/// The right to the pool, one test at a time, until this is dropped.
+fn ci_ceph(words: &[&str], dir: &Path, more: &[&str]) {
+    let said = Command::new("ci/ceph").args(words).arg(dir).args(more).output().unwrap();
+    let error = String::from_utf8_lossy(&said.stderr);
+    // A second panic would hide the first.
+    let well = said.status.success() || std::thread::panicking();
+    assert!(well, "ci/ceph: {error}");
+}
+
+/// The right to a cluster, one test at a time, until this is dropped.
 pub(crate) struct Ceph {
+    dir: PathBuf,
+    /// Whether it ends with this.
+    own: bool,
     _turn: OwnedMutexGuard<()>,
 }
 
+/// A daemon of the cluster that was stopped; it goes on when this is dropped.
+pub(crate) struct Stopped<'a> {
+    ceph: &'a Ceph,
+    daemon: &'static str,
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        ci_ceph(&[self.daemon, "cont"], &self.ceph.dir, &[]);
+    }
+}
+
 impl Ceph {
-    /// The cluster, with empty pools.
+    /// The cluster, with an empty pool.
     pub(crate) async fn up() -> Self {
-        Self::emptied(Arc::clone(&TURN).lock_owned().await)
+        Self::empty(Arc::clone(&TURN).lock_owned().await)
     }
 
-    /// The same, for tests without a runtime.
+    /// The same where no runtime is.
     pub(crate) fn up_blocking() -> Self {
-        Self::emptied(Arc::clone(&TURN).blocking_lock_owned())
+        Self::empty(Arc::clone(&TURN).blocking_lock_owned())
     }
 
-    /// Removes what a test that failed has left.
-    fn emptied(turn: OwnedMutexGuard<()>) -> Self {
-        let this = Self { _turn: turn };
-        // A daemon that was killed watches its images for half a minute more, which keeps them.
-        let deadline = Instant::now() + Duration::from_secs(40);
-        while !(this.is_empty(POOL) && this.is_empty(VOLUMES)) {
-            let left = [this.images(POOL), this.images(VOLUMES)];
-            assert!(Instant::now() < deadline, "the pools cannot be emptied: {left:?}");
+    /// A cluster of this test's own, whose OSD keeps what it has when it is killed.
+    pub(crate) fn lasting() -> Self {
+        let turn = Arc::clone(&TURN).blocking_lock_owned();
+        let dir = std::path::absolute(crate::harness::rigs().join("ceph-lasting")).unwrap();
+        ci_ceph(&["up"], &dir, &["--store", "bluestore", "--size", "2048"]);
+        Self { dir, own: true, _turn: turn }
+    }
+
+    fn empty(turn: OwnedMutexGuard<()>) -> Self {
+        let this = Self { dir: DIR.clone(), own: false, _turn: turn };
+        // What a test that failed has left.
+        this.until("the pools to be emptied", |this| {
+            let empty = || this.is_empty_pool(POOL) && this.is_empty_pool(VOLUMES);
+            if empty() {
+                return true;
+            }
             // Either pool may have clones of what is in the other.
             for pool in [VOLUMES, POOL, VOLUMES] {
-                for image in this.images(pool) {
+                for image in this.images_in(pool) {
                     this.rbd(&["snap", "unprotect", &format!("{pool}/{image}@snap")]);
                     this.rbd(&["snap", "purge", &format!("{pool}/{image}")]);
                     this.rbd(&["rm", &format!("{pool}/{image}")]);
                 }
-                this.rbd(&["trash", "purge", pool]);
+                for line in this.rbd(&["trash", "ls", "--all", pool]).lines() {
+                    let id = line.split(' ').next().unwrap_or_default();
+                    this.rbd(&["trash", "rm", "--force", &format!("{pool}/{id}")]);
+                }
             }
-        }
+            empty()
+        });
         this
     }
 
     /// The options of a store in the pool.
     pub(crate) fn options(&self) -> String {
-        self.options_of(POOL, "glance")
+        self.options_of("glance", POOL, 20)
     }
 
-    /// The options of a store in any pool, for any user.
-    pub(crate) fn options_of(&self, pool: &str, user: &str) -> String {
+    /// The same of another user, pool, and patience in seconds.
+    pub(crate) fn options_of(&self, user: &str, pool: &str, timeout_s: u32) -> String {
         format!(
             "rbd_store_ceph_conf = {}\nrbd_store_user = {user}\nrbd_store_pool = {pool}\n\
-             rados_connect_timeout = 20\n",
+             rados_connect_timeout = {timeout_s}\n",
             self.conf().display()
         )
     }
 
     /// The cluster's id.
     pub(crate) fn fsid(&self) -> String {
-        self.admin("ceph", &["fsid"])
+        self.admin(&["fsid"])
     }
 
     /// Makes another pool, empty, which only the administrator may use.
     pub(crate) fn make_pool(&self, pool: &str) {
         self.remove_pool(pool);
-        self.admin("ceph", &["osd", "pool", "create", pool, "8"]);
-        self.admin("rbd", &["pool", "init", pool]);
+        self.admin(&["osd", "pool", "create", pool, "8"]);
+        let (_, error) = self.say("rbd", "client.admin", &["pool", "init", pool]);
+        assert_eq!(error, None, "{pool}");
     }
 
     pub(crate) fn remove_pool(&self, pool: &str) {
-        self.admin("ceph", &["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
+        self.try_admin(&["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
     }
 
     /// Clones an image of the pool, in this format, to the volume `name`.
     pub(crate) fn clone_of(&self, image: &str, name: &str, format: u8) {
         let format = format!("--rbd-default-clone-format={format}");
         let (from, to) = (format!("{POOL}/{image}@snap"), format!("{VOLUMES}/{name}"));
-        self.rbd(&["clone", &format, &from, &to]);
-        assert!(!self.rbd(&["info", &to]).is_empty(), "{image} was not cloned");
-    }
-
-    /// What a command of Ceph's says to these words, as its administrator.
-    fn admin(&self, program: &str, words: &[&str]) -> String {
-        said(program, "client.admin", &self.conf(), words)
-    }
-
-    pub(crate) fn conf(&self) -> PathBuf {
-        DIR.join("ceph.conf")
-    }
-
-    /// What the `rbd` command says to these words, as Glance's user.
-    pub(crate) fn rbd(&self, words: &[&str]) -> String {
-        said("rbd", "client.glance", &self.conf(), words)
+        self.rbd_must(&["clone", &format, &from, &to]);
     }
 
     /// Makes a volume that holds `bytes`.
     pub(crate) fn volume(&self, name: &str, bytes: &[u8]) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
-        self.rbd(&["import", &file.path().display().to_string(), &format!("{VOLUMES}/{name}")]);
+        let (from, to) = (file.path().display().to_string(), format!("{VOLUMES}/{name}"));
+        self.rbd_must(&["import", "--no-progress", &from, &to]);
     }
 
-    /// What the cluster's administrator says to these words.
-    pub(crate) fn ceph(&self, words: &[&str]) -> String {
-        self.admin("ceph", words)
-    }
-
-    /// The names of all images of a pool, whole or not.
-    pub(crate) fn images(&self, pool: &str) -> Vec<String> {
-        self.rbd(&["ls", pool]).lines().map(str::to_owned).collect()
+    /// The names of all volumes.
+    pub(crate) fn volumes(&self) -> Vec<String> {
+        self.images_in(VOLUMES)
     }
 
     /// What the cluster tells of an image, or of its snapshot as `IMAGE@SNAPSHOT`.
@@ -137,15 +159,144 @@ impl Ceph {
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{image}: {error}: {said}"))
     }
 
+    pub(crate) fn conf(&self) -> PathBuf {
+        self.file("ceph.conf")
+    }
+
+    /// A file in the cluster's directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// What the `rbd` command says to these words, as Glance's user.
+    pub(crate) fn rbd(&self, words: &[&str]) -> String {
+        self.say("rbd", "client.glance", words).0
+    }
+
+    /// The same, which must succeed.
+    pub(crate) fn rbd_must(&self, words: &[&str]) -> String {
+        let (said, error) = self.say("rbd", "client.glance", words);
+        assert_eq!(error, None, "rbd {words:?}");
+        said
+    }
+
+    /// What the `ceph` command says to these words, as the administrator; it must succeed.
+    pub(crate) fn admin(&self, words: &[&str]) -> String {
+        let (said, error) = self.say("ceph", "client.admin", words);
+        assert_eq!(error, None, "ceph {words:?}");
+        said
+    }
+
+    /// The same, whatever comes of it.
+    pub(crate) fn try_admin(&self, words: &[&str]) {
+        self.say("ceph", "client.admin", words);
+    }
+
+    fn say(&self, program: &str, user: &str, words: &[&str]) -> (String, Option<String>) {
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.conf()).args(["-n", user]).args(words);
+        let said = command.output().unwrap();
+        let error = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+        let out = String::from_utf8(said.stdout).unwrap().trim().to_owned();
+        (out, (!said.status.success()).then_some(error))
+    }
+
+    /// The names of all images, whole or not.
+    pub(crate) fn images(&self) -> Vec<String> {
+        self.images_in(POOL)
+    }
+
+    fn images_in(&self, pool: &str) -> Vec<String> {
+        self.rbd(&["ls", pool]).lines().map(str::to_owned).collect()
+    }
+
     /// Whether no image is there, nor in the trash.
-    pub(crate) fn is_empty(&self, pool: &str) -> bool {
-        self.images(pool).is_empty() && self.rbd(&["trash", "ls", pool]).is_empty()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_empty_pool(POOL)
+    }
+
+    fn is_empty_pool(&self, pool: &str) -> bool {
+        self.images_in(pool).is_empty() && self.rbd(&["trash", "ls", "--all", pool]).is_empty()
+    }
+
+    /// The parts of images that a pool holds, whether or not an image is there that has them.
+    pub(crate) fn parts(&self, pool: &str) -> Vec<String> {
+        let (said, error) = self.say("rados", "client.admin", &["-p", pool, "ls"]);
+        assert_eq!(error, None);
+        let is_part = |name: &&str| PARTS.iter().any(|part| name.starts_with(part));
+        said.lines().filter(is_part).map(str::to_owned).collect()
+    }
+
+    /// Leaves an image as a removal does that was broken off half way: in the trash, and noted there
+    /// as being removed.
+    pub(crate) fn half_remove(&self, image: &str, scratch: &Path) {
+        /// Where what is noted of an image says why it is in the trash, and what says so.
+        const WHY: (usize, u8) = (6, 3);
+        self.rbd_must(&["snap", "unprotect", &format!("{POOL}/{image}@snap")]);
+        self.rbd_must(&["snap", "purge", "--no-progress", &format!("{POOL}/{image}")]);
+        self.rbd_must(&["trash", "mv", &format!("{POOL}/{image}")]);
+        let trash = self.rbd_must(&["trash", "ls", POOL]);
+        let id = trash.lines().find(|line| line.ends_with(&format!(" {image}"))).unwrap();
+        let key = format!("id_{}", id.split(' ').next().unwrap());
+        let file = scratch.join("trashed");
+        let path = file.to_str().unwrap();
+        let rados = |words: &[&str]| {
+            let words = [&["-p", POOL], words].concat();
+            assert_eq!(self.say("rados", "client.admin", &words).1, None, "{words:?}");
+        };
+        rados(&["getomapval", "rbd_trash", &key, path]);
+        let mut noted = std::fs::read(&file).unwrap();
+        assert_eq!(noted[WHY.0], 0, "moved by a user: {noted:?}");
+        noted[WHY.0] = WHY.1;
+        std::fs::write(&file, noted).unwrap();
+        rados(&["setomapval", "rbd_trash", &key, "--input-file", path]);
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    /// That nothing of any image is left in the pool.
+    pub(crate) fn assert_empty(&self) {
+        assert!(self.is_empty(), "images are left: {:?}", self.images());
+        assert_eq!(self.parts(POOL), [""; 0], "parts of images are left");
+    }
+
+    /// Stops the OSD, until the answer is dropped: it takes what it is sent and says nothing.
+    pub(crate) fn stop_osd(&self) -> Stopped<'_> {
+        self.stop("osd")
+    }
+
+    /// The same of the mon.
+    pub(crate) fn stop_mon(&self) -> Stopped<'_> {
+        self.stop("mon")
+    }
+
+    fn stop(&self, daemon: &'static str) -> Stopped<'_> {
+        ci_ceph(&[daemon, "stop"], &self.dir, &[]);
+        Stopped { ceph: self, daemon }
+    }
+
+    /// Ends the OSD by SIGKILL.
+    pub(crate) fn kill_osd(&self) {
+        ci_ceph(&["osd", "kill"], &self.dir, &[]);
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_osd(&self) {
+        ci_ceph(&["osd", "start"], &self.dir, &[]);
+    }
+
+    /// Waits until something of the cluster is so.
+    pub(crate) fn until(&self, what: &str, mut so: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !so(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+        }
     }
 }
 
-fn said(program: &str, user: &str, conf: &Path, words: &[&str]) -> String {
-    let mut command = Command::new(program);
-    command.arg("-c").arg(conf).args(["-n", user]).args(words);
-    let said = command.output().unwrap();
-    String::from_utf8(said.stdout).unwrap().trim().to_owned()
+impl Drop for Ceph {
+    fn drop(&mut self) {
+        if self.own {
+            ci_ceph(&["down"], &self.dir, &[]);
+        }
+    }
 }

@@ -1,0 +1,110 @@
+//! A pool at its quota.
+
+use std::{io::Write as _, thread, time::Duration};
+
+use super::{MIB, TIMEOUT_S, assert_others_go_on, conf, pause};
+use crate::harness::{
+    daemon::{Daemon, noise},
+    raw::{Answer, Raw},
+    stores::ceph::Ceph,
+};
+
+const SMALL: &str = "small";
+
+/// The quota of the small pool, lifted when this is dropped.
+struct Quota<'a>(&'a Ceph);
+
+impl<'a> Quota<'a> {
+    fn set(ceph: &'a Ceph, bytes: usize) -> Self {
+        let quota = Self(ceph);
+        quota.be(bytes);
+        quota
+    }
+
+    fn be(&self, bytes: usize) {
+        self.0.admin(&["osd", "pool", "set-quota", SMALL, "max_bytes", &bytes.to_string()]);
+    }
+}
+
+impl Drop for Quota<'_> {
+    fn drop(&mut self) {
+        self.0.try_admin(&["osd", "pool", "set-quota", SMALL, "max_bytes", "0"]);
+    }
+}
+
+/// That it was refused because there is no room.
+fn assert_full(answer: &Answer, what: &str) {
+    assert_eq!(answer.status, 507, "{what}: {}", String::from_utf8_lossy(&answer.body));
+    assert_eq!(answer.code(), "Full", "{what}");
+    assert!(answer.detail().contains("the pool is full"), "{what}: {}", answer.detail());
+}
+
+/// Puts a piece at a time, so that the quota is noticed before the cluster is full in earnest.
+fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
+    let mut raw = Raw::connect(&daemon.socket);
+    let path = format!("/v1/stores/slow/images/{id}");
+    if known {
+        raw.head("PUT", &path, &format!("content-length: {}\r\n", image.len()));
+    } else {
+        raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
+    }
+    for piece in image.chunks(MIB) {
+        let mut bytes = Vec::new();
+        if !known {
+            bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        }
+        bytes.extend_from_slice(piece);
+        if !known {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        // A refusal may come before all is sent.
+        if raw.stream.write_all(&bytes).is_err() {
+            break;
+        }
+        pause(Duration::from_millis(30));
+    }
+    if !known {
+        let _sent = raw.stream.write_all(b"0\r\n\r\n");
+    }
+    raw.answer("PUT")
+}
+
+#[test]
+fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
+    let ceph = Ceph::up_blocking();
+    for image in ceph.rbd(&["ls", SMALL]).lines() {
+        ceph.rbd(&["snap", "unprotect", &format!("{SMALL}/{image}@snap")]);
+        ceph.rbd(&["snap", "purge", &format!("{SMALL}/{image}")]);
+        ceph.rbd_must(&["rm", &format!("{SMALL}/{image}")]);
+    }
+    let quota = Quota::set(&ceph, 16 * MIB);
+    let daemon = Daemon::start(&conf(&ceph.options_of("glance", SMALL, TIMEOUT_S)));
+    let (small, large) = (noise(8 * MIB, 41), noise(256 * MIB, 42));
+    for id in ["a", "b"] {
+        assert_eq!(daemon.put("slow", id, &small).status, 201);
+    }
+    // Two grow until the quota is noticed.
+    thread::scope(|scope| {
+        for (id, known) in [("known", true), ("unknown", false)] {
+            let (daemon, large) = (&daemon, &large);
+            scope.spawn(move || assert_full(&put_slowly(daemon, id, known, large), id));
+        }
+    });
+    assert_full(&daemon.put("slow", "more", &small), "while it is full");
+    assert_eq!(daemon.files("state/journal"), [""; 0], "nothing is left to clear away");
+    let images: Vec<_> = ceph.rbd_must(&["ls", SMALL]).lines().map(str::to_owned).collect();
+    assert_eq!(images, ["a", "b"], "what was written is removed although the pool is full");
+    assert!(daemon.get("slow", "a").body == small);
+    assert_others_go_on(&daemon, "while it is full");
+    assert_full(&daemon.put("slow", "more", &small), "as the two are still there");
+    assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/a").status, 204);
+    quota.be(0);
+    daemon.wait_until("there is room again", |daemon| {
+        daemon.put("slow", "known", &small).status == 201
+    });
+    assert!(daemon.get("slow", "known").body == small);
+    for id in ["b", "known"] {
+        assert_eq!(daemon.ask("DELETE", &format!("/v1/stores/slow/images/{id}")).status, 204);
+    }
+    assert_eq!(ceph.parts(SMALL), [""; 0]);
+}

@@ -1,0 +1,81 @@
+//! A mon that is gone: at the start, and while everybody is connected.
+
+use super::{
+    MIB, TIMEOUT_S, assert_free, assert_others_go_on, begin, cleared, conf, daemon, health,
+    looked_at,
+};
+use crate::harness::{
+    daemon::{Daemon, noise},
+    raw::Raw,
+    stores::ceph::{Ceph, POOL},
+};
+
+#[test]
+fn a_daemon_starts_without_its_mon_and_the_store_comes_up_with_it() {
+    let ceph = Ceph::up_blocking();
+    let stopped = ceph.stop_mon();
+    // One that has a limit of its own, and one that has not.
+    let text = conf(&ceph.options_of("glance", POOL, TIMEOUT_S))
+        .replace("slow:rbd,", "slow:rbd, patient:rbd,")
+        .replace("[cheap]", &format!("[patient]\n{}[cheap]", ceph.options_of("glance", POOL, 300)));
+    let daemon = Daemon::start(&text);
+    assert_others_go_on(&daemon, "without the mon");
+    let why = health(&daemon, "slow").unwrap_err();
+    assert!(why.contains("cannot be reached") && why.contains("rbd_store_ceph_conf=`"), "{why}");
+    assert!(health(&daemon, "patient").is_err());
+    for store in ["slow", "patient"] {
+        let put = daemon.put(store, "x", b"image");
+        assert_eq!((put.status, put.code().as_str()), (503, "Unavailable"), "{store}");
+    }
+    drop(stopped);
+    for store in ["slow", "patient"] {
+        daemon.wait_until("the store to come up", |daemon| health(daemon, store).is_ok());
+    }
+    assert_free(&daemon, "x");
+    ceph.assert_empty();
+}
+
+#[test]
+fn without_its_mon_a_store_that_is_connected_reads_on() {
+    let ceph = Ceph::up_blocking();
+    let daemon = daemon(&ceph);
+    let (large, image) = (noise(64 * MIB, 31), noise(24 * MIB, 32));
+    assert_eq!(daemon.put("slow", "large", &large).status, 201);
+    let mut reading = Raw::connect(&daemon.socket);
+    reading.head("GET", "/v1/stores/slow/images/large", "");
+    let mut putting = begin(&ceph, &daemon, "new", Some(image.len()), &image);
+    let stopped = ceph.stop_mon();
+    // To look at it takes the mon.
+    let why = looked_at(&daemon, "slow").unwrap_err();
+    assert!(why.contains("does not answer"), "{why}");
+    assert!(reading.answer("GET").body == large);
+    assert!(daemon.get("slow", "large").body == large, "and by those who come now");
+    looked_at(&daemon, "slow").unwrap_err();
+    assert!(daemon.get("slow", "large").body == large, "whatever was tried meanwhile");
+    // Bytes go on, and what makes an image of them takes the mon; so does a delete.
+    putting.send(&image[9 * MIB..]);
+    let failed = putting.answer("PUT");
+    let told = String::from_utf8_lossy(&failed.body);
+    assert!(matches!(failed.status, 503 | 504), "{told}");
+    assert!(told.contains("does not answer"), "{told}");
+    let deleted = daemon.ask("DELETE", "/v1/stores/slow/images/large");
+    assert_eq!(deleted.status, 503, "{}", String::from_utf8_lossy(&deleted.body));
+    assert!(daemon.get("slow", "large").body == large, "what could not be deleted is whole");
+    assert_others_go_on(&daemon, "without the mon");
+    drop(stopped);
+    looked_at(&daemon, "slow").unwrap();
+    cleared(&[&daemon]);
+    assert_free(&daemon, "new");
+    assert!(daemon.get("slow", "large").body == large);
+    assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/large").status, 204);
+    ceph.assert_empty();
+}
+
+/// A daemon on a store that nobody can reach is no reason to keep it.
+#[test]
+fn a_daemon_ends_while_it_looks_for_its_mon() {
+    let ceph = Ceph::up_blocking();
+    let _stopped = ceph.stop_mon();
+    let mut daemon = Daemon::start(&conf(&ceph.options_of("glance", POOL, 300)));
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+}
