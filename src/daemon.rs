@@ -1,10 +1,11 @@
 //! What one process shares, and its life: start, reload, drain.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use imaged_drivers::{Result, window::Budget};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -95,9 +96,15 @@ impl Daemon {
     pub async fn look_after(self: Arc<Self>) {
         let closing = &self.shared.closing;
         let look = async {
+            // A round begins whether or not a store still hangs in the one before.
+            let mut rounds = FuturesUnordered::new();
+            let mut turn = tokio::time::interval(ROUND);
+            turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                self.round().await;
-                tokio::time::sleep(ROUND).await;
+                tokio::select! {
+                    _ = turn.tick() => rounds.push(self.round()),
+                    Some(()) = rounds.next() => {}
+                }
             }
         };
         // A store that hangs must not hold the end: what a round leaves, the next start finds.
@@ -107,13 +114,14 @@ impl Daemon {
         }
     }
 
-    /// Looks at every store once, and takes up what is left over in the journal.
+    /// Looks at every store once, and takes up what is left over in the journal; all stores at once,
+    /// and not those that another round is still at.
     pub async fn round(&self) {
         let stores = self.stores();
-        stores.check().await;
+        let mut stale: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for (intent, claim) in self.shared.journal.stale() {
             match stores.get(&intent.store) {
-                Ok(store) => store.take_up(&intent, claim).await,
+                Ok(_) => stale.entry(intent.store.clone()).or_default().push((intent, claim)),
                 // Its claim is dropped and so stays: the store may come back.
                 Err(_) => tracing::warn!(
                     store = intent.store,
@@ -122,6 +130,11 @@ impl Daemon {
                 ),
             }
         }
+        join_all(stores.iter().map(|store| {
+            let left = stale.remove(store.name()).unwrap_or_default();
+            async move { store.look_after(left).await }
+        }))
+        .await;
     }
 
     /// Exchanges the configuration: stores are added, removed and changed, transfers under way go

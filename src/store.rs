@@ -20,7 +20,12 @@ pub use put::{Frame, Incoming, Promise, Put};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{config, daemon::Shared, metrics::Outcome};
+use crate::{
+    config,
+    daemon::Shared,
+    journal::{Claim, Intent},
+    metrics::Outcome,
+};
 
 /// A configured place for images.
 pub struct Store {
@@ -30,6 +35,8 @@ pub struct Store {
     /// Set once, when the backend could be opened.
     driver: OnceLock<Arc<dyn Driver>>,
     health: Mutex<Result<Capacity, String>>,
+    /// Held by the round that is at it.
+    round: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Store {
@@ -72,7 +79,13 @@ impl Store {
     #[must_use]
     pub fn new(config: config::Store, shared: Arc<Shared>) -> Self {
         let health = Mutex::new(Err("the store has not been opened yet".to_owned()));
-        Self { config, shared, driver: OnceLock::new(), health }
+        Self {
+            config,
+            shared,
+            driver: OnceLock::new(),
+            health,
+            round: tokio::sync::Mutex::default(),
+        }
     }
 
     /// A store over a backend that is open already, whatever its section says of one: for drivers
@@ -94,6 +107,7 @@ impl Store {
             shared: Arc::clone(&self.shared),
             driver: self.driver.clone(),
             health: Mutex::new(self.health()),
+            round: tokio::sync::Mutex::default(),
         }
     }
 
@@ -101,6 +115,16 @@ impl Store {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// Looks at it, and takes up what is left over in the journal, unless another round is at it: then
+    /// the claims are dropped and so stay.
+    pub async fn look_after(self: &Arc<Self>, left: Vec<(Intent, Claim)>) {
+        let Ok(_alone) = self.round.try_lock() else { return };
+        self.check().await;
+        for (intent, claim) in left {
+            self.take_up(&intent, claim).await;
+        }
     }
 
     /// Opens the backend, or looks whether it still can be used.

@@ -71,6 +71,22 @@ fn without_its_mon_a_store_that_is_connected_reads_on() {
     ceph.assert_empty();
 }
 
+#[test]
+fn a_store_that_hangs_delays_the_clearing_away_of_no_other() {
+    let ceph = Ceph::up_here();
+    let text = conf(&ceph.options_of("glance", POOL, 300));
+    let env = [("IMAGED_KILL_AT", "put-claimed")];
+    let mut daemon = Daemon::start_in(Daemon::home(), &text, &env);
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.head("PUT", "/v1/stores/cheap/images/x", "content-length: 5\r\n");
+    assert!(raw.read_head().is_none(), "the daemon answered before it died");
+    daemon.wait();
+    let _stopped = ceph.stop_mon();
+    let daemon = daemon.restart(&[]);
+    cleared(&[&daemon]);
+    assert_others_go_on(&daemon, "while it hangs");
+}
+
 /// A daemon on a store that nobody can reach is no reason to keep it.
 #[test]
 fn a_daemon_ends_while_it_looks_for_its_mon() {
