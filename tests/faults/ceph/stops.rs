@@ -6,7 +6,7 @@ use super::{MIB, assert_free, assert_others_go_on, begin, cleared, daemon, looke
 use crate::harness::{
     daemon::noise,
     raw::{Answer, Raw},
-    stores::ceph::Ceph,
+    stores::ceph::{Ceph, POOL},
 };
 
 /// That a request was refused because its store is away, and told when to try again.
@@ -103,6 +103,51 @@ fn what_an_osd_that_stops_interrupts_fails_in_time_and_is_cleared_away() {
         assert_free(&daemon, id);
     }
     assert_eq!(ceph.images(), ["large"]);
+    assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/large").status, 204);
+    ceph.assert_empty();
+}
+
+/// A client of the cluster that is no longer served, until this is dropped.
+struct ShutOut<'a>(&'a Ceph, String);
+
+impl<'a> ShutOut<'a> {
+    /// Whoever has the image open.
+    fn reader_of(ceph: &'a Ceph, image: &str) -> Self {
+        let status = ceph.rbd_must(&["status", "--format", "json", &format!("{POOL}/{image}")]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let address = status["watchers"][0]["address"].as_str().unwrap().to_owned();
+        ceph.admin(&["osd", "blocklist", "add", &address]);
+        Self(ceph, address)
+    }
+}
+
+impl Drop for ShutOut<'_> {
+    fn drop(&mut self) {
+        self.0.try_admin(&["osd", "blocklist", "rm", &self.1]);
+    }
+}
+
+#[test]
+fn a_daemon_whose_cluster_has_shut_it_out_connects_anew() {
+    let ceph = Ceph::up_here();
+    let daemon = daemon(&ceph);
+    let (large, image) = (noise(64 * MIB, 4), noise(24 * MIB, 5));
+    assert_eq!(daemon.put("slow", "large", &large).status, 201);
+    let mut reading = Raw::connect(&daemon.socket);
+    reading.head("GET", "/v1/stores/slow/images/large", "");
+    assert_eq!(reading.read_head().unwrap().0, 200);
+    let mut putting = begin(&ceph, &daemon, "half", Some(image.len()), &image);
+    let _shut_out = ShutOut::reader_of(&ceph, "large");
+    let _sent = std::io::Write::write_all(&mut putting.stream, &image[9 * MIB..]);
+    let refused = putting.answer("PUT");
+    assert_eq!(refused.status, 503, "{}", String::from_utf8_lossy(&refused.body));
+    let mut got = Vec::new();
+    // It ends by a reset or by an end that comes too early.
+    let _ended = std::io::Read::read_to_end(&mut reading.stream, &mut got);
+    assert!(got.len() < large.len());
+    daemon.wait_until("it is served again", |daemon| daemon.get("slow", "large").body == large);
+    cleared(&[&daemon]);
+    assert_free(&daemon, "half");
     assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/large").status, 204);
     ceph.assert_empty();
 }
