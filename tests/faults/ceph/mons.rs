@@ -73,7 +73,7 @@ fn without_its_mon_a_store_that_is_connected_reads_on() {
 
 #[test]
 fn a_store_that_hangs_delays_the_clearing_away_of_no_other() {
-    let ceph = Ceph::up_here();
+    let ceph = Ceph::up_blocking();
     let text = conf(&ceph.options_of("glance", POOL, 300));
     let env = [("IMAGED_KILL_AT", "put-claimed")];
     let mut daemon = Daemon::start_in(Daemon::home(), &text, &env);

@@ -129,7 +129,7 @@ impl Drop for ShutOut<'_> {
 
 #[test]
 fn a_daemon_whose_cluster_has_shut_it_out_connects_anew() {
-    let ceph = Ceph::up_here();
+    let ceph = Ceph::up_blocking();
     let daemon = daemon(&ceph);
     let (large, image) = (noise(64 * MIB, 4), noise(24 * MIB, 5));
     assert_eq!(daemon.put("slow", "large", &large).status, 201);
