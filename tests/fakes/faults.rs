@@ -1,16 +1,20 @@
 //! Every call that the driver makes of C, failed in each way: the image is whole or absent, or
 //! the error says that this is not known, and then a look clears it up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use imaged::store::{Frame, Mode};
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
 use imaged_fake_librbd::{Cluster, How, Plan};
 
-use crate::harness::stores::{
-    self, Fixture, assert_free, assert_reads,
-    content::{Look, image},
-    order, put, read, soon,
+use crate::{
+    ceph::POOL,
+    harness::stores::{
+        self, Fixture, aligned_chunks, assert_free, assert_reads, begin,
+        content::{Look, image},
+        order, put, read, soon,
+    },
 };
 
 const IO: i32 = 5;
@@ -24,6 +28,10 @@ const SILENT: [&str; 4] = ["rbd_close", "rbd_flush", "rados_shutdown", "rados_io
 enum Scenario {
     PutKnown,
     PutUnknown,
+    /// A put whose body is short, so that it is aborted.
+    PutShort,
+    /// A copy inside the cluster.
+    Clone,
     Get,
     Stat,
     Delete,
@@ -46,6 +54,20 @@ async fn run(
             put(&f.store, order(id, Some(bytes.len() as u64)), bytes).await.map(drop)
         }
         Scenario::PutUnknown => put(&f.store, order(id, None), bytes).await.map(drop),
+        Scenario::PutShort => {
+            let running = begin(&f.store, order(id, Some(bytes.len() as u64 + 1)));
+            running.give(&aligned_chunks(bytes).await).await;
+            running.end(Frame::End).await.map(drop)
+        }
+        Scenario::Clone => {
+            let store = Arc::clone(&f.store);
+            let copied = Arc::clone(&store).copy(order(id, None), store, at.clone(), Mode::Clone);
+            let receipt = copied.await?;
+            if let Some(job) = receipt.digest_job {
+                f.shared().jobs.get(&job, Duration::from_secs(60)).await?;
+            }
+            Ok(())
+        }
         Scenario::Get => {
             let found = read(&*f.driver, at, Span::All).await?;
             assert!(found == *bytes, "what is told to be whole is whole");
@@ -56,10 +78,14 @@ async fn run(
     }
 }
 
-/// Waits until handles that nobody holds any more are closed.
+/// Waits until what follows a copy is done, and handles that nobody holds any more are closed.
 async fn idle(f: &Fixture) {
+    let is_busy = || {
+        let jobs = f.shared().jobs.running();
+        jobs > 0 || f.driver.busy() > 0 || !f.ceph.as_ref().unwrap().is_idle()
+    };
     soon("all handles to be closed", async {
-        while !f.ceph.as_ref().unwrap().is_idle() || f.driver.busy() > 0 {
+        while is_busy() {
             tokio::task::yield_now().await;
         }
     })
@@ -75,11 +101,14 @@ fn kinds(errno: i32) -> &'static [Kind] {
 }
 
 /// Runs the scenario with the `nth` call of `call` failing, and looks at what is there then.
-async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan) {
-    let what = format!(
+async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan, doomed: bool) {
+    let mut what = format!(
         "{scenario:?}, call {} of {} fails by {} ({:?})",
         plan.nth, plan.call, plan.errno, plan.how
     );
+    if doomed {
+        what += ", and nothing can be removed";
+    }
     let (id, source) = (f.id(), f.id());
     let at = f.place(&source, bytes).await;
     idle(f).await;
@@ -87,15 +116,23 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan) {
     let silent = SILENT.contains(&plan.call);
     let errno = plan.errno;
     fake(f).plan(plan);
+    if doomed {
+        fake(f).plan(Plan::always("rbd_remove", IO, How::Fail));
+    }
     let ended = run(f, scenario, &id, &at, bytes).await;
     idle(f).await;
     let unmet = fake(f).forget();
-    assert!(!unmet, "{what}: it did not come to that call");
-    let puts = matches!(scenario, Scenario::PutKnown | Scenario::PutUnknown);
+    assert!(!unmet || doomed, "{what}: it did not come to that call");
+    let short = scenario == Scenario::PutShort;
+    let puts =
+        short || matches!(scenario, Scenario::PutKnown | Scenario::PutUnknown | Scenario::Clone);
     match &ended {
-        Ok(()) => assert!(silent, "{what}: a fault went unnoticed"),
+        // There are several ways to remove an image, and what is in the trash is gone for its users.
+        Ok(()) => assert!(silent || scenario == Scenario::Delete, "{what}: a fault went unnoticed"),
         Err(error) => {
-            assert!(kinds(errno).contains(&error.kind()), "{what}: {error:?}");
+            let expected =
+                kinds(errno).contains(&error.kind()) || doomed && error.kind() == Kind::Unavailable;
+            assert!(expected || short && error.kind() == Kind::Mismatch, "{what}: {error:?}");
             if puts {
                 judge(f, &id, error, &what).await;
             }
@@ -124,6 +161,8 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan) {
             Ok(()) => assert!(ended.is_err(), "{what}"),
             Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{what}: {error:?}"),
         }
+        // What is left in the trash goes with the next look at the store.
+        f.driver.probe().await.expect(&what);
         assert_free(f, &source, &what).await;
     } else {
         assert_reads(&*f.driver, &at, bytes, &what).await;
@@ -135,7 +174,7 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan) {
 
 /// Nothing is there, unless the error says so.
 async fn judge(f: &Fixture, id: &ImageId, error: &Error, what: &str) {
-    let there = f.ceph.as_ref().unwrap().images().contains(&id.as_str().to_owned());
+    let there = f.ceph.as_ref().unwrap().images(POOL).contains(&id.as_str().to_owned());
     let unsure = error.kind() == Kind::Timeout;
     assert_eq!(error.location().is_some(), unsure, "{what}: {error:?}");
     assert!(!there || unsure || error.left().is_some(), "{what}: something is left: {error:?}");
@@ -154,9 +193,15 @@ async fn exhaust(scenario: Scenario) {
     let at = f.place(&source, &bytes).await;
     idle(&f).await;
     fake(&f).forget();
-    run(&f, scenario, &id, &at, &bytes).await.unwrap();
+    let whole = run(&f, scenario, &id, &at, &bytes).await;
+    assert_eq!(whole.is_err(), scenario == Scenario::PutShort, "{scenario:?}: {whole:?}");
     idle(&f).await;
-    let trace = fake(&f).trace();
+    let mut trace = fake(&f).trace();
+    if scenario == Scenario::Clone {
+        // What follows is tried until it succeeds.
+        let last = trace.iter().position(|call| *call == "rbd_snap_protect").unwrap();
+        trace.truncate(last + 1);
+    }
     assert!(!trace.is_empty());
     for id in [id, source] {
         if let Ok(at) = f.driver.locate(&id).await {
@@ -179,7 +224,10 @@ async fn exhaust(scenario: Scenario) {
                 if skipped {
                     continue;
                 }
-                Box::pin(fail(&f, scenario, &bytes, Plan::once(call, *nth, errno, how))).await;
+                for doomed in [false, true] {
+                    let plan = Plan::once(call, *nth, errno, how);
+                    Box::pin(fail(&f, scenario, &bytes, plan, doomed)).await;
+                }
             }
         }
     }
@@ -197,6 +245,8 @@ macro_rules! exhaustive {
 exhaustive! {
     each_call_of_a_put_of_known_size_fails: PutKnown;
     each_call_of_a_put_of_unknown_size_fails: PutUnknown;
+    each_call_of_a_short_put_fails: PutShort;
+    each_call_of_a_clone_fails: Clone;
     each_call_of_a_get_fails: Get;
     each_call_of_a_stat_fails: Stat;
     each_call_of_a_delete_fails: Delete;

@@ -24,6 +24,7 @@ mod ceph;
 mod conformance;
 mod counts;
 mod faults;
+mod hangs;
 #[path = "../harness/mod.rs"]
 #[expect(dead_code, reason = "the other suite uses the rest")]
 mod harness;

@@ -1,0 +1,214 @@
+//! A cluster that does not answer in time, and answers later after all.
+
+use std::sync::Arc;
+
+use imaged::store::Frame;
+use imaged_drivers::{Kind, Recovered, window::CHUNK};
+use imaged_fake_librbd::Cluster;
+
+use crate::{
+    ceph::{Ceph, POOL},
+    harness::stores::{
+        Fixture, aligned_chunks, assert_free, assert_reads, begin,
+        content::{Look, image},
+        idle, order, put, recovered, soon,
+    },
+};
+
+/// A store whose patience with one answer is a second.
+async fn hasty() -> Fixture {
+    let ceph = Ceph::up().await;
+    let options = ceph.options().replace("timeout = 20", "timeout = 1");
+    let home = tempfile::tempdir().unwrap();
+    let mut f = Fixture::new("rbd", &[], &options, None, home).await;
+    f.ceph = Some(ceph);
+    f
+}
+
+fn fake(f: &Fixture) -> &Cluster {
+    &f.ceph.as_ref().unwrap().fake
+}
+
+async fn closed(f: &Fixture) {
+    idle(&f.store).await;
+    soon("all handles to be closed", async {
+        while !f.ceph.as_ref().unwrap().is_idle() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Gives what is in the journal to the store until nothing is kept.
+async fn settled(f: &Fixture) {
+    soon("the journal to be empty", async {
+        while !f.shared().journal.is_empty() {
+            f.settle().await;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_answers_late_is_not_forgotten() {
+    for call in ["rbd_snap_create", "rbd_snap_protect"] {
+        let f = hasty().await;
+        let (id, bytes) = (f.id(), image(Look::Mixed, 300_000, 1));
+        fake(&f).hold_call(call);
+        let error = put(&f.store, order(&id, Some(300_000)), &bytes).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Timeout, "{call}: {error:?}");
+        assert!(error.location().is_some(), "{call}: {error:?}");
+        // As long as it may come to be, nobody is told that nothing was left.
+        for _ in 0..2 {
+            f.settle().await;
+            assert_eq!(f.shared().journal.len(), 1, "{call}: the intent stays");
+            let error = f.driver.recover(&id).await.expect_err(call);
+            assert_eq!(error.kind(), Kind::Unavailable, "{call}: {error:?}");
+            let again = begin(&f.store, order(&id, None)).leave().await.unwrap_err();
+            assert_eq!(again.kind(), Kind::Exists, "{call}: {again:?}");
+        }
+        fake(&f).release_call(call);
+        closed(&f).await;
+        settled(&f).await;
+        let at = f.driver.locate(&id).await.expect(call);
+        assert_reads(&*f.driver, &at, &bytes, call).await;
+        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        f.driver.delete(&at).await.unwrap();
+        assert_free(&f, &id, call).await;
+        closed(&f).await;
+        f.assert_empty().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_land_late_leave_nothing() {
+    let f = hasty().await;
+    let (id, bytes) = (f.id(), image(Look::Random, 2 * CHUNK + 9, 2));
+    fake(&f).hold();
+    let running = begin(&f.store, order(&id, None));
+    running.give(&aligned_chunks(&bytes).await).await;
+    let ending = tokio::spawn(running.end(Frame::End));
+    // Its patience is six answers long. Then it gives up, and closes the image as soon as that can be.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    assert_eq!(fake(&f).count("rbd_close"), 0, "something is in flight still");
+    let again = begin(&f.store, order(&id, None)).leave().await.unwrap_err();
+    assert_eq!(again.kind(), Kind::Exists, "{again:?}");
+    fake(&f).release();
+    let error = ending.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    closed(&f).await;
+    settled(&f).await;
+    assert_eq!(f.ceph.as_ref().unwrap().images(POOL), [""; 0]);
+    assert_free(&f, &id, "landed").await;
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_that_answers_late_is_cleared_away() {
+    let f = hasty().await;
+    let (id, bytes) = (f.id(), image(Look::Random, 1000, 3));
+    fake(&f).hold_call("rbd_create4");
+    let error = put(&f.store, order(&id, Some(1000)), &bytes).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
+    assert_eq!(f.shared().journal.len(), 1, "{error:?}");
+    fake(&f).release_call("rbd_create4");
+    closed(&f).await;
+    settled(&f).await;
+    assert_free(&f, &id, "made late").await;
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_leaves_does_not_close_under_its_writes() {
+    let f = hasty().await;
+    for size in [Some(3 * CHUNK as u64), None] {
+        let (id, bytes) = (f.id(), image(Look::Random, 2 * CHUNK, 4));
+        fake(&f).hold();
+        let running = begin(&f.store, order(&id, size));
+        running.give(&aligned_chunks(&bytes).await).await;
+        soon("writes to be in flight", async {
+            while fake(&f).open().operations == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let fake = fake(&f).clone();
+        let freed = tokio::spawn(async move {
+            soon("the put to be aborted", async {
+                while fake.open().operations == 0 {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            fake.release();
+        });
+        let left = running.leave().await.unwrap_err();
+        freed.await.unwrap();
+        assert_ne!(left.kind(), Kind::Internal, "{left:?}");
+        closed(&f).await;
+        settled(&f).await;
+        assert_free(&f, &id, "left").await;
+    }
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_dropped_in_flight_leaves_nothing() {
+    let f = hasty().await;
+    let id = f.id();
+    fake(&f).hold();
+    let mut upload = f.driver.create(&id, None).await.unwrap();
+    upload.write(image(Look::Random, 500_000, 5)).await.unwrap();
+    drop(upload);
+    assert_eq!(fake(&f).count("rbd_close"), 0);
+    fake(&f).release();
+    closed(&f).await;
+    let found = recovered(&*f.driver, &id).await;
+    assert!(matches!(found, Recovered::Removed(_) | Recovered::Nothing), "{found:?}");
+    assert_free(&f, &id, "dropped").await;
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_hangs_stops_one_store_only() {
+    let f = hasty().await;
+    let bytes = image(Look::Random, 1000, 6);
+    let at = f.place(&f.id(), &bytes).await;
+    // More than there are places in the lane.
+    fake(&f).hold_call("rbd_open");
+    let stuck: Vec<_> = (0..20)
+        .map(|_| {
+            let (driver, at) = (Arc::clone(&f.driver), at.clone());
+            tokio::spawn(async move {
+                driver
+                    .open(
+                        &at,
+                        imaged_drivers::Span::All,
+                        crate::harness::stores::window(CHUNK).await,
+                    )
+                    .await
+                    .map(drop)
+            })
+        })
+        .collect();
+    let memory = f.store_named("memory");
+    let running = begin(&memory, order(&f.id(), None));
+    running.give(&aligned_chunks(&bytes).await).await;
+    let receipt = running.end(Frame::End).await.unwrap();
+    memory.delete(&receipt.location.parse().unwrap(), "r").await.unwrap();
+    for stuck in stuck {
+        let error = stuck.await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), Kind::Timeout | Kind::Unavailable), "{error:?}");
+    }
+    fake(&f).release_call("rbd_open");
+    closed(&f).await;
+    assert_reads(&*f.driver, &at, &bytes, "afterwards").await;
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
