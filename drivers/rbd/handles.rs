@@ -125,23 +125,27 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.handles.change(&self.name, |count| {
-            count.reading = count.reading.saturating_sub(1);
-            count.closing += 1;
-        });
-        let closing = Closing { name: self.name.clone(), handles: Arc::clone(&self.handles) };
-        let (image, lane) = (self.image.take(), self.lane.clone());
-        let close = move || -> Result<()> {
-            let until_closed = closing;
-            if let Some(image) = image {
-                close(image, &until_closed.name);
-            }
-            Ok(())
-        };
-        // Without a runtime, at the very end of the process, a thread of the image's own closes it.
-        if let Ok(runtime) = runtime::Handle::try_current() {
-            runtime.spawn(async move { lane.run("close an image", close).await });
+        // Before it counts as unread: a delete must see the one or the other.
+        if let Some(image) = self.image.take() {
+            close_later(image, &self.name, &self.handles, &self.lane);
         }
+        self.handles.change(&self.name, |count| count.reading = count.reading.saturating_sub(1));
+    }
+}
+
+/// Closes an image on the store's lane; nobody waits for it but a delete.
+pub(super) fn close_later(image: Image, name: &str, handles: &Arc<Handles>, lane: &Lane) {
+    handles.change(name, |count| count.closing += 1);
+    let closing = Closing { name: name.to_owned(), handles: Arc::clone(handles) };
+    let close = move || -> Result<()> {
+        let until_closed = closing;
+        close(image, &until_closed.name);
+        Ok(())
+    };
+    // Without a runtime, at the very end of the process, a thread of the image's own closes it.
+    if let Ok(runtime) = runtime::Handle::try_current() {
+        let lane = lane.clone();
+        runtime.spawn(async move { lane.run("close an image", close).await });
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Config,
     cluster::{Connection, Live},
     failure::{Late, failed},
-    handles::{Handles, Reading},
+    handles::{Handles, Reading, close_later},
     kept,
     location::SNAP,
     read, trash, upload,
@@ -188,7 +188,8 @@ impl Store {
             return Ok(stat);
         }
         let (image, seen) = self.open_whole(pool, name)?;
-        close(image, name);
+        // Closing takes as long as looking, and the answer is here.
+        close_later(image, name, &self.handles, &self.lane);
         Ok(seen.stat)
     }
 

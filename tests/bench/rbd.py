@@ -40,6 +40,7 @@ MIB = 1 << 20
 CHUNK = 8
 # One MiB of a sparse image in so many.
 EVERY = 20
+VOLUME_EVERY = 10
 STATS = 50
 GROUPS = ("put", "sparse", "get", "sparse-get", "stat", "volume")
 
@@ -264,7 +265,10 @@ def stat(rig):
 def volume(rig):
     """An image of a volume: until the answer, and until its digests are there."""
     found = {}
-    rig.rbd("import", "--object-size", "4M", rig.sparse, "volumes/bench", user="admin")
+    source = rig.dir / "volume"
+    write_sparse(source, rig.args.sparse, VOLUME_EVERY)
+    rig.rbd("import", "--object-size", "4M", source, "volumes/bench", user="admin")
+    source.unlink()
     try:
         for _ in range(rig.args.runs):
             for mode in ("clone", "stream"):
@@ -436,14 +440,16 @@ def report(args, found):
                 continue
             both = [show(middle(runs, lambda one, k=key: one[k])) for key in ("seconds", "digests")]
             lines.append((mode, *both))
-        table((f"image of a volume, {args.sparse} MiB", "answer, s", "digests, s"), lines)
+        what = f"image of a volume, {args.sparse} MiB, one in {VOLUME_EVERY} not zeros"
+        table((what, "answer, s", "digests, s"), lines)
         print()
-    table(("figure", "found", "wanted"), goals(found))
+    measured = [row for row in goals(found) if row[1] != "-"]
+    table(("figure", "found", "wanted"), measured)
 
 
-def write_sparse(path, mib):
+def write_sparse(path, mib, every):
     with open(path, "wb") as out:
-        for at in range(0, mib, EVERY):
+        for at in range(0, mib, every):
             out.seek(at * MIB)
             out.write(os.urandom(min(mib - at, 1) * MIB))
         out.truncate(mib * MIB)
@@ -461,7 +467,7 @@ def measure(args, directory):
     program = args.imaged or release_build()
     qemu = find_qemu()
     write_source(directory / "full", args.size * MIB)
-    write_sparse(directory / "sparse", args.sparse)
+    write_sparse(directory / "sparse", args.sparse, EVERY)
     # glance_store stores whole chunks of sparse images.
     stored_mib = max(2 * args.size, args.sparse // EVERY * CHUNK) + 1024
     run(HOME / "ci/ceph", "up", CLUSTER, "--size", stored_mib)
