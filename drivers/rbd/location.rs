@@ -30,7 +30,7 @@ struct Place {
 }
 
 impl Location {
-    /// The snapshot [`SNAP`] of an image.
+    /// The snapshot `snap` of an image.
     #[cfg(any(test, feature = "ceph"))]
     pub(crate) fn new(fsid: &str, pool: &str, image: &str) -> Self {
         let place = Place { fsid: fsid.to_owned(), pool: pool.to_owned(), snap: SNAP.to_owned() };
@@ -58,7 +58,7 @@ impl Location {
         &self.image
     }
 
-    /// Whether this may be the snapshot [`SNAP`] of an image in this pool. An old location names
+    /// Whether this may be the snapshot `snap` of an image in this pool. An old location names
     /// neither, and so is of any.
     #[must_use]
     pub fn is_in(&self, fsid: &str, pool: &str) -> bool {

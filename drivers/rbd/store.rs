@@ -366,7 +366,7 @@ impl Store {
         close(image, name);
         match found? {
             Recovered::Removed(_) => self.remove(pool, name),
-            other => Ok(other),
+            found @ (Recovered::Nothing | Recovered::Whole) => Ok(found),
         }
     }
 

@@ -8,13 +8,10 @@ use imaged::store::{Frame, Mode};
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
 use imaged_fake_librbd::{Cluster, How, Plan};
 
-use crate::{
-    ceph::POOL,
-    harness::stores::{
-        self, Fixture, aligned_chunks, assert_free, assert_reads, begin,
-        content::{Look, image},
-        order, put, read, soon,
-    },
+use crate::harness::stores::{
+    self, Fixture, aligned_chunks, assert_free, assert_reads, begin,
+    content::{Look, image},
+    order, put, read, soon,
 };
 
 const IO: i32 = 5;
@@ -174,7 +171,7 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan, doomed
 
 /// Nothing is there, unless the error says so.
 async fn judge(f: &Fixture, id: &ImageId, error: &Error, what: &str) {
-    let there = f.ceph.as_ref().unwrap().images(POOL).contains(&id.as_str().to_owned());
+    let there = f.ceph.as_ref().unwrap().images().contains(&id.as_str().to_owned());
     let unsure = error.kind() == Kind::Timeout;
     assert_eq!(error.location().is_some(), unsure, "{what}: {error:?}");
     assert!(!there || unsure || error.left().is_some(), "{what}: something is left: {error:?}");

@@ -7,7 +7,7 @@ use imaged_drivers::{Kind, Recovered, window::CHUNK};
 use imaged_fake_librbd::Cluster;
 
 use crate::{
-    ceph::{Ceph, POOL},
+    ceph::Ceph,
     harness::stores::{
         Fixture, aligned_chunks, assert_free, assert_reads, begin,
         content::{Look, image},
@@ -99,7 +99,7 @@ async fn writes_that_land_late_leave_nothing() {
     assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     closed(&f).await;
     settled(&f).await;
-    assert_eq!(f.ceph.as_ref().unwrap().images(POOL), [""; 0]);
+    assert_eq!(f.ceph.as_ref().unwrap().images(), [""; 0]);
     assert_free(&f, &id, "landed").await;
     closed(&f).await;
     f.assert_empty().await;

@@ -252,10 +252,9 @@ impl Fixture {
             assert_eq!(names(dir), [""; 0], "files are left in {}", dir.display());
         }
         if let Some(ceph) = &self.ceph {
-            let pool = ceph::POOL;
             // What was deleted while a job had it open goes with the next look at the store.
             self.driver.probe().await.unwrap();
-            assert!(ceph.is_empty(pool), "images are left in the pool: {:?}", ceph.images(pool));
+            assert!(ceph.is_empty(), "images are left in the pool: {:?}", ceph.images());
         } else if self.dirs.is_empty() {
             assert_eq!(self.driver.probe().await.unwrap().used, Some(0), "memory is taken");
         }
