@@ -418,10 +418,24 @@ impl Store {
             && let Ok(algo) = intent.hash_algo.parse()
         {
             let claim = self.shared.journal.begin(intent).await?;
-            let job = format!("digest-{}", uuid::Uuid::new_v4());
-            self.shared.tasks.spawn(self.digest(claim, id, algo, &job));
+            self.follow(claim, id, algo);
         }
         deleted
+    }
+
+    /// Computes the digests of an image in the background.
+    fn follow(self: &Arc<Self>, claim: Claim, image: ImageId, algo: Algo) {
+        let id = format!("digest-{}", uuid::Uuid::new_v4());
+        tracing::info!(store = self.name(), image = %image, job = id, "digests are taken up");
+        self.shared.tasks.spawn(self.digest(claim, image, algo, &id));
+    }
+
+    async fn lacks_digests(&self, image: &ImageId) -> bool {
+        let Ok(driver) = self.driver() else { return false };
+        match driver.locate(image).await {
+            Ok(at) => driver.stat(&at).await.is_ok_and(|stat| stat.digests.is_none()),
+            Err(_) => false,
+        }
     }
 
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.
@@ -435,16 +449,23 @@ impl Store {
             return self.unseal(volume, &image, claim).await;
         }
         if intent.work == Work::Digest {
-            let id = format!("digest-{}", uuid::Uuid::new_v4());
-            tracing::info!(store = self.name(), image = %image, job = id, "digests are taken up");
-            self.shared.tasks.spawn(self.digest(claim, image, algo, &id));
-            return;
+            return self.follow(claim, image, algo);
         }
         let recovered = match self.driver() {
             Ok(driver) => driver.recover(&image).await,
             Err(error) => Err(error),
         };
         match recovered {
+            // A copy that nobody was told of: it may lack its digests, and share what it was made from.
+            Ok(Recovered::Whole) if self.lacks_digests(&image).await => {
+                match claim.turn(Work::Digest).await {
+                    Ok(claim) => self.follow(claim, image, algo),
+                    Err(error) => tracing::warn!(
+                        store = self.name(), image = %image, error = %error.chain(),
+                        "digests cannot be taken up yet"
+                    ),
+                }
+            }
             Ok(found) => {
                 let found = match found {
                     Recovered::Nothing => "nothing was left".to_owned(),
