@@ -15,7 +15,7 @@ use crate::{
     State,
     c::{Text, fill},
     cluster_of,
-    errno::{ACCES, INVAL, NAMETOOLONG, NOENT, RANGE},
+    errno::{ACCES, DQUOT, INVAL, NAMETOOLONG, NOENT, RANGE},
     lock,
     world::World,
 };
@@ -178,7 +178,7 @@ unsafe extern "C" fn rados_cluster_stat(cluster: &Client, result: &mut ClusterSt
             kb: TOTAL / 1024,
             kb_used: used / 1024,
             kb_avail: TOTAL.saturating_sub(used) / 1024,
-            num_objects: pools.map(|pool| pool.objects().count() as u64).sum(),
+            num_objects: pools.map(|pool| pool.parts().count() as u64).sum(),
         };
         Ok(0)
     })
@@ -246,7 +246,7 @@ unsafe extern "C" fn rados_set_pool_full_try(io: &Io) {
 unsafe extern "C" fn rados_ioctx_pool_stat(io: &Io, stats: &mut rados_pool_stat_t) -> c_int {
     io.state.call("rados_ioctx_pool_stat", &io.pool, 0, |world| {
         let pool = world.pool(&io.pool)?;
-        let (used, objects) = (pool.used(), pool.objects().count() as u64);
+        let (used, objects) = (pool.used(), pool.parts().count() as u64);
         // All of it is written, the end too.
         *stats = rados_pool_stat_t {
             num_bytes: used,
@@ -271,16 +271,34 @@ unsafe extern "C" fn rados_read(
     let object = oid.text();
     io.state.call("rados_read", &object, off, |world| {
         let pool = world.pool(&io.pool)?;
-        // The only objects that anybody reads: the internal id of a name.
-        let name = object.strip_prefix("rbd_id.").ok_or(NOENT)?;
-        let id = pool.id_of(name)?;
-        let mut content = u32::try_from(id.len()).unwrap_or(0).to_le_bytes().to_vec();
-        content.extend_from_slice(id.as_bytes());
+        let content = if let Some(name) = object.strip_prefix("rbd_id.") {
+            let id = pool.id_of(name)?;
+            let mut content = u32::try_from(id.len()).unwrap_or(0).to_le_bytes().to_vec();
+            content.extend_from_slice(id.as_bytes());
+            content
+        } else {
+            pool.objects.get(&object).ok_or(NOENT)?.clone()
+        };
         let from = usize::try_from(off).unwrap_or(usize::MAX);
         let found = content.get(from..).unwrap_or_default();
         let found = found.get(..len).unwrap_or(found);
         // SAFETY: no more than `len` bytes, which the caller has.
         unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), buf.cast(), found.len()) };
         c_int::try_from(found.len()).map_err(|_long| RANGE)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_write_full(io: &Io, oid: Text, buf: *const c_char, len: usize) -> c_int {
+    let object = oid.text();
+    io.state.call("rados_write_full", &object, len as u64, |world| {
+        let pool = world.pool_mut(&io.pool)?;
+        if pool.is_full() {
+            return Err(DQUOT);
+        }
+        // SAFETY: the caller vouches for its buffer.
+        let bytes = unsafe { std::slice::from_raw_parts(buf.cast::<u8>(), len) };
+        pool.objects.insert(object.clone(), bytes.to_vec());
+        Ok(0)
     })
 }

@@ -15,6 +15,9 @@ pub(crate) type Answer<T = ()> = Result<T, i32>;
 /// Written objects of an image by number; each is as long as the end of its last write.
 pub(crate) type Objects = BTreeMap<u64, Arc<Vec<u8>>>;
 
+/// The object that names the images in a pool's trash.
+const TRASH: &str = "rbd_trash";
+
 /// Discards below this many bytes do nothing.
 const GRANULARITY: u64 = 64 << 10;
 
@@ -33,6 +36,8 @@ pub(crate) struct Pool {
     pub(crate) names: BTreeMap<String, String>,
     /// Names that images in the trash had, by internal id.
     pub(crate) trash: BTreeMap<String, String>,
+    /// Objects that are no part of an image.
+    pub(crate) objects: BTreeMap<String, Vec<u8>>,
     /// Bytes at which the pool is full.
     pub(crate) quota: Option<u64>,
 }
@@ -145,10 +150,11 @@ impl Image {
 impl Pool {
     /// Bytes of its objects; what snapshots share counts once.
     pub(crate) fn used(&self) -> u64 {
-        self.objects().map(|object| object.len() as u64).sum()
+        self.parts().map(|object| object.len() as u64).sum()
     }
 
-    pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<Vec<u8>>> {
+    /// The parts of its images.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Arc<Vec<u8>>> {
         let mut seen = HashSet::new();
         let heads = self.images.values().map(|image| &image.objects);
         let snaps = self.images.values().flat_map(|image| &image.snaps).map(|snap| &snap.objects);
@@ -158,7 +164,7 @@ impl Pool {
             .filter(move |object| seen.insert(Arc::as_ptr(object)))
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.quota.is_some_and(|quota| self.used() >= quota)
     }
 
@@ -306,9 +312,13 @@ impl World {
     /// Removes an image by name.
     pub(crate) fn remove(&mut self, pool: &str, name: &str) -> Answer {
         let id = self.pool(pool)?.id_of(name)?;
-        // A full pool has no place for the note of what is to be removed; seen with 16.2.
-        if self.pool(pool)?.is_full() {
-            return Err(NOENT);
+        // What is to be removed is noted in the trash first, for which a full pool has no room.
+        let pool_now = self.pool_mut(pool)?;
+        if !pool_now.objects.contains_key(TRASH) {
+            if pool_now.is_full() {
+                return Err(NOENT);
+            }
+            pool_now.objects.insert(TRASH.to_owned(), Vec::new());
         }
         self.remove_image(pool, &id)?;
         self.pool_mut(pool)?.names.remove(name);

@@ -40,6 +40,10 @@ async fn a_pool_says_what_it_holds() {
     assert_eq!(&found[4..], image.id().unwrap().as_bytes());
     assert_eq!(rig.pool.read("rbd_id.a", 6).unwrap(), &found[..6]);
     assert_eq!(rig.pool.read("rbd_id.b", 256), Err(Errno::NOENT));
+    assert_eq!(rig.pool.read("object", 1), Err(Errno::NOENT));
+    rig.pool.write_nothing("object").unwrap();
+    assert_eq!(rig.pool.read("object", 1), Ok(Vec::new()));
+    assert_eq!(rig.pool.write_nothing("ob\0ject"), Err(Errno::INVAL));
     image.close().unwrap();
     rig.finish();
 }
@@ -206,6 +210,7 @@ async fn a_full_pool_says_so() {
     image.metadata_set("key", "value").unwrap();
     image.snap_create("snap").unwrap();
     image.snap_remove("snap").unwrap();
+    assert_eq!(rig.pool.write_nothing("object"), Err(Errno::DQUOT));
     assert_eq!(rig.pool.remove("a"), Err(Errno::NOENT));
     image.resize(0).unwrap();
     image.close().unwrap();

@@ -69,6 +69,28 @@ async fn a_snapshot_stays_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_is_only_read_is_not_watched() {
+    let rig = Rig::new();
+    let image = rig.image("a", 100_000);
+    write(&image, bytes(100_000, 1), 0).await.unwrap();
+    image.snap_create("s").unwrap();
+    image.close().unwrap();
+    assert_eq!(Image::open_unwatched(&rig.pool, "b", "s").map(drop), Err(Errno::NOENT));
+    assert_eq!(Image::open_unwatched(&rig.pool, "a", "t").map(drop), Err(Errno::NOENT));
+    let at = Image::open_unwatched(&rig.pool, "a", "s").unwrap();
+    assert_eq!(at.watchers().unwrap(), []);
+    assert!(read(&at, 100_000).await == bytes(100_000, 1));
+    assert_eq!(write(&at, vec![1], 0).await, Err(Errno::ROFS));
+    let image = Image::open(&rig.pool, "a", None).unwrap();
+    image.snap_remove("s").unwrap();
+    image.close().unwrap();
+    rig.pool.remove("a").unwrap();
+    assert_eq!(read(&at, 100_000).await, [0; 100_000], "zeros, and nobody says so");
+    at.close().unwrap();
+    rig.finish();
+}
+
+#[tokio::test]
 async fn extents_are_what_was_written() {
     let rig = Rig::new();
     let image = rig.image("a", 1 << 20);
@@ -108,11 +130,13 @@ async fn a_clone_of_the_first_format_needs_protection() {
     assert_eq!((child.size().unwrap(), child.overlap().unwrap()), (150_000, 150_000));
     assert_eq!(child.metadata("key").unwrap(), "value");
     assert_eq!(child.extents(0..150_000).unwrap().len(), 3);
+    assert!(!child.has_objects().unwrap(), "all of it is the parent's");
     let mut model = bytes(150_000, 1);
     assert!(read(&child, 150_000).await == model);
     // A write to a part of an object takes the rest of it over.
     write(&child, bytes(10, 2), 70_000).await.unwrap();
     model[70_000..70_010].copy_from_slice(&bytes(10, 2));
+    assert!(child.has_objects().unwrap());
     assert!(read(&child, 150_000).await == model);
     let mut seen = Vec::new();
     let ended = child.flatten(|done, all| {
