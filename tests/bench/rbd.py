@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -507,6 +508,8 @@ def main():
     args.only = args.only.split(",")
     if min(args.size, args.sparse, args.runs) < 1 or not set(args.only) <= set(GROUPS):
         parser.error(f"sizes and --runs are at least 1, --only names some of {', '.join(GROUPS)}")
+    # Asked to end, it still takes the cluster down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(dir=args.dir.resolve(), prefix="bench-") as directory:
         found = measure(args, Path(directory))
     if args.json:

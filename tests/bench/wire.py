@@ -64,13 +64,17 @@ class Client:
         room = memoryview(self.room)
         while got := source.readinto(room):
             if size is None:
-                self.wire.sendall(b"%x\r\n" % got)
-            self.wire.sendall(room[:got])
-            if size is None:
-                self.wire.sendall(b"\r\n")
+                self.all([b"%x\r\n" % got, room[:got], b"\r\n"])
+            else:
+                self.wire.sendall(room[:got])
         if size is None:
             self.wire.sendall(b"0\r\n\r\n")
         return self.answer("PUT")
+
+    def all(self, parts):
+        """Sends parts in one call, as clients that can do."""
+        if self.wire.sendmsg(parts) != sum(map(len, parts)):
+            raise Refused("the connection took only a part")
 
     def get(self, path):
         """Reads an image and forgets it."""
