@@ -407,7 +407,12 @@ impl Store {
             }
             deleted = driver.delete(at).await;
             let in_use = deleted.as_ref().is_err_and(|error| error.kind() == Kind::InUse);
-            if !in_use || self.shared.journal.of(self.name(), &intent.image).is_none() {
+            if !in_use {
+                break;
+            }
+            if self.shared.journal.of(self.name(), &intent.image).is_none() {
+                // Ours has ended since that look: whoever has it open now is another.
+                deleted = driver.delete(at).await;
                 break;
             }
             tokio::time::sleep(BETWEEN).await;
