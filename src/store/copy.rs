@@ -435,8 +435,12 @@ impl Store {
         self.shared.tasks.spawn(self.digest(claim, image, algo, &id));
     }
 
+    /// Whether it may be a copy that was made and no more.
     async fn lacks_digests(&self, image: &ImageId) -> bool {
         let Ok(driver) = self.driver() else { return false };
+        if !driver.caps().flatten {
+            return false;
+        }
         match driver.locate(image).await {
             Ok(at) => driver.stat(&at).await.is_ok_and(|stat| stat.digests.is_none()),
             Err(_) => false,
