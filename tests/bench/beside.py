@@ -21,6 +21,8 @@ default_backend = fast
 {options}
 [imaged]
 state_dir = {dir}/state
+# The client keeps its connection while others have their turns.
+idle_timeout_s = 86400
 {more}
 """
 
