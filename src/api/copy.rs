@@ -119,13 +119,18 @@ async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) ->
     match source {
         Origin { location: Some(at), store: _, rbd_volume: None, cinder_volume: None } => {
             let at: Location = at.parse()?;
+            let volume = |store: &Arc<Store>| store.driver().ok()?.volume(&at);
+            if let Some(store) = named {
+                if let Some(volume) = volume(&store) {
+                    return Ok(Found::Volume(store, volume));
+                }
+                peer.needs(Role::Member)?;
+                return Ok(Found::Image(store, at));
+            }
             let stores = call.daemon.stores();
-            let all: Vec<_> = match &named {
-                Some(named) => vec![Arc::clone(named)],
-                None => std::iter::once(target).chain(stores.iter()).map(Arc::clone).collect(),
-            };
+            let all = || std::iter::once(target).chain(stores.iter());
             let (mut unsure, mut absent) = (None, false);
-            for store in &all {
+            for store in all() {
                 match store.stat(&at).await {
                     Ok(_) => {
                         peer.needs(Role::Member)?;
@@ -138,8 +143,7 @@ async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) ->
                 }
             }
             // What is no image of any store here may be a volume that one of them reaches.
-            let volume = |store: &Arc<Store>| store.driver().ok()?.volume(&at);
-            let reached = all.iter().find_map(|store| Some((Arc::clone(store), volume(store)?)));
+            let reached = all().find_map(|store| Some((Arc::clone(store), volume(store)?)));
             match (reached, unsure) {
                 (Some((store, volume)), None) if !absent => Ok(Found::Volume(store, volume)),
                 (_, Some(unsure)) => Err(unsure),

@@ -10,11 +10,10 @@ use imaged_drivers::{
     self as drivers, Digests, Driver, Error, ImageId, Kind, Location, Recovered, Result, Span,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::{
-    Incoming, Put, Receipt, Store,
+    Put, Receipt, Store,
     put::{unsure, unwanted},
 };
 use crate::{
@@ -84,11 +83,7 @@ impl Store {
         let mut outcome = Outcome::begin("copy", &put.request, self.name(), &put.id);
         let result =
             self.copy_inner(&mut put, &source, &from, mode, job.as_ref(), &mut outcome).await;
-        outcome.end(&self.shared.metrics, result.as_ref().err());
-        if let Some(job) = job {
-            job.finish(result.as_ref().map(|_| ()));
-        }
-        result
+        self.over(outcome, job, result)
     }
 
     async fn copy_inner(
@@ -112,10 +107,7 @@ impl Store {
         if let Some(receipt) = self.inside(put, from, mode, since, outcome).await? {
             return Ok(receipt);
         }
-        put.size = Some(reader.size);
-        let body = Incoming::Image(reader.body.into_stream());
-        let (ready, _readied) = oneshot::channel();
-        self.put_inner(put, body, ready, job, outcome).await
+        self.put_stream(put, reader, job, outcome).await
     }
 
     /// Makes the image inside the backend, if `mode` wants that and the backend can; what must then be

@@ -10,7 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
-use imaged_drivers::{Committed, Digests, Error, ImageId, Kind, Location, Result, Upload, Volume};
+use imaged_drivers::{
+    Committed, Digests, Error, ImageId, Kind, Location, Reader, Result, Upload, Volume,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -111,11 +113,35 @@ impl Store {
         let job = put.job.take();
         let mut outcome = Outcome::begin("put", &put.request, self.name(), &put.id);
         let result = self.put_inner(&put, body, ready, job.as_ref(), &mut outcome).await;
+        self.over(outcome, job, result)
+    }
+
+    /// Tells the metrics, the log and whoever watches the job how it has ended.
+    pub(super) fn over(
+        &self,
+        outcome: Outcome,
+        job: Option<Ticket>,
+        result: Result<Receipt>,
+    ) -> Result<Receipt> {
         outcome.end(&self.shared.metrics, result.as_ref().err());
         if let Some(job) = job {
             job.finish(result.as_ref().map(|_| ()));
         }
         result
+    }
+
+    /// Stores what another store reads.
+    pub(super) async fn put_stream(
+        &self,
+        put: &mut Put,
+        from: Reader,
+        job: Option<&Ticket>,
+        outcome: &mut Outcome,
+    ) -> Result<Receipt> {
+        put.size = Some(from.size);
+        let body = Incoming::Image(from.body.into_stream());
+        let (ready, _readied) = oneshot::channel();
+        self.put_inner(put, body, ready, job, outcome).await
     }
 
     pub(super) async fn put_inner(

@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use imaged_drivers::{Error, ImageId, Kind, Result, Source, Volume, window::CHUNK};
-use tokio::sync::oneshot;
 
-use super::{Incoming, Mode, Put, Receipt, Store};
+use super::{Mode, Put, Receipt, Store};
 use crate::{
     jobs::Ticket,
     journal::{Claim, Work},
@@ -33,11 +32,7 @@ impl Store {
         let job = put.job.take();
         let mut outcome = Outcome::begin("copy", &put.request, self.name(), &put.id);
         let result = self.sealed(&mut put, &via, &volume, mode, job.as_ref(), &mut outcome).await;
-        outcome.end(&self.shared.metrics, result.as_ref().err());
-        if let Some(job) = job {
-            job.finish(result.as_ref().map(|_| ()));
-        }
-        result
+        self.over(outcome, job, result)
     }
 
     /// Seals the volume for as long as the image is made from it.
@@ -92,10 +87,7 @@ impl Store {
         }
         let window = via.window(&*backend, CHUNK).await?;
         let reader = backend.open_sealed(&source, window).await?;
-        put.size = Some(reader.size);
-        let body = Incoming::Image(reader.body.into_stream());
-        let (ready, _readied) = oneshot::channel();
-        self.put_inner(put, body, ready, job, outcome).await
+        self.put_stream(put, reader, job, outcome).await
     }
 
     /// Removes the seal of a volume; if it cannot be removed now, the claim is left for later.
