@@ -12,28 +12,19 @@
 //!   librbd say so of all the calls that are made here.
 //! * librbd calls back exactly once for each operation that it has taken, however long that takes.
 
-#![cfg_attr(feature = "ceph", expect(unsafe_code, reason = "this is the room for it"))]
+#![cfg(feature = "ceph")]
+#![expect(unsafe_code, reason = "this is the room for it")]
 
-#[cfg(feature = "ceph")]
 pub mod aio;
-#[cfg(feature = "ceph")]
 mod cluster;
-#[cfg(feature = "ceph")]
 mod errno;
-#[cfg(feature = "ceph")]
 mod exit;
-#[cfg(feature = "ceph")]
 mod image;
-#[cfg(feature = "ceph")]
 mod pool;
-#[cfg(feature = "ceph")]
 mod snap;
-#[cfg(feature = "ceph")]
 pub mod sys;
-#[cfg(feature = "ceph")]
 mod text;
 
-#[cfg(feature = "ceph")]
 pub use self::{
     cluster::{Cluster, ClusterStat, Connecting},
     errno::{Errno, Result},
