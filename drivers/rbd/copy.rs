@@ -218,16 +218,14 @@ fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
 
 /// Which caps are missing, by the command that gives them.
 fn may_not(store: &Store, pool: &str, what: &str, profile: &str) -> Error {
-    let (user, own) = (&store.config.user, &store.config.pool);
-    let data = store.config.data_pool.as_ref();
-    let data = data.map_or_else(String::new, |pool| format!(", profile rbd pool={pool}"));
+    let user = &store.config.user;
+    let caps = store.caps(&format!(", {profile} pool={pool}"));
     Error::new(
         Kind::BackendDenied,
         format!(
             "this pool cannot {what}: client.{user} lacks `{profile}` on it. A snapshot that you name, \
              POOL/NAME@SNAPSHOT, needs no more than `profile rbd-read-only`. Remedy, beside other caps \
-             that the user has: ceph auth caps client.{user} mon 'profile rbd' mgr 'profile rbd' osd \
-             'profile rbd pool={own}{data}, {profile} pool={pool}': pool=`{pool}`"
+             that the user has: ceph auth caps client.{user} {caps}: pool=`{pool}`"
         ),
     )
 }

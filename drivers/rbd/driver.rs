@@ -32,7 +32,7 @@ use crate::{
 const PLACES: usize = 16;
 /// Answers of the cluster that one call may have to wait for, one after the other.
 const ANSWERS: u32 = 6;
-/// What takes as long as an image has objects may take so long.
+/// What takes as long as an image has objects, or has no limit, may take so long.
 const LONG: Duration = Duration::from_hours(24);
 /// Images that a listing looks at, at a time.
 const LOOKS: usize = 8;
@@ -49,7 +49,7 @@ impl Rbd {
     pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Self> {
         let patience = match config.timeout {
             Timeout::Default(limit) | Timeout::Fixed(limit) => limit.saturating_mul(ANSWERS),
-            Timeout::None => Duration::from_secs(24 * 3600),
+            Timeout::None => LONG,
         };
         let store = Arc::new(Store {
             name: name.to_owned(),
@@ -180,9 +180,10 @@ impl Driver for Rbd {
         }
         self.0.handles.settled(&name).await;
         at_length(&self.0, "delete an image", move |store| {
-            store.delete(&pool, &name)?;
-            // It may have been the last clone of what was deleted before.
-            trash::purge_quietly(store, &pool);
+            if store.delete(&pool, &name)? {
+                // It may have been the last clone of what was deleted before.
+                trash::purge_quietly(store, &pool);
+            }
             Ok(())
         })
         .await
@@ -210,7 +211,7 @@ impl Driver for Rbd {
             size: from.size,
             digests: from.digests,
         };
-        let copied = blocking(&self.0, "clone an image", move |store| {
+        let copied = on(&self.0.lane, &self.0, "clone an image", move |store| {
             copy::clone(store, (&live, &pool), &making, parent)
         });
         copied.await.map(Some)
@@ -248,7 +249,7 @@ impl Driver for Rbd {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
         let id = id.clone();
-        let sealed = blocking(&self.0, "seal a volume", move |store| {
+        let sealed = on(&self.0.lane, &self.0, "seal a volume", move |store| {
             copy::seal(store, &live, &volume, id.as_str())
         });
         let (at, size) = sealed.await?;
@@ -270,7 +271,7 @@ impl Driver for Rbd {
         let name = format!("{pool}/{image}");
         let (reading, extents) = {
             let name = name.clone();
-            blocking(&self.0, "open a volume", move |store| {
+            on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
                 let opened = copy::open_sealed(store, &pool, &image, &snap)?;
                 store.reading(opened, &name, 0..size)
@@ -285,7 +286,7 @@ impl Driver for Rbd {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
         let id = id.clone();
-        blocking(&self.0, "unseal a volume", move |store| {
+        on(&self.0.lane, &self.0, "unseal a volume", move |store| {
             copy::unseal(store, &live, &volume, id.as_str())
         })
         .await

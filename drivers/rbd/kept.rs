@@ -14,7 +14,7 @@ const TRASHED: &str = "imaged.trashed";
 const DIGESTS: &str = "imaged.digests";
 
 #[derive(Serialize, Deserialize)]
-struct Upload {
+struct Mark {
     image: String,
     instance: String,
 }
@@ -30,8 +30,7 @@ struct Kept {
 
 /// Notes that the daemon `instance` makes the image.
 pub(super) fn mark(image: &Image, id: &str, instance: &str) -> Result<()> {
-    let mark = Upload { image: id.to_owned(), instance: instance.to_owned() };
-    image.metadata_set(UPLOAD, &text(&mark)?)
+    note(image, UPLOAD, id, instance)
 }
 
 /// Forgets who has made the image.
@@ -44,20 +43,17 @@ pub(super) fn unmark(image: &Image) -> Result<()> {
 
 /// The daemon that makes, or made, the image.
 pub(super) fn marked(image: &Image, id: &str) -> Result<Option<String>> {
-    let found: Option<Upload> = read(image, UPLOAD)?;
-    Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
+    noted(image, UPLOAD, id)
 }
 
 /// Notes that a daemon puts the image into the trash, so that one takes it out of there.
 pub(super) fn mark_trashed(image: &Image, id: &str, instance: &str) -> Result<()> {
-    let mark = Upload { image: id.to_owned(), instance: instance.to_owned() };
-    image.metadata_set(TRASHED, &text(&mark)?)
+    note(image, TRASHED, id, instance)
 }
 
 /// Whether a daemon has put the image into the trash.
 pub(super) fn is_marked_trashed(image: &Image, id: &str) -> Result<bool> {
-    let found: Option<Upload> = read(image, TRASHED)?;
-    Ok(found.is_some_and(|mark| mark.image == id))
+    noted(image, TRASHED, id).map(|instance| instance.is_some())
 }
 
 /// Keeps the digests of the image.
@@ -71,6 +67,17 @@ pub(super) fn keep(image: &Image, id: &str, size: u64, digests: &Digests) -> Res
 pub(super) fn kept(image: &Image, id: &str, size: u64) -> Result<Option<Digests>> {
     let found: Option<Kept> = read(image, DIGESTS)?;
     Ok(found.filter(|kept| kept.image == id && kept.size == size).map(|kept| kept.digests))
+}
+
+fn note(image: &Image, key: &str, id: &str, instance: &str) -> Result<()> {
+    let mark = Mark { image: id.to_owned(), instance: instance.to_owned() };
+    image.metadata_set(key, &text(&mark)?)
+}
+
+/// The daemon that a mark names, if it is of this very image.
+fn noted(image: &Image, key: &str, id: &str) -> Result<Option<String>> {
+    let found: Option<Mark> = read(image, key)?;
+    Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
 }
 
 fn text(value: &impl Serialize) -> Result<String> {

@@ -74,7 +74,8 @@ pub(super) async fn blocking<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    on(&store.lane, store, doing, work).await
+    let done = on(&store.lane, store, doing, work).await;
+    done.map_err(|error| store.denied(error))
 }
 
 /// Runs `work` where it may block for as long as an image has objects.
@@ -83,10 +84,12 @@ pub(super) async fn at_length<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    on(&store.long, store, doing, work).await
+    let done = on(&store.long, store, doing, work).await;
+    done.map_err(|error| store.denied(error))
 }
 
-/// Runs `work` on one of the store's lanes.
+/// Runs `work` on one of the store's lanes. Of another pool than the store's it says itself what the
+/// user lacks.
 pub(super) async fn on<T: Send + 'static>(
     lane: &Lane,
     store: &Arc<Store>,
@@ -104,7 +107,6 @@ pub(super) async fn on<T: Send + 'static>(
             store.connection.suspect();
             Err(error)
         }
-        Err(error) if error.kind() == Kind::BackendDenied => Err(store.denied(error)),
         done => done,
     }
 }
@@ -115,14 +117,6 @@ fn is_shut_out(error: &Error) -> bool {
     cause.and_then(io::Error::raw_os_error) == Some(Errno::SHUTDOWN.number())
 }
 
-/// A failure that leaves it open whether there is an image says where to look.
-pub(super) fn failed_late(error: Error, at: &crate::Location) -> Error {
-    if error.kind() == Kind::Timeout && error.location().is_none() {
-        return error.at(at);
-    }
-    error
-}
-
 impl Store {
     pub(super) async fn connected(&self) -> Result<(Arc<Live>, Pool)> {
         let (live, pool) = self.connection.get(&self.lane).await?;
@@ -130,24 +124,29 @@ impl Store {
         Ok((live, pool))
     }
 
-    /// What the caps of the user do not allow, with those that would.
+    /// What the caps of the user do not allow, with those that would; other failures as they are.
     fn denied(&self, error: Error) -> Error {
+        if error.kind() != Kind::BackendDenied {
+            return error;
+        }
         let Config { user, pool, .. } = &self.config;
-        let caps = self
-            .config
-            .data_pool
-            .iter()
-            .fold(format!("mon 'profile rbd' osd 'profile rbd pool={pool}"), |caps, data| {
-                caps + ", profile rbd pool=" + data
-            });
+        let caps = self.caps("");
         Error::new(
             Kind::BackendDenied,
             format!(
-                "{error}; to write, the user needs the caps {caps}': rbd_store_user=`{user}` \
+                "{error}; to write, the user needs the caps {caps}: rbd_store_user=`{user}` \
                  rbd_store_pool=`{pool}`"
             ),
         )
         .because(error.chain())
+    }
+
+    /// The caps that the store's user needs, as `ceph auth caps` takes them; `more` is for other pools.
+    pub(super) fn caps(&self, more: &str) -> String {
+        let Config { pool, data_pool, .. } = &self.config;
+        let data = data_pool.as_ref();
+        let data = data.map_or_else(String::new, |pool| format!(", profile rbd pool={pool}"));
+        format!("mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={pool}{data}{more}'")
     }
 
     /// Whether the pools can be used, which not only the mon knows. Blocks.
@@ -254,15 +253,15 @@ impl Store {
         lock(&self.seen).remove(name);
     }
 
-    /// Removes an image, or touches nothing. Blocks.
-    pub(super) fn delete(&self, pool: &Pool, name: &str) -> Result<()> {
+    /// Removes an image, or touches nothing. Returns whether it was a clone. Blocks.
+    pub(super) fn delete(&self, pool: &Pool, name: &str) -> Result<bool> {
         let fail = |errno| match errno {
             Errno::NOENT => missing(name, &self.name),
             errno => failed("delete", name, errno, Late::Away),
         };
         let image = match Image::open(pool, name, None) {
             // What an earlier delete did not get done.
-            Err(Errno::NOENT) => return pool.remove(name).map_err(fail),
+            Err(Errno::NOENT) => return pool.remove(name).map(|()| false).map_err(fail),
             other => other.map_err(fail)?,
         };
         // Without the mon nothing is begun: some of what follows waits for it without a limit.
@@ -276,18 +275,21 @@ impl Store {
             })?;
             // From here on any daemon may finish it.
             kept::unmark(&image).map_err(fail)?;
-            Ok(clones)
+            let cloned = image.overlap().map_err(fail)? > 0;
+            Ok((clones, cloned, trash::mark(self, &image)))
         });
         close(image, name);
         self.forget(name);
-        let clones = ready?;
-        match trash::discard(self, pool, name) {
+        let (clones, cloned, marked) = ready?;
+        // The name is free at once, and after a crash the rest is removed all the same.
+        let discarded = marked.and_then(|internal| pool.trash_move(name).map(|()| internal));
+        match discarded {
             Ok(internal) => {
                 // From here on it is deleted; what takes its time can be done again.
                 if let Err(errno) = trash::remove(pool, &internal) {
                     tracing::debug!(image = name, %errno, "a deleted image stays in the trash");
                 }
-                Ok(())
+                Ok(cloned)
             }
             Err(errno) if clones => {
                 // So that the image stays whole, if that much can be had.
@@ -298,7 +300,7 @@ impl Store {
             }
             Err(errno @ (Errno::NOENT | Errno::TIMEDOUT)) => Err(fail(errno)),
             // A full pool may refuse it.
-            Err(_) => upload::remove(pool, name).map_err(fail).map(drop),
+            Err(_) => upload::remove(pool, name).map(|_| cloned).map_err(fail),
         }
     }
 

@@ -10,23 +10,21 @@ use super::{
 };
 use crate::Result;
 
-/// Moves an image into the trash, marked as put there by a daemon: the name is free at once, and after
-/// a crash it is removed all the same. Returns its internal id. Blocks.
-pub(super) fn discard(store: &Store, pool: &Pool, name: &str) -> imaged_ffi::Result<String> {
-    let image = Image::open(pool, name, None)?;
-    let marked = image.id().and_then(|id| {
-        kept::mark_trashed(&image, &id, &store.instance)?;
-        Ok(id)
-    });
-    close(image, name);
-    let id = marked?;
-    pool.trash_move(name)?;
+/// Marks an image as put into the trash by a daemon, which it has yet to be. Returns its internal id.
+/// Blocks.
+pub(super) fn mark(store: &Store, image: &Image) -> imaged_ffi::Result<String> {
+    let id = image.id()?;
+    kept::mark_trashed(image, &id, &store.instance)?;
     Ok(id)
 }
 
 /// Removes an image from the trash, with its snapshot. Blocks.
 pub(super) fn remove(pool: &Pool, id: &str) -> imaged_ffi::Result<()> {
     let image = Image::open_by_id(pool, id)?;
+    take_out(pool, image, id)
+}
+
+fn take_out(pool: &Pool, image: Image, id: &str) -> imaged_ffi::Result<()> {
     let unsnapped = upload::unsnap(&image);
     image.close().and(unsnapped)?;
     pool.trash_remove(id)
@@ -41,13 +39,13 @@ pub(super) fn purge(store: &Store, pool: &Pool) -> Result<u64> {
     let fail = |errno| failed("look at the trash of", pool.name(), errno, Late::Away);
     let mut kept = 0_u64;
     for entry in pool.trash_list().map_err(fail)? {
-        let size = match look(pool, &entry.id) {
-            Ok(Some(size)) => size,
+        let (image, size) = match look(pool, &entry.id) {
+            Ok(Some(ours)) => ours,
             // Another's, or gone meanwhile.
             Ok(None) | Err(Errno::NOENT) => continue,
             Err(errno) => return Err(fail(errno)),
         };
-        match remove(pool, &entry.id) {
+        match take_out(pool, image, &entry.id) {
             Ok(()) => {
                 tracing::info!(store = store.name, image = entry.name, "purged from the trash")
             }
@@ -66,11 +64,20 @@ pub(super) fn purge_quietly(store: &Store, pool: &Pool) {
     }
 }
 
-/// The length in bytes of an image in the trash, if a daemon has put it there.
-fn look(pool: &Pool, id: &str) -> imaged_ffi::Result<Option<u64>> {
+/// An image in the trash and its length in bytes, if a daemon has put it there.
+fn look(pool: &Pool, id: &str) -> imaged_ffi::Result<Option<(Image, u64)>> {
     let image = Image::open_by_id(pool, id)?;
     let looked = kept::is_marked_trashed(&image, id)
         .and_then(|ours| if ours { image.size().map(Some) } else { Ok(None) });
-    close(image, id);
-    looked
+    match looked {
+        Ok(Some(size)) => Ok(Some((image, size))),
+        Ok(None) => {
+            close(image, id);
+            Ok(None)
+        }
+        Err(errno) => {
+            close(image, id);
+            Err(errno)
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Writing an image: at its full size at once where that is known, with a window of writes in flight.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use super::{
     failure::{Late, failed},
     kept,
     location::{Location, SNAP},
-    store::{Store, at_length, blocking, close, failed_late, no_data_pool},
+    store::{Store, at_length, blocking, close, lock, no_data_pool},
 };
 use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, taken, zeros};
 
@@ -32,7 +32,7 @@ pub(super) struct Making {
 
 impl Making {
     pub(super) fn begin(store: &Arc<Store>, name: &str) -> Option<Self> {
-        let new = making(store).insert(name.to_owned());
+        let new = lock(&store.making).insert(name.to_owned());
         new.then(|| Self { store: Arc::clone(store), name: name.to_owned() })
     }
 
@@ -43,17 +43,13 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        making(&self.store).remove(&self.name);
+        lock(&self.store.making).remove(&self.name);
     }
-}
-
-fn making(store: &Store) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-    store.making.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Whether this process is making an image of this name, or a call for one has not returned.
 pub(super) fn is_making(store: &Store, name: &str) -> bool {
-    making(store).contains(name)
+    lock(&store.making).contains(name)
 }
 
 /// An rbd store's [`Upload`].
@@ -133,13 +129,7 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
         kept::mark(&image, &internal, &store.instance)?;
         Ok((image, internal))
     };
-    open().map_err(|errno| {
-        let error = failed("open", name, errno, Late::Away);
-        match remove(pool, name) {
-            Ok(_) => error,
-            Err(_left) => error.leaving(name),
-        }
-    })
+    open().map_err(|errno| cleared(pool, name, failed("open", name, errno, Late::Away)))
 }
 
 /// Closes a handle, unless a call that has not returned still uses it: its end closes it then.
@@ -210,7 +200,11 @@ pub(super) fn unpublished(
     if errno == Errno::TIMEDOUT && snapped {
         return failed("commit", name, errno, Late::Unsure).at(at);
     }
-    let error = failed("commit", name, errno, Late::Away);
+    cleared(pool, name, failed("commit", name, errno, Late::Away))
+}
+
+/// Removes an image because of `error`, which says so if it is left. Blocks.
+fn cleared(pool: &Pool, name: &str, error: Error) -> Error {
     match remove(pool, name) {
         Ok(_) => error,
         Err(_left) => error.leaving(name),
@@ -340,12 +334,10 @@ impl Upload for Writing {
             }
         }
         let this = *self;
-        let at = this.at.clone();
         let store = Arc::clone(this.store());
         let digests = digests.clone();
         let stored_bytes = this.stored;
-        let committed = blocking(&store, "commit an image", move |_| this.publish(&digests)).await;
-        committed.map_err(|error| failed_late(error, &at))?;
+        blocking(&store, "commit an image", move |_| this.publish(&digests)).await?;
         Ok(Committed { stored_bytes })
     }
 

@@ -233,6 +233,7 @@ fn caps_that_only_read_volumes_take_named_snapshots_and_name_what_is_missing() {
          pool={POOL}, profile rbd pool={VOLUMES}'"
     );
     assert!(refused.detail().contains(&line), "{}", refused.detail());
+    assert_eq!(refused.detail().matches("needs the caps").count(), 0, "one remedy is enough");
     for mode in ["clone", "stream"] {
         let source = json!({"rbd_volume": format!("{volume}@then")});
         let made = post(&daemon, IMAGE, &source, mode);
