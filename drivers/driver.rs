@@ -49,6 +49,12 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// The reason it cannot be used, with the remedy.
     async fn probe(&self) -> Result<Capacity>;
 
+    /// Where the image `id` is if there is one, when that follows from the id alone: who asks for the
+    /// image next need not look twice. `None` if it has to be looked for, by [`Driver::locate`].
+    fn place(&self, _id: &ImageId) -> Option<Location> {
+        None
+    }
+
     /// Where the image `id` is, without reading it.
     ///
     /// # Errors

@@ -8,7 +8,6 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use imaged_ffi::{Errno, Image};
-use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     Config, Location, Timeout, Volume,
@@ -64,7 +63,6 @@ impl Rbd {
             making: Mutex::default(),
             seen: Mutex::default(),
             fsid: Mutex::default(),
-            deleting: AsyncMutex::default(),
         });
         store.connected().await?;
         Ok(Self(store))
@@ -125,6 +123,11 @@ impl Driver for Rbd {
         .await
     }
 
+    fn place(&self, id: &ImageId) -> Option<crate::Location> {
+        let fsid = lock(&self.0.fsid).clone()?;
+        Some(crate::Location::Rbd(Location::new(&fsid, &self.0.config.pool, id.as_str())))
+    }
+
     async fn locate(&self, id: &ImageId) -> Result<crate::Location> {
         let (live, pool) = self.0.connected().await?;
         let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), id.as_str()));
@@ -174,12 +177,12 @@ impl Driver for Rbd {
     async fn delete(&self, at: &crate::Location) -> Result<()> {
         let (live, pool) = self.0.connected().await?;
         let name = self.0.image_at(at, &live)?;
-        let _one_at_a_time = self.0.deleting.lock().await;
         if self.0.handles.reads(&name) {
             return Err(in_use(&name, "it is being read"));
         }
-        self.0.handles.settled(&name).await;
+        let alone = self.0.handles.alone(&name).await;
         at_length(&self.0, "delete an image", move |store| {
+            let _until_done = alone;
             if store.delete(&pool, &name)? {
                 // It may have been the last clone of what was deleted before.
                 trash::purge_quietly(store, &pool);
@@ -314,8 +317,9 @@ impl Driver for Rbd {
     async fn recover(&self, id: &ImageId) -> Result<Recovered> {
         let (_, pool) = self.0.connected().await?;
         let id = id.clone();
-        self.0.handles.settled(id.as_str()).await;
+        let alone = self.0.handles.alone(id.as_str()).await;
         at_length(&self.0, "clear away an unfinished upload", move |store| {
+            let _until_done = alone;
             if upload::is_making(store, id.as_str()) {
                 return Err(Error::new(
                     Kind::Unavailable,

@@ -1,5 +1,5 @@
 //! The handles that this store has open for reading, by image: a delete is refused while there are
-//! any, and waits for those that are being closed.
+//! any, and waits for those that are being closed, and for another delete of the same image.
 
 use std::{
     collections::HashMap,
@@ -20,13 +20,15 @@ use crate::{Error, Kind, Result, lane::Lane};
 #[derive(Debug, Default)]
 pub(super) struct Handles {
     open: Mutex<HashMap<String, Count>>,
-    closed: Notify,
+    /// A handle was closed, or a delete has ended.
+    ended: Notify,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     reading: usize,
     closing: usize,
+    deleting: bool,
 }
 
 impl Handles {
@@ -38,7 +40,7 @@ impl Handles {
         let mut open = self.open();
         let count = open.entry(image.to_owned()).or_default();
         change(count);
-        if count.reading == 0 && count.closing == 0 {
+        if count.reading == 0 && count.closing == 0 && !count.deleting {
             open.remove(image);
         }
     }
@@ -48,18 +50,38 @@ impl Handles {
         self.open().get(image).is_some_and(|count| count.reading > 0)
     }
 
-    /// Waits until no handle of the image is being closed.
-    pub(super) async fn settled(&self, image: &str) {
+    /// Waits until no handle of the image is being closed and nobody else deletes it: two would take
+    /// each other's handles for a stranger's.
+    pub(super) async fn alone(self: &Arc<Self>, image: &str) -> Deleting {
         loop {
-            let closed = self.closed.notified();
-            tokio::pin!(closed);
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
             // From here on no end is missed.
-            closed.as_mut().enable();
-            if self.open().get(image).is_none_or(|count| count.closing == 0) {
-                return;
+            ended.as_mut().enable();
+            let mut free = false;
+            self.change(image, |count| {
+                free = count.closing == 0 && !count.deleting;
+                count.deleting |= free;
+            });
+            if free {
+                return Deleting { name: image.to_owned(), handles: Arc::clone(self) };
             }
-            closed.await;
+            ended.await;
         }
+    }
+}
+
+/// An image that is being deleted, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Deleting {
+    name: String,
+    handles: Arc<Handles>,
+}
+
+impl Drop for Deleting {
+    fn drop(&mut self) {
+        self.handles.change(&self.name, |count| count.deleting = false);
+        self.handles.ended.notify_waiters();
     }
 }
 
@@ -157,6 +179,6 @@ struct Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         self.handles.change(&self.name, |count| count.closing = count.closing.saturating_sub(1));
-        self.handles.closed.notify_waiters();
+        self.handles.ended.notify_waiters();
     }
 }

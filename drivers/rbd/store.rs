@@ -9,7 +9,6 @@ use std::{
 };
 
 use imaged_ffi::{Errno, Extent, Image, Pool};
-use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     Config,
@@ -49,8 +48,6 @@ pub(super) struct Store {
     pub(super) seen: Mutex<HashMap<String, Seen>>,
     /// The pool's facts, once it was reached.
     pub(super) fsid: Mutex<Option<String>>,
-    /// Held while an image is deleted, so that two do not see each other's handles.
-    pub(super) deleting: AsyncMutex<()>,
 }
 
 impl fmt::Debug for Store {
@@ -186,23 +183,34 @@ impl Store {
         {
             return Ok(stat);
         }
-        let (image, seen) = self.open_whole(pool, name)?;
+        // A watch costs as much as all else, and what is asked for here never changes.
+        let image =
+            Image::open_unwatched(pool, name, SNAP).map_err(|errno| self.unopened(name, errno))?;
+        let (image, seen) = self.whole(image, name, false)?;
         // Closing takes as long as looking, and the answer is here.
         close_later(image, name, &self.handles, &self.lane);
         Ok(seen.stat)
     }
 
-    /// Opens a whole image at its snapshot. Blocks.
-    pub(super) fn open_whole(&self, pool: &Pool, name: &str) -> Result<(Image, Seen)> {
-        let fail = |errno| match errno {
+    fn unopened(&self, name: &str, errno: Errno) -> Error {
+        match errno {
             Errno::NOENT => missing(name, &self.name),
             errno => failed("open", name, errno, Late::Away),
+        }
+    }
+
+    /// Opens a whole image at its snapshot. Blocks.
+    pub(super) fn open_whole(&self, pool: &Pool, name: &str) -> Result<(Image, Seen)> {
+        let opened = match Image::open(pool, name, Some(SNAP)) {
+            Err(Errno::PERM) => Image::open_unwatched(pool, name, SNAP).map(|image| (image, false)),
+            opened => opened.map(|image| (image, true)),
         };
-        let (image, watched) = match Image::open(pool, name, Some(SNAP)) {
-            Ok(image) => (image, true),
-            Err(Errno::PERM) => (Image::open_unwatched(pool, name, SNAP).map_err(fail)?, false),
-            Err(errno) => return Err(fail(errno)),
-        };
+        let (image, watched) = opened.map_err(|errno| self.unopened(name, errno))?;
+        self.whole(image, name, watched)
+    }
+
+    /// What is known of an image that is open at its snapshot; closes it if it is not whole. Blocks.
+    fn whole(&self, image: Image, name: &str, watched: bool) -> Result<(Image, Seen)> {
         let looked = || {
             if !image.snap_is_protected(SNAP)? {
                 return Err(Errno::NOENT); // on its way to be one
@@ -222,7 +230,7 @@ impl Store {
             }
             Err(errno) => {
                 close(image, name);
-                Err(fail(errno))
+                Err(self.unopened(name, errno))
             }
         }
     }

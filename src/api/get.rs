@@ -21,9 +21,16 @@ use crate::{digest::Algo, metrics::Outcome, store::Store};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
+/// Where the image is; whether it is there, what is done with it will show.
 async fn locate(store: &Store, image: &Image) -> Result<Location> {
     match image {
-        Image::Id(id) => store.driver()?.locate(id).await,
+        Image::Id(id) => {
+            let driver = store.driver()?;
+            match driver.place(id) {
+                Some(at) => Ok(at),
+                None => driver.locate(id).await,
+            }
+        }
         Image::At(at) => Ok(at.clone()),
     }
 }
@@ -187,7 +194,11 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
 
 pub(super) async fn delete(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    let at = locate(&store, &image).await?;
+    // Looked for, so that what is no image goes by its location only.
+    let at = match image {
+        Image::Id(id) => store.driver()?.locate(&id).await?,
+        Image::At(at) => at,
+    };
     store.delete(&at, &call.request).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
