@@ -65,7 +65,7 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     let progress = Progress::new(&args.id, Some(length));
     let known = if span == Span::All { best(digests) } else { None };
     let holes = matches!(target, Target::File(_));
-    let sink = Sink::new(out, holes, known, progress.meter());
+    let sink = Sink::new(out, holes, known, progress.meter())?;
     let verified = transfer(content, range.clone(), sink).await;
     drop(progress);
     let verified = verified?;
@@ -151,7 +151,6 @@ async fn feed(mut download: Download, pieces: mpsc::Sender<Piece>) -> Result<(),
 
 /// Copies a range of `file`, its holes as holes.
 fn copy(file: &File, range: Range<u64>, sink: &mut Sink) -> Done {
-    let mut buffer = vec![0; PIECE];
     let mut at = range.start;
     while at < range.end {
         let data = match seek(file, SeekFrom::Data(at)) {
@@ -169,7 +168,7 @@ fn copy(file: &File, range: Range<u64>, sink: &mut Sink) -> Done {
         while at < end {
             at += match inside(file, at, end, sink) {
                 Some(copied) => copied,
-                None => read(file, at, end, sink, &mut buffer)?,
+                None => read(file, at, end, sink)?,
             };
         }
     }
@@ -188,17 +187,11 @@ fn inside(file: &File, at: u64, end: u64, sink: &mut Sink) -> Option<u64> {
 }
 
 /// Reads some bytes into `sink`.
-fn read(
-    file: &File,
-    at: u64,
-    end: u64,
-    sink: &mut Sink,
-    buffer: &mut [u8],
-) -> Result<u64, Failure> {
-    let most = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-    let room = buffer.get_mut(..most).unwrap_or_default();
+fn read(file: &File, at: u64, end: u64, sink: &mut Sink) -> Result<u64, Failure> {
+    let most = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
+    let mut room = vec![0; most];
     let got = loop {
-        match file.read_at(room, at) {
+        match file.read_at(&mut room, at) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => break other.map_err(|error| Failure::io("read the image", &error))?,
         }
@@ -206,6 +199,7 @@ fn read(
     if got == 0 {
         return Err(Failure::here("Mismatch", format!("the image ends early: end=`{at}`")));
     }
-    sink.data(room.get(..got).unwrap_or_default())?;
+    room.truncate(got);
+    sink.data(&room.into())?;
     Ok(got as u64)
 }

@@ -8,12 +8,12 @@ use std::{
         unix::fs::{FileExt as _, FileTypeExt as _},
     },
     path::{Path, PathBuf},
+    sync::mpsc::{SyncSender, sync_channel},
+    thread::{self, JoinHandle},
 };
 
-use imaged::{
-    client::Promise,
-    digest::{Algo, Hasher},
-};
+use bytes::Bytes;
+use imaged::{client::Promise, digest::Algo};
 
 use super::{output::Failure, progress::Meter};
 
@@ -106,13 +106,42 @@ impl Drop for Part {
     }
 }
 
+/// Pieces that may wait for the digest.
+const QUEUE: usize = 8;
+
+/// A digest that a thread of its own computes.
+struct Digest {
+    promise: Promise,
+    pieces: SyncSender<Bytes>,
+    thread: JoinHandle<String>,
+}
+
+impl Digest {
+    fn begin(promise: Promise) -> io::Result<Self> {
+        let (pieces, come) = sync_channel::<Bytes>(QUEUE);
+        let mut hasher = promise.algo.hasher();
+        let work = move || {
+            come.iter().for_each(|piece| hasher.update(&piece));
+            hasher.finish()
+        };
+        let thread = thread::Builder::new().name("digest".to_owned()).spawn(work)?;
+        Ok(Self { promise, pieces, thread })
+    }
+
+    /// What was promised, and what was found; `None` if the thread was lost.
+    fn end(self) -> Option<(Promise, String)> {
+        drop(self.pieces);
+        self.thread.join().ok().map(|found| (self.promise, found))
+    }
+}
+
 /// Takes bytes in their order, with holes, counts them, and computes a digest.
 pub(crate) struct Sink {
     out: File,
     /// Whether `out` is a file, which can have holes.
     holes: bool,
     at: u64,
-    digest: Option<(Promise, Hasher)>,
+    digest: Option<Digest>,
     meter: Meter,
 }
 
@@ -129,12 +158,15 @@ pub(crate) fn best(digests: Vec<Promise>) -> Option<Promise> {
 
 impl Sink {
     /// A sink into `out` for bytes that have the digest `known`.
-    pub(crate) fn new(out: File, holes: bool, known: Option<Promise>, meter: Meter) -> Self {
-        let digest = known.map(|promise| {
-            let hasher = promise.algo.hasher();
-            (promise, hasher)
-        });
-        Self { out, holes, at: 0, digest, meter }
+    pub(crate) fn new(
+        out: File,
+        holes: bool,
+        known: Option<Promise>,
+        meter: Meter,
+    ) -> Result<Self, Failure> {
+        let digest = known.map(Digest::begin).transpose();
+        let digest = digest.map_err(|error| Failure::io("start a thread", &error))?;
+        Ok(Self { out, holes, at: 0, digest, meter })
     }
 
     /// The file, if bytes may be copied to it without being seen.
@@ -149,12 +181,13 @@ impl Sink {
     }
 
     /// Takes bytes.
-    pub(crate) fn data(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        if let Some((_, hasher)) = &mut self.digest {
-            hasher.update(bytes);
+    pub(crate) fn data(&mut self, bytes: &Bytes) -> Result<(), Failure> {
+        if let Some(digest) = &self.digest {
+            // Of a thread that was lost its end will tell.
+            let _taken = digest.pieces.send(bytes.clone());
         }
         if self.holes {
-            let mut rest = bytes;
+            let mut rest: &[u8] = bytes;
             while let Some(first) = rest.chunks(BLOCK).next() {
                 let zeros = zero(first);
                 let alike = rest.chunks(BLOCK).take_while(|block| zero(block) == zeros);
@@ -182,7 +215,8 @@ impl Sink {
         }
         while count > 0 {
             let zeros = count.min(ZEROS.len() as u64);
-            self.data(ZEROS.get(..usize::try_from(zeros).unwrap_or(0)).unwrap_or(ZEROS))?;
+            let some = ZEROS.get(..usize::try_from(zeros).unwrap_or(0)).unwrap_or(ZEROS);
+            self.data(&Bytes::from_static(some))?;
             count -= zeros;
         }
         Ok(())
@@ -203,8 +237,10 @@ impl Sink {
         if self.holes {
             self.out.set_len(length).map_err(|error| failed(&error))?;
         }
-        let Some((promise, hasher)) = self.digest else { return Ok(None) };
-        let found = hasher.finish();
+        let Some(digest) = self.digest else { return Ok(None) };
+        let Some((promise, found)) = digest.end() else {
+            return Err(Failure::here("Internal", "the digest was lost; nothing was kept"));
+        };
         if found != promise.value {
             return Err(Failure::here(
                 "Mismatch",

@@ -31,6 +31,7 @@ pub(super) async fn invisible_until_commit(f: &Fixture) {
         let id = f.id();
         let mut upload = f.driver.create(&id, size).await.unwrap();
         let at = upload.at().clone();
+        assert!(f.driver.place(&id).is_none_or(|place| place == at), "where it will be");
         let unseen = async |when: &str| {
             assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound, "{when}");
             assert_eq!(kind(f.driver.stat(&at).await), Kind::NotFound, "{when}");
@@ -420,6 +421,9 @@ impl Driver for Modest {
     }
     fn reads(&self) -> Option<(usize, usize)> {
         self.inner.reads()
+    }
+    fn place(&self, id: &ImageId) -> Option<Location> {
+        self.inner.place(id)
     }
     async fn probe(&self) -> Result<Capacity> {
         self.inner.probe().await

@@ -107,6 +107,10 @@ impl Driver for Faulty {
         self.inner.busy()
     }
 
+    fn place(&self, id: &ImageId) -> Option<Location> {
+        self.inner.place(id)
+    }
+
     async fn probe(&self) -> Result<Capacity> {
         self.script.pass("probe", self.inner.probe()).await
     }
