@@ -1,0 +1,47 @@
+"""Fills a fresh Keystone: projects, users, roles, services and endpoints.
+
+seed.py KEYSTONE_URL ADMIN_PASSWORD GLANCE_URL
+
+One process, because each call of the openstack command takes more than a second.
+"""
+
+import sys
+
+import openstack
+
+
+def main(keystone, password, glance):
+    cloud = openstack.connect(
+        auth_url=f"{keystone}/v3",
+        username="admin",
+        password=password,
+        project_name="admin",
+        user_domain_id="default",
+        project_domain_id="default",
+        region_name="rig",
+    )
+    identity = cloud.identity
+    roles = {role.name: role for role in identity.roles()}
+    for name in ("service", "member", "reader"):
+        roles.setdefault(name, None)
+        roles[name] = roles[name] or identity.create_role(name=name)
+    for project_name, users in (
+        ("service", {"glance": ("admin", "service")}),
+        ("demo", {"demo": ("member", "reader")}),
+    ):
+        project = identity.create_project(name=project_name, domain_id="default")
+        for name, granted in users.items():
+            user = identity.create_user(
+                name=name, password=password, domain_id="default", default_project_id=project.id
+            )
+            for role in granted:
+                identity.assign_project_role_to_user(project, user, roles[role])
+    service = identity.create_service(name="glance", type="image")
+    for interface in ("public", "internal", "admin"):
+        identity.create_endpoint(
+            service_id=service.id, interface=interface, url=glance, region_id="rig"
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
