@@ -1,0 +1,103 @@
+"""What the daemon tells: receipts, images, stores, jobs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Names in `Repr-Digest` (RFC 9530) that differ from those in hashlib.
+_NAMES = {"sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
+
+
+def read(kind: type[T], answer: Mapping[str, Any]) -> T:
+    """A record of an answer. What is not known here is left out: a newer daemon may say more."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in answer.items() if name in known})
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was stored, and where."""
+
+    store: str
+    id: str
+    location: str
+    size: int
+    hash_algo: str
+    #: The md5 in hexadecimal; None while `digest_job` runs.
+    checksum: str | None = None
+    #: The multihash in hexadecimal; None while `digest_job` runs.
+    hash_value: str | None = None
+    #: What Glance keeps beside the location.
+    metadata: dict[str, Any] = field(default_factory=dict)
+    #: Bytes that take space after zeros were skipped.
+    stored_bytes: int = 0
+    digest_job: str | None = None
+
+
+@dataclass(frozen=True)
+class Stat:
+    """An image that is there."""
+
+    size: int
+    location: str | None = None
+    #: Hexadecimal digests by hashlib's names, where they are known.
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store of the daemon."""
+
+    id: str
+    type: str
+    state: str
+    default: bool = False
+    weight: int = 0
+    read_only: bool = False
+    description: str | None = None
+    reason: str | None = None
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+    #: In bytes; only of one store at a time.
+    capacity: dict[str, int | None] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work of the daemon that goes on by itself."""
+
+    id: str
+    kind: str
+    store: str
+    image: str
+    #: running, waiting, done, failed or cancelled.
+    state: str
+    done: int = 0
+    total: int | None = None
+    error: str | None = None
+    #: In seconds since 1970.
+    begun: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ("done", "failed", "cancelled")
+
+
+def digests(text: str) -> dict[str, str]:
+    """The digests that a `Repr-Digest` tells."""
+    found = {}
+    for one in filter(None, (one.strip() for one in text.split(","))):
+        name, _, value = one.partition("=")
+        try:
+            digest = base64.b64decode(value.strip(":"), validate=True)
+        except binascii.Error:
+            continue
+        found[_NAMES.get(name, name)] = digest.hex()
+    return found

@@ -1,0 +1,125 @@
+"""Where the bytes of an upload come from.
+
+# Decisions
+* Chose: read 64 KiB at a time and send 1 MiB. Because: a WSGI body joins what it is asked for out
+  of the caller's chunks, which takes time that grows with the square of the amount. Instead of:
+  asking it for what one send takes.
+* Chose: only plain files of this interpreter's own `open` go by descriptor. Because: other objects
+  have a `fileno` too that leads to other bytes, as in gzip. Instead of: asking for `fileno`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .errors import Mismatch
+
+# One read of the source.
+READ = 64 << 10
+# One send.
+SEND = 1 << 20
+# What is at least that long is sent as it is.
+LARGE = 256 << 10
+
+Watch = Callable[[bytes], object]
+
+
+def _parts(source: Any) -> Iterator[bytes]:
+    if isinstance(source, str):
+        raise TypeError("an image is bytes, not str")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        view = memoryview(source).cast("B")
+        for at in range(0, len(view), SEND):
+            yield view[at : at + SEND]  # type: ignore[misc]
+    elif hasattr(source, "read"):
+        while part := source.read(READ):
+            yield part
+    else:
+        yield from source
+
+
+def pieces(source: Any, size: int | None, watch: Watch | None) -> Iterator[bytes | memoryview]:
+    """All bytes of a source, in pieces to be sent before the next is asked for.
+
+    `watch` sees every byte. Raises Mismatch if there are not `size` of them.
+    """
+    buffer = bytearray(SEND)
+    view = memoryview(buffer)
+    filled = total = 0
+    for part in _parts(source):
+        count = len(part)
+        total += count
+        if size is not None and total > size:
+            raise Mismatch(f"the image is longer than was said: said={size}")
+        if watch is not None:
+            watch(bytes(part))
+        if count > SEND - filled and filled:
+            yield view[:filled]
+            filled = 0
+        if count >= LARGE and not filled:
+            yield part
+        elif count:
+            view[filled : filled + count] = part
+            filled += count
+    if size is not None and total < size:
+        raise Mismatch(f"the image is shorter than was said: came={total} said={size}")
+    if filled:
+        yield view[:filled]
+
+
+class Descriptor:
+    """A file of its own for the daemon, at the place where the caller's file stands."""
+
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        """Take over `fd`, from which `size` bytes are to be read."""
+        self.fd = fd
+        self.offset = offset
+        self.size = size
+
+    def close(self) -> None:
+        """Close it here; the daemon has its own."""
+        os.close(self.fd)
+
+
+def _is_plain(source: Any) -> bool:
+    if type(source) in (io.BufferedReader, io.BufferedRandom):
+        source = source.raw
+    return type(source) is io.FileIO and not source.closed and source.readable()
+
+
+def descriptor(source: Any, size: int | None) -> Descriptor | None:
+    """A descriptor of the source's bytes; None unless it is certain to be the same ones."""
+    if not _is_plain(source):
+        return None
+    try:
+        if type(source) is io.BufferedRandom:
+            source.flush()
+        found = os.fstat(source.fileno())
+        offset = source.tell()
+        left = found.st_size - offset
+        # In /proc and its like, files have no length and yet bytes.
+        if not stat.S_ISREG(found.st_mode) or left <= 0 or size not in (None, left):
+            return None
+        # Opened anew, for an offset of its own. A copy would share the caller's, which stands
+        # further on than the caller has read.
+        fd = os.open(f"/proc/self/fd/{source.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        same = os.fstat(fd)
+        if (same.st_dev, same.st_ino) != (found.st_dev, found.st_ino):
+            os.close(fd)
+            return None
+        os.lseek(fd, offset, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Descriptor(fd, offset, left)
+
+
+# Bytes, a file, anything with `read`, or an iterable of bytes.
+Source = Any

@@ -1,0 +1,220 @@
+"""One connection to the daemon: HTTP/1.1 over a unix socket, with descriptors.
+
+# Decisions
+* Chose: sockets that never block, and one place that waits. Because: under eventlet a socket has no
+  green `sendmsg`, and with one place that waits the same code serves threads, uWSGI and green
+  threads. Instead of: http.client, which also cannot send a descriptor beside its head.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import select
+import socket
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import Internal, Lost, Timeout, Unreachable
+
+Buffer = bytes | bytearray | memoryview
+
+# A head that is longer than that is none of ours.
+LONGEST_HEAD = 64 << 10
+# The most that one read asks for; a socket holds less.
+READ = 256 << 10
+
+
+def wait(sock: socket.socket, writing: bool, timeout: float | None) -> None:
+    """Wait until the socket is ready; in a green thread, let the others run.
+
+    Raises TimeoutError.
+    """
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("socket"):
+        sys.modules["eventlet.hubs"].trampoline(
+            sock.fileno(),
+            read=not writing,
+            write=writing,
+            timeout=timeout,
+            timeout_exc=TimeoutError,
+        )
+        return
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT if writing else select.POLLIN)
+    if not poll.poll(None if timeout is None else timeout * 1000):
+        raise TimeoutError
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of an answer; the names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+
+
+class Connection:
+    """A connection, used by one caller at a time."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        """Connect; `timeout` is in seconds, without a single byte moving."""
+        self.pid = os.getpid()
+        self.timeout = timeout
+        #: Bytes of the current answer's body that have not been read.
+        self.left = 0
+        self._came = bytearray()
+        self._keep = True
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.setblocking(False)
+        try:
+            self._connect(path)
+        except BaseException:
+            self._sock.close()
+            raise
+        _open.add(self)
+
+    def _connect(self, path: str) -> None:
+        until = time.monotonic() + self.timeout
+        while True:
+            try:
+                self._sock.connect(path)
+                return
+            except BlockingIOError as full:
+                # So many are waiting to be accepted that there is no room; none to wait for either.
+                if time.monotonic() > until:
+                    raise Unreachable(f"the daemon accepts nobody: socket={path}") from full
+                time.sleep(0.01)
+            except OSError as error:
+                raise Unreachable(f"no daemon answers: {error}: socket={path}") from error
+
+    def send(self, *parts: Buffer, descriptors: Sequence[int] = ()) -> None:
+        """Send all of it; the descriptors go with the first byte."""
+        views = [memoryview(part) for part in parts if len(part)]
+        beside = []
+        if descriptors:
+            beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        while views:
+            try:
+                sent = self._sock.sendmsg(views, beside, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                try:
+                    wait(self._sock, True, self.timeout)
+                except TimeoutError as error:
+                    raise Timeout(f"the daemon took no byte for {self.timeout:g} s") from error
+                continue
+            except OSError as error:
+                raise Lost(f"the daemon left: {error}") from error
+            beside = []
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if views:
+                views[0] = views[0][sent:]
+
+    def _receive(self, most: int, timeout: float | None) -> bytes:
+        while True:
+            try:
+                came = self._sock.recv(most)
+            except BlockingIOError:
+                wait(self._sock, False, timeout)
+                continue
+            except OSError as error:
+                raise Lost(f"the daemon left: {error}") from error
+            if not came:
+                raise Lost("the daemon left before its answer was whole")
+            return came
+
+    def has_something(self) -> bool:
+        """Whether an answer, or the end of the connection, has come."""
+        if self._came:
+            return True
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK) is not None
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    @property
+    def silent(self) -> bool:
+        """Whether not one byte of the answer has come."""
+        return not self._came
+
+    def head(self, timeout: float | None = None) -> Head:
+        """The next head. After a TimeoutError it can be asked for again."""
+        while (end := self._came.find(b"\r\n\r\n")) < 0:
+            if len(self._came) > LONGEST_HEAD:
+                raise Internal("the answer's head has no end; is this socket imaged's?")
+            self._came += self._receive(READ, self.timeout if timeout is None else timeout)
+        lines = self._came[:end].decode("latin-1").split("\r\n")
+        del self._came[: end + 4]
+        first = lines[0].split(" ", 2)
+        if len(first) < 2 or not first[0].startswith("HTTP/1.") or not first[1].isdigit():
+            raise Internal("the answer is not HTTP; is this socket imaged's?")
+        headers = {}
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        return Head(int(first[1]), headers)
+
+    def begin_body(self, head: Head, method: str) -> None:
+        """Make ready to read the body that follows a head."""
+        if "transfer-encoding" in head.headers:
+            raise Internal("the answer has no length")
+        none = method == "HEAD" or head.status in (204, 304)
+        self.left = 0 if none else int(head.headers.get("content-length", "0"))
+        if head.headers.get("connection", "").lower() == "close":
+            self._keep = False
+
+    def read(self, most: int = READ) -> bytes:
+        """Some bytes of the body; none at its end, and only there."""
+        if not self.left:
+            return b""
+        most = min(most, self.left)
+        if self._came:
+            piece = bytes(self._came[:most])
+            del self._came[:most]
+        else:
+            try:
+                piece = self._receive(most, self.timeout)
+            except TimeoutError as error:
+                raise Timeout(f"no byte came for {self.timeout:g} s") from error
+        self.left -= len(piece)
+        return piece
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow: this answer is over, and the process is the same."""
+        return self._keep and not self.left and not self._came and self.pid == os.getpid()
+
+    def give_up(self, timeout: float) -> None:
+        """Send no more, and wait until the daemon has cleaned up, which it shows by its answer."""
+        with contextlib.suppress(OSError, Lost, TimeoutError):
+            self._sock.shutdown(socket.SHUT_WR)
+            self._receive(READ, timeout)
+        self.close()
+
+    def close(self) -> None:
+        """End it at once. The daemon notices even if a child process still holds a copy."""
+        _open.discard(self)
+        if self.pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    # The parent goes on with them. A copy here would keep them open after the parent has closed.
+    for connection in list(_open):
+        connection.close()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,106 @@
+"""A real daemon with one store of type file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import imaged
+
+CONFIG = """\
+[DEFAULT]
+enabled_backends = fast:file, frozen:file
+[glance_store]
+default_backend = fast
+[fast]
+filesystem_store_datadir = {dir}/fast
+[frozen]
+filesystem_store_datadir = {dir}/frozen
+imaged_read_only = true
+[imaged]
+state_dir = {dir}/state
+drain_timeout_s = 1
+"""
+
+
+class Daemon:
+    """The daemon, its directory and its socket."""
+
+    def __init__(self, directory: Path) -> None:
+        self.program = os.environ.get("IMAGED_BIN")
+        if not self.program:
+            pytest.fail("IMAGED_BIN names no daemon")
+        self.dir, self.socket = directory, str(directory / "socket")
+        for name in ("fast", "frozen"):
+            (directory / name).mkdir(exist_ok=True)
+        self.config = directory / "imaged.conf"
+        self.config.write_text(CONFIG.format(dir=directory))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Daemon:
+        with (self.dir / "log").open("ab") as log:
+            command = [self.program, "serve", "--config-file", self.config, "--socket", self.socket]
+            self.process = subprocess.Popen(command, stderr=log)
+        client = imaged.Client(self.socket)
+        for _ in range(400):
+            try:
+                if all(store.state == "up" for store in client.stores()):
+                    client.close()
+                    return self
+            except imaged.Unreachable:
+                pass
+            time.sleep(0.025)
+        raise AssertionError("imaged does not come up:\n" + (self.dir / "log").read_text())
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+    def connections(self) -> int:
+        """How many callers the daemon has."""
+        assert self.process
+        listed = Path("/proc/net/unix").read_text().splitlines()
+        mine = [line.split() for line in listed if line.endswith(" " + self.socket)]
+        # The one that listens has the flag 00010000.
+        return sum(1 for line in mine if line[3] != "00010000" and line[5] == "03")
+
+
+def until(true, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it does not become true"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path_factory.mktemp("imaged"))
+    yield daemon.start()
+    daemon.stop()
+
+
+@pytest.fixture
+def daemon(tmp_path) -> Iterator[Daemon]:
+    """One that may be killed."""
+    daemon = Daemon(tmp_path)
+    yield daemon.start()
+    daemon.stop()
+
+
+@pytest.fixture
+def client(shared) -> Iterator[imaged.Client]:
+    client = imaged.Client(shared.socket)
+    yield client
+    client.close()
