@@ -1,0 +1,271 @@
+"""The rig as tests see it: Glance's API, what its stores hold, and the script that runs it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import rados
+import rbd
+import requests
+
+MODES = ("in-process", "imaged")
+# The size of a piece that a client sends.
+PIECE = 1 << 16
+
+
+def until(what, so, seconds=60):
+    """Waits until `so()` is true, and returns what it returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = so()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
+        time.sleep(0.1)
+
+
+def digest(data, algorithm):
+    return hashlib.new(algorithm, data).hexdigest()
+
+
+class Rig:
+    """What `ci/openstack up` made."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.read()
+        self._cluster = None
+
+    def read(self):
+        self.facts = json.loads((self.folder / "rig.json").read_text())
+
+    def __getitem__(self, name):
+        return self.facts[name]
+
+    def _script(self, *arguments):
+        done = subprocess.run(
+            [self["script"], *arguments], capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.read()
+
+    def use(self, mode):
+        """Has Glance use the daemon, or not."""
+        if self["mode"] != mode:
+            self._script("glance", mode, self["dir"])
+
+    def kill_daemon(self):
+        self._script("daemon", "kill", self["dir"])
+
+    def start_daemon(self):
+        self._script("daemon", "start", self["dir"])
+
+    @contextlib.contextmanager
+    def daemon_down(self):
+        self.kill_daemon()
+        try:
+            yield
+        finally:
+            self.start_daemon()
+
+    def imaged(self, *arguments):
+        """What a command of the daemon's prints."""
+        done = subprocess.run(
+            [self["program"], *arguments, "--socket", self["socket"], "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def journal(self):
+        """How many transfers the daemon has not brought to an end."""
+        text = subprocess.run(
+            ["curl", "-sf", "--unix-socket", self["socket"], "http://imaged/metrics"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        return int(text.split("\nimaged_journal_entries ")[1].split()[0])
+
+    def cluster(self, store):
+        if self._cluster is None:
+            self._cluster = rados.Rados(conffile=self["stores"][store]["conf"], rados_id="admin")
+            self._cluster.connect()
+        return self._cluster
+
+    def fsid(self, store):
+        return self.cluster(store).get_fsid()
+
+    @contextlib.contextmanager
+    def pool(self, store):
+        with self.cluster(store).open_ioctx(self["stores"][store]["pool"]) as ioctx:
+            yield ioctx
+
+    def held(self, store):
+        """Everything that is in a store, by name, with its size: asked of the backend itself."""
+        facts = self["stores"][store]
+        if facts["type"] == "file":
+            return {path.name: path.stat().st_size for path in Path(facts["path"]).iterdir()}
+        found = {}
+        with self.pool(store) as ioctx:
+            for name in rbd.RBD().list(ioctx):
+                with rbd.Image(ioctx, name, read_only=True) as image:
+                    found[name] = image.size()
+            for entry in rbd.RBD().trash_list(ioctx):
+                found[f"trash/{entry['name']}"] = None
+        return found
+
+
+class Glance:
+    """Its API as one user sees it."""
+
+    def __init__(self, rig, user="admin"):
+        self.rig = rig
+        self.made = []
+        # Proxies of the surroundings have nothing to do here.
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.headers["X-Auth-Token"] = self._token(user)
+
+    def _token(self, user):
+        facts = self.rig["users"][user]
+        domain = {"id": "default"}
+        body = {
+            "auth": {
+                "identity": {
+                    "methods": ["password"],
+                    "password": {
+                        "user": {
+                            "name": facts["username"],
+                            "password": facts["password"],
+                            "domain": domain,
+                        }
+                    },
+                },
+                "scope": {"project": {"name": facts["project_name"], "domain": domain}},
+            }
+        }
+        url = f"{self.rig['keystone']}/auth/tokens"
+        answer = self.session.post(url, json=body, timeout=60)
+        assert answer.status_code == 201, answer.text
+        return answer.headers["X-Subject-Token"]
+
+    def ask(self, method, path, expect=None, **more):
+        """One request; fails unless the status is one of those expected."""
+        more.setdefault("timeout", 120)
+        answer = self.session.request(method, f"{self.rig['glance']}/v2{path}", **more)
+        if expect is not None:
+            expected = expect if isinstance(expect, tuple) else (expect,)
+            assert answer.status_code in expected, f"{method} {path}: {answer} {answer.text[:500]}"
+        return answer
+
+    def create(self, disk_format="raw", container_format="bare", **properties):
+        """A queued image; its id."""
+        body = {
+            "name": "test",
+            "disk_format": disk_format,
+            "container_format": container_format,
+            **properties,
+        }
+        image = self.ask("POST", "/images", 201, json=body).json()["id"]
+        self.made.append(image)
+        return image
+
+    def upload(self, image, body, store=None, size=None, expect=204, **more):
+        headers = {"Content-Type": "application/octet-stream"}
+        if store:
+            headers["X-Image-Meta-Store"] = store
+        if size is not None:
+            headers["x-openstack-image-size"] = str(size)
+        pieces = body
+        if isinstance(body, bytes):
+            # Chunked, as all clients do it.
+            pieces = (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+        path = f"/images/{image}/file"
+        return self.ask("PUT", path, expect, data=pieces, headers=headers, **more)
+
+    def active(self, body, store=None, size=None, **properties):
+        """An image with these bytes; its id."""
+        image = self.create(**properties)
+        self.upload(image, body, store, size)
+        assert self.show(image)["status"] == "active"
+        return image
+
+    def stage(self, image, body):
+        headers = {"Content-Type": "application/octet-stream"}
+        self.ask("PUT", f"/images/{image}/stage", 204, data=body, headers=headers)
+
+    def fetch(self, image, method, stores=None, expect=202, **more):
+        """Begins an import."""
+        body = {"method": {"name": method, **more}}
+        if stores:
+            body["stores"] = stores
+        return self.ask("POST", f"/images/{image}/import", expect, json=body)
+
+    def imported(self, image, stores):
+        """Waits until an import into these stores has ended well."""
+
+        def ended():
+            facts = self.show(image)
+            assert not facts.get("os_glance_failed_import"), facts
+            there = set(facts.get("stores", "").split(","))
+            # The task writes into the database a little longer than the image shows.
+            tasks = self.ask("GET", f"/images/{image}/tasks", 200).json()["tasks"]
+            return (
+                facts["status"] == "active"
+                and there >= set(stores)
+                and all(task["status"] == "success" for task in tasks)
+            )
+
+        until(f"the import of {image} to {stores}", ended)
+
+    def show(self, image):
+        return self.ask("GET", f"/images/{image}", 200).json()
+
+    def download(self, image, expect=200, **headers):
+        return self.ask("GET", f"/images/{image}/file", expect, headers=headers)
+
+    def delete(self, image, expect=204):
+        return self.ask("DELETE", f"/images/{image}", expect)
+
+    def images(self):
+        found, path = [], "/images?limit=100"
+        while path:
+            page = self.ask("GET", path, 200).json()
+            found += page["images"]
+            path = page.get("next", "").removeprefix("/v2")
+        return found
+
+    def cached(self):
+        return self.ask("GET", "/cache", 200).json()
+
+    def delete_made(self):
+        for image in self.made:
+            self.delete(image, (204, 404))
+        self.made = []
+
+
+def check_accounts(rig, glance):
+    """Every store holds what Glance lists, of the same size, and nothing else."""
+    # What the daemon has still to clear up goes first.
+    until("the daemon's journal to be empty", lambda: rig.journal() == 0)
+    # What Glance has not got as far as forgetting goes too.
+    images = [image for image in glance.images() if image["status"] != "queued"]
+    for store in rig["stores"]:
+        listed = {}
+        for image in images:
+            for location in image["locations"]:
+                if location["metadata"]["store"] == store:
+                    listed[image["id"]] = image["size"]
+        assert rig.held(store) == listed, store
+        assert {one["id"]: one["size"] for one in rig.imaged("list", store)["images"]} == listed
+    leftovers = os.listdir(rig["staging"])
+    assert leftovers == [], f"left over in staging: {leftovers}"

@@ -1,0 +1,104 @@
+"""Runs OpenStack's own tests of the image API against the rig, and prints the counts.
+
+run_tempest.py DIR MODE REGEX
+
+The exit code is tempest's: 0 if nothing failed.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cloud import Glance, Rig, check_accounts
+
+# Glance checks formats, has no second Glance to import from, and no Nova beside it.
+CONF = """\
+[DEFAULT]
+log_dir = {work}/logs
+log_file = tempest.log
+[oslo_concurrency]
+lock_path = {work}/lock
+[auth]
+admin_username = {username}
+admin_password = {password}
+admin_project_name = {project_name}
+admin_domain_name = Default
+use_dynamic_credentials = true
+[identity]
+uri_v3 = {keystone}
+region = {region}
+auth_version = v3
+[service_available]
+glance = true
+cinder = false
+nova = false
+neutron = false
+swift = false
+horizon = false
+[image]
+region = {region}
+http_image = {files}/tempest.img
+http_qcow2_image = {files}/tempest.qcow2
+image_caching_enabled = true
+hashing_algorithm = sha512
+build_timeout = 60
+[image-feature-enabled]
+import_image = true
+manage_locations = true
+http_store_enabled = true
+store_weight_enabled = true
+do_secure_hash = true
+"""
+
+
+def main(folder, mode, regex):
+    rig = Rig(folder)
+    rig.use(mode)
+    work = rig.folder / "tempest"
+    tempest = Path(sys.executable).parent / "tempest"
+    environment = os.environ | {"PATH": f"{tempest.parent}:{os.environ['PATH']}"}
+
+    www = Path(rig["www"])
+    image = www / "tempest.img"
+    image.write_bytes(random.Random(2).randbytes(3 << 20))
+    qcow2 = www / "tempest.qcow2"
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True, timeout=60
+    )
+    if not (work / ".stestr.conf").exists():
+        subprocess.run(
+            [tempest, "init", work], check=True, env=environment, stdout=subprocess.DEVNULL
+        )
+    (work / "etc" / "tempest.conf").write_text(
+        CONF.format(work=work, **rig["users"]["admin"], **rig.facts)
+    )
+    log = rig.folder / "log" / f"tempest-{mode}.out"
+    # One worker: sqlite wants one writer.
+    with log.open("w") as out:
+        done = subprocess.run(
+            [tempest, "run", "--regex", regex, "--concurrency", "1"],
+            cwd=work,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=1800,
+            check=False,
+        )
+    text = log.read_text()
+    counts = dict(re.findall(r"^ - (\w[\w ]*): +(\d+)$", text, re.MULTILINE))
+    if not counts:
+        sys.exit(f"tempest did not run:\n{text[-2000:]}")
+    print(f"tempest {regex}, {mode}:", ", ".join(f"{n} {what}" for what, n in counts.items()))
+    for name in re.findall(r"^\{\d+\} (.*) \.\.\. FAILED$", text, re.MULTILINE):
+        print(f"failed: {name}")
+    glance = Glance(rig)
+    check_accounts(rig, glance)
+    print("every byte in the stores is accounted for")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
