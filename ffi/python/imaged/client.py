@@ -139,13 +139,18 @@ class Client:
         file goes by descriptor unless someone watches or `by_descriptor` is false.
         """
         path = f"{_image(store, id)}{_query(hash_algo=hash_algo)}"
-        own = None
-        if by_descriptor and watch is None:
-            own = source.descriptor(image, size)
-        if own is None:
-            return self._put_bytes(path, image, size, watch, request_id)
+        if isinstance(image, source.Descriptor):
+            return self._put_descriptor(path, image, request_id)
+        if by_descriptor and watch is None and (own := source.descriptor(image, size)):
+            receipt = self._put_descriptor(path, own, request_id)
+            # As if it had been read here.
+            image.seek(own.offset + own.size)
+            return receipt
+        return self._put_bytes(path, image, size, watch, request_id)
+
+    def _put_descriptor(self, path: str, own: source.Descriptor, request_id: str | None) -> Receipt:
+        head = {"Imaged-Body": "fd", "Content-Length": "0"}
         try:
-            head = {"Imaged-Body": "fd", "Content-Length": "0"}
             connection = self._connect()
             try:
                 connection.send(self._head("PUT", path, request_id, head), descriptors=[own.fd])
@@ -155,10 +160,7 @@ class Client:
                 raise
         finally:
             own.close()
-        receipt = records.read(Receipt, self._json(connection, answer, "PUT"))
-        # As if it had been read here.
-        image.seek(own.offset + own.size)
-        return receipt
+        return records.read(Receipt, self._json(connection, answer, "PUT"))
 
     def _put_bytes(
         self,

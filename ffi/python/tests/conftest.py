@@ -76,6 +76,14 @@ class Daemon:
         # The one that listens has the flag 00010000.
         return sum(1 for line in mine if line[3] != "00010000" and line[5] == "03")
 
+    def settled(self) -> int:
+        """How many callers it has once those that have left are gone."""
+        seen = [self.connections()]
+        while len(seen) < 10 or len(set(seen[-10:])) > 1:
+            time.sleep(0.02)
+            seen.append(self.connections())
+        return seen[-1]
+
 
 def until(true, seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds

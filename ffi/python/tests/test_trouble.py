@@ -181,7 +181,7 @@ def test_a_child_process_has_connections_of_its_own(shared):
     client.stat("fast", id)
     body = client.get("fast", id)
     body.read(10)
-    before = shared.connections()
+    before = shared.settled()
     ours, theirs = os.pipe()
     child = os.fork()
     if not child:

@@ -1,0 +1,274 @@
+"""A store of Glance whose images the daemon moves."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+from glance_store import capabilities, driver, exceptions
+
+from .. import errors as ours
+from ..client import Body, Client
+from ..records import Store
+from .body import unwrapped
+from .errors import ADD, DELETE, GET, Unavailable, told
+
+LOG = logging.getLogger(__name__)
+
+# Seconds to find out about the store where nobody can wait for long.
+BRIEFLY = 5.0
+
+
+def _file(store: Any) -> None:
+    """What Glance asks a store of type file for, besides its images."""
+    conf = store.store_conf
+    store.chunk_size = conf.filesystem_store_chunk_size
+    store.thin_provisioning = conf.filesystem_thin_provisioning
+    several = conf.filesystem_store_datadirs
+    # The driver in Glance has no datadir where there are several, and stores/detail fails then.
+    store.datadir = _first(several) if several else conf.filesystem_store_datadir
+    store._url_prefix = f"file://{store.datadir}"
+
+
+def _first(several: list[str]) -> str:
+    """The directory with the highest priority, of lines such as `path:200`."""
+
+    def priority(line: str) -> int:
+        number = line.rpartition(":")[2]
+        return int(number) if ":" in line and number.isdigit() else 0
+
+    best = max(several, key=priority)
+    path, colon, number = best.rpartition(":")
+    return path if colon and number.isdigit() else best
+
+
+def _rbd(store: Any) -> None:
+    """What Glance asks a store of type rbd for, besides its images."""
+    conf = store.store_conf
+    store.chunk_size = conf.rbd_store_chunk_size << 20
+    store.thin_provisioning = conf.rbd_thin_provisioning
+    store.pool = str(conf.rbd_store_pool)
+    # It has the cluster's fsid, which the daemon knows.
+    store._url_prefix = None
+
+
+# The types that the daemon serves, with what Glance reads off a store of each.
+SERVED: dict[str, Callable[[Any], None]] = {"file": _file, "rbd": _rbd}
+
+
+@functools.cache
+def client(socket: str) -> Client:
+    """One client a socket, so that all stores share its connections."""
+    return Client(socket)
+
+
+class Download:
+    """The bytes of an image on their way to Glance.
+
+    Glance drops the iterator when its own caller leaves, sometimes without `close`; then `Body`
+    ends its connection when it is finalised.
+    """
+
+    def __init__(self, body: Body) -> None:
+        """Wrap a body, for errors of glance_store's kind."""
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._body)
+        except ours.Error as error:
+            raise told(GET, error) from error
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._body.close()
+
+
+class Served:
+    """What a store does through the daemon; the rest is its driver's in glance_store."""
+
+    # Reads of a part work for every type. One object can serve all threads, for it keeps nothing
+    # of a transfer: so the library does not make a new one for every request.
+    _CAPABILITIES = (
+        capabilities.BitMasks.READ_RANDOM
+        | capabilities.BitMasks.WRITE_ACCESS
+        | capabilities.BitMasks.DRIVER_REUSABLE
+    )
+
+    kind: str
+    in_tree: Any
+    backend_group: str
+    _url_prefix: str | None
+
+    def __init__(self, conf: Any, backend: str, socket: str) -> None:
+        """Open nothing: the daemon may come later."""
+        self.socket = socket
+        self._store: Store | None = None
+        super().__init__(conf, backend)  # type: ignore[call-arg]
+
+    def get_store_location_class(self) -> Any:
+        """The driver's own: it is looked for in the module of the class, and this is not it."""
+        return importlib.import_module(self.in_tree.__module__).StoreLocation
+
+    def configure_add(self) -> None:
+        """Take over what Glance shows; neither directories nor clusters are touched from here."""
+        SERVED[self.kind](self)
+        self.READ_CHUNKSIZE = self.WRITE_CHUNKSIZE = self.chunk_size  # type: ignore[attr-defined]
+        try:
+            self._known(Client(self.socket, timeout=BRIEFLY))
+        except ours.Error as error:
+            LOG.warning(
+                "The store %s is not available until imaged is: %s", self.backend_group, error
+            )
+        except Unavailable as error:
+            LOG.error("%s", error)
+
+    def _known(self, by: Client) -> Store:
+        """The store as the daemon has it.
+
+        A store of another type would take images whose locations this one cannot read.
+        """
+        if self._store is not None:
+            return self._store
+        stores = {one.id: one for one in by.stores()}
+        store = stores.get(self.backend_group)
+        if store is None:
+            raise self._unknown(list(stores))
+        if store.type != self.kind:
+            raise exceptions.BadStoreConfiguration(
+                store_name=self.backend_group,
+                reason=f"it is of type {self.kind} for Glance and of type {store.type} for imaged",
+            )
+        if self.kind == "rbd":
+            fsid, pool = store.properties.get("fsid"), store.properties.get("pool")
+            if not (isinstance(fsid, str) and isinstance(pool, str)):
+                # Not opened yet; the next time it may be.
+                return store
+            self._url_prefix = f"rbd://{quote(fsid, '')}/{quote(pool, '')}/"
+        self._store = store
+        return store
+
+    def _unknown(self, stores: list[str]) -> Exception:
+        return Unavailable(
+            f"imaged at {self.socket} has no store {self.backend_group}, only "
+            f"{', '.join(stores)}: add it to enabled_backends in its configuration"
+        )
+
+    @property
+    def url_prefix(self) -> str | None:
+        """What locations in this store begin with; None while nobody can tell."""
+        if self._url_prefix is None:
+            with contextlib.suppress(ours.Error, exceptions.GlanceStoreException):
+                self._known(Client(self.socket, timeout=BRIEFLY))
+        return self._url_prefix
+
+    @driver.back_compat_add  # type: ignore[untyped-decorator]
+    @capabilities.check  # type: ignore[untyped-decorator]
+    def add(
+        self,
+        image_id: str,
+        image_file: Any,
+        image_size: int,
+        hashing_algo: str,
+        context: Any = None,
+        verifier: Any = None,
+    ) -> tuple[str, int, str, str, dict[str, Any]]:
+        """Store an image. A size of 0 means that nobody knows it."""
+        size = image_size or None
+        try:
+            self._known(client(self.socket))
+            image = image_file if verifier is not None else unwrapped(image_file, size)
+            receipt = client(self.socket).put(
+                self.backend_group,
+                str(image_id),
+                image,
+                size=size,
+                hash_algo=hashing_algo,
+                watch=None if verifier is None else verifier.update,
+                request_id=_request_id(context),
+            )
+        except ours.Error as error:
+            raise told(ADD, error, hashing_algo) from error
+        metadata = {**receipt.metadata, "store": self.backend_group}
+        return (
+            receipt.location,
+            receipt.size,
+            receipt.checksum or "",
+            receipt.hash_value or "",
+            metadata,
+        )
+
+    @capabilities.check  # type: ignore[untyped-decorator]
+    def get(
+        self, location: Any, offset: int = 0, chunk_size: int | None = None, context: Any = None
+    ) -> tuple[Download, int]:
+        """Read an image, or `chunk_size` bytes of it from `offset`."""
+        try:
+            body = client(self.socket).get(
+                self.backend_group,
+                at=location.get_store_uri(),
+                offset=offset,
+                length=chunk_size or None,
+                request_id=_request_id(context),
+            )
+        except ours.Error as error:
+            raise self._told(GET, error) from error
+        return Download(body), chunk_size or body.total
+
+    def get_size(self, location: Any, context: Any = None) -> int:
+        """The length of an image in bytes."""
+        try:
+            at = location.get_store_uri()
+            stat = client(self.socket).stat(
+                self.backend_group, at=at, request_id=_request_id(context)
+            )
+        except ours.Error as error:
+            raise self._told(GET, error) from error
+        return stat.size
+
+    @capabilities.check  # type: ignore[untyped-decorator]
+    def delete(self, location: Any, context: Any = None) -> None:
+        """Remove an image."""
+        try:
+            at = location.get_store_uri()
+            client(self.socket).delete(self.backend_group, at=at, request_id=_request_id(context))
+        except ours.Error as error:
+            raise self._told(DELETE, error) from error
+
+    def _told(self, table: Any, error: ours.Error) -> Exception:
+        """As `told`, but a store that is missing is not taken for an image that is.
+
+        Glance forgets an image whose data it is told is gone.
+        """
+        if isinstance(error, ours.NotFound):
+            try:
+                stores = [one.id for one in client(self.socket).stores()]
+            except ours.Error as another:
+                return told(table, another)
+            if self.backend_group not in stores:
+                return self._unknown(stores)
+        return told(table, error)
+
+
+def _request_id(context: Any) -> str | None:
+    """Glance's id of the request, so that one id finds it in both logs."""
+    asked = getattr(context, "request_id", None)
+    return asked if isinstance(asked, str) else None
+
+
+@functools.cache
+def served(in_tree: type, kind: str) -> Callable[[Any, str, str], Any]:
+    """The class for a store of this kind, made of the one that glance_store has for it."""
+    name = f"Served{kind.title()}"
+    made: Callable[[Any, str, str], Any] = type(
+        name, (Served, in_tree), {"kind": kind, "in_tree": in_tree}
+    )
+    return made

@@ -1,0 +1,514 @@
+"""Glance's stores through the daemon: the real glance_store, the real hook, a real daemon."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import hashlib
+import importlib
+import io
+import logging
+import os
+import types
+import uuid
+from pathlib import Path
+
+import glance_store
+import pytest
+from conftest import until
+from glance_store import exceptions, multi_backend
+from glance_store import location as locations
+from oslo_config import cfg
+
+import imaged
+from imaged import source
+from imaged.glance import body, errors, hook, store
+
+CONF = cfg.CONF
+BYTES = os.urandom(2_500_001)
+MD5 = hashlib.md5(BYTES).hexdigest()
+SHA512 = hashlib.sha512(BYTES).hexdigest()
+RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
+
+
+def new() -> str:
+    return str(uuid.uuid4())
+
+
+class Glance:
+    """A process of Glance, as far as glance_store can tell."""
+
+    def __init__(self, directory: Path) -> None:
+        self.dir = directory
+
+    def start(self, enabled: str, *sections: str) -> None:
+        """Start with these stores; Glance does these steps in this order."""
+        locations.SCHEME_TO_CLS_BACKEND_MAP.clear()
+        multi_backend._RESERVED_STORES.clear()
+        store.client.cache_clear()
+        for name in RESERVED:
+            (self.dir / name).mkdir(exist_ok=True)
+        reserved = [
+            f"[{name}]\nfilesystem_store_datadir = {self.dir / name}\n" for name in RESERVED
+        ]
+        default = enabled.partition(":")[0]
+        path = self.dir / f"glance-api-{new()}.conf"
+        path.write_text(
+            f"[DEFAULT]\nenabled_backends = {enabled}\n[glance_store]\n"
+            f"default_backend = {default}\n" + "\n".join([*reserved, *sections])
+        )
+        CONF.reset()
+        CONF.register_opt(cfg.DictOpt("enabled_backends"))
+        CONF([], project="glance", default_config_files=[str(path)])
+        multi_backend.register_store_opts(CONF, reserved_stores=dict(RESERVED))
+        multi_backend.create_multi_stores(CONF, reserved_stores=dict(RESERVED))
+
+    def add(self, image, size=0, id=None, backend="fast", algo="sha512", verifier=None):
+        return multi_backend.add_with_multihash(
+            CONF, id or new(), image, size, backend, algo, context=None, verifier=verifier
+        )
+
+
+def fast(daemon, *lines: str, socket: str | None = None) -> str:
+    return "\n".join(
+        (
+            "[fast]",
+            f"filesystem_store_datadir = {daemon.dir}/fast",
+            "store_description = Quick",
+            "weight = 7",
+            f"imaged_socket = {daemon.socket if socket is None else socket}",
+            *lines,
+            "",
+        )
+    )
+
+
+def local(daemon) -> str:
+    return f"[local]\nfilesystem_store_datadir = {daemon.dir}/fast\n"
+
+
+def get_store(name="fast"):
+    return multi_backend.get_store_from_store_identifier(name)
+
+
+@pytest.fixture
+def glance(tmp_path):
+    yield Glance(tmp_path)
+    store.client.cache_clear()
+    CONF.reset()
+
+
+@pytest.fixture
+def served(glance, shared):
+    """Glance with one store through the daemon and one, of the same directory, in-process."""
+    glance.start("fast:file, local:file", fast(shared), local(shared))
+    return glance
+
+
+def test_an_image_is_added_read_and_deleted(served, shared):
+    id = new()
+    uri, size, checksum, multihash, metadata = served.add(io.BytesIO(BYTES), len(BYTES), id)
+    assert uri == f"file://{shared.dir}/fast/{id}"
+    assert (size, checksum, multihash) == (len(BYTES), MD5, SHA512)
+    assert metadata == {"store": "fast"}
+    iterator, size = multi_backend.get(uri, "fast")
+    assert size == len(BYTES) and b"".join(iterator) == BYTES
+    assert multi_backend.get_size_from_uri_and_backend(uri, "fast") == len(BYTES)
+    multi_backend.delete(uri, "fast")
+    with pytest.raises(exceptions.NotFound):
+        multi_backend.get(uri, "fast")
+    with pytest.raises(exceptions.NotFound):
+        multi_backend.get_size_from_uri_and_backend(uri, "fast")
+    with pytest.raises(exceptions.NotFound):
+        multi_backend.delete(uri, "fast")
+
+
+def test_the_old_form_of_add_gives_four(served):
+    assert len(get_store().add(new(), io.BytesIO(BYTES), len(BYTES))) == 4
+    assert multi_backend.add(CONF, new(), io.BytesIO(BYTES), 0, "fast")[1:3] == (len(BYTES), MD5)
+
+
+def test_a_size_of_zero_is_an_unknown_one(served):
+    assert served.add(io.BytesIO(BYTES), 0)[1] == len(BYTES)
+    assert served.add(io.BytesIO(b""), 0)[1:3] == (0, hashlib.md5().hexdigest())
+    for said in (1, len(BYTES) + 1):
+        with pytest.raises(exceptions.Invalid):
+            served.add(io.BytesIO(BYTES), said)
+
+
+def test_a_part_is_read_from_any_place(served):
+    uri = served.add(io.BytesIO(BYTES))[0]
+    iterator, size = multi_backend.get(uri, "fast", offset=7, chunk_size=100_000)
+    assert size == 100_000 and b"".join(iterator) == BYTES[7:100_007]
+    iterator, size = multi_backend.get(uri, "fast", offset=2_500_000)
+    assert size == len(BYTES) and b"".join(iterator) == BYTES[-1:]
+    assert b"".join(multi_backend.get(uri, "fast", chunk_size=3)[0]) == BYTES[:3]
+    with pytest.raises(exceptions.StoreRandomGetNotSupported):
+        multi_backend.get(uri, "fast", offset=len(BYTES) + 1)
+
+
+def test_without_a_store_the_type_finds_the_image(served):
+    # As Glance's cache prefetcher asks.
+    uri = served.add(io.BytesIO(BYTES))[0]
+    assert b"".join(multi_backend.get(uri, None)[0]) == BYTES
+
+
+def test_images_are_the_same_in_process_and_through_the_daemon(served):
+    by_daemon, by_driver = new(), new()
+    ours = served.add(io.BytesIO(BYTES), len(BYTES), by_daemon, "fast")
+    theirs = served.add(io.BytesIO(BYTES), len(BYTES), by_driver, "local")
+    assert ours[0].replace(by_daemon, by_driver) == theirs[0]
+    assert ours[1:4] == theirs[1:4] and theirs[4] == {"store": "local"}
+    for uri, other in ((ours[0], "local"), (theirs[0], "fast")):
+        iterator, size = multi_backend.get(uri, other)
+        assert size == len(BYTES) and b"".join(iterator) == BYTES
+        assert multi_backend.get_size_from_uri_and_backend(uri, other) == len(BYTES)
+        multi_backend.delete(uri, other)
+        with pytest.raises(exceptions.NotFound):
+            multi_backend.get(uri, "fast")
+
+
+def test_the_other_stores_stay_in_process(served):
+    assert type(get_store()).__name__ == "ServedFile"
+    assert isinstance(get_store(), type(get_store("local")))
+    for name in ("local", *RESERVED):
+        assert type(get_store(name)).__module__ == "glance_store._drivers.filesystem"
+
+
+def test_staging_stays_in_process_even_if_all_stores_are_served(glance, shared):
+    everywhere = f"[backend_defaults]\nimaged_socket = {shared.socket}\n"
+    plain = fast(shared).replace(f"imaged_socket = {shared.socket}\n", "")
+    own = local(shared) + "imaged_socket =\n"
+    glance.start("fast:file, local:file", everywhere, plain, own)
+    assert type(get_store()).__name__ == "ServedFile"
+    # An empty line of its own keeps a store here.
+    for name in ("local", *RESERVED):
+        assert type(get_store(name)).__module__ == "glance_store._drivers.filesystem"
+    staged = get_store("os_glance_staging_store").add(new(), io.BytesIO(BYTES), 0)
+    assert staged[0].startswith(f"file://{glance.dir}/os_glance_staging_store/")
+
+
+def test_what_glance_shows_of_a_store_stays(glance, shared):
+    seen = []
+    for section in (fast(shared), fast(shared, socket="")):
+        glance.start("fast:file", section)
+        one = get_store()
+        seen.append(
+            (
+                CONF.fast.store_description,
+                multi_backend.get_store_weight("fast"),
+                one.weight,
+                one.datadir,
+                one.chunk_size,
+                one.thin_provisioning,
+                one.url_prefix,
+                one.get_schemes(),
+                sorted(multi_backend.get_known_schemes_for_multi_store()),
+                one.get_store_location_class(),
+            )
+        )
+    assert seen[0] == seen[1]
+    several = f"filesystem_store_datadirs = {shared.dir}/slow:1"
+    best = f"filesystem_store_datadirs = {shared.dir}/fast:200"
+    more = f"[many]\n{several}\n{best}\nimaged_socket = {shared.socket}\n"
+    glance.start("many:file", more)
+    assert get_store("many").datadir == f"{shared.dir}/fast"
+
+
+def test_a_store_of_type_rbd_shows_what_it_showed(glance, monkeypatch):
+    known = imaged.Store(
+        id="ceph", type="rbd", state="up", properties={"fsid": "f-1", "pool": "my pool"}
+    )
+    section = (
+        "[ceph]\nrbd_store_pool = my pool\nrbd_store_chunk_size = 4\nrbd_thin_provisioning = yes\n"
+        "imaged_socket = {socket}\n"
+    ).format(socket=glance.dir / "nothing")
+    glance.start("ceph:rbd", section)
+    one = get_store("ceph")
+    assert (one.chunk_size, one.pool, one.thin_provisioning) == (4 << 20, "my pool", True)
+    # Nobody can tell yet; a guess would give locations to the wrong store.
+    assert one.url_prefix is None
+    assert one.get_schemes() == ("rbd",)
+    uri = "rbd://f-1/my%20pool/one/snap"
+    at = locations.get_location_from_uri_and_backend(uri, "ceph", conf=CONF)
+    assert at.get_store_uri() == uri and at.store_location.pool == "my pool"
+    monkeypatch.setattr(imaged.Client, "stores", lambda self: [known])
+    assert one.url_prefix == "rbd://f-1/my%20pool/"
+    with pytest.raises(exceptions.RemoteServiceUnavailable):
+        multi_backend.get(uri, "ceph")
+
+
+@pytest.mark.parametrize("kind", ["swift", "s3", "cinder", "http"])
+def test_a_type_that_is_not_served_is_refused(glance, shared, kind, monkeypatch):
+    monkeypatch.setattr(multi_backend, "_list_driver_opts", dict)
+    section = f"[other]\nimaged_socket = {shared.socket}\n"
+    with pytest.raises(RuntimeError, match=rf"other.* stores of type {kind} yet, only file, rbd"):
+        glance.start(f"fast:file, other:{kind}", fast(shared), section)
+
+
+def test_an_image_that_is_there_is_a_duplicate_for_both(served, monkeypatch):
+    id = new()
+    served.add(io.BytesIO(BYTES), 0, id)
+    with pytest.raises(exceptions.Duplicate):
+        served.add(io.BytesIO(BYTES), 0, id)
+    glance = types.ModuleType("glance.common.exception")
+
+    class GlanceException(Exception):
+        def __init__(self, message=None, *args, **kwargs):
+            self.msg = message
+            super().__init__(message)
+
+    class Duplicate(GlanceException):
+        pass
+
+    glance.Duplicate = Duplicate
+    monkeypatch.setitem(importlib.sys.modules, "glance.common.exception", glance)
+    with pytest.raises(Duplicate) as both:
+        served.add(io.BytesIO(BYTES), 0, id)
+    assert isinstance(both.value, exceptions.Duplicate) and id in both.value.msg
+    assert errors.duplicate() is type(both.value)
+
+
+def test_an_algorithm_that_is_not_known_is_told_so(served):
+    assert served.add(io.BytesIO(BYTES), algo="sha256")[3] == hashlib.sha256(BYTES).hexdigest()
+    assert served.add(io.BytesIO(BYTES), algo="md5")[3] == MD5
+    for algo in ("sha3_256", "crc32"):
+        with pytest.raises(exceptions.UnknownHashingAlgo):
+            served.add(io.BytesIO(BYTES), algo=algo)
+
+
+def test_a_store_that_the_daemon_does_not_write_adds_nothing(glance, shared):
+    section = f"[frozen]\nimaged_socket = {shared.socket}\n"
+    glance.start("frozen:file", section)
+    with pytest.raises(exceptions.StoreAddDisabled):
+        glance.add(io.BytesIO(BYTES), backend="frozen")
+
+
+def test_a_store_that_the_daemon_does_not_have_loses_no_image(glance, shared, caplog):
+    section = f"[slow]\nimaged_socket = {shared.socket}\n"
+    glance.start("slow:file", section)
+    assert "has no store slow, only fast, frozen" in caplog.text
+    uri = f"file://{shared.dir}/fast/{new()}"
+    for call in (
+        lambda: glance.add(io.BytesIO(BYTES), backend="slow"),
+        lambda: multi_backend.get(uri, "slow"),
+        lambda: multi_backend.get_size_from_uri_and_backend(uri, "slow"),
+        lambda: multi_backend.delete(uri, "slow"),
+    ):
+        with pytest.raises(errors.Unavailable, match="has no store slow"):
+            call()
+
+
+def test_a_store_of_another_type_in_the_daemon_is_not_written(glance, shared, caplog):
+    section = f"[fast]\nimaged_socket = {shared.socket}\n"
+    glance.start("fast:rbd", section)
+    assert "of type rbd for Glance and of type file for imaged" in caplog.text
+    with pytest.raises(exceptions.StoreAddDisabled):
+        glance.add(io.BytesIO(BYTES))
+
+
+def test_a_daemon_that_comes_later_is_used_then(glance, daemon, caplog):
+    daemon.kill()
+    glance.start("fast:file", fast(daemon))
+    assert "not available until imaged is" in caplog.text
+    uri = f"file://{daemon.dir}/fast/one"
+    for call in (
+        lambda: glance.add(io.BytesIO(BYTES)),
+        lambda: multi_backend.get(uri, "fast"),
+        lambda: multi_backend.get_size_from_uri_and_backend(uri, "fast"),
+        lambda: multi_backend.delete(uri, "fast"),
+    ):
+        # On a download Glance answers 503 to the first, on an upload and a delete to the second.
+        with pytest.raises(exceptions.RemoteServiceUnavailable) as down:
+            call()
+        assert isinstance(down.value, exceptions.TimeoutError) and down.value.msg
+    daemon.start()
+    uri = glance.add(io.BytesIO(BYTES))[0]
+    assert b"".join(multi_backend.get(uri, "fast")[0]) == BYTES
+    # And again, with connections kept from before.
+    daemon.kill()
+    with pytest.raises(exceptions.RemoteServiceUnavailable):
+        multi_backend.get(uri, "fast")
+    daemon.start()
+    assert b"".join(multi_backend.get(uri, "fast")[0]) == BYTES
+    iterator, _ = multi_backend.get(glance.add(io.BytesIO(BYTES * 8))[0], "fast")
+    next(iterator)
+    daemon.kill()
+    with pytest.raises(exceptions.RemoteServiceUnavailable):
+        b"".join(iterator)
+
+
+def test_a_download_that_is_dropped_ends_its_connection(served, shared):
+    uri = served.add(io.BytesIO(BYTES * 4))[0]
+    store.client(shared.socket).close()
+    before = shared.settled()
+    for drop in (lambda iterator: iterator.close(), lambda iterator: None):
+        iterator = iter(multi_backend.get(uri, "fast")[0])
+        next(iterator)
+        assert shared.connections() == before + 1
+        drop(iterator)
+        del iterator
+        gc.collect()
+        until(lambda: shared.connections() == before)
+
+    def wrapped():
+        # As Glance does to tell its listeners of the end.
+        yield from multi_backend.get(uri, "fast")[0]
+
+    generator = wrapped()
+    next(generator)
+    assert shared.connections() == before + 1
+    generator.close()
+    until(lambda: shared.connections() == before)
+
+
+class Verifier:
+    def __init__(self) -> None:
+        self.seen = hashlib.md5()
+
+    def update(self, piece: bytes) -> None:
+        assert isinstance(piece, bytes)
+        self.seen.update(piece)
+
+
+def test_a_verifier_sees_every_byte(served, tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(BYTES)
+    with path.open("rb") as file:
+        for image in (io.BytesIO(BYTES), file):
+            verifier = Verifier()
+            assert served.add(image, len(BYTES), verifier=verifier)[2] == MD5
+            assert verifier.seen.hexdigest() == MD5
+
+
+def glance_readers():
+    """Glance's readers: their names and what they keep, as in glance.common.utils."""
+
+    class LimitingReader:
+        def __init__(self, data, limit):
+            self.data, self.limit, self.bytes_read = data, limit, 0
+
+        def read(self, count):
+            piece = self.data.read(count)
+            self.bytes_read += len(piece)
+            if self.bytes_read > self.limit:
+                raise OverflowError
+            return piece
+
+    class CooperativeReader:
+        def __init__(self, fd):
+            self.fd, self.read = fd, fd.read
+
+    for one in (LimitingReader, CooperativeReader):
+        one.__module__, one.__qualname__ = "glance.common.utils", one.__name__
+    return LimitingReader, CooperativeReader
+
+
+def test_a_plain_file_under_glances_readers_goes_by_descriptor(served, tmp_path, monkeypatch):
+    limiting, cooperative = glance_readers()
+    path = tmp_path / "image"
+    path.write_bytes(BYTES)
+
+    def add(wrap, size=0):
+        with path.open("rb") as file:
+            return served.add(wrap(file), size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "pieces", None)
+        for size in (0, len(BYTES)):
+            added = add(lambda f: limiting(cooperative(limiting(f, 1 << 40)), len(BYTES)), size)
+            assert added[1:4] == (len(BYTES), MD5, SHA512)
+    # Past its limit, it is for the reader to say so.
+    with pytest.raises(OverflowError):
+        add(lambda file: limiting(cooperative(file), len(BYTES) - 1))
+
+    class Inspecting(limiting):
+        pass
+
+    with path.open("rb") as file:
+        inner = Inspecting(file, 1 << 40)
+        assert body.unwrapped(cooperative(inner), None).fd is inner
+    inspected = []
+
+    def inspect(file):
+        reader = Inspecting(file, 1 << 40)
+        inspected.append(reader)
+        return limiting(cooperative(reader), 1 << 40)
+
+    assert add(inspect)[2] == MD5 and inspected[0].bytes_read == len(BYTES)
+
+
+def test_an_upload_whose_body_fails_leaves_nothing(served):
+    class Body:
+        def __init__(self):
+            self.turns = collections.deque([BYTES[:60_000]] * 30)
+
+        def read(self, count):
+            if self.turns:
+                return self.turns.popleft()
+            raise OSError("the caller left")
+
+    id = new()
+    with pytest.raises(OSError, match="the caller left"):
+        served.add(Body(), 0, id)
+    assert served.add(io.BytesIO(BYTES), 0, id)[1] == len(BYTES)
+
+
+def test_every_error_of_the_daemon_has_an_exception_of_glance_stores():
+    for table in (errors.ADD, errors.GET, errors.DELETE):
+        for code, kind in imaged.errors.CODES.items():
+            raised = errors.told(table, kind("100 % of it"), "sha512")
+            assert isinstance(raised, exceptions.GlanceStoreException | exceptions.BackendException)
+            assert str(raised) == "100 % of it", code
+        for kind in (imaged.Unreachable, imaged.Lost, imaged.Unavailable, imaged.Timeout):
+            assert type(errors.told(table, kind("x"))) is errors.Unavailable
+        assert type(errors.told(table, imaged.Internal("x"))) is exceptions.BackendException
+    told = errors.told
+    assert type(told(errors.ADD, imaged.Full("x"))) is exceptions.StorageFull
+    assert type(told(errors.ADD, imaged.Denied("x"))) is exceptions.StorageWriteDenied
+    # Glance would delete the image.
+    assert not isinstance(told(errors.ADD, imaged.NotFound("x")), exceptions.NotFound)
+    assert type(told(errors.DELETE, imaged.Denied("x"))) is exceptions.Forbidden
+    assert type(told(errors.DELETE, imaged.InUse("x"))) is exceptions.InUseByStore
+
+
+def test_the_hook_is_there_once_however_often_it_is_made(served):
+    loading = multi_backend._load_multi_store
+    assert loading.by_imaged
+    hook.install()
+    importlib.reload(hook)
+    assert multi_backend._load_multi_store is loading
+
+
+def test_the_hook_comes_by_itself_and_is_no_store(glance, shared, caplog):
+    caplog.set_level(logging.WARNING)
+    drivers = {one.name for one in importlib.metadata.entry_points(group="glance_store.drivers")}
+    assert "imaged-hook" in drivers and "file" in drivers
+    with pytest.raises(exceptions.BackendException, match="no type of store"):
+        glance.start("fast:file, hook:imaged-hook", fast(shared))
+
+
+def test_a_glance_store_that_is_not_known_is_refused_only_if_asked(glance, shared, monkeypatch):
+    for version in ("5.0.0", "5.7.0", "5.7.3"):
+        assert hook.version_refused(version) is None
+    for version in ("4.11.0", "5.8.0", "6.0.0", "unknown"):
+        assert version in hook.version_refused(version)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "5.8.0")
+    with pytest.raises(RuntimeError, match=r"knows glance_store 5\.0 to 5\.7 and finds 5\.8\.0"):
+        glance.start("fast:file", fast(shared))
+    glance.start("local:file", local(shared))
+    assert glance.add(io.BytesIO(BYTES), backend="local")[1] == len(BYTES)
+
+
+def test_a_glance_store_that_loads_in_another_way_is_left_alone(monkeypatch):
+    def other(conf, name):
+        return None
+
+    monkeypatch.setattr(multi_backend, "_load_multi_store", other)
+    with pytest.raises(ImportError, match="imaged_socket has no effect"):
+        hook.install()
+    assert multi_backend._load_multi_store is other
+
+
+def test_this_is_the_glance_store_that_was_measured():
+    assert importlib.metadata.version("glance_store") == "5.7.0" and glance_store.get_known_schemes
