@@ -57,6 +57,8 @@ do_secure_hash = true
 def main(folder, mode, regex):
     rig = Rig(folder)
     rig.use(mode)
+    glance = Glance(rig)
+    before = {image["id"] for image in glance.images()}
     work = rig.folder / "tempest"
     tempest = Path(sys.executable).parent / "tempest"
     environment = os.environ | {"PATH": f"{tempest.parent}:{os.environ['PATH']}"}
@@ -94,7 +96,11 @@ def main(folder, mode, regex):
     print(f"tempest {regex}, {mode}:", ", ".join(f"{n} {what}" for what, n in counts.items()))
     for name in re.findall(r"^\{\d+\} (.*) \.\.\. FAILED$", text, re.MULTILINE):
         print(f"failed: {name}")
-    glance = Glance(rig)
+    check_accounts(rig, glance)
+    # Some of tempest's tests leave their images.
+    for image in glance.images():
+        if image["id"] not in before:
+            glance.delete(image["id"])
     check_accounts(rig, glance)
     print("every byte in the stores is accounted for")
     return done.returncode

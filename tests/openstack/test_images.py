@@ -4,7 +4,7 @@ import random
 
 import openstack
 import pytest
-from cloud import digest
+from cloud import PIECE, digest, until
 
 STORES = ("ceph", "fast", "plain-ceph", "plain-file")
 SWITCHED = ("ceph", "fast")
@@ -109,6 +109,26 @@ def test_a_body_cut_short(glance, rig, raw, store):
     assert glance.show(image)["status"] == "queued"
     assert rig.held(store) == {}
     glance.upload(image, raw, store, len(raw))
+    assert glance.download(image).content == raw
+
+
+class Gone(Exception):
+    """The client gives up."""
+
+
+@pytest.mark.parametrize("store", SWITCHED)
+def test_client_gone_during_an_upload(glance, rig, raw, store):
+    def body():
+        for at in range(0, len(raw) // 2, PIECE):
+            yield raw[at : at + PIECE]
+        raise Gone
+
+    image = glance.create()
+    with pytest.raises(Gone):
+        glance.upload(image, body(), store)
+    until("the image to be queued again", lambda: glance.show(image)["status"] == "queued")
+    until("nothing to be left", lambda: rig.held(store) == {})
+    glance.upload(image, raw, store)
     assert glance.download(image).content == raw
 
 
