@@ -194,17 +194,12 @@ class Client:
         return records.read(Receipt, self._json(connection, answer, "PUT"))
 
     def _send(self, connection: Connection, pieces: Iterator[bytes | memoryview]) -> None:
-        try:
-            for piece in pieces:
-                # An answer before the end is a refusal; the rest would be for nothing.
-                if connection.has_something():
-                    return
-                connection.send(b"%x\r\n" % len(piece), piece, b"\r\n")
-            connection.send(b"0\r\n\r\n")
-        except errors.Lost:
-            # It may have said why before it left.
-            if not connection.has_something():
-                raise
+        for piece in pieces:
+            # An answer before the end, or the end itself: the rest would be for nothing.
+            if connection.has_something():
+                return
+            connection.send(b"%x\r\n" % len(piece), piece, b"\r\n")
+        connection.send(b"0\r\n\r\n")
 
     def get(
         self,

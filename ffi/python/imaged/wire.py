@@ -93,7 +93,10 @@ class Connection:
                 raise Unreachable(f"no daemon answers: {error}: socket={path}") from error
 
     def send(self, *parts: Buffer, descriptors: Sequence[int] = ()) -> None:
-        """Send all of it; the descriptors go with the first byte."""
+        """Send all of it; the descriptors go with the first byte.
+
+        If the daemon has left, the next read tells: it may have said why.
+        """
         views = [memoryview(part) for part in parts if len(part)]
         beside = []
         if descriptors:
@@ -107,8 +110,9 @@ class Connection:
                 except TimeoutError as error:
                     raise Timeout(f"the daemon took no byte for {self.timeout:g} s") from error
                 continue
-            except OSError as error:
-                raise Lost(f"the daemon left: {error}") from error
+            except OSError:
+                self._keep = False
+                return
             beside = []
             while views and sent >= len(views[0]):
                 sent -= len(views.pop(0))

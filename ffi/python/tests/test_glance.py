@@ -9,23 +9,29 @@ import importlib
 import io
 import logging
 import os
+import sys
 import types
 import uuid
 from pathlib import Path
 
-import glance_store
 import pytest
 from conftest import until
+from glance.api.v2 import discovery
+from glance.common import config, exception, utils
+from glance.common.scripts import utils as scripts
+from glance.context import RequestContext
 from glance_store import exceptions, multi_backend
 from glance_store import location as locations
 from oslo_config import cfg
+from oslo_utils.imageutils import format_inspector
 
 import imaged
 from imaged import source
-from imaged.glance import body, errors, hook, store
+from imaged.glance import errors, hook, store
 
 CONF = cfg.CONF
 BYTES = os.urandom(2_500_001)
+config.set_config_defaults()
 MD5 = hashlib.md5(BYTES).hexdigest()
 SHA512 = hashlib.sha512(BYTES).hexdigest()
 RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
@@ -58,7 +64,6 @@ class Glance:
             f"default_backend = {default}\n" + "\n".join([*reserved, *sections])
         )
         CONF.reset()
-        CONF.register_opt(cfg.DictOpt("enabled_backends"))
         CONF([], project="glance", default_config_files=[str(path)])
         multi_backend.register_store_opts(CONF, reserved_stores=dict(RESERVED))
         multi_backend.create_multi_stores(CONF, reserved_stores=dict(RESERVED))
@@ -190,6 +195,7 @@ def test_staging_stays_in_process_even_if_all_stores_are_served(glance, shared):
 
 def test_what_glance_shows_of_a_store_stays(glance, shared):
     seen = []
+    request = types.SimpleNamespace(context=RequestContext(roles=["admin"], is_admin=True))
     for section in (fast(shared), fast(shared, socket="")):
         glance.start("fast:file", section)
         one = get_store()
@@ -205,9 +211,12 @@ def test_what_glance_shows_of_a_store_stays(glance, shared):
                 one.get_schemes(),
                 sorted(multi_backend.get_known_schemes_for_multi_store()),
                 one.get_store_location_class(),
+                discovery.InfoController().get_stores(request),
+                discovery.InfoController().get_stores_detail(request),
             )
         )
     assert seen[0] == seen[1]
+    assert seen[0][-1]["stores"][0]["properties"]["data_dir"] == f"{shared.dir}/fast"
     several = f"filesystem_store_datadirs = {shared.dir}/slow:1"
     best = f"filesystem_store_datadirs = {shared.dir}/fast:200"
     more = f"[many]\n{several}\n{best}\nimaged_socket = {shared.socket}\n"
@@ -251,22 +260,13 @@ def test_an_image_that_is_there_is_a_duplicate_for_both(served, monkeypatch):
     served.add(io.BytesIO(BYTES), 0, id)
     with pytest.raises(exceptions.Duplicate):
         served.add(io.BytesIO(BYTES), 0, id)
-    glance = types.ModuleType("glance.common.exception")
-
-    class GlanceException(Exception):
-        def __init__(self, message=None, *args, **kwargs):
-            self.msg = message
-            super().__init__(message)
-
-    class Duplicate(GlanceException):
-        pass
-
-    glance.Duplicate = Duplicate
-    monkeypatch.setitem(importlib.sys.modules, "glance.common.exception", glance)
-    with pytest.raises(Duplicate) as both:
+    # Glance answers 409 to its own Duplicate alone.
+    with pytest.raises(exception.Duplicate) as both:
         served.add(io.BytesIO(BYTES), 0, id)
     assert isinstance(both.value, exceptions.Duplicate) and id in both.value.msg
     assert errors.duplicate() is type(both.value)
+    monkeypatch.delitem(sys.modules, "glance.common.exception")
+    assert errors.duplicate() is exceptions.Duplicate
 
 
 def test_an_algorithm_that_is_not_known_is_told_so(served):
@@ -381,61 +381,35 @@ def test_a_verifier_sees_every_byte(served, tmp_path):
             assert verifier.seen.hexdigest() == MD5
 
 
-def glance_readers():
-    """Glance's readers: their names and what they keep, as in glance.common.utils."""
-
-    class LimitingReader:
-        def __init__(self, data, limit):
-            self.data, self.limit, self.bytes_read = data, limit, 0
-
-        def read(self, count):
-            piece = self.data.read(count)
-            self.bytes_read += len(piece)
-            if self.bytes_read > self.limit:
-                raise OverflowError
-            return piece
-
-    class CooperativeReader:
-        def __init__(self, fd):
-            self.fd, self.read = fd, fd.read
-
-    for one in (LimitingReader, CooperativeReader):
-        one.__module__, one.__qualname__ = "glance.common.utils", one.__name__
-    return LimitingReader, CooperativeReader
-
-
 def test_a_plain_file_under_glances_readers_goes_by_descriptor(served, tmp_path, monkeypatch):
-    limiting, cooperative = glance_readers()
     path = tmp_path / "image"
     path.write_bytes(BYTES)
-
-    def add(wrap, size=0):
-        with path.open("rb") as file:
-            return served.add(wrap(file), size)
-
+    wrap = utils.wrap_data_for_store_upload
     with monkeypatch.context() as patch:
         patch.setattr(source, "pieces", None)
         for size in (0, len(BYTES)):
-            added = add(lambda f: limiting(cooperative(limiting(f, 1 << 40)), len(BYTES)), size)
-            assert added[1:4] == (len(BYTES), MD5, SHA512)
-    # Past its limit, it is for the reader to say so.
-    with pytest.raises(OverflowError):
-        add(lambda file: limiting(cooperative(file), len(BYTES) - 1))
+            # As Glance reads what it imports.
+            data, _ = scripts.get_image_data_iter(f"file://{path}")
+            assert served.add(wrap(data), size)[1:4] == (len(BYTES), MD5, SHA512)
+    # Past a limit, it is for its reader to say so.
+    data, _ = scripts.get_image_data_iter(f"file://{path}")
+    quota = utils.LimitingReader(data, len(BYTES) - 1, exception.StorageQuotaFull)
+    with pytest.raises(exception.StorageQuotaFull):
+        served.add(wrap(quota))
 
-    class Inspecting(limiting):
-        pass
 
-    with path.open("rb") as file:
-        inner = Inspecting(file, 1 << 40)
-        assert body.unwrapped(cooperative(inner), None).fd is inner
-    inspected = []
-
-    def inspect(file):
-        reader = Inspecting(file, 1 << 40)
-        inspected.append(reader)
-        return limiting(cooperative(reader), 1 << 40)
-
-    assert add(inspect)[2] == MD5 and inspected[0].bytes_read == len(BYTES)
+def test_who_wants_to_see_the_bytes_sees_them(served, tmp_path):
+    path = tmp_path / "image.qcow2"
+    image = b"QFI\xfb\0\0\0\x03" + bytes(16) + (1 << 30).to_bytes(8, "big") + BYTES
+    path.write_bytes(image)
+    told = []
+    data, size = scripts.get_image_data_iter(f"file://{path}")
+    data = scripts.CallbackIterator(data, lambda *counts: told.append(counts))
+    data = format_inspector.InspectWrapper(data)
+    assert served.add(utils.wrap_data_for_store_upload(data), size)[1] == len(image)
+    data.close()
+    assert str(data.format) == "qcow2" and data.format.virtual_size == 1 << 30
+    assert told[-1][1] == len(image)
 
 
 def test_an_upload_whose_body_fails_leaves_nothing(served):
@@ -511,4 +485,5 @@ def test_a_glance_store_that_loads_in_another_way_is_left_alone(monkeypatch):
 
 
 def test_this_is_the_glance_store_that_was_measured():
-    assert importlib.metadata.version("glance_store") == "5.7.0" and glance_store.get_known_schemes
+    assert importlib.metadata.version("glance_store") == "5.7.0"
+    assert importlib.metadata.version("glance") == "33.0.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -118,6 +119,29 @@ def test_a_read_is_repeated_once_and_only_before_any_byte(tmp_path):
     assert len(server.heads) == 1
 
 
+def test_who_is_turned_away_hears_why(tmp_path):
+    refusal = b'{"code": "Unavailable", "detail": "too many connections"}'
+    answer = (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(refusal), refusal)
+    )
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path := str(tmp_path / "a"))
+    listener.listen()
+    client = imaged.Client(path)
+    for call in (client.stores, lambda: client.put("a", "b", BYTES)):
+        connection = client._connect()
+        peer, _ = listener.accept()
+        peer.sendall(answer)
+        peer.close()
+        # Connected and refused before the first byte of the request.
+        client._connect = lambda connection=connection: connection
+        with pytest.raises(imaged.Unavailable, match="too many"):
+            call()
+        del client._connect
+    listener.close()
+
+
 def test_a_change_is_never_repeated(tmp_path):
     for number, change in enumerate(
         (
@@ -192,7 +216,7 @@ def test_a_child_process_has_connections_of_its_own(shared):
             for _ in range(3):
                 assert len(b"".join(client.get("fast", id))) == 8 << 20
             os.write(theirs, b"whole" if not any(kept) else b"kept")
-            os.read(ours, 1)
+            signal.pause()
         finally:
             os._exit(0)
     os.close(theirs)
