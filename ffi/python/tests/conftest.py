@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import imaged
 
 CONFIG = """\
 [DEFAULT]
-enabled_backends = fast:file, frozen:file
+enabled_backends = fast:file, frozen:file, broken:file, small:mem
 [glance_store]
 default_backend = fast
 [fast]
@@ -23,7 +24,13 @@ filesystem_store_datadir = {dir}/fast
 [frozen]
 filesystem_store_datadir = {dir}/frozen
 imaged_read_only = true
+[broken]
+filesystem_store_datadir = {dir}/not-there
+[small]
+mem_capacity = 1000000
 [imaged]
+socket_mode = 0666
+roles = 60001:reader, 60002:member
 state_dir = {dir}/state
 drain_timeout_s = 1
 """
@@ -36,7 +43,10 @@ class Daemon:
         self.program = os.environ.get("IMAGED_BIN")
         if not self.program:
             pytest.fail("IMAGED_BIN names no daemon")
-        self.dir, self.socket = directory, str(directory / "socket")
+        # Where users of every kind get to it, unlike to the rest.
+        self.open = tempfile.TemporaryDirectory(prefix="imaged-")
+        os.chmod(self.open.name, 0o711)
+        self.dir, self.socket = directory, f"{self.open.name}/socket"
         for name in ("fast", "frozen"):
             (directory / name).mkdir(exist_ok=True)
         self.config = directory / "imaged.conf"
@@ -50,7 +60,7 @@ class Daemon:
         client = imaged.Client(self.socket)
         for _ in range(400):
             try:
-                if all(store.state == "up" for store in client.stores()):
+                if {"fast", "frozen"} <= {one.id for one in client.stores() if one.state == "up"}:
                     client.close()
                     return self
             except imaged.Unreachable:
@@ -67,6 +77,7 @@ class Daemon:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
+        self.open.cleanup()
 
     def connections(self) -> int:
         """How many callers the daemon has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -215,6 +216,54 @@ def test_errors_are_told_as_they_are(client):
         assert kind.code == code and getattr(imaged, code) is kind
     plain = imaged.errors.from_answer(503, {"imaged-problem": "down"}, b"")
     assert type(plain) is imaged.Unavailable and str(plain) == "down"
+
+
+@contextlib.contextmanager
+def user(number: int):
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_may_not_is_told_what_would_let_him(shared):
+    client = imaged.Client(shared.socket)
+    with user(60000), pytest.raises(imaged.Denied, match="60000:") as denied:
+        client.stores()
+    assert denied.value.status == 403
+    client.close()
+    with user(60001):
+        assert client.stores()
+        reader = Reader(b"x")
+        with pytest.raises(imaged.Denied):
+            client.put("fast", new(), reader)
+        assert not reader.asked
+    client.close()
+    with user(60002):
+        id = new()
+        client.put("fast", id, b"x")
+        with pytest.raises(imaged.Denied):
+            client.delete("fast", id)
+    client.close()
+
+
+def test_what_a_store_cannot_take_is_told_so(client):
+    with pytest.raises(imaged.Full):
+        client.put("small", new(), BYTES)
+    with pytest.raises(imaged.TooLarge):
+        client.put("fast", new(), Reader(b"x"), size=1 << 63)
+    for call in (
+        lambda: client.put("broken", new(), b"x"),
+        lambda: client.get("broken", new()),
+        lambda: client.stat("broken", new()),
+        lambda: client.delete("broken", new()),
+    ):
+        with pytest.raises(imaged.Unavailable) as down:
+            call()
+        assert type(down.value) is imaged.Unavailable and down.value.status == 503
+    assert client.store("broken").state == "down"
 
 
 def test_the_stores_are_told(client):

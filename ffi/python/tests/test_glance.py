@@ -287,7 +287,7 @@ def test_a_store_that_the_daemon_does_not_write_adds_nothing(glance, shared):
 def test_a_store_that_the_daemon_does_not_have_loses_no_image(glance, shared, caplog):
     section = f"[slow]\nimaged_socket = {shared.socket}\n"
     glance.start("slow:file", section)
-    assert "has no store slow, only fast, frozen" in caplog.text
+    assert "has no store slow, only fast, frozen, broken" in caplog.text
     uri = f"file://{shared.dir}/fast/{new()}"
     for call in (
         lambda: glance.add(io.BytesIO(BYTES), backend="slow"),
@@ -296,6 +296,19 @@ def test_a_store_that_the_daemon_does_not_have_loses_no_image(glance, shared, ca
         lambda: multi_backend.delete(uri, "slow"),
     ):
         with pytest.raises(errors.Unavailable, match="has no store slow"):
+            call()
+
+
+def test_a_store_that_is_down_is_unavailable(glance, shared):
+    glance.start("broken:file", f"[broken]\nimaged_socket = {shared.socket}\n")
+    uri = f"file://{shared.dir}/not-there/{new()}"
+    for call in (
+        lambda: glance.add(io.BytesIO(BYTES), backend="broken"),
+        lambda: multi_backend.get(uri, "broken"),
+        lambda: multi_backend.get_size_from_uri_and_backend(uri, "broken"),
+        lambda: multi_backend.delete(uri, "broken"),
+    ):
+        with pytest.raises(errors.Unavailable):
             call()
 
 

@@ -234,9 +234,12 @@ def test_a_child_process_has_connections_of_its_own(shared):
 READ_ALL = 1 << 20
 
 GREEN = """
-    import eventlet
-    eventlet.monkey_patch()
     import os, sys, tempfile, time
+    early = sys.argv[3] == "early"
+    if early:
+        import imaged
+    import eventlet
+    eventlet.monkey_patch(**({"all": False, "socket": True} if sys.argv[3] == "socket" else {}))
     import imaged
 
     client = imaged.Client(sys.argv[1])
@@ -290,12 +293,13 @@ GREEN = """
 """
 
 
-def test_green_threads_run_while_one_waits(shared, tmp_path):
+@pytest.mark.parametrize("how", ["late", "early", "socket"])
+def test_green_threads_run_while_one_waits(shared, tmp_path, how):
     mute = socket.socket(socket.AF_UNIX)
     mute.bind(path := str(tmp_path / "mute"))
     mute.listen()
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(GREEN), shared.socket, path],
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(GREEN), shared.socket, path, how],
         capture_output=True,
         check=False,
         text=True,
