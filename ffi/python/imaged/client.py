@@ -345,8 +345,8 @@ class Client:
                 return connection
             connection.close()
 
-    def _give(self, connection: Connection) -> None:
-        if connection.reusable and len(self._idle) < self._most:
+    def _give(self, connection: Connection, most: int | None = None) -> None:
+        if connection.reusable and len(self._idle) < (self._most if most is None else most):
             self._idle.append(connection)
         else:
             connection.close()
@@ -427,7 +427,8 @@ class Client:
         except BaseException:
             connection.close()
             raise
-        self._give(connection)
+        # Changes bring a new one each: they are kept only where there is none.
+        self._give(connection, None if method == "GET" else 1)
         answer = json.loads(text) if text else {}
         if not isinstance(answer, dict):
             raise errors.Internal("the daemon's answer is no JSON object")
@@ -452,7 +453,7 @@ class Client:
         if method == "PUT":
             connection.close()
         else:
-            self._give(connection)
+            self._give(connection, 1 if method in ("POST", "DELETE") else None)
         raise errors.from_answer(head.status, head.headers, text)
 
 

@@ -314,9 +314,12 @@ def test_connections_are_kept_and_used_again(shared, monkeypatch):
             client.get("fast", new())
         client.stores()
     assert len(made) == 1
-    # A change has a connection of its own.
+    # A change has a connection of its own, which is not kept beside another.
     client.delete("fast", id)
-    assert len(made) == 2
+    assert len(made) == 2 and len(client._idle) == 1
+    for _ in range(5):
+        client.delete("fast", client.put("fast", new(), b"x").id)
+    assert len(client._idle) == 1
     client.close()
 
 
