@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,9 @@ READ = 64 << 10
 SEND = 1 << 20
 # What is at least that long is sent as it is.
 LARGE = 256 << 10
+# Seconds that bytes wait for more. The daemon gives up an upload that is silent for a minute, and a
+# slow caller may need longer for what one send takes.
+LATEST = 5.0
 
 Watch = Callable[[bytes], object]
 
@@ -50,6 +54,7 @@ def pieces(source: Any, size: int | None, watch: Watch | None) -> Iterator[bytes
     buffer = bytearray(SEND)
     view = memoryview(buffer)
     filled = total = 0
+    sent = time.monotonic()
     for part in _parts(source):
         count = len(part)
         total += count
@@ -59,12 +64,17 @@ def pieces(source: Any, size: int | None, watch: Watch | None) -> Iterator[bytes
             watch(bytes(part))
         if count > SEND - filled and filled:
             yield view[:filled]
-            filled = 0
+            filled, sent = 0, time.monotonic()
         if count >= LARGE and not filled:
             yield part
         elif count:
             view[filled : filled + count] = part
             filled += count
+        if filled and time.monotonic() - sent > LATEST:
+            yield view[:filled]
+            filled = 0
+        if not filled:
+            sent = time.monotonic()
     if size is not None and total < size:
         raise Mismatch(f"the image is shorter than was said: came={total} said={size}")
     if filled:

@@ -9,6 +9,7 @@ import io
 import os
 import tempfile
 import threading
+import time
 import uuid
 
 import pytest
@@ -109,6 +110,18 @@ def test_a_source_is_asked_for_little_at_a_time(client):
     assert reader.asked == 64 << 10
     sent = [len(piece) for piece in source.pieces(Reader(BYTES, 8000), None, None)]
     assert len(sent) == 3 and sum(sent) == len(BYTES)
+
+
+def test_the_bytes_of_a_slow_source_do_not_wait(monkeypatch):
+    monkeypatch.setattr(source, "LATEST", 0.05)
+
+    def slow():
+        for _ in range(8):
+            yield b"x" * 10
+            time.sleep(0.02)
+
+    sent = [len(piece) for piece in source.pieces(slow(), None, None)]
+    assert sum(sent) == 80 and 1 < len(sent) < 8
 
 
 def test_a_plain_file_goes_by_descriptor_from_where_it_stands(client, tmp_path, monkeypatch):
