@@ -117,7 +117,11 @@ class Rig:
         found = {}
         with self.pool(store) as ioctx:
             for name in rbd.RBD().list(ioctx):
-                with rbd.Image(ioctx, name, read_only=True) as image:
+                # One may go away just now.
+                with (
+                    contextlib.suppress(rbd.ImageNotFound),
+                    rbd.Image(ioctx, name, read_only=True) as image,
+                ):
                     found[name] = image.size()
             for entry in rbd.RBD().trash_list(ioctx):
                 found[f"trash/{entry['name']}"] = None
@@ -203,11 +207,13 @@ class Glance:
         headers = {"Content-Type": "application/octet-stream"}
         self.ask("PUT", f"/images/{image}/stage", 204, data=body, headers=headers)
 
-    def fetch(self, image, method, stores=None, expect=202, **more):
+    def fetch(self, image, method, stores, all_must_succeed=True, expect=202, **more):
         """Begins an import."""
-        body = {"method": {"name": method, **more}}
-        if stores:
-            body["stores"] = stores
+        body = {
+            "method": {"name": method, **more},
+            "stores": stores,
+            "all_stores_must_succeed": all_must_succeed,
+        }
         return self.ask("POST", f"/images/{image}/import", expect, json=body)
 
     def imported(self, image, stores):
@@ -218,14 +224,18 @@ class Glance:
             assert not facts.get("os_glance_failed_import"), facts
             there = set(facts.get("stores", "").split(","))
             # The task writes into the database a little longer than the image shows.
-            tasks = self.ask("GET", f"/images/{image}/tasks", 200).json()["tasks"]
             return (
                 facts["status"] == "active"
                 and there >= set(stores)
-                and all(task["status"] == "success" for task in tasks)
+                and all(status == "success" for status in self.tasks(image))
             )
 
         until(f"the import of {image} to {stores}", ended)
+
+    def tasks(self, image):
+        """The states of its imports."""
+        tasks = self.ask("GET", f"/images/{image}/tasks", 200).json()["tasks"]
+        return [task["status"] for task in tasks]
 
     def show(self, image):
         return self.ask("GET", f"/images/{image}", 200).json()

@@ -61,7 +61,11 @@ def main(folder, mode, regex):
     before = {image["id"] for image in glance.images()}
     work = rig.folder / "tempest"
     tempest = Path(sys.executable).parent / "tempest"
-    environment = os.environ | {"PATH": f"{tempest.parent}:{os.environ['PATH']}"}
+    # Else it notes its workspaces in the user's own home.
+    environment = os.environ | {
+        "PATH": f"{tempest.parent}:{os.environ['PATH']}",
+        "HOME": str(rig.folder / "run"),
+    }
 
     www = Path(rig["www"])
     image = www / "tempest.img"

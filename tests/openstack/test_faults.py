@@ -157,16 +157,32 @@ def test_daemon_down(imaged, rig, raw, store):
 
 
 def test_import_while_the_daemon_is_down(imaged, rig, raw):
-    """The stores that are there get it; the image is whole there, and nowhere else."""
+    """All or nothing, as Glance has it for any store that fails."""
     image = imaged.create()
     imaged.stage(image, raw)
     with rig.daemon_down():
-        imaged.fetch(
-            image,
-            "glance-direct",
-            ["plain-file", "ceph"],
-        )
-        until("the import to end", lambda: imaged.show(image)["status"] in ("queued", "active"))
-    facts = imaged.show(image)
-    if facts["status"] == "active":
+        imaged.fetch(image, "glance-direct", ["plain-file", "ceph"])
+        until("the import to fail", lambda: imaged.tasks(image) == ["failure"])
+    assert imaged.show(image)["os_glance_failed_import"] == "ceph"
+    assert rig.held("ceph") == rig.held("plain-file") == {}
+    # Glance leaves it in this state; what was staged goes with it.
+    assert imaged.show(image)["status"] == "importing"
+    imaged.delete(image)
+
+
+def test_import_to_what_is_there(imaged, rig, raw):
+    """Where not all must succeed, the others get it, and the store that was down gets it later."""
+    image = imaged.create()
+    imaged.stage(image, raw)
+    with rig.daemon_down():
+        imaged.fetch(image, "glance-direct", ["plain-file", "ceph"], all_must_succeed=False)
+        until("the import to end", lambda: imaged.tasks(image) == ["success"])
+        facts = imaged.show(image)
+        assert (facts["status"], facts["stores"]) == ("active", "plain-file")
+        assert facts["os_glance_failed_import"] == "ceph"
         assert imaged.download(image).content == raw
+    imaged.fetch(image, "copy-image", ["ceph"])
+    until("the copy", lambda: imaged.tasks(image) == ["success", "success"])
+    assert set(imaged.show(image)["stores"].split(",")) == {"ceph", "plain-file"}
+    assert rig.held("ceph") == {image: len(raw)}
+    assert imaged.download(image).content == raw

@@ -2,12 +2,32 @@
 
 import contextlib
 import itertools
+from pathlib import Path
 
 import pytest
 import rbd
 
 pytestmark = pytest.mark.imaged
 STORES = ("ceph", "fast")
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_who_serves_a_store(both, rig, raw, store):
+    """The daemon sees every byte of its stores, and none where Glance keeps a store."""
+    log = Path(rig["log"]) / "imaged.out"
+    rig.use("imaged")
+    image = both.active(raw, store)
+    both.download(image)
+    both.delete(image)
+    seen = log.read_text()
+    for operation in ("put", "get", "delete"):
+        lines = [one for one in seen.splitlines() if f'op="{operation}"' in one and image in one]
+        assert len(lines) == 1, (operation, lines)
+    rig.use("in-process")
+    image = both.active(raw, store)
+    both.download(image)
+    both.delete(image)
+    assert image not in log.read_text()
 
 
 def test_what_glance_tells_of_stores(both, rig):
