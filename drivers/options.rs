@@ -62,6 +62,22 @@ pub enum Unresolved {
     Long,
 }
 
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(other) => write!(
+                f,
+                "`${other}` is set neither in this section nor in [DEFAULT]: set it, or write `$$` \
+                 for a dollar sign"
+            ),
+            Self::Loop(other) => {
+                write!(f, "`${other}` leads back to itself: write its value out")
+            }
+            Self::Long => f.write_str("grows too long: write its value out"),
+        }
+    }
+}
+
 /// Text that is shown to nobody: it has no `Display`, and its `Debug` is three dots.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -424,14 +440,7 @@ impl Options {
                 "a `$` in it refers to an option that has no value: write `$$` for a dollar sign"
                     .to_owned()
             }
-            Err(Unresolved::Unknown(other)) => format!(
-                "`${other}` is set neither in this section nor in [DEFAULT]: set it, or write \
-                 `$$` for a dollar sign"
-            ),
-            Err(Unresolved::Loop(other)) => {
-                format!("`${other}` leads back to itself: write its value out")
-            }
-            Err(Unresolved::Long) => "grows too long: write its value out".to_owned(),
+            Err(why) => why.to_string(),
         };
         self.found.problems.push(Finding::new(&section, name, what).at(value.at));
         None

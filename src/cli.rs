@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod copy;
 pub(crate) mod get;
 pub(crate) mod images;
+pub(crate) mod import;
 pub(crate) mod jobs;
 pub(crate) mod output;
 pub(crate) mod pages;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use cli::{
     args::{Args, Command},
-    bench, check, copy, get, images, jobs, pages, put, serve, stores,
+    bench, check, copy, get, images, import, jobs, pages, put, serve, stores,
     talk::talk,
 };
 
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Copy(args) => talk(&args.daemon, async |talk| copy::run(talk, &args).await),
         Command::Jobs(args) => talk(&args.daemon, async |talk| jobs::run(talk, &args).await),
         Command::CheckConfig(args) => check::run(&args),
+        Command::ImportConfig(args) => import::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => pages::completions(&args),
         Command::Man => pages::man(),

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// Read the configuration, open each store, and say what is wrong
     CheckConfig(Check),
+    /// Make the daemon's configuration from Glance's
+    ImportConfig(Import),
     /// Measure a store: throughput, latency, CPU and memory, against what the machine could do
     Bench(Bench),
     /// Print a shell's completion script
@@ -92,6 +94,20 @@ pub(crate) struct Check {
     /// Print one JSON document on standard output, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// Glance's configuration file; a later one overrides an earlier one
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A directory whose *.conf files are read after the files, in order of their names
+    #[arg(long = "config-dir", value_name = "DIR")]
+    pub(crate) dirs: Vec<PathBuf>,
+    /// The file to make, readable by its owner alone; one that is there is left as it is
+    /// [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -19,6 +19,11 @@ pub(super) struct Layers {
     sections: BTreeMap<String, Spelled>,
 }
 
+/// A value, or why it has none.
+pub(super) type MeantOne = Result<String, Unresolved>;
+/// All values of an option.
+pub(super) type Meant = Result<Vec<String>, Unresolved>;
+
 #[derive(Debug, Default)]
 struct Spelled {
     name: String,
@@ -68,6 +73,16 @@ impl Layers {
     /// The names of all sections as they are written.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.sections.values().map(|section| section.name.as_str())
+    }
+
+    /// The options of a section and all their values, references resolved; empty if it is not there.
+    pub(super) fn meant_values(&self, section: &str) -> BTreeMap<String, Vec<MeantOne>> {
+        let Some(found) = self.sections.get(&folded(section)) else { return BTreeMap::new() };
+        let meant = |written: &Written| {
+            self.meant(section, &written.text, &mut Vec::new(), &Cell::new(LONGEST))
+        };
+        let options = found.options.iter();
+        options.map(|(name, values)| (name.clone(), values.iter().map(meant).collect())).collect()
     }
 
     /// The options of a section, their references resolved; empty if it is not there.

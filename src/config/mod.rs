@@ -9,8 +9,10 @@
 //! * [`ini`]: the lexer; `layers`: files over files, and `$` references
 //! * `daemon`: `[imaged]`; `roles`: who may do what; `places`: where things are by default
 //! * `stores`: `enabled_backends` and the stores' sections
+//! * `import`: the daemon's own file, made from Glance's
 
 mod daemon;
+mod import;
 pub mod ini;
 mod layers;
 mod places;
@@ -25,6 +27,7 @@ use std::{
 use imaged_drivers::options::{Finding, Findings, Options, Section};
 
 pub use daemon::{Daemon, HASHES, LogFormat};
+pub use import::Imported;
 use layers::Layers;
 use places::Places;
 pub use roles::{Grant, Role, Who};
@@ -57,24 +60,7 @@ impl Config {
         if files.is_empty() && dirs.is_empty() {
             return Ok((Self::embedded(), Vec::new()));
         }
-        let mut layers = Layers::default();
-        let mut problems = Vec::new();
-        let mut all = files.to_vec();
-        for dir in dirs {
-            match confs(dir) {
-                Ok(confs) => all.extend(confs),
-                Err(error) => problems.push(unreadable(dir, &error)),
-            }
-        }
-        for file in &all {
-            match fs::read(file) {
-                Ok(bytes) => match std::str::from_utf8(&bytes) {
-                    Ok(text) => problems.extend(layers.lay(&file.display().to_string(), text)),
-                    Err(error) => problems.push(not_utf8(file, &bytes, error.valid_up_to())),
-                },
-                Err(error) => problems.push(unreadable(file, &error)),
-            }
-        }
+        let (layers, problems) = Layers::load(files, dirs);
         Self::read(&layers, problems)
     }
 
@@ -132,6 +118,31 @@ impl Config {
         } else {
             Err(found.problems)
         }
+    }
+}
+
+impl Layers {
+    /// Lays `files` over each other, then what is in `dirs`. Gives what is wrong beside it.
+    fn load(files: &[PathBuf], dirs: &[PathBuf]) -> (Self, Vec<Problem>) {
+        let mut layers = Layers::default();
+        let mut problems = Vec::new();
+        let mut all = files.to_vec();
+        for dir in dirs {
+            match confs(dir) {
+                Ok(confs) => all.extend(confs),
+                Err(error) => problems.push(unreadable(dir, &error)),
+            }
+        }
+        for file in &all {
+            match fs::read(file) {
+                Ok(bytes) => match std::str::from_utf8(&bytes) {
+                    Ok(text) => problems.extend(layers.lay(&file.display().to_string(), text)),
+                    Err(error) => problems.push(not_utf8(file, &bytes, error.valid_up_to())),
+                },
+                Err(error) => problems.push(unreadable(file, &error)),
+            }
+        }
+        (layers, problems)
     }
 }
 

@@ -4,6 +4,7 @@ mod codes;
 mod connections;
 mod files;
 mod images;
+mod import;
 
 use std::{
     ffi::OsStr,

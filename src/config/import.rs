@@ -1,0 +1,327 @@
+//! A configuration of the daemon's own, made from Glance's: the stores that Glance is to send here,
+//! with their options and secrets, and nothing else of that file.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+
+use imaged_drivers::options::{FALLBACK, Finding};
+
+use super::{
+    Config, Note, Problem,
+    layers::{Layers, Meant},
+};
+
+/// The option that names the daemon's socket, on Glance's side.
+const SOCKET: &str = "imaged_socket";
+
+/// A configuration for the daemon.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The file's content. It holds secrets if Glance's does.
+    pub text: String,
+    /// The stores that are in it.
+    pub stores: Vec<String>,
+    /// What is good to know, of stores that were left out too.
+    pub notes: Vec<String>,
+}
+
+impl Config {
+    /// Reads Glance's `files` and then the `*.conf` of `dirs`, as [`Config::load`] does, and makes of
+    /// them what the daemon needs. The stores are those that have `imaged_socket`, in their sections
+    /// or in `[backend_defaults]`; if none has, all that this build serves. References are resolved,
+    /// for what they refer to may not come along.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the stores, as [`Config::load`] says it.
+    pub fn import(files: &[PathBuf], dirs: &[PathBuf]) -> Result<Imported, Vec<Problem>> {
+        let (layers, problems) = Layers::load(files, dirs);
+        let (config, notes) = Self::read(&layers, problems)?;
+        let notes = notes.iter().map(Note::to_string).collect();
+        Import { layers, config, notes }.run()
+    }
+}
+
+struct Import {
+    layers: Layers,
+    config: Config,
+    notes: Vec<String>,
+}
+
+impl Import {
+    fn run(mut self) -> Result<Imported, Vec<Problem>> {
+        let sockets = self.sockets();
+        let fallback = self.options(FALLBACK)?;
+        let stores = self.chosen(&sockets);
+        if stores.is_empty() {
+            let what = format!(
+                "no store is left for the daemon, which serves {}: enable one of these types",
+                imaged_drivers::TYPES.join(", ")
+            );
+            return Err(vec![Finding::section("DEFAULT", what)]);
+        }
+        let mut text = String::new();
+        let listed: Vec<_> = self
+            .config
+            .stores
+            .iter()
+            .filter(|store| stores.contains(&store.name))
+            .map(|store| format!("{}:{}", store.name, store.kind))
+            .collect();
+        section(&mut text, "DEFAULT", &[("enabled_backends".into(), vec![listed.join(", ")])]);
+        let default = match stores.contains(&self.config.default) {
+            true => self.config.default.clone(),
+            false => stores.first().cloned().unwrap_or_default(),
+        };
+        section(&mut text, "glance_store", &[("default_backend".into(), vec![default])]);
+        let own = self.own(&stores, &sockets)?;
+        section(&mut text, "imaged", &own);
+        if !fallback.is_empty() {
+            section(&mut text, FALLBACK, &fallback);
+        }
+        for store in &stores {
+            section(&mut text, store, &self.options(store)?);
+        }
+        self.proved(&text, &stores)?;
+        Ok(Imported { text, stores, notes: self.notes })
+    }
+
+    /// The socket of each store that has one.
+    fn sockets(&self) -> BTreeMap<String, String> {
+        let given = |section: &str| {
+            let values = self.layers.meant_values(section).remove(SOCKET)?;
+            values.into_iter().last()?.ok().filter(|socket| !socket.is_empty())
+        };
+        let fallback = given(FALLBACK);
+        let of = |name: &String| Some((name.clone(), given(name).or_else(|| fallback.clone())?));
+        self.config.stores.iter().filter_map(|store| of(&store.name)).collect()
+    }
+
+    /// The names of the stores to take, and a note for each that is left out.
+    fn chosen(&mut self, sockets: &BTreeMap<String, String>) -> Vec<String> {
+        let mut chosen = Vec::new();
+        for store in &self.config.stores {
+            let why = match (&store.driver, sockets.contains_key(&store.name)) {
+                (Some(_), asked) if asked || sockets.is_empty() => {
+                    chosen.push(store.name.clone());
+                    continue;
+                }
+                (Some(_), _) => format!("it has no {SOCKET}"),
+                (None, true) => format!(
+                    "this build does not serve the type `{}`: take {SOCKET} out of its section",
+                    store.kind
+                ),
+                (None, false) => format!("this build does not serve the type `{}`", store.kind),
+            };
+            self.notes.push(format!("[{}]: left to Glance: {why}", store.name));
+        }
+        chosen
+    }
+
+    /// The daemon's own section: that of the files, if any, and who may do what.
+    fn own(
+        &mut self,
+        stores: &[String],
+        sockets: &BTreeMap<String, String>,
+    ) -> Result<Vec<(String, Vec<String>)>, Vec<Problem>> {
+        let mut own = self.options("imaged")?;
+        let has = |own: &[(String, Vec<String>)], name: &str| own.iter().any(|(n, _)| n == name);
+        let mut places: Vec<_> = stores.iter().filter_map(|store| sockets.get(store)).collect();
+        places.sort();
+        places.dedup();
+        match places.as_slice() {
+            [] => {}
+            [place] if !has(&own, "socket") => {
+                own.push(("socket".into(), vec![(*place).clone()]));
+            }
+            [_] => {}
+            [first, ..] => {
+                self.notes.push(format!(
+                    "the stores name several sockets, and a daemon has one: start one for each, or \
+                     let all name `{first}`"
+                ));
+            }
+        }
+        if !has(&own, "roles") {
+            own.push(("roles".into(), vec!["glance:admin".into()]));
+            self.notes.push(
+                "roles = glance:admin lets the user `glance` do everything: if Glance runs as \
+                 another user, write that one"
+                    .into(),
+            );
+        }
+        Ok(own)
+    }
+
+    /// The options of a section, resolved, without Glance's own side.
+    fn options(&self, name: &str) -> Result<Vec<(String, Vec<String>)>, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut options = Vec::new();
+        for (option, values) in self.layers.meant_values(name) {
+            if option == SOCKET {
+                continue;
+            }
+            match values.into_iter().collect::<Meant>() {
+                Ok(values) => options.push((option, values)),
+                Err(why) => problems.push(Finding::new(name, &option, why.to_string())),
+            }
+        }
+        if problems.is_empty() { Ok(options) } else { Err(problems) }
+    }
+
+    /// Reads what was written, and finds the same in it.
+    fn proved(&self, text: &str, stores: &[String]) -> Result<(), Vec<Problem>> {
+        let mut back = Layers::default();
+        let faults = back.lay("the configuration that was made", text);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut problems = Vec::new();
+        for name in stores.iter().map(String::as_str).chain([FALLBACK]) {
+            let found = back.meant_values(name);
+            for (option, values) in self.options(name)? {
+                let same = found.get(&option).is_some_and(|found| {
+                    found.len() == values.len()
+                        && found.iter().zip(&values).all(|(a, b)| a.as_ref() == Ok(b))
+                });
+                if !same {
+                    let what = "its value cannot be written as it is meant: set it by hand";
+                    problems.push(Finding::new(name, &option, what));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+fn section(text: &mut String, name: &str, options: &[(String, Vec<String>)]) {
+    let gap = if text.is_empty() { "" } else { "\n" };
+    let _infallible = writeln!(text, "{gap}[{name}]");
+    for (option, values) in options {
+        for value in values {
+            let _infallible = writeln!(text, "{option} = {}", written(value));
+        }
+    }
+}
+
+/// A value as a file has it.
+fn written(value: &str) -> String {
+    let value = value.replace('$', "$$");
+    let (first, rest) =
+        value.split_once('\n').map_or((value.as_str(), None), |(a, b)| (a, Some(b)));
+    let bare = first.trim() == first && !first.starts_with(['"', '\'']);
+    let mut text = if bare { first.to_owned() } else { format!("\"{first}\"") };
+    for line in rest.into_iter().flat_map(|rest| rest.split('\n')) {
+        text.push_str("\n    ");
+        text.push_str(line);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn imported(text: &str) -> Result<Imported, Vec<String>> {
+        let mut layers = Layers::default();
+        let problems = layers.lay("glance-api.conf", text);
+        let told = |all: Vec<Problem>| all.iter().map(Problem::to_string).collect::<Vec<_>>();
+        let (config, _notes) = Config::read(&layers, problems).map_err(told)?;
+        Import { layers, config, notes: Vec::new() }.run().map_err(told)
+    }
+
+    const GLANCE: &str = "\
+[DEFAULT]
+root = /srv
+debug = true
+enabled_backends = a:file, b:file, s:s3
+[database]
+connection = mysql://secret
+[glance_store]
+default_backend = s
+[a]
+imaged_socket = /run/imaged/imaged.sock
+filesystem_store_datadir = $root/a
+store_description = costs 5$$
+weight = 3
+[b]
+filesystem_store_datadirs = $root/b:2
+filesystem_store_datadirs = $root/c:1
+[s]
+s3_store_secret_key = secret
+";
+
+    #[test]
+    fn only_the_stores_that_are_to_be_served_come_along() {
+        let found = imported(GLANCE).unwrap();
+        assert_eq!(found.stores, ["a"]);
+        assert_eq!(
+            found.text,
+            "[DEFAULT]\nenabled_backends = a:file\n\n[glance_store]\ndefault_backend = a\n\n\
+             [imaged]\nsocket = /run/imaged/imaged.sock\nroles = glance:admin\n\n\
+             [a]\nfilesystem_store_datadir = /srv/a\nstore_description = costs 5$$\nweight = 3\n"
+        );
+        let notes = found.notes.join("\n");
+        assert!(notes.contains("[b]: left to Glance: it has no imaged_socket"), "{notes}");
+        assert!(notes.contains("[s]: left to Glance: this build does not serve"), "{notes}");
+        let (config, _) = Config::parse(&found.text, "made").unwrap();
+        assert_eq!(config.default, "a");
+    }
+
+    #[test]
+    fn where_none_has_a_socket_all_that_are_served_come_along() {
+        let text = GLANCE.replace("imaged_socket", "#imaged_socket").replace("= s\n", "= b\n");
+        let found = imported(&text).unwrap();
+        assert_eq!(found.stores, ["a", "b"]);
+        assert!(found.text.contains("default_backend = b\n"), "{}", found.text);
+        let both = "filesystem_store_datadirs = /srv/b:2\nfilesystem_store_datadirs = /srv/c:1\n";
+        assert!(found.text.contains(both), "{}", found.text);
+        assert!(!found.text.contains("socket ="), "{}", found.text);
+        assert!(!found.text.contains("secret"), "{}", found.text);
+    }
+
+    #[test]
+    fn a_socket_for_all_is_in_the_defaults() {
+        let text = GLANCE.replace(
+            "[glance_store]",
+            "[backend_defaults]\nimaged_socket = /tmp/x.sock\nfilesystem_store_file_perm = 0640\n\
+             [glance_store]",
+        );
+        let found =
+            imported(&text.replace("imaged_socket = /run", "#imaged_socket = /run")).unwrap();
+        assert_eq!(found.stores, ["a", "b"]);
+        assert!(found.text.contains("socket = /tmp/x.sock\n"), "{}", found.text);
+        assert!(
+            found.text.contains("[backend_defaults]\nfilesystem_store_file_perm = 0640\n"),
+            "{}",
+            found.text
+        );
+        let several = imported(&text).unwrap();
+        assert!(several.notes.iter().any(|note| note.contains("several sockets")), "{several:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_store_is_told_and_nothing_is_made() {
+        let wrong = imported(&GLANCE.replace("$root/a", "$rot/a")).unwrap_err();
+        assert!(
+            wrong.iter().any(|line| line.contains("[a] filesystem_store_datadir")),
+            "{wrong:?}"
+        );
+        let wrong = imported("[DEFAULT]\nenabled_backends = s:s3\n[s]\nx = 1\n").unwrap_err();
+        assert!(wrong.iter().any(|line| line.contains("no store is left")), "{wrong:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_value_reads_back(value in "[ -~]{0,12}(\n[!-~]{1,9}){0,2}") {
+            // A backslash before a dollar sign has no spelling.
+            proptest::prop_assume!(!value.contains("\\$"));
+            let mut text = String::new();
+            section(&mut text, "s", &[("a".into(), vec![value.clone()])]);
+            let mut layers = Layers::default();
+            proptest::prop_assert_eq!(layers.lay("x", &text), vec![]);
+            let first = value.split('\n').next().unwrap_or_default();
+            // Only a first line that stands alone keeps the blanks at its end.
+            proptest::prop_assume!(first.trim() == first || !value.contains('\n'));
+            proptest::prop_assert_eq!(&layers.meant_values("s")["a"], &vec![Ok(value)]);
+        }
+    }
+}
