@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -63,6 +64,11 @@ class Rig:
 
     def start_daemon(self):
         self._script("daemon", "start", self["dir"])
+
+    def kill_glance(self):
+        """Its workers end with their master, or are ended; then it starts again."""
+        os.kill(self["pids"]["glance"], signal.SIGKILL)
+        self._script("glance", self["mode"], self["dir"])
 
     @contextlib.contextmanager
     def daemon_down(self):

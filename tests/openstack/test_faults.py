@@ -92,6 +92,16 @@ def test_killed_and_started_during_an_upload(imaged, rig, large, store):
     assert imaged.download(image).content == large
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_glance_killed_during_an_upload(imaged, rig, large, store):
+    """Glance leaves such an image in `saving`; the daemon leaves nothing."""
+    image = imaged.create()
+    assert upload_and(rig.kill_glance, imaged, image, large, store) is None
+    assert imaged.show(image)["status"] == "saving"
+    until("nothing to be left", lambda: rig.held(store) == {})
+    imaged.delete(image)
+
+
 def begin_download(glance, image):
     answer = glance.ask("GET", f"/images/{image}/file", 200, stream=True)
     return answer, answer.raw.read(PIECE)
