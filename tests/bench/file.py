@@ -66,7 +66,9 @@ def figures(args, found):
         return lambda one: one[how]["of"][name]
 
     def slower_digest(one):
-        return max(digest["seconds"] / digest["bytes"] for digest in one["plain"]["ceilings"]["digests"])
+        return max(
+            digest["seconds"] / digest["bytes"] for digest in one["plain"]["ceilings"]["digests"]
+        )
 
     def digest_limit(one):
         """MB/s of the slower digest alone, or of both on all cores, whichever is less."""
@@ -105,7 +107,13 @@ def figures(args, found):
             f"{middle(share):.2f}",
             "0.85",
         ),
-        ("put, CPU s/GiB, daemon + client, beside glance_store", cpu("plain", "put"), f"{peer_cpu:.2f}", "", ""),
+        (
+            "put, CPU s/GiB, daemon + client, beside glance_store",
+            cpu("plain", "put"),
+            f"{peer_cpu:.2f}",
+            "",
+            "",
+        ),
         (
             "put by descriptor, beside `cp` and the slower digest",
             *against("passed", "put", cp_and_digest),
@@ -117,7 +125,13 @@ def figures(args, found):
             "1",
         ),
         ("get through the socket, CPU s/GiB, daemon + client", cpu("plain", "get"), "", "", ""),
-        ("get by descriptor, CPU s/GiB, daemon + client", cpu("passed", "get"), "", "", "0 of the daemon"),
+        (
+            "get by descriptor, CPU s/GiB, daemon + client",
+            cpu("passed", "get"),
+            "",
+            "",
+            "0 of the daemon",
+        ),
         ("stat, p50 over a kept connection", f"{p50:.3f} ms", "", "", "under 0.3 ms"),
         (
             "500 gets of 1 MiB at once",
@@ -127,7 +141,13 @@ def figures(args, found):
             "all served",
         ),
         ("resident memory, idle", f"{memory['idle']:.1f} MiB", "", "", "under 30 MiB"),
-        ("resident memory, at most", f"{memory['crowd']:.0f} MiB", "", "", f"under {30 + WINDOWS_MIB} MiB"),
+        (
+            "resident memory, at most",
+            f"{memory['crowd']:.0f} MiB",
+            "",
+            "",
+            f"under {30 + WINDOWS_MIB} MiB",
+        ),
     ]
 
 
