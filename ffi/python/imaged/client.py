@@ -7,6 +7,9 @@
   is done twice.
 * Chose: bytes are sent only after the daemon has said `100 Continue`. Because: a refusal then costs
   the caller none of its source. Instead of: finding out after a megabyte.
+* Chose: a plain file is read here, by the descriptor that the daemon gives. Because: through the
+  socket its bytes pass one process more, which for a file in memory is half the speed. Instead of:
+  one way for all stores. It has a price: a file on a mount that hangs holds its reader.
 * Chose: no limit for a change as long as the daemon lives, which is asked after each silent
   `timeout`. Because: a large image by descriptor takes minutes without a byte to us. Instead of: a
   number that is too small for some and too large for the others.
@@ -38,25 +41,57 @@ LONGEST_ANSWER = 64 << 20
 class Body:
     """The bytes of an image, or of a part of it, as they come.
 
-    Dropped or closed before its end, it ends its connection, and with it the daemon's work.
+    Dropped or closed before its end, it ends its connection, and with it the daemon's work. Where
+    the daemon has a plain file, it gives a descriptor of it, and the bytes are read here.
     """
 
     def __init__(self, client: Client, connection: Connection, head: Head) -> None:
         """Begin to read what follows `head`."""
         self._client = client
         self._connection: Connection | None = connection
+        self._file: int | None = None
+        self._at = self._end = 0
         #: How many bytes come in all.
         self.size = connection.left
         #: How many the whole image has.
         self.total = self.size
-        whole = head.headers.get("content-range", "").rpartition("/")[2]
+        span, _, whole = head.headers.get("content-range", "").rpartition("/")
         if whole.isdigit():
             self.total = int(whole)
+        if head.headers.get("imaged-body") == "fd":
+            self._open(connection, head, span)
         #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
         self.digests = records.digests(head.headers.get("repr-digest", ""))
 
+    def _open(self, connection: Connection, head: Head, span: str) -> None:
+        self.total = int(head.headers.get("imaged-size", "0"))
+        self._end = self.total
+        if span:
+            first, _, last = span.rpartition(" ")[2].partition("-")
+            self._at, self._end = int(first), int(last) + 1
+        self.size = self._end - self._at
+        self._file = connection.descriptor()
+        self._connection = None
+        self._client._give(connection)
+
+    def _read_file(self, file: int, most: int) -> bytes:
+        try:
+            piece = os.pread(file, min(most, self._end - self._at), self._at)
+        except OSError as error:
+            self.close()
+            raise errors.Unavailable(f"the image cannot be read: {error}") from error
+        self._at += len(piece)
+        if not piece and self._at < self._end:
+            self.close()
+            raise errors.Unavailable("the image has become shorter")
+        if self._at >= self._end:
+            self.close()
+        return piece
+
     def read(self, most: int = READ) -> bytes:
         """Some bytes, `most` at most; none at the end, and only there."""
+        if self._file is not None and most > 0:
+            return self._read_file(self._file, most)
         connection = self._connection
         if connection is None or most <= 0:
             return b""
@@ -84,6 +119,9 @@ class Body:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
     def __enter__(self) -> Body:
         return self
@@ -98,7 +136,9 @@ class Body:
 
     def __del__(self) -> None:
         # A constructor that failed has none.
-        if getattr(self, "_connection", None) is not None:
+        if getattr(self, "_connection", None) is not None or (
+            getattr(self, "_file", None) is not None
+        ):
             self.close()
 
 
@@ -209,10 +249,14 @@ class Client:
         at: str | None = None,
         offset: int = 0,
         length: int | None = None,
+        by_descriptor: bool = True,
         request_id: str | None = None,
     ) -> Body:
-        """Read an image by its id or its location, whole or `length` bytes from `offset`."""
-        headers = {}
+        """Read an image by its id or its location, whole or `length` bytes from `offset`.
+
+        Bytes of a plain file pass through the daemon only if `by_descriptor` is false.
+        """
+        headers = {"Imaged-Accept": "fd"} if by_descriptor else {}
         if offset or length is not None:
             if offset < 0 or (length is not None and length <= 0):
                 raise errors.Invalid(f"no such part of an image: offset={offset} length={length}")
@@ -221,7 +265,11 @@ class Client:
         connection, head = self._read("GET", _image(store, id, at), request_id, headers)
         if head.status not in (200, 206):
             self._refused(connection, head, "GET")
-        body = Body(self, connection, head)
+        try:
+            body = Body(self, connection, head)
+        except BaseException:
+            connection.close()
+            raise
         if not body.size:
             body.close()
         return body

@@ -1,9 +1,13 @@
 """Where the bytes of an upload come from.
 
 # Decisions
-* Chose: read 64 KiB at a time and send 1 MiB. Because: a WSGI body joins what it is asked for out
-  of the caller's chunks, which takes time that grows with the square of the amount. Instead of:
-  asking it for what one send takes.
+* Chose: read 256 KiB at a time, and send that as it is. Because: Glance looks at the format of
+  every read in a dozen ways, which costs more than all else if reads are small; and a WSGI body
+  joins a read out of the caller's chunks, in time that grows with the square of its size. CPU
+  seconds a GiB of both, for chunks of 4, 16 and 64 KiB: 0.87, 0.71, 0.63 with reads of 64 KiB;
+  1.19, 0.47, 0.27 with 256 KiB; 3.44, 2.23, 1.26 with 1 MiB.
+* Chose: 64 KiB at first and from slow sources. Because: a WSGI body waits until it has all that it
+  is asked for, and the daemon gives up an upload that is silent for a minute.
 * Chose: only plain files of this interpreter's own `open` go by descriptor. Because: other objects
   have a `fileno` too that leads to other bytes, as in gzip. Instead of: asking for `fileno`.
 """
@@ -20,8 +24,11 @@ from typing import Any
 from .errors import Mismatch
 
 # One read of the source.
-READ = 64 << 10
-# One send.
+READ = 256 << 10
+# The first, and those after one that took longer than SLOW seconds.
+SMALL = 64 << 10
+SLOW = 1.0
+# One send of what came in smaller pieces.
 SEND = 1 << 20
 # What is at least that long is sent as it is.
 LARGE = 256 << 10
@@ -40,7 +47,13 @@ def _parts(source: Any) -> Iterator[bytes]:
         for at in range(0, len(view), SEND):
             yield view[at : at + SEND]  # type: ignore[misc]
     elif hasattr(source, "read"):
-        while part := source.read(READ):
+        most = SMALL
+        while True:
+            since = time.monotonic()
+            part = source.read(most)
+            if not part:
+                return
+            most = READ if time.monotonic() - since < SLOW else SMALL
             yield part
     else:
         yield from source

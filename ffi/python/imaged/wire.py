@@ -27,6 +27,10 @@ Buffer = bytes | bytearray | memoryview
 LONGEST_HEAD = 64 << 10
 # The most that one read asks for; a socket holds less.
 READ = 256 << 10
+# For what the system lets a socket hold: an upload then goes on while the daemon is at work.
+HOLD = 1 << 20
+# Room for the one descriptor that an answer has, and for what is none of ours.
+BESIDE = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
 
 def wait(sock: socket.socket, writing: bool, timeout: float | None) -> None:
@@ -68,9 +72,11 @@ class Connection:
         #: Bytes of the current answer's body that have not been read.
         self.left = 0
         self._came = bytearray()
+        self._descriptors: list[int] = []
         self._keep = True
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.setblocking(False)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HOLD)
         try:
             self._connect(path)
         except BaseException:
@@ -132,6 +138,31 @@ class Connection:
                 raise Lost("the daemon left before its answer was whole")
             return came
 
+    def _receive_beside(self, timeout: float | None) -> bytes:
+        """As `_receive`, with descriptors: they come with the first byte of a head."""
+        while True:
+            try:
+                came, beside, _, _ = self._sock.recvmsg(READ, BESIDE, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                wait(self._sock, False, timeout)
+                continue
+            except OSError as error:
+                raise Lost(f"the daemon left: {error}") from error
+            for level, kind, content in beside:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    found = array.array("i")
+                    found.frombytes(content[: len(content) - len(content) % found.itemsize])
+                    self._descriptors += found
+            if not came:
+                raise Lost("the daemon left before its answer was whole")
+            return came
+
+    def descriptor(self) -> int:
+        """The descriptor that came with the last head; the caller's from now on."""
+        if len(self._descriptors) != 1:
+            raise Internal("the answer has no descriptor")
+        return self._descriptors.pop()
+
     def has_something(self) -> bool:
         """Whether an answer, or the end of the connection, has come."""
         if self._came:
@@ -153,7 +184,7 @@ class Connection:
         while (end := self._came.find(b"\r\n\r\n")) < 0:
             if len(self._came) > LONGEST_HEAD:
                 raise Internal("the answer's head has no end; is this socket imaged's?")
-            self._came += self._receive(READ, self.timeout if timeout is None else timeout)
+            self._came += self._receive_beside(self.timeout if timeout is None else timeout)
         lines = self._came[:end].decode("latin-1").split("\r\n")
         del self._came[: end + 4]
         first = lines[0].split(" ", 2)
@@ -193,7 +224,8 @@ class Connection:
     @property
     def reusable(self) -> bool:
         """Whether another request may follow: this answer is over, and the process is the same."""
-        return self._keep and not self.left and not self._came and self.pid == os.getpid()
+        over = not (self.left or self._came or self._descriptors)
+        return self._keep and over and self.pid == os.getpid()
 
     def give_up(self, timeout: float) -> None:
         """Send no more, and wait until the daemon has cleaned up, which it shows by its answer."""
@@ -210,6 +242,9 @@ class Connection:
                 self._sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             self._sock.close()
+        while self._descriptors:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptors.pop())
 
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()

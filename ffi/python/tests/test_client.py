@@ -25,6 +25,15 @@ def new() -> str:
     return str(uuid.uuid4())
 
 
+def descriptors() -> int:
+    """Of plain files, that this process has open."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}").partition("/fast/")[1] != ""
+    return found
+
+
 class Reader:
     """Something that can only be read, in pieces of its own choice."""
 
@@ -107,9 +116,24 @@ def test_every_form_of_a_source_is_taken(client):
 def test_a_source_is_asked_for_little_at_a_time(client):
     reader = Reader(BYTES)
     client.put("fast", new(), reader)
-    assert reader.asked == 64 << 10
+    assert reader.asked == 256 << 10
     sent = [len(piece) for piece in source.pieces(Reader(BYTES, 8000), None, None)]
     assert len(sent) == 3 and sum(sent) == len(BYTES)
+
+
+def test_a_slow_source_is_asked_for_less(monkeypatch):
+    asked = []
+
+    class Slow(Reader):
+        def read(self, count: int) -> bytes:
+            asked.append(count)
+            if len(asked) == 3:
+                time.sleep(0.1)
+            return super().read(count)
+
+    monkeypatch.setattr(source, "SLOW", 0.05)
+    assert sum(len(piece) for piece in source.pieces(Slow(BYTES), None, None)) == len(BYTES)
+    assert [count >> 10 for count in asked[:5]] == [64, 256, 256, 64, 256]
 
 
 def test_the_bytes_of_a_slow_source_do_not_wait(monkeypatch):
@@ -343,15 +367,60 @@ def test_a_read_that_is_given_up_ends_its_connection(shared):
     client.close()
     before = shared.settled()
     for end in (lambda body: body.close(), lambda body: None):
-        body = client.get("fast", id)
+        body = client.get("fast", id, by_descriptor=False)
         assert body.read(10)
         assert shared.connections() == before + 1
         end(body)
         del body
         until(lambda: shared.connections() == before)
-    with client.get("fast", id) as body:
+    with client.get("fast", id, by_descriptor=False) as body:
         body.read(1)
     assert body.read() == b"" and not client._idle
+
+
+def test_a_plain_file_is_read_by_descriptor(daemon):
+    client = imaged.Client(daemon.socket)
+    id, empty = new(), new()
+    client.put("fast", id, BYTES)
+    client.put("fast", empty, b"")
+    small = client.put("small", new(), b"in memory").id
+    before = descriptors()
+    for offset, length in ((0, None), (5, None), (0, 7), (100, 300_000), (len(BYTES) - 1, 1)):
+        with client.get("fast", id, offset=offset, length=length) as body:
+            wanted = BYTES[offset:] if length is None else BYTES[offset : offset + length]
+            assert (body.size, body.total) == (len(wanted), len(BYTES))
+            # The connection serves the next one while this one is read.
+            assert len(client._idle) == 1 and descriptors() == before + 1
+            assert b"".join(body) == wanted and body.read() == b""
+        assert descriptors() == before
+    assert b"".join(client.get("fast", empty)) == b"" and descriptors() == before
+    with pytest.raises(imaged.NotFound):
+        client.get("fast", new())
+    # Where there is no plain file, the bytes come as ever.
+    assert b"".join(client.get("small", small)) == b"in memory"
+    for end in (lambda body: body.close(), lambda body: None):
+        body = client.get("fast", id)
+        assert body.read(10) == BYTES[:10]
+        end(body)
+        del body
+        assert descriptors() == before
+    # It needs the daemon no more, and is the image that it was.
+    body = client.get("fast", id)
+    client.delete("fast", id)
+    daemon.kill()
+    assert b"".join(body) == BYTES
+
+
+def test_a_plain_file_that_is_cut_short_is_an_error(client, shared):
+    id = new()
+    client.put("fast", id, BYTES)
+    before = descriptors()
+    body = client.get("fast", id)
+    os.truncate(f"{shared.dir}/fast/{id}", 1000)
+    assert body.read() == BYTES[:1000]
+    with pytest.raises(imaged.Unavailable, match="shorter"):
+        body.read()
+    assert descriptors() == before
 
 
 def test_many_threads_use_one_client(client):

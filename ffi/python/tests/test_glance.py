@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 import hashlib
 import importlib
@@ -101,6 +102,12 @@ def glance(tmp_path):
     yield Glance(tmp_path)
     store.client.cache_clear()
     CONF.reset()
+
+
+def through_the_socket(monkeypatch) -> None:
+    """Downloads, also of plain files; those of other stores always do."""
+    get = functools.partialmethod(imaged.Client.get, by_descriptor=False)
+    monkeypatch.setattr(imaged.Client, "get", get)
 
 
 @pytest.fixture
@@ -320,7 +327,7 @@ def test_a_store_of_another_type_in_the_daemon_is_not_written(glance, shared, ca
         glance.add(io.BytesIO(BYTES))
 
 
-def test_a_daemon_that_comes_later_is_used_then(glance, daemon, caplog):
+def test_a_daemon_that_comes_later_is_used_then(glance, daemon, caplog, monkeypatch):
     daemon.kill()
     glance.start("fast:file", fast(daemon))
     assert "not available until imaged is" in caplog.text
@@ -344,14 +351,20 @@ def test_a_daemon_that_comes_later_is_used_then(glance, daemon, caplog):
         multi_backend.get(uri, "fast")
     daemon.start()
     assert b"".join(multi_backend.get(uri, "fast")[0]) == BYTES
-    iterator, _ = multi_backend.get(glance.add(io.BytesIO(BYTES * 8))[0], "fast")
-    next(iterator)
+    uri = glance.add(io.BytesIO(BYTES * 8))[0]
+    iterator, _ = multi_backend.get(uri, "fast")
+    through_the_socket(monkeypatch)
+    through, _ = multi_backend.get(uri, "fast")
+    next(iterator), next(through)
     daemon.kill()
+    # A plain file needs nobody any more.
+    assert len(b"".join(iterator)) == len(BYTES) * 8 - (256 << 10)
     with pytest.raises(exceptions.RemoteServiceUnavailable):
-        b"".join(iterator)
+        b"".join(through)
 
 
-def test_a_download_that_is_dropped_ends_its_connection(served, shared):
+def test_a_download_that_is_dropped_ends_its_connection(served, shared, monkeypatch):
+    through_the_socket(monkeypatch)
     uri = served.add(io.BytesIO(BYTES * 4))[0]
     store.client(shared.socket).close()
     before = shared.settled()

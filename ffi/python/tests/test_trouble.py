@@ -29,7 +29,7 @@ def test_a_daemon_that_was_killed_between_two_calls_goes_unnoticed(daemon):
     id = new()
     client.put("fast", id, BYTES)
     # Several are kept, and all of them are stale.
-    open_ones = [client.get("fast", id) for _ in range(3)]
+    open_ones = [client.get("fast", id, by_descriptor=False) for _ in range(3)]
     for body in open_ones:
         assert len(b"".join(body)) == len(BYTES)
     assert len(client._idle) == 3
@@ -49,7 +49,7 @@ def test_a_read_whose_daemon_is_killed_is_an_error_and_never_a_short_image(daemo
     client = imaged.Client(daemon.socket)
     id = new()
     client.put("fast", id, os.urandom(16 << 20))
-    body = client.get("fast", id)
+    body = client.get("fast", id, by_descriptor=False)
     got = len(body.read())
     daemon.kill()
     with pytest.raises(imaged.Lost):
@@ -203,7 +203,7 @@ def test_a_child_process_has_connections_of_its_own(shared):
     id = new()
     client.put("fast", id, os.urandom(8 << 20))
     client.stat("fast", id)
-    body = client.get("fast", id)
+    body = client.get("fast", id, by_descriptor=False)
     body.read(10)
     before = shared.settled()
     ours, theirs = os.pipe()
