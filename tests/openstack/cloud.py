@@ -239,9 +239,15 @@ class Glance:
         until(f"the import of {image} to {stores}", ended)
 
     def tasks(self, image):
-        """The states of its imports."""
-        tasks = self.ask("GET", f"/images/{image}/tasks", 200).json()["tasks"]
+        """The states of its imports; none if there is no such image."""
+        answer = self.ask("GET", f"/images/{image}/tasks", (200, 404))
+        tasks = answer.json()["tasks"] if answer.status_code == 200 else []
         return [task["status"] for task in tasks]
+
+    def settled(self, image):
+        """Waits until no import of it is under way, for sqlite takes one writer at a time."""
+        ends = {"success", "failure"}
+        until(f"the imports of {image} to end", lambda: ends.issuperset(self.tasks(image)))
 
     def show(self, image):
         return self.ask("GET", f"/images/{image}", 200).json()
@@ -265,6 +271,7 @@ class Glance:
 
     def delete_made(self):
         for image in self.made:
+            self.settled(image)
             self.delete(image, (204, 404))
         self.made = []
 

@@ -77,7 +77,8 @@ def test_import_that_cannot_fetch(glance, rig):
     image = glance.create()
     missing = f"{rig['files']}/not-there"
     glance.fetch(image, "web-download", ["ceph", "fast"], uri=missing)
-    until("the import to fail", lambda: glance.show(image)["status"] == "queued")
+    until("the import to fail", lambda: glance.tasks(image) == ["failure"])
+    assert glance.show(image)["status"] == "queued"
     assert rig.held("ceph") == rig.held("fast") == {}
 
 
