@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -49,6 +51,12 @@ def cpu(pid):
     """CPU seconds of a process up to now."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def own_cpu():
+    """Of this process and of those that it has waited for."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in usage)
 
 
 class Daemon:
@@ -111,6 +119,24 @@ def write_source(path, size):
             size -= out.write(os.urandom(min(size, 4 << 20)))
         out.flush()
         os.fsync(out.fileno())
+
+
+def middle(runs, of):
+    return statistics.median(of(one) for one in runs)
+
+
+def ratio(found, name, other, key="seconds"):
+    """How many times NAME has the OTHER's figure, as the median within runs."""
+    pairs = [
+        (one[key], another[key])
+        for one, another in zip(found.get(name, []), found.get(other, []))
+        if "error" not in one and "error" not in another
+    ]
+    return statistics.median(theirs / ours for ours, theirs in pairs) if pairs else None
+
+
+def show(number, form="{:.2f}"):
+    return "-" if number is None else form.format(number)
 
 
 def table(heads, rows):

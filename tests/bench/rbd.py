@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import signal
 import statistics
 import subprocess
@@ -31,7 +30,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from beside import GIB, HOME, RIGS, Daemon, Peer, cpu, release_build, run, table, write_source
+from beside import (
+    GIB,
+    HOME,
+    RIGS,
+    Daemon,
+    Peer,
+    cpu,
+    middle,
+    own_cpu,
+    ratio,
+    release_build,
+    run,
+    show,
+    table,
+    write_source,
+)
 from wire import Client, Refused
 
 CLUSTER = RIGS / "ceph-bench"
@@ -44,12 +58,6 @@ EVERY = 20
 VOLUME_EVERY = 10
 STATS = 50
 GROUPS = ("put", "sparse", "get", "sparse-get", "stat", "volume")
-
-
-def own_cpu():
-    """Of this process and of those that it has waited for."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in usage)
 
 
 def image(name, more=""):
@@ -306,24 +314,6 @@ def one_volume(rig, body):
             pass
 
     return {**one, "digests": one["seconds"] + rig.measured(digested)["seconds"]}
-
-
-def middle(runs, of):
-    return statistics.median(of(one) for one in runs)
-
-
-def ratio(found, name, other, key="seconds"):
-    """How many times NAME has the OTHER's figure, as the median within runs."""
-    pairs = [
-        (one[key], another[key])
-        for one, another in zip(found.get(name, []), found.get(other, []))
-        if "error" not in one and "error" not in another
-    ]
-    return statistics.median(theirs / ours for ours, theirs in pairs) if pairs else None
-
-
-def show(number, form="{:.2f}"):
-    return "-" if number is None else form.format(number)
 
 
 def rows(found, size, beside):
