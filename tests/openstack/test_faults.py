@@ -132,7 +132,7 @@ def test_killed_during_a_download_from_a_file(imaged, rig, large):
     answer, first = begin_download(imaged, image)
     rig.kill_daemon()
     try:
-        got = first
+        got = bytearray(first)
         with contextlib.suppress(requests.RequestException):
             for piece in answer.iter_content(PIECE):
                 got += piece
