@@ -130,7 +130,8 @@ def ratio(found, name, other, key="seconds"):
     pairs = [
         (one[key], another[key])
         for one, another in zip(found.get(name, []), found.get(other, []))
-        if "error" not in one and "error" not in another
+        # What took less than a tick compares with nothing.
+        if "error" not in one and "error" not in another and one[key]
     ]
     return statistics.median(theirs / ours for ours, theirs in pairs) if pairs else None
 
