@@ -49,7 +49,6 @@ struct Import {
 impl Import {
     fn run(mut self) -> Result<Imported, Vec<Problem>> {
         let sockets = self.sockets();
-        let fallback = self.options(FALLBACK)?;
         let stores = self.chosen(&sockets);
         if stores.is_empty() {
             let what = format!(
@@ -58,7 +57,6 @@ impl Import {
             );
             return Err(vec![Finding::section("DEFAULT", what)]);
         }
-        let mut text = String::new();
         let listed: Vec<_> = self
             .config
             .stores
@@ -66,21 +64,24 @@ impl Import {
             .filter(|store| stores.contains(&store.name))
             .map(|store| format!("{}:{}", store.name, store.kind))
             .collect();
-        section(&mut text, "DEFAULT", &[("enabled_backends".into(), vec![listed.join(", ")])]);
         let default = match stores.contains(&self.config.default) {
             true => self.config.default.clone(),
             false => stores.first().cloned().unwrap_or_default(),
         };
-        section(&mut text, "glance_store", &[("default_backend".into(), vec![default])]);
-        let own = self.own(&stores, &sockets)?;
-        section(&mut text, "imaged", &own);
-        if !fallback.is_empty() {
-            section(&mut text, FALLBACK, &fallback);
+        let one = |name: &str, value| vec![(name.to_owned(), vec![value])];
+        let mut text = String::new();
+        section(&mut text, "DEFAULT", &one("enabled_backends", listed.join(", ")));
+        section(&mut text, "glance_store", &one("default_backend", default));
+        section(&mut text, "imaged", &self.own(&stores, &sockets)?);
+        let mut taken = Vec::new();
+        for name in std::iter::once(FALLBACK).chain(stores.iter().map(String::as_str)) {
+            let options = self.options(name)?;
+            if name != FALLBACK || !options.is_empty() {
+                section(&mut text, name, &options);
+                taken.push((name, options));
+            }
         }
-        for store in &stores {
-            section(&mut text, store, &self.options(store)?);
-        }
-        self.proved(&text, &stores)?;
+        proved(&text, &taken)?;
         Ok(Imported { text, stores, notes: self.notes })
     }
 
@@ -121,7 +122,7 @@ impl Import {
         &mut self,
         stores: &[String],
         sockets: &BTreeMap<String, String>,
-    ) -> Result<Vec<(String, Vec<String>)>, Vec<Problem>> {
+    ) -> Result<Taken, Vec<Problem>> {
         let mut own = self.options("imaged")?;
         let has = |own: &[(String, Vec<String>)], name: &str| own.iter().any(|(n, _)| n == name);
         let mut places: Vec<_> = stores.iter().filter_map(|store| sockets.get(store)).collect();
@@ -152,7 +153,7 @@ impl Import {
     }
 
     /// The options of a section, resolved, without Glance's own side.
-    fn options(&self, name: &str) -> Result<Vec<(String, Vec<String>)>, Vec<Problem>> {
+    fn options(&self, name: &str) -> Result<Taken, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut options = Vec::new();
         for (option, values) in self.layers.meant_values(name) {
@@ -166,30 +167,33 @@ impl Import {
         }
         if problems.is_empty() { Ok(options) } else { Err(problems) }
     }
+}
 
-    /// Reads what was written, and finds the same in it.
-    fn proved(&self, text: &str, stores: &[String]) -> Result<(), Vec<Problem>> {
-        let mut back = Layers::default();
-        let faults = back.lay("the configuration that was made", text);
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let mut problems = Vec::new();
-        for name in stores.iter().map(String::as_str).chain([FALLBACK]) {
-            let found = back.meant_values(name);
-            for (option, values) in self.options(name)? {
-                let same = found.get(&option).is_some_and(|found| {
-                    found.len() == values.len()
-                        && found.iter().zip(&values).all(|(a, b)| a.as_ref() == Ok(b))
-                });
-                if !same {
-                    let what = "its value cannot be written as it is meant: set it by hand";
-                    problems.push(Finding::new(name, &option, what));
-                }
+/// The options of a section, each with all its values.
+type Taken = Vec<(String, Vec<String>)>;
+
+/// Reads what was written, and finds the same in it.
+fn proved(text: &str, taken: &[(&str, Taken)]) -> Result<(), Vec<Problem>> {
+    let mut back = Layers::default();
+    let faults = back.lay("the configuration that was made", text);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let mut problems = Vec::new();
+    for (name, options) in taken {
+        let found = back.meant_values(name);
+        for (option, values) in options {
+            let same = found.get(option).is_some_and(|found| {
+                found.len() == values.len()
+                    && found.iter().zip(values).all(|(a, b)| a.as_ref() == Ok(b))
+            });
+            if !same {
+                let what = "its value cannot be written as it is meant: set it by hand";
+                problems.push(Finding::new(name, option, what));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 fn section(text: &mut String, name: &str, options: &[(String, Vec<String>)]) {

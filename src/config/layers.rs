@@ -75,29 +75,30 @@ impl Layers {
         self.sections.values().map(|section| section.name.as_str())
     }
 
-    /// The options of a section and all their values, references resolved; empty if it is not there.
-    pub(super) fn meant_values(&self, section: &str) -> BTreeMap<String, Vec<MeantOne>> {
-        let Some(found) = self.sections.get(&folded(section)) else { return BTreeMap::new() };
-        let meant = |written: &Written| {
-            self.meant(section, &written.text, &mut Vec::new(), &Cell::new(LONGEST))
-        };
-        let options = found.options.iter();
-        options.map(|(name, values)| (name.clone(), values.iter().map(meant).collect())).collect()
-    }
-
     /// The options of a section, their references resolved; empty if it is not there.
     pub(super) fn section(&self, section: &str) -> Section {
-        let Some(found) = self.sections.get(&folded(section)) else { return Section::new() };
+        self.resolved(section, |written, meant| {
+            Value::new(written.text.clone(), meant, written.at.clone())
+        })
+    }
+
+    /// The same, but of each value only what it means.
+    pub(super) fn meant_values(&self, section: &str) -> BTreeMap<String, Vec<MeantOne>> {
+        self.resolved(section, |_written, meant| meant)
+    }
+
+    fn resolved<T>(
+        &self,
+        section: &str,
+        value: impl Fn(&Written, MeantOne) -> T,
+    ) -> BTreeMap<String, Vec<T>> {
+        let Some(found) = self.sections.get(&folded(section)) else { return BTreeMap::new() };
         let value = |written: &Written| {
             let fuel = Cell::new(LONGEST);
-            let meant = self.meant(section, &written.text, &mut Vec::new(), &fuel);
-            Value::new(written.text.clone(), meant, written.at.clone())
+            value(written, self.meant(section, &written.text, &mut Vec::new(), &fuel))
         };
-        found
-            .options
-            .iter()
-            .map(|(name, values)| (name.clone(), values.iter().map(value).collect()))
-            .collect()
+        let options = found.options.iter();
+        options.map(|(name, values)| (name.clone(), values.iter().map(&value).collect())).collect()
     }
 
     /// `text` of `section` with `$name`, `${name}`, `$section.name` and `${section.name}`
