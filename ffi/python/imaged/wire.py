@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .errors import Internal, Lost, Timeout, Unreachable
@@ -126,33 +126,31 @@ class Connection:
                 views[0] = views[0][sent:]
 
     def _receive(self, most: int, timeout: float | None) -> bytes:
-        while True:
-            try:
-                came = self._sock.recv(most)
-            except BlockingIOError:
-                wait(self._sock, False, timeout)
-                continue
-            except OSError as error:
-                raise Lost(f"the daemon left: {error}") from error
-            if not came:
-                raise Lost("the daemon left before its answer was whole")
-            return came
+        return self._waited(lambda: self._sock.recv(most), timeout)
 
     def _receive_beside(self, timeout: float | None) -> bytes:
         """As `_receive`, with descriptors: they come with the first byte of a head."""
+        return self._waited(self._recvmsg, timeout)
+
+    def _recvmsg(self) -> bytes:
+        came, beside, _, _ = self._sock.recvmsg(READ, BESIDE, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                found = array.array("i")
+                found.frombytes(content[: len(content) - len(content) % found.itemsize])
+                self._descriptors += found
+        return came
+
+    def _waited(self, receive: Callable[[], bytes], timeout: float | None) -> bytes:
+        """What `receive` gives, once there is something; raises Lost at the end."""
         while True:
             try:
-                came, beside, _, _ = self._sock.recvmsg(READ, BESIDE, socket.MSG_CMSG_CLOEXEC)
+                came = receive()
             except BlockingIOError:
                 wait(self._sock, False, timeout)
                 continue
             except OSError as error:
                 raise Lost(f"the daemon left: {error}") from error
-            for level, kind, content in beside:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    found = array.array("i")
-                    found.frombytes(content[: len(content) - len(content) % found.itemsize])
-                    self._descriptors += found
             if not came:
                 raise Lost("the daemon left before its answer was whole")
             return came
