@@ -11,6 +11,7 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2]
 RIGS = Path(os.environ.get("IMAGED_RIGS", HOME / "target/rigs")).absolute()
+MIB = 1 << 20
 GIB = 1 << 30
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -119,6 +120,21 @@ def write_source(path, size):
             size -= out.write(os.urandom(min(size, 4 << 20)))
         out.flush()
         os.fsync(out.fileno())
+
+
+def in_turn(names, run):
+    """The names, beginning with another one in each run."""
+    first = run % len(names)
+    return names[first:] + names[:first]
+
+
+def tell(args, found, report):
+    """Prints what was found: for people, or all of it."""
+    if args.json:
+        json.dump(found, sys.stdout)
+        print()
+    else:
+        report(args, found)
 
 
 def middle(runs, of):

@@ -10,14 +10,12 @@ nothing: this measures, tests judge.
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
-from beside import GIB, HOME, Daemon, Peer, release_build, table, timed, write_source
+from beside import GIB, HOME, Daemon, Peer, release_build, table, tell, timed, write_source
 
 WINDOWS_MIB = 256
 
@@ -176,11 +174,7 @@ def main():
     args.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.dir.resolve(), prefix="bench-") as directory:
         found = measure(args, Path(directory))
-    if args.json:
-        json.dump(found, sys.stdout)
-        print()
-    else:
-        report(args, found)
+    tell(args, found, report)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,10 @@ from pathlib import Path
 from beside import (
     GIB,
     HOME,
+    MIB,
     RIGS,
     cpu,
+    in_turn,
     middle,
     own_cpu,
     ratio,
@@ -44,10 +46,10 @@ from beside import (
     run,
     show,
     table,
+    tell,
     write_source,
 )
 
-MIB = 1 << 20
 AT_ONCE = 4
 # Who is beside whom.
 PLAIN = {"fast": "plain-file", "ceph": "plain-ceph"}
@@ -173,7 +175,7 @@ def in_turns(args, one):
     """Of each title that ONE gives figures of: STORE: [figures of a run]."""
     found = {}
     for turn in range(args.runs):
-        for store in STORES[turn % len(STORES) :] + STORES[: turn % len(STORES)]:
+        for store in in_turn(STORES, turn):
             for title, figures in one(store).items():
                 found.setdefault(title, {name: [] for name in STORES})[store].append(figures)
                 print(f"{title}, {store}: {figures}", file=sys.stderr)
@@ -341,11 +343,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(dir=args.dir.resolve(), prefix="bench-") as directory:
         found = with_rig(args, lambda rig: measure(args, rig, Path(directory)))
-    if args.json:
-        json.dump(found, sys.stdout)
-        print()
-    else:
-        report(args, found)
+    tell(args, found, report)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ from pathlib import Path
 from beside import (
     GIB,
     HOME,
+    MIB,
     RIGS,
     Daemon,
     Peer,
     cpu,
+    in_turn,
     middle,
     own_cpu,
     ratio,
@@ -44,13 +46,13 @@ from beside import (
     run,
     show,
     table,
+    tell,
     write_source,
 )
 from wire import Client, Refused
 
 CLUSTER = RIGS / "ceph-bench"
 CONF = CLUSTER / "ceph.conf"
-MIB = 1 << 20
 # Glance's chunk: the size of an object, in MiB.
 CHUNK = 8
 # One MiB of a sparse image in so many.
@@ -103,7 +105,7 @@ class Rig:
         names = [name for name in subjects if self.qemu or not name.startswith("qemu")]
         found = {name: [] for name in names}
         for turn in range(self.args.runs):
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            for name in in_turn(names, turn):
                 before, work, after = subjects[name]
                 try:
                     before()
@@ -504,11 +506,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(dir=args.dir.resolve(), prefix="bench-") as directory:
         found = measure(args, Path(directory))
-    if args.json:
-        json.dump(found, sys.stdout)
-        print()
-    else:
-        report(args, found)
+    tell(args, found, report)
 
 
 if __name__ == "__main__":
