@@ -252,6 +252,10 @@ class Glance:
     def show(self, image):
         return self.ask("GET", f"/images/{image}", 200).json()
 
+    def await_queued(self, image):
+        """Waits until an upload that failed has left the image as it was."""
+        until("the image to be queued again", lambda: self.show(image)["status"] == "queued")
+
     def download(self, image, expect=200, **headers):
         return self.ask("GET", f"/images/{image}/file", expect, headers=headers)
 

@@ -57,17 +57,13 @@ def upload_and(between, glance, image, body, store):
     return answers[0] if answers else None
 
 
-def is_queued(glance, image):
-    until("the image to be queued again", lambda: glance.show(image)["status"] == "queued")
-
-
 @pytest.mark.parametrize("store", STORES)
 def test_killed_during_an_upload(imaged, rig, large, store):
     image = imaged.create()
     answer = upload_and(rig.kill_daemon, imaged, image, large, store)
     try:
         assert answer is None or answer.status_code >= 500, answer
-        is_queued(imaged, image)
+        imaged.await_queued(image)
     finally:
         rig.start_daemon()
     until("nothing to be left", lambda: rig.held(store) == {})
@@ -86,7 +82,7 @@ def test_killed_and_started_during_an_upload(imaged, rig, large, store):
 
     answer = upload_and(between, imaged, image, large, store)
     assert answer is None or answer.status_code >= 500, answer
-    is_queued(imaged, image)
+    imaged.await_queued(image)
     until("nothing to be left", lambda: rig.held(store) == {})
     imaged.upload(image, large, store)
     assert imaged.download(image).content == large

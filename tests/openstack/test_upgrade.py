@@ -22,10 +22,6 @@ SIZE = 6 << 20
 PATIENCE = 5
 
 
-def is_queued(glance, image):
-    until("the image to be queued again", lambda: glance.show(image)["status"] == "queued")
-
-
 class Turn:
     """What a thread holds while Glance writes into its database for it.
 
@@ -52,7 +48,6 @@ class Load:
     """Uploads, one after the other on each of some threads; each may be tried twice."""
 
     def __init__(self, rig):
-        self.rig = rig
         self.over = threading.Event()
         self.bodies = [random.Random(seed).randbytes(SIZE + seed) for seed in range(len(STORES))]
         self.stored, self.again, self.wrong = {}, [], []
@@ -72,7 +67,7 @@ class Load:
                 if cut:
                     self.again.append(cut)
                     turn.take()
-                    is_queued(glance, image)
+                    glance.await_queued(image)
                     cut = self.upload(glance, image, store, body, turn)
                     assert not cut, cut
                 self.stored[image] = body
