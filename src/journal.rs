@@ -74,8 +74,18 @@ struct Shared {
 struct Claimed {
     file: PathBuf,
     intent: Intent,
-    /// Nobody is at work on it: its residue has to be removed.
-    stale: bool,
+    state: State,
+}
+
+/// Who is at work on an intent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// Who began it.
+    Begun,
+    /// Nobody: what there is of it has to be removed, or ended.
+    Stale,
+    /// Who removes or ends it.
+    TakenOver,
 }
 
 impl fmt::Debug for Shared {
@@ -126,8 +136,9 @@ impl Journal {
     /// Claims an image for `work`, durably.
     ///
     /// # Errors
-    /// `Exists` if it is claimed already; `Unavailable`, `Full` if the journal cannot be written:
-    /// nothing is begun then.
+    /// `Exists` if it is claimed already; `Unavailable` if what an earlier claim left is not
+    /// removed yet, for then it will be free; `Unavailable`, `Full` if the journal cannot be
+    /// written: nothing is begun then.
     pub async fn begin(&self, intent: Intent) -> Result<Claim> {
         let key = intent.key();
         let file = self.0.dir.join(format!("{}.json", uuid::Uuid::new_v4()));
@@ -136,9 +147,8 @@ impl Journal {
             if let Some(other) = claims.get(&key) {
                 return Err(busy(other));
             }
-            let stale = false;
-            let claimed = Claimed { file: file.clone(), intent: intent.clone(), stale };
-            claims.insert(key.clone(), claimed);
+            let (file, intent) = (file.clone(), intent.clone());
+            claims.insert(key.clone(), Claimed { file, intent, state: State::Begun });
         }
         let claim = Claim { journal: self.clone(), key, file: file.clone(), open: true };
         match self.0.lane.run("write the journal", move || write(&file, &intent)).await {
@@ -156,9 +166,9 @@ impl Journal {
         self.0
             .claims()
             .iter_mut()
-            .filter(|(_, claimed)| claimed.stale)
+            .filter(|(_, claimed)| claimed.state == State::Stale)
             .map(|(key, claimed)| {
-                claimed.stale = false;
+                claimed.state = State::TakenOver;
                 let (key, file) = (key.clone(), claimed.file.clone());
                 let claim = Claim { journal: self.clone(), key, file, open: true };
                 (claimed.intent.clone(), claim)
@@ -203,13 +213,17 @@ impl Shared {
 
 fn busy(claimed: &Claimed) -> Error {
     let Intent { work, store, image, .. } = &claimed.intent;
-    let why = match (work, claimed.stale) {
-        (Work::Digest, _) => "its digests are being computed",
-        (Work::Seal, _) => "an image of this id is being made from the volume",
-        (Work::Put, false) => "an upload of this id is under way",
-        (Work::Put, true) => "what an earlier upload of this id left is still being removed",
+    let (kind, why) = match (work, claimed.state) {
+        (Work::Digest, _) => (Kind::Exists, "its digests are being computed"),
+        (Work::Seal, State::Begun) => {
+            (Kind::Exists, "an image of this id is being made from the volume")
+        }
+        (Work::Put, State::Begun) => (Kind::Exists, "an upload of this id is under way"),
+        (Work::Put | Work::Seal, State::Stale | State::TakenOver) => {
+            (Kind::Unavailable, "what an earlier upload of this id left is still being cleared up")
+        }
     };
-    Error::new(Kind::Exists, format!("{why}: id=`{image}` store=`{store}`"))
+    Error::new(kind, format!("{why}: id=`{image}` store=`{store}`"))
 }
 
 /// The claim on one image. Dropped without [`Claim::clear`], as when a task is lost, the intent
@@ -280,7 +294,7 @@ impl Drop for Claim {
         if self.open
             && let Some(claimed) = self.journal.0.claims().get_mut(&self.key)
         {
-            claimed.stale = true;
+            claimed.state = State::Stale;
         }
     }
 }
@@ -317,7 +331,7 @@ fn read(dir: &Path) -> Result<BTreeMap<Key, Claimed>> {
         match serde_json::from_slice::<Intent>(&text) {
             Ok(intent) if intent.image.parse::<ImageId>().is_ok() => {
                 let key = intent.key();
-                let found = Claimed { file, intent, stale: true };
+                let found = Claimed { file, intent, state: State::Stale };
                 if let Some(other) = claims.insert(key.clone(), found) {
                     // It died while it turned the one into the other.
                     outdated(&mut claims, key, other).map_err(fail)?;
@@ -403,6 +417,7 @@ mod tests {
         let stale = journal.stale();
         assert_eq!(stale.iter().map(|(intent, _)| intent).collect::<Vec<_>>(), [&put("lost")]);
         assert!(journal.stale().is_empty(), "taken over once");
+        assert_eq!(journal.begin(put("lost")).await.unwrap_err().kind(), Kind::Unavailable);
         for (_, claim) in stale {
             claim.clear().await;
         }
@@ -415,7 +430,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         drop(journal.begin(put("x")).await.unwrap());
-        assert_eq!(journal.begin(put("x")).await.unwrap_err().kind(), Kind::Exists);
+        // Not taken: it will be free.
+        assert_eq!(journal.begin(put("x")).await.unwrap_err().kind(), Kind::Unavailable);
         assert_eq!(journal.stale().len(), 1);
     }
 }

@@ -246,7 +246,7 @@ async fn a_recovery_that_fails_is_tried_again() {
         assert_eq!(stage.script.plan(None), ["recover"]);
         assert_eq!(f.shared().journal.len(), 1, "the intent stays");
         let again = begin(&stage.store, order(&id, None)).leave().await;
-        assert_eq!(again.unwrap_err().kind(), Kind::Exists, "and the id is not free");
+        assert_eq!(again.unwrap_err().kind(), Kind::Unavailable, "and the id is not free");
     }
     stage.resolve("recovered").await;
     assert_free(&f, &id, "recovered").await;

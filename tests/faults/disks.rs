@@ -189,7 +189,7 @@ async fn a_frozen_disk_times_out_and_is_sound_after_it_thaws() {
     let told = other.location().expect("a location to look at").to_owned();
     for id in [&late, &never] {
         let again = begin(&f.store, order(id, None)).leave().await.unwrap_err();
-        assert_eq!(again.kind(), Kind::Exists, "{again:?}");
+        assert_eq!(again.kind(), Kind::Unavailable, "{again:?}");
     }
     freeze("-u");
     idle(&f.store).await;

@@ -46,7 +46,7 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
                 let error = f.driver.recover(&id).await.expect_err(&what);
                 assert_eq!(error.kind(), Kind::Unavailable, "{what}: {error:?}");
                 let again = begin(&f.store, order(&id, None)).leave().await.unwrap_err();
-                assert_eq!(again.kind(), Kind::Exists, "{what}: {again:?}");
+                assert_eq!(again.kind(), Kind::Unavailable, "{what}: {again:?}");
             }
             plain.free();
             idle(&f.store).await;

@@ -80,7 +80,7 @@ async fn replaying_twice_is_replaying_once() {
         assert_eq!(journal_of(state.path()).len(), 2);
         let next = next(&f, state.path()).await;
         let busy = next.shared.journal.begin(intent(Work::Put, "main", &half)).await;
-        assert_eq!(busy.unwrap_err().kind(), Kind::Exists, "{death}: until it is resolved");
+        assert_eq!(busy.unwrap_err().kind(), Kind::Unavailable, "{death}: until it is resolved");
         for _ in 0..2 {
             next.round().await;
             assert!(next.shared.journal.is_empty(), "{death}");
