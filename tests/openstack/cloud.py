@@ -65,6 +65,10 @@ class Rig:
     def start_daemon(self):
         self._script("daemon", "start", self["dir"])
 
+    def ensure_daemon(self):
+        if not Path(f"/proc/{self['pids']['imaged']}").exists():
+            self.start_daemon()
+
     def kill_glance(self):
         """Its workers end with their master, or are ended; then it starts again."""
         os.kill(self["pids"]["glance"], signal.SIGKILL)
@@ -245,7 +249,7 @@ class Glance:
         return [task["status"] for task in tasks]
 
     def settled(self, image):
-        """Waits until no import of it is under way, for sqlite takes one writer at a time."""
+        """Waits until no import of it is under way: it would write what is deleted next."""
         ends = {"success", "failure"}
         until(f"the imports of {image} to end", lambda: ends.issuperset(self.tasks(image)))
 
@@ -274,10 +278,16 @@ class Glance:
         return self.ask("GET", "/cache", 200).json()
 
     def delete_made(self):
-        for image in self.made:
+        self._delete(self.made)
+        self.made = []
+
+    def delete_all(self):
+        self._delete([image["id"] for image in self.images()])
+
+    def _delete(self, images):
+        for image in images:
             self.settled(image)
             self.delete(image, (204, 404))
-        self.made = []
 
 
 def check_accounts(rig, glance):

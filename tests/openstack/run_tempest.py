@@ -82,7 +82,7 @@ def main(folder, mode, regex):
         CONF.format(work=work, **rig["users"]["admin"], **rig.facts)
     )
     log = rig.folder / "log" / f"tempest-{mode}.out"
-    # One worker: sqlite wants one writer.
+    # One worker: its tests of quotas and of the cache count what others would change.
     with log.open("w") as out:
         done = subprocess.run(
             [tempest, "run", "--regex", regex, "--concurrency", "1"],

@@ -3,45 +3,23 @@ hangs, under a load of uploads."""
 
 import contextlib
 import os
+import pwd
 import random
 import signal
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import requests
-from cloud import PIECE, Glance, until
+from cloud import Glance, until
 
 pytestmark = pytest.mark.imaged
 STORES = ("ceph", "fast", "ceph")
 SIZE = 6 << 20
 # Seconds that the cluster may take for one answer, where it is to hang.
 PATIENCE = 5
-
-
-class Turn:
-    """What a thread holds while Glance writes into its database for it.
-
-    Glance's answer to two that write at once is 500 with sqlite, whatever the store does.
-    """
-
-    lock = threading.Lock()
-
-    def __init__(self):
-        self.held = False
-
-    def take(self):
-        if not self.held:
-            self.held = self.lock.acquire(timeout=120)
-            assert self.held
-
-    def give(self):
-        if self.held:
-            self.held = False
-            self.lock.release()
 
 
 class Load:
@@ -58,43 +36,24 @@ class Load:
         ]
 
     def run(self, glance, store, body):
-        turn = Turn()
         try:
             while not self.over.is_set():
-                turn.take()
                 image = glance.create()
-                cut = self.upload(glance, image, store, body, turn)
+                cut = self.upload(glance, image, store, body)
                 if cut:
                     self.again.append(cut)
-                    turn.take()
                     glance.await_queued(image)
-                    cut = self.upload(glance, image, store, body, turn)
+                    cut = self.upload(glance, image, store, body)
                     assert not cut, cut
                 self.stored[image] = body
-                turn.give()
         except Exception as error:
             self.wrong.append(repr(error))
-        finally:
-            turn.give()
 
-    def upload(self, glance, image, store, body, turn):
+    @staticmethod
+    def upload(glance, image, store, body):
         """Why an upload has failed, or None."""
-
-        def pieces():
-            yield body[:PIECE]
-            for _ in range(50):
-                if glance.show(image)["status"] == "saving":
-                    break
-                time.sleep(0.1)
-            turn.give()
-            last = (len(body) - 1) // PIECE * PIECE
-            for at in range(PIECE, last, PIECE):
-                yield body[at : at + PIECE]
-            turn.take()
-            yield body[last:]
-
         try:
-            answer = glance.upload(image, pieces(), store, expect=None)
+            answer = glance.upload(image, body, store, expect=None)
         except requests.RequestException as error:
             return repr(error)
         if answer.status_code == 204:
@@ -144,13 +103,14 @@ class Activated:
         Path(rig["socket"]).unlink(missing_ok=True)
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(rig["socket"])
+        os.chown(rig["socket"], -1, pwd.getpwnam(rig["glance_user"]).pw_gid)
+        os.chmod(rig["socket"], 0o660)
         self.listening.listen(128)
 
     def start(self):
         number = self.listening.fileno()
         passed = f'exec 3<&{number} && export LISTEN_PID=$$ LISTEN_FDS=1 && exec "$@"'
-        conf = Path(self.rig["dir"]) / "imaged/imaged.conf"
-        files = [f"--config-file={path}" for path in (self.rig["glance_conf"], conf)]
+        files = [f"--config-file={self.rig[name]}" for name in ("glance_conf", "imaged_conf")]
         with open(Path(self.rig["log"]) / "imaged.out", "ab") as log:
             return subprocess.Popen(
                 ["bash", "-c", passed, "-", self.rig["program"], "serve", *files],
@@ -186,7 +146,7 @@ def test_a_new_version_under_load(imaged, rig):
 @contextlib.contextmanager
 def impatient(rig):
     """With a configuration in which the cluster has little time."""
-    conf = Path(rig["dir"]) / "imaged/imaged.conf"
+    conf = Path(rig["imaged_conf"])
     before = conf.read_text()
     conf.write_text(f"{before}[ceph]\nrados_connect_timeout = {PATIENCE}\n")
     os.kill(rig["pids"]["imaged"], signal.SIGHUP)

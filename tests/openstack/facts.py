@@ -1,0 +1,64 @@
+"""Writes rig.json, what tests and benchmarks need to know of the rig.
+
+facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(folder, mode, keystone, glance, files, password, script, glance_user):
+    folder = Path(folder)
+
+    def pid(name):
+        path = folder / "run" / f"{name}.pid"
+        return int(path.read_text()) if path.exists() else None
+
+    def user(name, project):
+        return {
+            "username": name,
+            "password": password,
+            "project_name": project,
+            "user_domain_id": "default",
+            "project_domain_id": "default",
+        }
+
+    ceph = {"type": "rbd", "user": "glance", "conf": str(folder / "ceph/ceph.conf")}
+    rig = {
+        "mode": mode,
+        "keystone": f"{keystone}/v3",
+        "glance": glance,
+        "files": files,
+        "region": "rig",
+        "users": {"admin": user("admin", "admin"), "demo": user("demo", "demo")},
+        "socket": str(folder / "imaged/socket"),
+        "program": str(folder / "imaged/program"),
+        "script": script,
+        "dir": str(folder),
+        "log": str(folder / "log"),
+        "www": str(folder / "www"),
+        "certificates": str(folder / "certificates"),
+        "staging": str(folder / "glance/staging"),
+        "cache": str(folder / "glance/cache"),
+        "state": str(folder / "imaged/state"),
+        "glance_conf": str(folder / "glance/glance-api.conf"),
+        "imaged_conf": str(folder / "imaged/imaged.conf"),
+        "glance_user": glance_user,
+        "stores": {
+            "ceph": {**ceph, "pool": "images"},
+            "fast": {"type": "file", "path": str(folder / "stores/fast")},
+            "plain-ceph": {**ceph, "pool": "small"},
+            "plain-file": {"type": "file", "path": str(folder / "stores/plain-file")},
+        },
+        "switched": ["ceph", "fast"],
+        "default_store": "fast",
+        "pids": {name: pid(name) for name in ("keystone", "glance", "imaged", "files")},
+    }
+    (folder / "rig.json.new").write_text(json.dumps(rig, indent=2) + "\n")
+    os.replace(folder / "rig.json.new", folder / "rig.json")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
