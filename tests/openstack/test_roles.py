@@ -1,0 +1,61 @@
+"""Glance's user is not the daemon's: what it may do is what `roles` gives it."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from cloud import until
+
+pytestmark = pytest.mark.imaged
+
+
+@contextlib.contextmanager
+def roles(rig, given):
+    """The daemon with another line of roles; as with any option, SIGHUP is enough."""
+    conf = Path(rig["imaged_conf"])
+    before = conf.read_text()
+    user = rig["glance_user"]
+    line = f"roles = {user}:admin\n"
+    assert line in before
+    log = Path(rig["log"]) / "imaged.out"
+
+    def use(text):
+        seen = log.stat().st_size
+        conf.write_text(text)
+        os.kill(rig["pids"]["imaged"], signal.SIGHUP)
+        until("the new configuration", lambda: b"configuration" in log.read_bytes()[seen:])
+
+    use(before.replace(line, f"roles = {given.format(user=user)}\n" if given else ""))
+    try:
+        yield
+    finally:
+        use(before)
+
+
+def test_no_role(imaged, rig, raw):
+    """Nothing is moved, the log names the line that is missing, and with it all is well."""
+    there = imaged.active(raw, "fast")
+    image = imaged.create()
+    with roles(rig, None):
+        imaged.upload(image, raw, "fast", expect=503)
+        assert imaged.show(image)["status"] == "queued"
+        imaged.download(there, 503)
+        imaged.delete(there, 403)
+        assert imaged.show(there)["status"] == "active"
+        # Stores that Glance serves itself ask nobody.
+        imaged.active(raw, "plain-file")
+    log = (Path(rig["log"]) / "glance.log").read_text()
+    assert "to admit it, add to roles in [imaged]" in log
+    imaged.upload(image, raw, "fast")
+    assert imaged.download(there).content == raw
+
+
+def test_a_member_may_not_delete(imaged, rig, raw):
+    with roles(rig, "{user}:member"):
+        image = imaged.active(raw, "fast")
+        assert imaged.download(image).content == raw
+        imaged.delete(image, 403)
+        assert imaged.show(image)["status"] == "active"
+    imaged.delete(image)
