@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Result, pattern::Pattern, process::own_cpu, report::Rate};
-use crate::digest::Algo;
+use crate::digest::{Algo, Hasher};
 
 /// The most that one stream writes to the disk in a round.
 const DISK: u64 = 512 << 20;
@@ -45,7 +45,7 @@ pub struct Ceilings {
     pub disk_read: Option<Rate>,
     /// Why the disk was not measured, or in what way.
     pub disk_note: Option<String>,
-    /// Each digest alone, on one thread.
+    /// Each digest alone, on one thread that takes as many images abreast.
     pub digests: Vec<Digest>,
     /// All digests of one image at once, a thread each.
     pub digests_at_once: Rate,
@@ -96,10 +96,11 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     }
     let mut digests = Vec::new();
     for algo in &algos {
-        let once = async || digest(&lane, &region, bytes, vec![*algo], wanted.stop).await;
+        let (images, all) = (wanted.streams, vec![*algo]);
+        let once = async || digest(&lane, &region, bytes, images, all.clone(), wanted.stop).await;
         digests.push(Digest { algo: algo.name().to_owned(), rate: best(once).await? });
     }
-    let once = async || digest(&lane, &region, bytes, algos.clone(), wanted.stop).await;
+    let once = async || digest(&lane, &region, bytes, 1, algos.clone(), wanted.stop).await;
     let digests_at_once = best(once).await?;
     let socket = best(async || socket(&lane, &region, bytes, wanted).await).await?;
     let (mut disk_write, mut disk_read, mut disk_note) = (None, None, None);
@@ -171,22 +172,27 @@ fn chunks(region: &Bytes, bytes: u64) -> impl Iterator<Item = &[u8]> {
     region.chunks_exact(CHUNK).cycle().take(count)
 }
 
+/// Digests `images` of `bytes` together, but of a chunk at least each.
 async fn digest(
     lane: &Lane,
     region: &Bytes,
     bytes: u64,
+    images: u32,
     algos: Vec<Algo>,
     stop: &CancellationToken,
 ) -> Result<Rate> {
     let (region, stop) = (region.clone(), stop.clone());
-    at_once(lane, bytes, algos, move |algo| {
-        let mut hasher = algo.hasher();
+    let bytes = (bytes / u64::from(images)).max(CHUNK as u64) / CHUNK as u64 * CHUNK as u64;
+    at_once(lane, bytes * u64::from(images), algos, move |algo| {
+        let mut hashers: Vec<_> = (0..images).map(|_| algo.hasher()).collect();
         for chunk in chunks(&region, bytes) {
             stopped(&stop)?;
-            hasher.update(chunk);
+            Hasher::update_all(hashers.iter_mut().map(|hasher| (hasher, chunk)));
         }
-        // Looked at, so that it is computed.
-        std::hint::black_box(hasher.finish());
+        for hasher in hashers {
+            // Looked at, so that it is computed.
+            std::hint::black_box(hasher.finish());
+        }
         Ok(())
     })
     .await

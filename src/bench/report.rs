@@ -311,7 +311,7 @@ fn stages(
 }
 
 /// How fast the digests of `jobs` images at once can be: each image's as fast as its slower one,
-/// and all together as fast as the cores.
+/// and all together as fast as the cores, which take several abreast.
 fn digests(ceilings: &Ceilings, jobs: u32, cores: f64) -> f64 {
     let lanes = f64::from(jobs) * ceilings.digests_at_once.mb_per_s;
     let cpu = ceilings.digest_cpu_seconds_per_gib();

@@ -94,10 +94,14 @@ pub(super) fn ceilings(ceilings: &Ceilings) -> Vec<Vec<String>> {
     };
     let mut all = vec![row("unix socket".to_owned(), Some(&ceilings.socket))];
     for digest in &ceilings.digests {
-        all.push(row(format!("{}, one thread", digest.algo), Some(&digest.rate)));
+        let images = match ceilings.streams {
+            1 => String::new(),
+            images => format!(" of {images} images abreast"),
+        };
+        all.push(row(format!("{}{images}, one thread", digest.algo), Some(&digest.rate)));
     }
     if let [one, other] = ceilings.digests.as_slice() {
-        let name = format!("{} and {}, two threads", one.algo, other.algo);
+        let name = format!("{} and {} of one image, two threads", one.algo, other.algo);
         all.push(row(name, Some(&ceilings.digests_at_once)));
     }
     all.push(row("disk, write and fsync".to_owned(), ceilings.disk_write.as_ref()));
