@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use imaged_drivers::{Error, Kind, Result};
 use nix::fcntl::{Flock, FlockArg};
 pub use peer::{Peer, Roles};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 pub use stream::{Limits, Stream, Wire};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -102,6 +103,7 @@ impl Socket {
             };
             match accepted {
                 Ok((stream, _)) => {
+                    widen(&stream);
                     let daemon = Arc::clone(daemon);
                     match Arc::clone(&places).try_acquire_owned() {
                         Ok(place) => {
@@ -244,6 +246,18 @@ async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
 
 /// How long an aborted transfer has to tell its caller, at the very end.
 const LAST_WORDS: Duration = Duration::from_secs(15);
+
+/// Bytes of an answer that the system holds until its reader comes. By default they are a fifth of
+/// that, and reader and daemon wait for each other: a download costs a fourth more time, and each
+/// side a sixth more CPU seconds. Taken only while it is needed.
+const HELD: usize = 1 << 20;
+
+fn widen(stream: &UnixStream) {
+    // As much as net.core.wmem_max allows; with less it is slower, and right.
+    if let Err(error) = set_socket_send_buffer_size(stream, HELD) {
+        tracing::debug!(%error, "the socket keeps its size");
+    }
+}
 
 /// Tells a caller that there are too many.
 async fn turn_away(mut stream: UnixStream) {
