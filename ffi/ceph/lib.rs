@@ -1,4 +1,5 @@
-//! The C libraries that imaged calls: the only crate of the house where unsafe code may be.
+//! Ceph's C libraries. Of all rooms of the house unsafe code may be in `ffi` alone; it is here, but for
+//! one call into OpenSSL in `ffi/digest`.
 //!
 //! Rules of the room: every unsafe block holds one operation and says why it is sound; safe types
 //! outside, C inside; nothing here knows of stores, images of Glance, or HTTP. Names are the C

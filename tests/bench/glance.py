@@ -21,6 +21,7 @@ The cluster holds in memory up to two images at once.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -61,8 +62,10 @@ def family(pid):
     """A process and all that it has started."""
     found = [pid]
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += family(int(child))
+        # The thread may have ended just now.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in path.read_text().split():
+                found += family(int(child))
     return found
 
 
