@@ -195,3 +195,32 @@ impl<const N: usize> NullaryFnOnce for Lanes<'_, N> {
         [a, b, c, d]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::every_arch;
+
+    #[test]
+    fn all_vectors_give_what_one_stream_gives() {
+        let message: Vec<u8> = (0..9 * BLOCK).map(|at| (at * 7).to_le_bytes()[0]).collect();
+        for arch in every_arch() {
+            for count in 1..=8 {
+                let mut states = [Md5::START; 8];
+                let mut alone = states;
+                let piece = |n: usize| &message[n * BLOCK..][..BLOCK * 2];
+                let mut streams: Vec<_> =
+                    states.iter_mut().take(count).enumerate().map(|(n, s)| (s, piece(n))).collect();
+                lanes::<8>(arch, &mut streams, BLOCK * 2);
+                for four in streams.chunks_mut(4) {
+                    lanes::<4>(arch, four, BLOCK);
+                }
+                for (n, state) in alone.iter_mut().take(count).enumerate() {
+                    state.blocks(piece(n));
+                    state.blocks(&piece(n)[..BLOCK]);
+                }
+                assert_eq!(states.map(|s| s.0), alone.map(|s| s.0), "{arch:?}, {count}");
+            }
+        }
+    }
+}

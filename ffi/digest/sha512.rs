@@ -40,12 +40,7 @@ impl State for Sha512 {
     }
 
     fn abreast(streams: &mut [(&mut Self, &[u8])], bytes: usize) {
-        let blocks = laid::<_, WIDTH, BLOCK>(streams, bytes);
-        let states = std::array::from_fn(|lane| streams.get(lane).map_or(Self::START.0, |s| s.0.0));
-        let done = transposed(Arch::new().dispatch(Lanes { words: transposed(states), blocks }));
-        for ((state, _), done) in streams.iter_mut().zip(done) {
-            state.0 = done;
-        }
+        lanes(Arch::new(), streams, bytes);
     }
 
     fn length(bytes: u64) -> ([u8; 16], usize) {
@@ -54,6 +49,16 @@ impl State for Sha512 {
 
     fn digest(&self) -> Vec<u8> {
         self.0.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+}
+
+fn lanes(arch: Arch, streams: &mut [(&mut Sha512, &[u8])], bytes: usize) {
+    let blocks = laid::<_, WIDTH, BLOCK>(streams, bytes);
+    let states =
+        std::array::from_fn(|lane| streams.get(lane).map_or(Sha512::START.0, |(s, _)| s.0));
+    let done = transposed(arch.dispatch(Lanes { words: transposed(states), blocks }));
+    for ((state, _), done) in streams.iter_mut().zip(done) {
+        state.0 = done;
     }
 }
 
@@ -200,5 +205,30 @@ impl<const N: usize> NullaryFnOnce for Lanes<'_, N> {
             }
         }
         state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::every_arch;
+
+    #[test]
+    fn all_vectors_give_what_one_stream_gives() {
+        let message: Vec<u8> = (0..6 * BLOCK).map(|at| (at * 7).to_le_bytes()[0]).collect();
+        for arch in every_arch() {
+            for count in 1..=WIDTH {
+                let mut states = [Sha512::START; WIDTH];
+                let mut alone = states;
+                let piece = |n: usize| &message[n * BLOCK..][..BLOCK * 2];
+                let mut streams: Vec<_> =
+                    states.iter_mut().take(count).enumerate().map(|(n, s)| (s, piece(n))).collect();
+                lanes(arch, &mut streams, BLOCK * 2);
+                for (n, state) in alone.iter_mut().take(count).enumerate() {
+                    state.blocks(piece(n));
+                }
+                assert_eq!(states.map(|s| s.0), alone.map(|s| s.0), "{arch:?}, {count}");
+            }
+        }
     }
 }

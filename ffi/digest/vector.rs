@@ -65,3 +65,12 @@ pub(crate) fn laid<'a, S, const N: usize, const B: usize>(
     };
     std::array::from_fn(|lane| streams.get(lane).or(streams.first()).map_or(&[][..], blocks))
 }
+
+/// Every kind of vectors that this processor has, and none.
+#[cfg(test)]
+pub(crate) fn every_arch() -> Vec<pulp::Arch> {
+    let mut all = vec![pulp::Arch::Scalar, pulp::Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    all.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    all
+}
