@@ -4,7 +4,7 @@ use pulp::{Arch, NullaryFnOnce};
 
 use crate::{
     State,
-    vector::{Words, laid, map, map2, map3, transposed},
+    vector::{Words, map, map2, map3, together, transposed, wide},
 };
 
 /// The state of MD5.
@@ -52,21 +52,14 @@ impl State for Md5 {
     }
 }
 
-/// Whether the processor has AVX-512, with all its parts that matter.
-pub(crate) fn wide(arch: Arch) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return matches!(arch, Arch::V4(_));
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
-
 fn lanes<const N: usize>(arch: Arch, streams: &mut [(&mut Md5, &[u8])], bytes: usize) {
-    let blocks = laid::<_, N, BLOCK>(streams, bytes);
-    let states = std::array::from_fn(|lane| streams.get(lane).map_or(Md5::START.0, |(s, _)| s.0));
-    let done = transposed(arch.dispatch(Lanes::<N> { words: transposed(states), blocks }));
-    for ((state, _), done) in streams.iter_mut().zip(done) {
-        state.0 = done;
-    }
+    together(
+        streams,
+        bytes,
+        Md5::START.0,
+        |md5| &mut md5.0,
+        |words, blocks| arch.dispatch(Lanes::<N> { words, blocks }),
+    );
 }
 
 struct Lanes<'a, const N: usize> {

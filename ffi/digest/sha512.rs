@@ -4,9 +4,8 @@ use pulp::{Arch, NullaryFnOnce};
 
 use crate::{
     State,
-    md5::wide,
     openssl::sha512_blocks,
-    vector::{Words, laid, map, map2, map3, transposed},
+    vector::{Words, map, map2, map3, together, transposed, wide},
 };
 
 /// The state of SHA-512.
@@ -53,13 +52,13 @@ impl State for Sha512 {
 }
 
 fn lanes(arch: Arch, streams: &mut [(&mut Sha512, &[u8])], bytes: usize) {
-    let blocks = laid::<_, WIDTH, BLOCK>(streams, bytes);
-    let states =
-        std::array::from_fn(|lane| streams.get(lane).map_or(Sha512::START.0, |(s, _)| s.0));
-    let done = transposed(arch.dispatch(Lanes { words: transposed(states), blocks }));
-    for ((state, _), done) in streams.iter_mut().zip(done) {
-        state.0 = done;
-    }
+    together(
+        streams,
+        bytes,
+        Sha512::START.0,
+        |sha512| &mut sha512.0,
+        |words, blocks| arch.dispatch(Lanes::<WIDTH> { words, blocks }),
+    );
 }
 
 struct Lanes<'a, const N: usize> {

@@ -3,6 +3,8 @@
 //! Everything here is inlined into a function that `pulp` compiles for the processor's own vectors:
 //! the loops over the lanes become single instructions there.
 
+use pulp::Arch;
+
 /// The same word of every lane.
 pub(crate) type Words<T, const N: usize> = [T; N];
 
@@ -55,22 +57,45 @@ pub(crate) fn transposed<T: Copy + Default, const N: usize, const W: usize>(
     words
 }
 
-/// The blocks of up to N streams; lanes without a stream repeat the first.
-pub(crate) fn laid<'a, S, const N: usize, const B: usize>(
-    streams: &[(&mut S, &'a [u8])],
+/// Whether the processor has AVX-512, with all its parts that matter.
+pub(crate) fn wide(arch: Arch) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return matches!(arch, Arch::V4(_));
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Has `take` take the first `bytes` of up to N streams into their states, whose words are `words`;
+/// lanes without a stream repeat the first.
+pub(crate) fn together<S, T, const N: usize, const W: usize, const B: usize>(
+    streams: &mut [(&mut S, &[u8])],
     bytes: usize,
-) -> [&'a [[u8; B]]; N] {
-    let blocks = |(_, whole): &(&mut S, &'a [u8])| -> &'a [[u8; B]] {
-        whole.get(..bytes).unwrap_or(whole).as_chunks().0
-    };
-    std::array::from_fn(|lane| streams.get(lane).or(streams.first()).map_or(&[][..], blocks))
+    start: [T; W],
+    words: impl Fn(&mut S) -> &mut [T; W],
+    take: impl FnOnce([Words<T, N>; W], [&[[u8; B]]; N]) -> [Words<T, N>; W],
+) where
+    T: Copy + Default,
+{
+    let mut blocks: [&[[u8; B]]; N] = [&[]; N];
+    if let Some((_, first)) = streams.first() {
+        blocks = [first.get(..bytes).unwrap_or(first).as_chunks().0; N];
+    }
+    let mut states = [start; N];
+    for ((state, lane), (stream, whole)) in states.iter_mut().zip(&mut blocks).zip(&mut *streams) {
+        *state = *words(stream);
+        *lane = whole.get(..bytes).unwrap_or(whole).as_chunks().0;
+    }
+    let done = transposed(take(transposed(states), blocks));
+    for ((stream, _), done) in streams.iter_mut().zip(done) {
+        *words(stream) = done;
+    }
 }
 
 /// Every kind of vectors that this processor has, and none.
 #[cfg(test)]
-pub(crate) fn every_arch() -> Vec<pulp::Arch> {
-    let mut all = vec![pulp::Arch::Scalar, pulp::Arch::new()];
+pub(crate) fn every_arch() -> Vec<Arch> {
+    let mut all = vec![Arch::Scalar, Arch::new()];
     #[cfg(target_arch = "x86_64")]
-    all.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    all.extend(pulp::x86::V3::try_new().map(Arch::V3));
     all
 }
