@@ -69,6 +69,24 @@ class Rig:
         if not Path(f"/proc/{self['pids']['imaged']}").exists():
             self.start_daemon()
 
+    @contextlib.contextmanager
+    def configured(self, change):
+        """The daemon with another text of its configuration, which `change` makes of the old."""
+        conf, log = Path(self["imaged_conf"]), Path(self["log"]) / "imaged.out"
+        before = conf.read_text()
+
+        def use(text):
+            seen = log.stat().st_size
+            conf.write_text(text)
+            os.kill(self["pids"]["imaged"], signal.SIGHUP)
+            until("the new configuration", lambda: b"configuration" in log.read_bytes()[seen:])
+
+        use(change(before))
+        try:
+            yield
+        finally:
+            use(before)
+
     def kill_glance(self):
         """Its workers end with their master, or are ended; then it starts again."""
         os.kill(self["pids"]["glance"], signal.SIGKILL)

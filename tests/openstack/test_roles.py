@@ -1,37 +1,22 @@
 """Glance's user is not the daemon's: what it may do is what `roles` gives it."""
 
-import contextlib
-import os
-import signal
 from pathlib import Path
 
 import pytest
-from cloud import until
 
 pytestmark = pytest.mark.imaged
 
 
-@contextlib.contextmanager
 def roles(rig, given):
     """The daemon with another line of roles; as with any option, SIGHUP is enough."""
-    conf = Path(rig["imaged_conf"])
-    before = conf.read_text()
     user = rig["glance_user"]
     line = f"roles = {user}:admin\n"
-    assert line in before
-    log = Path(rig["log"]) / "imaged.out"
 
-    def use(text):
-        seen = log.stat().st_size
-        conf.write_text(text)
-        os.kill(rig["pids"]["imaged"], signal.SIGHUP)
-        until("the new configuration", lambda: b"configuration" in log.read_bytes()[seen:])
+    def change(text):
+        assert line in text
+        return text.replace(line, f"roles = {given.format(user=user)}\n" if given else "")
 
-    use(before.replace(line, f"roles = {given.format(user=user)}\n" if given else ""))
-    try:
-        yield
-    finally:
-        use(before)
+    return rig.configured(change)
 
 
 def test_no_role(imaged, rig, raw):

@@ -143,18 +143,9 @@ def test_a_new_version_under_load(imaged, rig):
             daemon.wait(60)
 
 
-@contextlib.contextmanager
 def impatient(rig):
     """With a configuration in which the cluster has little time."""
-    conf = Path(rig["imaged_conf"])
-    before = conf.read_text()
-    conf.write_text(f"{before}[ceph]\nrados_connect_timeout = {PATIENCE}\n")
-    os.kill(rig["pids"]["imaged"], signal.SIGHUP)
-    try:
-        yield
-    finally:
-        conf.write_text(before)
-        os.kill(rig["pids"]["imaged"], signal.SIGHUP)
+    return rig.configured(lambda text: f"{text}[ceph]\nrados_connect_timeout = {PATIENCE}\n")
 
 
 @contextlib.contextmanager
