@@ -23,6 +23,8 @@ pub enum Kind {
     Exists,
     /// Clones or readers hold the image: release them, then try again.
     InUse,
+    /// A condition of the request does not hold: look again, then decide.
+    Precondition,
     /// The image or request is larger than allowed: send less.
     TooLarge,
     /// The range starts past the end: ask within the size.
@@ -43,13 +45,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Invalid,
         Self::Denied,
         Self::NotFound,
         Self::Unsupported,
         Self::Exists,
         Self::InUse,
+        Self::Precondition,
         Self::TooLarge,
         Self::Range,
         Self::Mismatch,
@@ -70,6 +73,7 @@ impl Kind {
             Self::Unsupported => "Unsupported",
             Self::Exists => "Exists",
             Self::InUse => "InUse",
+            Self::Precondition => "Precondition",
             Self::TooLarge => "TooLarge",
             Self::Range => "Range",
             Self::Mismatch => "Mismatch",

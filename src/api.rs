@@ -1,6 +1,7 @@
 //! The routes: one match of method and path, one file a verb or resource below.
 
 pub mod body;
+mod conditions;
 pub mod copy;
 mod get;
 pub mod jobs;
@@ -27,7 +28,10 @@ use imaged_drivers::{Error, ImageId, Kind, Location, Result};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use self::body::Body;
+use self::{
+    body::Body,
+    conditions::{Conditions, Verdict},
+};
 use crate::{
     config::Role,
     daemon::Daemon,
@@ -398,23 +402,45 @@ async fn act(
     body: &mut Option<Incoming>,
     peer: &Peer,
 ) -> Result<Response<Body>> {
-    match action {
+    let conditions = Conditions::read(&call.headers)?;
+    // Those about an image judge the conditions against it, before they touch it.
+    let response = match action {
+        Action::Put(store, id, algo) => {
+            get::may_be_made(call, &store, &id, &conditions).await?;
+            return put::put(call, &store, id, algo, body).await;
+        }
+        Action::Copy(store, id) => {
+            get::may_be_made(call, &store, &id, &conditions).await?;
+            return copy::copy(call, &store, id, body, peer).await;
+        }
+        Action::Get(store, image) => return get::get(call, &store, image, &conditions).await,
+        Action::Head(store, image) => return get::head(call, &store, image, &conditions).await,
+        Action::Delete(store, image) => {
+            return get::delete(call, &store, image, &conditions).await;
+        }
+        Action::CancelJob(id) => return jobs::cancel(call, &id, &conditions).await,
         Action::Stores => stores::list(call),
         Action::Store(store) => stores::one(call, &store).await,
         Action::List(store) => stores::images(call, &store).await,
-        Action::Put(store, id, algo) => put::put(call, &store, id, algo, body).await,
-        Action::Get(store, image) => get::get(call, &store, image).await,
-        Action::Head(store, image) => get::head(call, &store, image).await,
-        Action::Delete(store, image) => get::delete(call, &store, image).await,
-        Action::Copy(store, id) => copy::copy(call, &store, id, body, peer).await,
         Action::Jobs => jobs::list(call),
         Action::Job(id, wait) => jobs::one(call, &id, wait).await,
-        Action::CancelJob(id) => jobs::cancel(call, &id),
         Action::Health => json(StatusCode::OK, &serde_json::json!({"status": "up"})),
         Action::Ready => stores::ready(call),
         Action::Metrics => stores::metrics(call),
         Action::OpenApi => json(StatusCode::OK, &openapi::document()),
-    }
+    }?;
+    // What is no image has no ETag, and looking at it has changed nothing.
+    Ok(match conditions.judge_read(None)? {
+        Verdict::NotModified => not_modified(),
+        Verdict::Holds => response,
+    })
+}
+
+/// The answer to a caller who has what it asks for already.
+fn not_modified() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
 }
 
 /// What a path or store can do instead, for `Allow`.

@@ -303,6 +303,7 @@ fn grave(kind: Kind) -> bool {
         | Kind::Unsupported
         | Kind::Exists
         | Kind::InUse
+        | Kind::Precondition
         | Kind::TooLarge
         | Kind::Range
         | Kind::Mismatch => false,

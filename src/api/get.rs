@@ -7,14 +7,17 @@ use hyper::{
     Response, StatusCode,
     header::{
         ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-        IF_NONE_MATCH, IF_RANGE, RANGE,
+        IF_MATCH, IF_RANGE, RANGE,
     },
 };
-use imaged_drivers::{self as drivers, Digests, Error, Kind, Location, Result, Span, window::PAGE};
+use imaged_drivers::{
+    self as drivers, Digests, Error, ImageId, Kind, Location, Result, Span, window::PAGE,
+};
 
 use super::{
     ACCEPT, BODY, Call, Image, SIZE,
     body::{Body, Sending},
+    conditions::{self, Conditions, Verdict, etag},
     range,
 };
 use crate::{digest::Algo, metrics::Outcome, store::Store};
@@ -42,10 +45,37 @@ fn named(image: &Image) -> String {
     }
 }
 
-pub(super) async fn get(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
+/// Refuses to make an image that its caller demands to be there already. That none is there, as
+/// `If-None-Match` can demand, is what making one takes in any case.
+pub(super) async fn may_be_made(
+    call: &Call,
+    store: &str,
+    id: &ImageId,
+    conditions: &Conditions,
+) -> Result<()> {
+    if !conditions.demands_a_match() {
+        return Ok(());
+    }
+    match call.store(store)?.driver()?.locate(id).await {
+        // The refusal that it meets without a condition comes first.
+        Ok(_) => Err(Error::new(
+            Kind::Exists,
+            format!("an image of this id is there already: image=`{id}`"),
+        )),
+        Err(error) if error.kind() == Kind::NotFound => Err(conditions::failed(&IF_MATCH, None)),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn get(
+    call: &Call,
+    store: &str,
+    image: Image,
+    conditions: &Conditions,
+) -> Result<Response<Body>> {
     let store = call.store(store)?;
     let mut outcome = Outcome::begin("get", &call.request, store.name(), named(&image));
-    let opened = open(call, &store, &image, &mut outcome).await;
+    let opened = open(call, &store, &image, conditions, &mut outcome).await;
     match opened {
         Ok((response, None)) => {
             outcome.end(&call.daemon.shared.metrics, None);
@@ -70,6 +100,7 @@ async fn open(
     call: &Call,
     store: &Arc<Store>,
     image: &Image,
+    conditions: &Conditions,
     outcome: &mut Outcome,
 ) -> Result<(Response<Body>, Option<(Stream, u64)>)> {
     if call.daemon.shared.closing.is_cancelled() {
@@ -77,6 +108,12 @@ async fn open(
     }
     let mut span = call.header(&RANGE)?.map_or(Ok(Span::All), range::parse)?;
     let at = locate(store, image).await?;
+    if !conditions.is_empty() {
+        let stat = store.stat(&at).await?;
+        if conditions.judge_read(stat.digests.as_ref())? == Verdict::NotModified {
+            return Ok((not_modified(stat.digests.as_ref()), None));
+        }
+    }
     if span != Span::All
         && let Some(asked) = call.header(&IF_RANGE)?
         && store.stat(&at).await?.digests.as_ref().map(etag).as_deref() != Some(asked)
@@ -100,11 +137,6 @@ async fn open(
         Err(error) => return Err(error),
     };
     let mut response = Response::new(Body::empty());
-    if matches(call, reader.digests.as_ref())? {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        describe(&mut response, reader.digests.as_ref());
-        return Ok((response, None));
-    }
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     describe(&mut response, reader.digests.as_ref());
     let drivers::Reader { size, range, body, .. } = reader;
@@ -124,20 +156,19 @@ async fn open(
     Ok((response, Some((body.into_stream(), length))))
 }
 
-/// Whether the caller already has this very image.
-fn matches(call: &Call, digests: Option<&Digests>) -> Result<bool> {
-    let (Some(asked), Some(digests)) = (call.header(&IF_NONE_MATCH)?, digests) else {
-        return Ok(false);
-    };
-    let etag = etag(digests);
-    Ok(asked == "*" || asked.split(',').any(|one| one.trim().trim_start_matches("W/") == etag))
+/// The answer to a caller who already has the image of these digests.
+fn not_modified(digests: Option<&Digests>) -> Response<Body> {
+    let mut response = super::not_modified();
+    describe(&mut response, digests);
+    response
 }
 
-fn etag(digests: &Digests) -> String {
-    format!("\"{}\"", digests.checksum)
-}
-
-pub(super) async fn head(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
+pub(super) async fn head(
+    call: &Call,
+    store: &str,
+    image: Image,
+    conditions: &Conditions,
+) -> Result<Response<Body>> {
     let store = call.store(store)?;
     let outcome = Outcome::begin("stat", &call.request, store.name(), named(&image));
     let looked = async {
@@ -147,6 +178,9 @@ pub(super) async fn head(call: &Call, store: &str, image: Image) -> Result<Respo
     .await;
     outcome.end(&call.daemon.shared.metrics, looked.as_ref().err());
     let (stat, at) = looked?;
+    if conditions.judge_read(stat.digests.as_ref())? == Verdict::NotModified {
+        return Ok(not_modified(stat.digests.as_ref()));
+    }
     let mut response = Response::new(Body::empty());
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     set(&mut response, CONTENT_LENGTH, &stat.size.to_string());
@@ -192,13 +226,22 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-pub(super) async fn delete(call: &Call, store: &str, image: Image) -> Result<Response<Body>> {
+pub(super) async fn delete(
+    call: &Call,
+    store: &str,
+    image: Image,
+    conditions: &Conditions,
+) -> Result<Response<Body>> {
     let store = call.store(store)?;
     // Looked for, so that what is no image goes by its location only.
     let at = match image {
         Image::Id(id) => store.driver()?.locate(&id).await?,
         Image::At(at) => at,
     };
+    if !conditions.is_empty() {
+        let stat = store.stat(&at).await?;
+        conditions.judge_change(stat.digests.as_ref())?;
+    }
     store.delete(&at, &call.request).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

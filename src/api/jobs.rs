@@ -7,7 +7,7 @@ use imaged_drivers::Result;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Call, body::Body, json};
+use super::{Call, body::Body, conditions::Conditions, json};
 use crate::jobs::View;
 
 /// `GET /v1/jobs`
@@ -25,8 +25,17 @@ pub(super) async fn one(call: &Call, id: &str, wait: Duration) -> Result<Respons
     json(StatusCode::OK, &call.daemon.shared.jobs.get(id, wait).await?)
 }
 
-pub(super) fn cancel(call: &Call, id: &str) -> Result<Response<Body>> {
-    call.daemon.shared.jobs.cancel(id)?;
+pub(super) async fn cancel(
+    call: &Call,
+    id: &str,
+    conditions: &Conditions,
+) -> Result<Response<Body>> {
+    let jobs = &call.daemon.shared.jobs;
+    if !conditions.is_empty() {
+        jobs.get(id, Duration::ZERO).await?;
+        conditions.judge_change(None)?;
+    }
+    jobs.cancel(id)?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)

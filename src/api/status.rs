@@ -44,6 +44,7 @@ pub fn status(kind: Kind) -> StatusCode {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
         Kind::Exists | Kind::InUse => StatusCode::CONFLICT,
+        Kind::Precondition => StatusCode::PRECONDITION_FAILED,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::Range => StatusCode::RANGE_NOT_SATISFIABLE,
         Kind::Mismatch => StatusCode::UNPROCESSABLE_ENTITY,

@@ -1,6 +1,7 @@
 //! The daemon over its real socket.
 
 mod ceph;
+mod conditions;
 mod descriptors;
 mod ends;
 mod hangs;

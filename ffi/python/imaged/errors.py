@@ -70,6 +70,12 @@ class InUse(Error):
     code = "InUse"
 
 
+class Precondition(Error):
+    """A condition of the request does not hold."""
+
+    code = "Precondition"
+
+
 class TooLarge(Error):
     """It is larger than can be."""
 
@@ -139,6 +145,7 @@ CODES: dict[str, type[Error]] = {
         Unsupported,
         Exists,
         InUse,
+        Precondition,
         TooLarge,
         Range,
         Mismatch,
@@ -157,6 +164,7 @@ STATUSES: dict[int, type[Error]] = {
     404: NotFound,
     405: Unsupported,
     409: Exists,
+    412: Precondition,
     413: TooLarge,
     416: Range,
     422: Mismatch,
