@@ -22,6 +22,13 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// [a-missing-capability-is-unsupported].
     fn caps(&self) -> Caps;
 
+    /// Whether this backend could open `at`, judged by the name alone, without looking whether anything
+    /// is there: true of every location that it gave, false of those of other backends
+    /// [a-location-it-gave-is-one-it-serves]. Asks no server and no disk, so it answers at once.
+    fn serves(&self, _at: &Location) -> bool {
+        false
+    }
+
     /// Facts that Glance shows in `GET /v2/info/stores/detail`, by glance_store's names.
     fn properties(&self) -> Properties {
         Properties::new()

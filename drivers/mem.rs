@@ -138,6 +138,10 @@ impl Driver for Mem {
         }
     }
 
+    fn serves(&self, at: &crate::Location) -> bool {
+        matches!(at, crate::Location::Mem(at) if at.store == self.name)
+    }
+
     async fn probe(&self) -> Result<Capacity> {
         let used = lock(&self.images).used;
         Ok(Capacity {

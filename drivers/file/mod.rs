@@ -203,6 +203,11 @@ impl Driver for File {
         }
     }
 
+    fn serves(&self, at: &crate::Location) -> bool {
+        let crate::Location::File(at) = at else { return false };
+        self.0.dirs().any(|dir| at.is_below(dir))
+    }
+
     fn properties(&self) -> Properties {
         let config = &self.0.config;
         let mut facts = Properties::new();

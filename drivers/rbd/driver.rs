@@ -96,6 +96,13 @@ impl Driver for Rbd {
         facts
     }
 
+    fn serves(&self, at: &crate::Location) -> bool {
+        let crate::Location::Rbd(at) = at else { return false };
+        // Which cluster this is is known since it was opened.
+        let fsid = lock(&self.0.fsid).clone();
+        fsid.is_some_and(|fsid| at.is_in(&fsid, &self.0.config.pool))
+    }
+
     fn busy(&self) -> usize {
         self.0.lane.taken()
     }

@@ -218,6 +218,36 @@ pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
     f.driver.delete(&told).await.unwrap();
 }
 
+pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
+    let (id, gone) = (f.id(), f.id());
+    let upload = f.driver.create(&id, None).await.unwrap();
+    assert!(f.driver.serves(upload.at()), "where it will be: {}", upload.at());
+    upload.abort().await.unwrap();
+    let there = f.place(&id, &image(Look::Random, 10, 1)).await;
+    let deleted = f.place(&gone, &image(Look::Random, 10, 1)).await;
+    f.driver.delete(&deleted).await.unwrap();
+    let found = [f.list().await.remove(0).at, at_of(f, &id).await];
+    let guessed = f.driver.place(&gone);
+    for at in [&there, &deleted].into_iter().chain(&found).chain(&guessed) {
+        assert!(f.driver.serves(at), "{at}");
+        for name in ["beside", "memory"] {
+            assert!(!f.store_named(name).driver().unwrap().serves(at), "{name}: {at}");
+        }
+    }
+    for text in ["mem://other/x", "file:///nowhere/at/all", "rbd://no-fsid/no-pool/x/snap"] {
+        assert!(!f.driver.serves(&text.parse().unwrap()), "{text}");
+    }
+    for dir in &f.dirs {
+        // Beside the directory, by a prefix of its name, and the directory itself.
+        let dir = dir.display();
+        for text in [format!("file://{dir}x/y"), format!("file://{dir}"), format!("file://{dir}/")]
+        {
+            assert!(!f.driver.serves(&text.parse().unwrap()), "{text}");
+        }
+    }
+    f.driver.delete(&there).await.unwrap();
+}
+
 pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
     let id = f.id();
     assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound);
@@ -409,6 +439,9 @@ struct Modest {
 impl Driver for Modest {
     fn caps(&self) -> Caps {
         self.caps
+    }
+    fn serves(&self, at: &Location) -> bool {
+        self.inner.serves(at)
     }
     fn properties(&self) -> Properties {
         self.inner.properties()

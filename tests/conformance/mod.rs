@@ -18,6 +18,7 @@ macro_rules! every_case {
             clauses: [
                 a_copy_is_independent
                 a_foreign_location_is_invalid
+                a_location_it_gave_is_one_it_serves
                 a_missing_capability_is_unsupported
                 a_missing_image_is_not_found
                 an_aborted_upload_leaves_nothing

@@ -91,6 +91,10 @@ impl Driver for Faulty {
         self.inner.caps()
     }
 
+    fn serves(&self, at: &Location) -> bool {
+        self.inner.serves(at)
+    }
+
     fn properties(&self) -> Properties {
         self.inner.properties()
     }
