@@ -362,12 +362,22 @@ pub enum Body {
 }
 
 impl Body {
-    /// The bytes as they come, whatever the form.
+    /// The bytes as they come, whatever the form. What is changed meanwhile ends in an error.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
         match self {
             Self::Stream(stream) => stream,
             Self::File(file) => file.into_stream(),
+        }
+    }
+
+    /// The same for a copy, which outlives its source: a backend whose images others can change
+    /// believes less.
+    #[must_use]
+    pub fn into_source(self) -> BoxStream<'static, Result<Bytes>> {
+        match self {
+            Self::Stream(stream) => stream,
+            Self::File(file) => file.into_source(),
         }
     }
 }

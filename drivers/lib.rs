@@ -7,6 +7,7 @@
 //! * [`mem`]: the smallest driver that keeps it; newcomers copy it
 //! * [`mod@file`]: images as plain files; [`rbd`]: images in Ceph
 //! * [`lane`]: where calls that block wait; [`window`]: the memory of a transfer;
+//!   [`open_file`]: files that others may change while they are read;
 //!   [`options`]: how a driver reads its section of the configuration; [`error`]: what can go wrong
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod error;
 pub mod file;
 pub mod lane;
 pub mod mem;
+pub mod open_file;
 pub mod options;
 pub mod rbd;
 pub mod window;

@@ -1,7 +1,7 @@
 //! Reading an image's file: as a stream that skips holes, or by handing out the descriptor.
 
 use std::{
-    fmt, fs,
+    fmt,
     ops::Range,
     os::{fd::OwnedFd, unix::fs::FileExt as _},
     sync::Arc,
@@ -9,15 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use rustix::{
-    fs::{Advice, SeekFrom, fadvise, seek},
-    io::Errno,
-};
+use rustix::fs::{Advice, fadvise};
 
-use super::place::Opened;
+use super::place::{Opened, Unchanged};
 use crate::{
     Error, Kind, Result,
     lane::{Aside, Lane},
+    open_file::{Next, next_data},
     window::{self, CHUNK, Window},
 };
 
@@ -58,24 +56,41 @@ impl Body {
         Shared(Arc::clone(&self.opened))
     }
 
-    /// The bytes of the range, in order, at most two chunks in memory.
+    /// The bytes of the range, in order, at most two chunks in memory. Ends in `Mismatch` once the
+    /// file's bytes are changed.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
+        self.stream(Unchanged::Bytes)
+    }
+
+    /// The same for a copy: ends in `Mismatch` once anything about the file is changed.
+    #[must_use]
+    pub fn into_source(self) -> BoxStream<'static, Result<Bytes>> {
+        self.stream(Unchanged::Everything)
+    }
+
+    fn stream(self, unchanged: Unchanged) -> BoxStream<'static, Result<Bytes>> {
         let Self { opened, range, lane, window } = self;
         let _hint = fadvise(&opened.file, range.start, None, Advice::Sequential);
         let chunk = window.chunk().min(CHUNK) as u64;
+        let (last, closing) = (Arc::clone(&opened), lane.clone());
         let starts = stream::iter(
             std::iter::successors(Some(range.start), move |start| start.checked_add(chunk))
                 .take_while(move |start| *start < range.end),
         );
-        starts
+        let pieces = starts
             .map(move |start| {
                 let part = start..range.end.min(start.saturating_add(chunk));
                 let (opened, lane, window) = (Arc::clone(&opened), lane.clone(), window.clone());
-                async move { read_part(opened, part, lane, window).await }
+                async move { read_part(opened, part, unchanged, lane, window).await }
             })
-            .buffered(AHEAD)
-            .boxed()
+            .buffered(AHEAD);
+        if unchanged == Unchanged::Bytes {
+            return pieces.boxed();
+        }
+        // Also of a file that had no byte, and of one that has grown since its last one.
+        let end = async move { closing.run("look at", move || last.check(unchanged)).await.err() };
+        pieces.chain(stream::once(end).filter_map(async |changed| changed.map(Err))).boxed()
     }
 }
 
@@ -88,6 +103,7 @@ impl fmt::Debug for Body {
 async fn read_part(
     opened: Arc<Aside<Opened>>,
     part: Range<u64>,
+    unchanged: Unchanged,
     lane: Lane,
     from: Window,
 ) -> Result<Bytes> {
@@ -95,8 +111,8 @@ async fn read_part(
     lane.run("read", move || {
         let len = usize::try_from(part.end - part.start)
             .map_err(|error| Error::new(Kind::Internal, "a chunk exceeds memory").because(error))?;
-        if opened.sparse && next_data(&opened.file, part.start)?.is_none_or(|data| data >= part.end)
-        {
+        if opened.sparse && is_hole(&opened, &part)? {
+            opened.check(unchanged)?;
             return Ok(window::zeros(len));
         }
         let mut at = part.start;
@@ -104,16 +120,7 @@ async fn read_part(
             let left = len.saturating_sub(buffer.len());
             let room = buffer.room().get_mut(..left).unwrap_or_default();
             let got = match opened.file.read_at(room, at) {
-                Ok(0) => {
-                    return Err(Error::new(
-                        Kind::Unavailable,
-                        format!(
-                            "the file ended at {at} of {} bytes while it was read: path=`{}`",
-                            opened.size,
-                            opened.path.display()
-                        ),
-                    ));
-                }
+                Ok(0) => return Err(opened.changed()),
                 Ok(got) => got,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Error::io("read", opened.path.display(), error)),
@@ -121,22 +128,19 @@ async fn read_part(
             buffer.filled(got);
             at = at.saturating_add(got as u64);
         }
+        opened.check(unchanged)?;
         Ok(buffer.freeze())
     })
     .await
 }
 
-/// Where data begins at or after `from`; `None` if the rest is a hole. A filesystem that cannot
-/// tell has data everywhere.
-pub(super) fn next_data(file: &fs::File, from: u64) -> Result<Option<u64>> {
-    match seek(file, SeekFrom::Data(from)) {
-        Ok(at) => Ok(Some(at)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(_) => Ok(Some(from)),
+/// Whether there is no data in `part`.
+fn is_hole(opened: &Opened, part: &Range<u64>) -> Result<bool> {
+    let next = next_data(&opened.file, part.start, opened.size)
+        .map_err(|error| Error::io("look for data in", opened.path.display(), error.into()))?;
+    match next {
+        Next::Data(at) => Ok(at >= part.end),
+        Next::Hole => Ok(true),
+        Next::Short(_) => Err(opened.changed()),
     }
-}
-
-/// Where the data at `from` ends: the next hole, at the latest the end of the file.
-pub(super) fn next_hole(file: &fs::File, from: u64, size: u64) -> u64 {
-    seek(file, SeekFrom::Hole(from)).unwrap_or(size).min(size)
 }

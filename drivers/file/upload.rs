@@ -34,12 +34,12 @@ use rustix::{
 use super::{
     Location, Store,
     making::Making,
-    place::{Dir, Opened, keeps_digests, record},
-    read::{next_data, next_hole},
+    place::{Dir, Opened, Unchanged, keeps_digests, record},
 };
 use crate::{
     Committed, Digests, Error, ImageId, Kind, Result, Upload,
     lane::{Aside, Lane},
+    open_file::{Next, next_data, next_hole},
     taken,
     window::PAGE,
     zeros,
@@ -412,7 +412,7 @@ impl Opened {
 
 /// Copies a whole file inside the filesystem, by reference where it can (XFS, btrfs), hole by hole
 /// where it cannot; gives the space the copy takes. `None` if the filesystem will not; nothing is
-/// left then.
+/// left then. A file that is changed before its copy is whole has none.
 pub(super) async fn copy(
     lane: &Lane,
     target: Aside<Target>,
@@ -433,42 +433,44 @@ pub(super) async fn copy(
                 lane.run("abandon a copy", move || target.abort()).await?;
                 return Ok(None);
             }
-            Err(error) => {
-                return Err(lane
-                    .run("abandon a copy", move || Err::<(), _>(target.fail(error)))
-                    .await
-                    .err()
-                    .unwrap_or_else(|| Error::new(Kind::Internal, "a failed copy succeeded")));
-            }
+            Err(error) => return Err(abandoned(lane, target, error).await),
         }
+    }
+    // Once more at the end: what was read of a file that never was so is no copy of it.
+    if let Err(error) = lane.run("copy", move || source.check(Unchanged::Everything)).await {
+        return Err(abandoned(lane, target, error).await);
     }
     lane.run("commit", move || target.commit(size, digests.as_ref())).await?;
     Ok(Some(stored_bytes))
+}
+
+/// Removes what there is of a copy because of `error`.
+async fn abandoned(lane: &Lane, target: Arc<Aside<Target>>, error: Error) -> Error {
+    let failed = lane.run("abandon a copy", move || Err::<(), _>(target.fail(error))).await;
+    failed.err().unwrap_or_else(|| Error::new(Kind::Internal, "a failed copy succeeded"))
 }
 
 /// Copies the next stretch of data at or after `at`, and says where it ended and how long it was;
 /// `None` if the filesystem cannot copy between these two files.
 fn copy_step(source: &Opened, target: &fs::File, at: u64) -> Result<Option<(u64, u64)>> {
     let fail = |error: Errno| Error::io("copy", source.path.display(), error.into());
-    let Some(start) = next_data(&source.file, at)? else {
-        return Ok(Some((source.size, 0)));
+    let start = match next_data(&source.file, at, source.size).map_err(fail)? {
+        Next::Data(start) => start,
+        Next::Hole => return Ok(Some((source.size, 0))),
+        Next::Short(_) => return Err(source.changed()),
     };
     let end = next_hole(&source.file, start, source.size).min(start.saturating_add(COPY_STEP));
     let (mut from, mut to) = (start, start);
     while from < end {
         let len = usize::try_from(end - from).unwrap_or(usize::MAX);
         match copy_file_range(&source.file, Some(&mut from), target, Some(&mut to), len) {
-            Ok(0) => {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!("the file ended while it was copied: path=`{}`", source.path.display()),
-                ));
-            }
+            Ok(0) => return Err(source.changed()),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
             Err(error) => return Err(fail(error)),
         }
     }
+    source.check(Unchanged::Everything)?;
     let _hint = fadvise(target, start.saturating_sub(BEHIND), None, Advice::DontNeed);
-    Ok(Some((end, end - start)))
+    Ok(Some((end, end.saturating_sub(start))))
 }

@@ -14,11 +14,11 @@ use imaged::{
     client::{Content, Download, Got, Which},
     digest::Algo,
 };
-use imaged_drivers::Span;
-use rustix::{
-    fs::{SeekFrom, copy_file_range, seek},
-    io::Errno,
+use imaged_drivers::{
+    Span,
+    open_file::{Next, Version, next_data, next_hole},
 };
+use rustix::fs::copy_file_range;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
@@ -66,7 +66,7 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     let known = if span == Span::All { best(digests) } else { None };
     let holes = matches!(target, Target::File(_));
     let sink = Sink::new(out, holes, known, progress.meter())?;
-    let verified = transfer(content, range.clone(), sink).await;
+    let verified = transfer(content, size, range.clone(), sink).await;
     drop(progress);
     let verified = verified?;
     let path = match target {
@@ -103,6 +103,7 @@ enum Piece {
 /// Moves the bytes into `sink`, on a thread of its own, and gives what [`Sink::finish`] does.
 async fn transfer(
     content: Content,
+    size: u64,
     range: Range<u64>,
     mut sink: Sink,
 ) -> Result<Option<Algo>, Failure> {
@@ -115,7 +116,7 @@ async fn transfer(
     };
     let work = move || {
         match file {
-            Some(file) => copy(&file, range, &mut sink)?,
+            Some(file) => copy(&file, size, range, &mut sink)?,
             None => loop {
                 match come.blocking_recv() {
                     Some(Piece::Bytes(bytes)) => sink.data(&bytes)?,
@@ -149,21 +150,24 @@ async fn feed(mut download: Download, pieces: mpsc::Sender<Piece>) -> Result<(),
     Ok(())
 }
 
-/// Copies a range of `file`, its holes as holes.
-fn copy(file: &File, range: Range<u64>, sink: &mut Sink) -> Done {
+/// Copies a range of `file`, whose image has `size` bytes, its holes as holes.
+fn copy(file: &File, size: u64, range: Range<u64>, sink: &mut Sink) -> Done {
+    let look =
+        || Version::of(file).map_err(|error| Failure::io("look at the image", &error.into()));
+    let before = look()?;
+    if before.size != size {
+        return Err(changed());
+    }
     let mut at = range.start;
     while at < range.end {
-        let data = match seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data.min(range.end),
-            Err(Errno::NXIO) => range.end,
-            // A filesystem that does not know its holes has none.
-            Err(_) => at,
+        let next = next_data(file, at, size);
+        let data = match next.map_err(|error| Failure::io("read the image", &error.into()))? {
+            Next::Data(data) => data.min(range.end),
+            Next::Hole => range.end,
+            Next::Short(_) => return Err(changed()),
         };
         sink.hole(data - at)?;
-        let end = match seek(file, SeekFrom::Hole(data)) {
-            Ok(end) if end > data => end.min(range.end),
-            _ => range.end,
-        };
+        let end = next_hole(file, data, range.end);
         at = data;
         while at < end {
             at += match inside(file, at, end, sink) {
@@ -172,7 +176,13 @@ fn copy(file: &File, range: Range<u64>, sink: &mut Sink) -> Done {
             };
         }
     }
-    Ok(())
+    // All of it has been read by now, so a later change is none of these bytes.
+    if look()?.reads_like(&before) { Ok(()) } else { Err(changed()) }
+}
+
+/// The refusal of an image that was changed under its reader.
+fn changed() -> Failure {
+    Failure::here("Mismatch", "the image was changed while it was read; what was read is not whole")
 }
 
 /// Copies inside the kernel, which may share the blocks; `None` if that cannot be done here.
@@ -197,7 +207,7 @@ fn read(file: &File, at: u64, end: u64, sink: &mut Sink) -> Result<u64, Failure>
         }
     };
     if got == 0 {
-        return Err(Failure::here("Mismatch", format!("the image ends early: end=`{at}`")));
+        return Err(changed());
     }
     room.truncate(got);
     sink.data(&room.into())?;

@@ -139,7 +139,7 @@ impl Store {
         outcome: &mut Outcome,
     ) -> Result<Receipt> {
         put.size = Some(from.size);
-        let body = Incoming::Image(from.body.into_stream());
+        let body = Incoming::Image(from.body.into_source());
         let (ready, _readied) = oneshot::channel();
         self.put_inner(put, body, ready, job, outcome).await
     }

@@ -3,6 +3,7 @@
 
 mod calls;
 mod ceph;
+mod changes;
 mod disks;
 mod faulty;
 mod hangs;

@@ -132,6 +132,13 @@ impl Raw {
         Ok(got.bytes)
     }
 
+    /// Waits until so many bytes have come, and keeps them.
+    pub(crate) fn wait_for(&mut self, count: usize) {
+        while self.ahead.len() < count {
+            assert!(self.more().unwrap() > 0, "the connection ended");
+        }
+    }
+
     /// Reads an answer's head; `None` if the connection ended before it.
     pub(crate) fn read_head(&mut self) -> Option<(u16, BTreeMap<String, String>)> {
         let end = loop {
