@@ -10,7 +10,8 @@ It needs nothing beyond Python, and may be used by threads, by processes that fo
 eventlet. `imaged.glance` is the plugin that lets Glance's stores be served by the daemon.
 """
 
-from .client import DEFAULT_SOCKET, HASH_ALGOS, Body, Client
+from .body import Body
+from .client import DEFAULT_SOCKET, HASH_ALGOS, Client
 from .errors import (
     BackendDenied,
     Denied,
@@ -23,9 +24,9 @@ from .errors import (
     Lost,
     Mismatch,
     NotFound,
+    Precondition,
     Range,
     Timeout,
-    Precondition,
     TooLarge,
     Unavailable,
     Unreachable,
@@ -50,12 +51,12 @@ __all__ = [
     "Lost",
     "Mismatch",
     "NotFound",
+    "Precondition",
     "Range",
     "Receipt",
     "Stat",
     "Store",
     "Timeout",
-    "Precondition",
     "TooLarge",
     "Unavailable",
     "Unreachable",

@@ -7,9 +7,6 @@
   is done twice.
 * Chose: bytes are sent only after the daemon has said `100 Continue`. Because: a refusal then costs
   the caller none of its source. Instead of: finding out after a megabyte.
-* Chose: a plain file is read here, by the descriptor that the daemon gives. Because: through the
-  socket its bytes pass one process more, which for a file in memory is half the speed. Instead of:
-  one way for all stores. It has a price: a file on a mount that hangs holds its reader.
 * Chose: no limit for a change as long as the daemon lives, which is asked after each silent
   `timeout`. Because: a large image by descriptor takes minutes without a byte to us. Instead of: a
   number that is too small for some and too large for the others.
@@ -18,16 +15,18 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 from . import errors, records, source
+from .body import Body
 from .records import Job, Receipt, Stat, Store
-from .wire import READ, Connection, Head
+from .wire import Connection, Head
 
 DEFAULT_SOCKET = "/run/imaged/imaged.sock"
 # The algorithms of today's daemon, by hashlib's names. A newer one may have more; it is asked.
@@ -38,123 +37,26 @@ CLEAN_UP = 10.0
 LONGEST_ANSWER = 64 << 20
 
 
-class Body:
-    """The bytes of an image, or of a part of it, as they come.
-
-    Dropped or closed before its end, it ends its connection, and with it the daemon's work. Where
-    the daemon has a plain file, it gives a descriptor of it, and the bytes are read here.
-    """
-
-    def __init__(self, client: Client, connection: Connection, head: Head) -> None:
-        """Begin to read what follows `head`."""
-        self._client = client
-        self._connection: Connection | None = connection
-        self._file: int | None = None
-        self._at = self._end = 0
-        #: How many bytes come in all.
-        self.size = connection.left
-        #: How many the whole image has.
-        self.total = self.size
-        span, _, whole = head.headers.get("content-range", "").rpartition("/")
-        if whole.isdigit():
-            self.total = int(whole)
-        if head.headers.get("imaged-body") == "fd":
-            self._open(connection, head, span)
-        #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
-        self.digests = records.digests(head.headers.get("repr-digest", ""))
-
-    def _open(self, connection: Connection, head: Head, span: str) -> None:
-        self.total = int(head.headers.get("imaged-size", "0"))
-        self._end = self.total
-        if span:
-            first, _, last = span.rpartition(" ")[2].partition("-")
-            self._at, self._end = int(first), int(last) + 1
-        self.size = self._end - self._at
-        self._file = connection.descriptor()
-        self._connection = None
-        self._client._give(connection)
-
-    def _read_file(self, file: int, most: int) -> bytes:
-        try:
-            piece = os.pread(file, min(most, self._end - self._at), self._at)
-        except OSError as error:
-            self.close()
-            raise errors.Unavailable(f"the image cannot be read: {error}") from error
-        self._at += len(piece)
-        if not piece and self._at < self._end:
-            self.close()
-            raise errors.Unavailable("the image has become shorter")
-        if self._at >= self._end:
-            self.close()
-        return piece
-
-    def read(self, most: int = READ) -> bytes:
-        """Some bytes, `most` at most; none at the end, and only there."""
-        if self._file is not None and most > 0:
-            return self._read_file(self._file, most)
-        connection = self._connection
-        if connection is None or most <= 0:
-            return b""
-        try:
-            piece = connection.read(most)
-        except BaseException:
-            self.close()
-            raise
-        if not connection.left:
-            self._connection = None
-            self._client._give(connection)
-        return piece
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        piece = self.read()
-        if not piece:
-            raise StopIteration
-        return piece
-
-    def close(self) -> None:
-        """Stop reading."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
-
-    def __enter__(self) -> Body:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # A constructor that failed has none.
-        if getattr(self, "_connection", None) is not None or (
-            getattr(self, "_file", None) is not None
-        ):
-            self.close()
-
-
 class Client:
     """The daemon behind a socket. May be used by many threads, and after a fork."""
 
     def __init__(
-        self, socket: str | None = None, *, timeout: float = 75.0, connections: int = 16
+        self,
+        socket: str | None = None,
+        *,
+        timeout: float = 75.0,
+        longest: float | None = None,
+        connections: int = 16,
     ) -> None:
         """Nothing is opened yet.
 
-        `timeout` is in seconds, of silence: a transfer that moves may take longer. `connections` is
-        how many are kept for later.
+        `timeout` is in seconds, of silence: a transfer that moves may take longer. `longest`, in
+        seconds too, is how long the answer to a change is waited for; without it, as long as the
+        daemon lives. `connections` is how many are kept for later.
         """
         self.socket = socket or os.environ.get("IMAGED_SOCKET") or DEFAULT_SOCKET
         self.timeout = timeout
+        self._longest = longest
         self._most = connections
         # Its ends are safe to use by many threads, with no lock that a fork could leave locked.
         self._idle: collections.deque[Connection] = collections.deque()
@@ -181,6 +83,7 @@ class Client:
         path = f"{_image(store, id)}{_query(hash_algo=hash_algo)}"
         if isinstance(image, source.Descriptor):
             return self._put_descriptor(path, image, request_id)
+        source.check(image)
         if by_descriptor and watch is None and (own := source.descriptor(image, size)):
             receipt = self._put_descriptor(path, own, request_id)
             # As if it had been read here.
@@ -189,18 +92,24 @@ class Client:
         return self._put_bytes(path, image, size, watch, request_id)
 
     def _put_descriptor(self, path: str, own: source.Descriptor, request_id: str | None) -> Receipt:
-        head = {"Imaged-Body": "fd", "Content-Length": "0"}
+        # A file that has another length by the time that it is opened there is refused.
+        head = {
+            "Imaged-Body": "fd",
+            "Content-Length": "0",
+            "X-OpenStack-Image-Size": str(own.size),
+        }
         try:
             connection = self._connect()
             try:
                 connection.send(self._head("PUT", path, request_id, head), descriptors=[own.fd])
-                answer = self._settled(connection)
+                with errors.in_doubt():
+                    answer = self._settled(connection)
+                    return records.read(Receipt, self._json(connection, answer, "PUT"))
             except BaseException:
                 connection.close()
                 raise
         finally:
             own.close()
-        return records.read(Receipt, self._json(connection, answer, "PUT"))
 
     def _put_bytes(
         self,
@@ -218,28 +127,37 @@ class Client:
         try:
             connection.send(self._head("PUT", path, request_id, head))
             answer = self._settled(connection)
-            if answer.status == 100:
-                try:
-                    self._send(connection, source.pieces(image, size, watch))
-                except Exception:
-                    # The caller may want to try again at once: by then the id is free.
-                    connection.give_up(CLEAN_UP)
-                    raise
-                answer = self._settled(connection)
-            elif answer.status < 400:
+            if answer.status != 100:
+                # A refusal is told by what it raises.
+                self._json(connection, answer, "PUT")
                 raise errors.Internal(f"the daemon answered {answer.status} to no bytes at all")
+            try:
+                whole = self._send(connection, source.pieces(image, size, watch))
+            except Exception:
+                # The caller may want to try again at once: by then the id is free.
+                connection.give_up(CLEAN_UP)
+                raise
+            # What has not been sent to its end is not stored, whatever becomes of the connection.
+            with errors.in_doubt() if whole else contextlib.nullcontext():
+                while answer.status == 100:
+                    answer = self._settled(connection)
+                receipt = records.read(Receipt, self._json(connection, answer, "PUT"))
         except BaseException:
             connection.close()
             raise
-        return records.read(Receipt, self._json(connection, answer, "PUT"))
+        if not whole:
+            raise errors.Internal("the daemon stored an image that it had not been sent whole")
+        return receipt
 
-    def _send(self, connection: Connection, pieces: Iterator[bytes | memoryview]) -> None:
+    def _send(self, connection: Connection, pieces: Iterator[memoryview]) -> bool:
+        """Whether all of it, with its end, was sent; if not, an answer has come before."""
         for piece in pieces:
             # An answer before the end, or the end itself: the rest would be for nothing.
             if connection.has_something():
-                return
+                return False
             connection.send(b"%x\r\n" % len(piece), piece, b"\r\n")
         connection.send(b"0\r\n\r\n")
+        return True
 
     def get(
         self,
@@ -266,13 +184,12 @@ class Client:
         if head.status not in (200, 206):
             self._refused(connection, head, "GET")
         try:
-            body = Body(self, connection, head)
+            if "Range" in headers and head.status != 206:
+                raise errors.Internal("the daemon answered with the whole image, not with a part")
+            return Body(self, connection, head)
         except BaseException:
             connection.close()
             raise
-        if not body.size:
-            body.close()
-        return body
 
     def stat(
         self,
@@ -288,7 +205,7 @@ class Client:
             self._refused(connection, head, "HEAD")
         self._give(connection)
         return Stat(
-            size=int(head.headers["content-length"]),
+            size=head.number("content-length"),
             location=head.headers.get("content-location"),
             digests=records.digests(head.headers.get("repr-digest", "")),
         )
@@ -340,8 +257,7 @@ class Client:
 
     def stores(self) -> list[Store]:
         """All stores of the daemon."""
-        answer = self._asked("/v1/stores")
-        return [records.read(Store, one) for one in answer["stores"]]
+        return records.read_all(Store, self._asked("/v1/stores"), "stores")
 
     def store(self, store: str) -> Store:
         """One store, with its capacity."""
@@ -349,7 +265,7 @@ class Client:
 
     def jobs(self) -> list[Job]:
         """Work of the daemon, the oldest first."""
-        return [records.read(Job, one) for one in self._asked("/v1/jobs")["jobs"]]
+        return records.read_all(Job, self._asked("/v1/jobs"), "jobs")
 
     def job(self, job: str, *, wait: int = 0) -> Job:
         """One job, at the latest after `wait` seconds, at once if it is over. 60 is the most."""
@@ -440,21 +356,27 @@ class Client:
         connection = self._connect()
         try:
             connection.send(self._head(method, path, request_id, headers), body or b"")
-            answer = self._settled(connection)
+            with errors.in_doubt():
+                answer = self._settled(connection)
+                return self._json(connection, answer, method)
         except BaseException:
             connection.close()
             raise
-        return self._json(connection, answer, method)
 
     def _settled(self, connection: Connection) -> Head:
         """The answer to a change, however long it takes a daemon that lives."""
+        since = time.monotonic()
         while True:
             try:
                 return connection.head()
             except TimeoutError as error:
                 try:
                     self._asked("/healthz")
+                    lives = True
                 except errors.Error:
+                    lives = False
+                late = self._longest is not None and time.monotonic() - since > self._longest
+                if late or not lives:
                     raise errors.Timeout(
                         "the daemon does not answer; whether it did what was asked is not known"
                     ) from error
@@ -477,7 +399,10 @@ class Client:
             raise
         # Changes bring a new one each: they are kept only where there is none.
         self._give(connection, None if method == "GET" else 1)
-        answer = json.loads(text) if text else {}
+        try:
+            answer = json.loads(text) if text else {}
+        except ValueError:
+            answer = None
         if not isinstance(answer, dict):
             raise errors.Internal("the daemon's answer is no JSON object")
         return answer

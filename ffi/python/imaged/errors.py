@@ -6,7 +6,9 @@ caller would do the same about them.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 
 class Error(Exception):
@@ -32,6 +34,8 @@ class Error(Exception):
         self.location = location
         #: What clean-up could not remove.
         self.left = left
+        #: Whether the change that was asked for may have been made all the same.
+        self.in_doubt = False
 
 
 class Invalid(Error):
@@ -134,6 +138,16 @@ class Lost(Unavailable):
     """The connection broke. Of a change, nobody can tell here whether it was done."""
 
     code = "Lost"
+
+
+@contextlib.contextmanager
+def in_doubt() -> Iterator[None]:
+    """Mark errors after which nobody can tell whether the change was made: all of it was sent."""
+    try:
+        yield
+    except (Lost, Timeout, Internal) as error:
+        error.in_doubt = True
+        raise
 
 
 CODES: dict[str, type[Error]] = {

@@ -8,16 +8,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from .errors import Internal
+
 T = TypeVar("T")
 
 # Names in `Repr-Digest` (RFC 9530) that differ from those in hashlib.
 _NAMES = {"sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
 
 
-def read(kind: type[T], answer: Mapping[str, Any]) -> T:
+def read(kind: type[T], answer: Any) -> T:
     """A record of an answer. What is not known here is left out: a newer daemon may say more."""
-    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in answer.items() if name in known})
+    try:
+        known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+        return kind(**{name: value for name, value in answer.items() if name in known})
+    except (AttributeError, TypeError) as error:
+        raise Internal(f"the daemon's answer is no {kind.__name__.lower()}: {error}") from error
+
+
+def read_all(kind: type[T], answer: Mapping[str, Any], name: str) -> list[T]:
+    """All records of the list `name` in an answer."""
+    listed = answer.get(name)
+    if not isinstance(listed, list):
+        raise Internal(f"the daemon's answer has no list of {name}")
+    return [read(kind, one) for one in listed]
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,22 @@
   is asked for, and the daemon gives up an upload that is silent for a minute.
 * Chose: only plain files of this interpreter's own `open` go by descriptor. Because: other objects
   have a `fileno` too that leads to other bytes, as in gzip. Instead of: asking for `fileno`.
+* Chose: only no bytes are the end; None is waited for, and all else is an error. Because: a source
+  that does not block answers None while it has nothing, one that is read as text answers "" at once
+  for an empty file. Instead of: what counts as false is the end, and half an image is stored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
+from . import wire
 from .errors import Mismatch
 
 # One read of the source.
@@ -35,31 +40,93 @@ LARGE = 256 << 10
 # Seconds that bytes wait for more. The daemon gives up an upload that is silent for a minute, and a
 # slow caller may need longer for what one send takes.
 LATEST = 5.0
+# How often a source is asked again that has nothing although its descriptor is ready.
+AGAIN = 500
 
 Watch = Callable[[bytes], object]
 
 
-def _parts(source: Any) -> Iterator[bytes]:
+def check(source: Any) -> None:
+    """Raise TypeError for what can be no image, before anybody is asked to store it."""
     if isinstance(source, str):
         raise TypeError("an image is bytes, not str")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        view = memoryview(source).cast("B")
-        for at in range(0, len(view), SEND):
-            yield view[at : at + SEND]  # type: ignore[misc]
-    elif hasattr(source, "read"):
+    if isinstance(source, (Mapping, Set)):
+        raise TypeError(f"an image is bytes in their order, not {type(source).__name__}")
+    if not (_is_buffer(source) or hasattr(source, "read") or isinstance(source, Iterable)):
+        raise TypeError(
+            f"an image is bytes, a file or an iterable of bytes, not {type(source).__name__}"
+        )
+
+
+def _is_buffer(source: Any) -> bool:
+    try:
+        memoryview(source)
+    except TypeError:
+        return False
+    return True
+
+
+def _part(part: Any) -> memoryview:
+    """A part of an image, byte by byte; a source that gives anything else is at fault."""
+    try:
+        view = memoryview(part)
+    except TypeError:
+        hint = ": open the file in binary mode" if isinstance(part, str) else ""
+        raise TypeError(f"an image is bytes, not {type(part).__name__}{hint}") from None
+    # Of other buffers `len` tells the items, which may be larger than a byte.
+    with contextlib.suppress(TypeError, ValueError):
+        return view.cast("B")
+    # Not in one piece, or of items that only its maker knows.
+    return memoryview(view.tobytes())
+
+
+def _read(source: Any, most: int) -> Any:
+    """What a source reads, once it has something.
+
+    None is what a source that does not block answers while it has nothing: not the end.
+    """
+    asked = 0
+    while (part := source.read(most)) is None:
+        try:
+            number = source.fileno()
+        except (AttributeError, OSError, ValueError):
+            number = None
+        if number is None or asked > AGAIN:
+            raise BlockingIOError(
+                "the source has nothing now, and no descriptor that tells when it has"
+            )
+        wire.wait(number, writing=False, timeout=None)
+        if asked:
+            # Its descriptor was ready, and yet it gave nothing.
+            time.sleep(0.01)
+        asked += 1
+    return part
+
+
+def _parts(source: Any) -> Iterator[memoryview]:
+    if hasattr(source, "read"):
         most = SMALL
         while True:
             since = time.monotonic()
-            part = source.read(most)
-            if not part:
+            part = _part(_read(source, most))
+            if not len(part):
                 return
             most = READ if time.monotonic() - since < SLOW else SMALL
             yield part
+            # A buffer that its source uses again cannot change its length while this is there.
+            part.release()
+    elif _is_buffer(source):
+        view = _part(source)
+        for at in range(0, len(view), SEND):
+            yield view[at : at + SEND]
     else:
-        yield from source
+        for item in source:
+            part = _part(item)
+            yield part
+            part.release()
 
 
-def pieces(source: Any, size: int | None, watch: Watch | None) -> Iterator[bytes | memoryview]:
+def pieces(source: Any, size: int | None, watch: Watch | None) -> Iterator[memoryview]:
     """All bytes of a source, in pieces to be sent before the next is asked for.
 
     `watch` sees every byte. Raises Mismatch if there are not `size` of them.
@@ -74,7 +141,8 @@ def pieces(source: Any, size: int | None, watch: Watch | None) -> Iterator[bytes
         if size is not None and total > size:
             raise Mismatch(f"the image is longer than was said: said={size}")
         if watch is not None:
-            watch(bytes(part))
+            whole = part.obj
+            watch(whole if type(whole) is bytes and len(whole) == count else bytes(part))
         if count > SEND - filled and filled:
             yield view[:filled]
             filled, sent = 0, time.monotonic()

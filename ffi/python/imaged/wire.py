@@ -35,15 +35,15 @@ HOLD = 1 << 20
 BESIDE = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
 
-def wait(sock: socket.socket, writing: bool, timeout: float | None) -> None:
-    """Wait until the socket is ready; in a green thread, let the others run.
+def wait(number: int, writing: bool, timeout: float | None) -> None:
+    """Wait until the descriptor is ready; in a green thread, let the others run.
 
     Raises TimeoutError.
     """
     patcher = sys.modules.get("eventlet.patcher")
     if patcher is not None and patcher.is_monkey_patched("socket"):
         sys.modules["eventlet.hubs"].trampoline(
-            sock.fileno(),
+            number,
             read=not writing,
             write=writing,
             timeout=timeout,
@@ -51,7 +51,7 @@ def wait(sock: socket.socket, writing: bool, timeout: float | None) -> None:
         )
         return
     poll = select.poll()
-    poll.register(sock.fileno(), select.POLLOUT if writing else select.POLLIN)
+    poll.register(number, select.POLLOUT if writing else select.POLLIN)
     if not poll.poll(None if timeout is None else timeout * 1000):
         raise TimeoutError
 
@@ -62,6 +62,13 @@ class Head:
 
     status: int
     headers: dict[str, str]
+
+    def number(self, name: str, text: str | None = None) -> int:
+        """The number in a header, or in a part of it; one that is not there is not 0."""
+        text = self.headers.get(name, "") if text is None else text
+        if not text.isdecimal():
+            raise Internal(f"the answer has no number where one has to be: {name}={text!r}")
+        return int(text)
 
 
 class Connection:
@@ -105,7 +112,7 @@ class Connection:
 
         If the daemon has left, the next read tells: it may have said why.
         """
-        views = [memoryview(part) for part in parts if len(part)]
+        views = [memoryview(part).cast("B") for part in parts if len(part)]
         beside = []
         if descriptors:
             beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
@@ -114,7 +121,7 @@ class Connection:
                 sent = self._sock.sendmsg(views, beside, socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 try:
-                    wait(self._sock, True, self.timeout)
+                    wait(self._sock.fileno(), True, self.timeout)
                 except TimeoutError as error:
                     raise Timeout(f"the daemon took no byte for {self.timeout:g} s") from error
                 continue
@@ -149,7 +156,7 @@ class Connection:
             try:
                 came = receive()
             except BlockingIOError:
-                wait(self._sock, False, timeout)
+                wait(self._sock.fileno(), False, timeout)
                 continue
             except OSError as error:
                 raise Lost(f"the daemon left: {error}") from error
@@ -198,10 +205,12 @@ class Connection:
 
     def begin_body(self, head: Head, method: str) -> None:
         """Make ready to read the body that follows a head."""
-        if "transfer-encoding" in head.headers:
-            raise Internal("the answer has no length")
         none = method == "HEAD" or head.status in (204, 304)
-        self.left = 0 if none else int(head.headers.get("content-length", "0"))
+        told = "content-length" in head.headers
+        # A failure is known by its status; of anything else, no length could mean any.
+        if "transfer-encoding" in head.headers or not (none or told or head.status >= 400):
+            raise Internal("the answer has no length")
+        self.left = head.number("content-length") if told and not none else 0
         if head.headers.get("connection", "").lower() == "close":
             self._keep = False
 
@@ -237,6 +246,7 @@ class Connection:
     def close(self) -> None:
         """End it at once. The daemon notices even if a child process still holds a copy."""
         _open.discard(self)
+        self._keep = False
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)

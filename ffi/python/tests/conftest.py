@@ -79,6 +79,19 @@ class Daemon:
             self.process.wait()
         self.open.cleanup()
 
+    def until_ids_are_free(self) -> None:
+        """Wait until nothing of earlier uploads is left to be cleared up: their ids are taken."""
+        client = imaged.Client(self.socket)
+
+        def entries() -> int:
+            connection, head = client._read("GET", "/metrics", None)
+            assert head.status == 200
+            text = client._text(connection).decode()
+            return int(text.split("\nimaged_journal_entries ")[1].split()[0])
+
+        until(lambda: entries() == 0, 30)
+        client.close()
+
     def connections(self) -> int:
         """How many callers the daemon has."""
         assert self.process

@@ -375,7 +375,7 @@ def test_a_read_that_is_given_up_ends_its_connection(shared):
         until(lambda: shared.connections() == before)
     with client.get("fast", id, by_descriptor=False) as body:
         body.read(1)
-    assert body.read() == b"" and not client._idle
+    assert body.closed and not client._idle
 
 
 def test_a_plain_file_is_read_by_descriptor(daemon):
@@ -417,7 +417,7 @@ def test_a_plain_file_that_is_cut_short_is_an_error(client, shared):
     before = descriptors()
     body = client.get("fast", id)
     os.truncate(f"{shared.dir}/fast/{id}", 1000)
-    assert body.read() == BYTES[:1000]
+    assert body.read(5000) == BYTES[:1000]
     with pytest.raises(imaged.Unavailable, match="shorter"):
         body.read()
     assert descriptors() == before

@@ -13,7 +13,8 @@ from urllib.parse import quote
 from glance_store import capabilities, driver, exceptions
 
 from .. import errors as ours
-from ..client import Body, Client
+from ..body import Body
+from ..client import Client
 from ..records import Store
 from .body import unwrapped
 from .errors import ADD, DELETE, GET, Unavailable, told

@@ -1,0 +1,161 @@
+"""The bytes of an image on their way here.
+
+# Decisions
+* Chose: a plain file is read here, by the descriptor that the daemon gives. Because: through the
+  socket its bytes pass one process more, which for a file in memory is half the speed. Instead of:
+  one way for all stores. It has a price: a file on a mount that hangs holds its reader.
+* Chose: an error stays, and a body that was closed is not at its end. Because: whoever reads on
+  would be told that there is no more, and take what he has for the image. Instead of: no bytes for
+  everything that is over.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import errors, records
+from .wire import READ, Connection, Head
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Body(io.RawIOBase):
+    """The bytes of an image, or of a part of it, as they come: a raw file that can only be read.
+
+    `read` and `readinto` give some of the bytes, `read()` all that are left, a loop over it pieces
+    as they come. An error stays: after it no read can be taken for the end.
+
+    Dropped or closed before its end, it ends its connection, and with it the daemon's work. Where
+    the daemon has a plain file, it gives a descriptor of it, and the bytes are read here.
+    """
+
+    # Of one whose constructor failed, too: it is closed as it is dropped.
+    _connection: Connection | None = None
+    _file: int | None = None
+
+    def __init__(self, client: Client, connection: Connection, head: Head) -> None:
+        """Begin to read what follows `head`."""
+        self._client = client
+        self._connection = connection
+        self._failed: errors.Error | None = None
+        self._at = self._end = 0
+        #: How many bytes come in all.
+        self.size = connection.left
+        #: How many the whole image has.
+        self.total = self.size
+        span, _, whole = head.headers.get("content-range", "").rpartition("/")
+        if whole.isdecimal():
+            self.total = int(whole)
+        if head.headers.get("imaged-body") == "fd":
+            self._open(connection, head, span)
+        #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
+        self.digests = records.digests(head.headers.get("repr-digest", ""))
+        if not self.size:
+            self._let_go()
+
+    def _open(self, connection: Connection, head: Head, span: str) -> None:
+        self.total = head.number("imaged-size")
+        self._end = self.total
+        if span:
+            first, _, last = span.rpartition(" ")[2].partition("-")
+            self._at = head.number("content-range", first)
+            self._end = head.number("content-range", last) + 1
+        self.size = self._end - self._at
+        self._file = connection.descriptor()
+        self._connection = None
+        self._client._give(connection)
+
+    def _piece(self, most: int) -> bytes:
+        """Some bytes, `most` at most; none at the end, and only there."""
+        if self.closed:
+            raise ValueError("this image is closed; its bytes may not have been read to their end")
+        if self._failed is not None:
+            raise self._failed
+        if not most:
+            return b""
+        try:
+            if self._file is not None:
+                return self._read_file(self._file, min(most, READ))
+            if self._connection is not None:
+                return self._read_connection(self._connection, min(most, READ))
+        except errors.Error as error:
+            self._failed = error
+            self._let_go()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        return b""
+
+    def _read_file(self, file: int, most: int) -> bytes:
+        try:
+            piece = os.pread(file, min(most, self._end - self._at), self._at)
+        except OSError as error:
+            raise errors.Unavailable(f"the image cannot be read: {error}") from error
+        if not piece:
+            raise errors.Unavailable("the image has become shorter")
+        self._at += len(piece)
+        if self._at >= self._end:
+            self._let_go()
+        return piece
+
+    def _read_connection(self, connection: Connection, most: int) -> bytes:
+        piece = connection.read(most)
+        if not connection.left:
+            self._connection = None
+            self._client._give(connection)
+        return piece
+
+    def readable(self) -> bool:
+        """Whether it can be read: as long as it is open."""
+        if self.closed:
+            raise ValueError("this image is closed")
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Some bytes, `size` at most and a MiB; all that are left if it is negative or None.
+
+        None are the end.
+        """
+        if size is None or size < 0:
+            return self.readall()
+        return self._piece(size)
+
+    def readall(self) -> bytes:
+        """All bytes that are left."""
+        return b"".join(iter(functools.partial(self._piece, READ), b""))
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a buffer, or a part of it; returns how many bytes. 0 are the end."""
+        with memoryview(buffer) as view, view.cast("B") as room:
+            piece = self._piece(len(room))
+            room[: len(piece)] = piece
+            return len(piece)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = self._piece(READ)
+        if not piece:
+            raise StopIteration
+        return piece
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Kept if its answer is over.
+            self._client._give(connection)
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._let_go()
+        super().close()

@@ -1,0 +1,152 @@
+"""The bytes of an image as a file of Python's own kind: `io.RawIOBase`."""
+
+from __future__ import annotations
+
+import array
+import io
+import os
+import shutil
+import uuid
+
+import pytest
+
+import imaged
+
+BYTES = os.urandom(3_000_001)
+
+
+def new() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture(params=[True, False], ids=["by-descriptor", "through-the-socket"])
+def body(request, client):
+    id = client.put("fast", new(), BYTES).id
+
+    def get(**part):
+        return client.get("fast", id, by_descriptor=request.param, **part)
+
+    return get
+
+
+def test_it_is_a_raw_file(body):
+    raw = body()
+    assert isinstance(raw, io.RawIOBase)
+    assert raw.readable() and not raw.writable() and not raw.seekable() and not raw.closed
+    for call in (raw.fileno, raw.tell, lambda: raw.seek(0), raw.truncate):
+        with pytest.raises(io.UnsupportedOperation):
+            call()
+    raw.close()
+    assert raw.closed
+
+
+@pytest.mark.parametrize("everything", [(), (-1,), (None,), (-5,)], ids=repr)
+def test_a_read_without_a_number_reads_to_the_end(body, everything):
+    raw = body()
+    assert raw.read(3) == BYTES[:3]
+    assert raw.read(*everything) == BYTES[3:]
+    assert raw.read(*everything) == b"" and raw.read(10) == b"" and not raw.closed
+    assert body().readall() == BYTES
+    assert body(offset=7, length=1_500_000).read() == BYTES[7:1_500_007]
+
+
+def test_a_read_with_a_number_reads_some(body):
+    raw = body()
+    assert raw.read(0) == b""
+    got = bytearray()
+    while piece := raw.read(1 << 40):
+        got += piece
+    assert got == BYTES
+    assert raw.read(0) == b""
+
+
+def test_reads_into_buffers(body):
+    raw, room = body(), bytearray(100)
+    assert raw.readinto(room) == 100 and room == BYTES[:100]
+    assert raw.readinto(bytearray()) == 0
+    numbers = array.array("I", [0] * 10)
+    assert raw.readinto(numbers) == 40 and numbers.tobytes() == BYTES[100:140]
+    large = bytearray(len(BYTES) * 2)
+    at = 0
+    while count := raw.readinto(memoryview(large)[at:]):
+        at += count
+    assert large[:at] == BYTES[140:]
+
+
+def test_a_buffered_reader_over_it(body):
+    with io.BufferedReader(body(), 10_000) as reader:
+        assert reader.peek(1)[:1] == BYTES[:1]
+        assert reader.read(123_456) == BYTES[:123_456]
+        assert reader.read1(5) == BYTES[123_456:123_461]
+        assert reader.read() == BYTES[123_461:] and reader.read() == b""
+        raw = reader.raw
+    assert raw.closed
+    target = io.BytesIO()
+    shutil.copyfileobj(body(), target)
+    assert target.getvalue() == BYTES
+
+
+def test_lines_come_through_what_is_made_for_them(client):
+    id = client.put("fast", new(), b"one\ntwo\nthree").id
+    with io.TextIOWrapper(io.BufferedReader(client.get("fast", id))) as text:
+        assert list(text) == ["one\n", "two\n", "three"]
+    # By itself it goes in pieces: an image has no lines.
+    assert list(client.get("fast", id)) == [b"one\ntwo\nthree"]
+    assert client.get("fast", id).readline() == b"one\n"
+
+
+def test_an_empty_image_is_at_its_end_and_open(client):
+    id = client.put("fast", new(), b"").id
+    with client.get("fast", id) as raw:
+        assert raw.read() == raw.read(5) == b"" and list(raw) == [] and not raw.closed
+        assert raw.readinto(bytearray(5)) == 0
+
+
+def test_one_that_was_closed_is_not_at_its_end(body):
+    raw = body()
+    raw.read(5)
+    raw.close()
+    raw.close()
+    for call in (
+        raw.read,
+        lambda: raw.read(5),
+        lambda: raw.read(0),
+        lambda: raw.readinto(bytearray(5)),
+        raw.readall,
+        lambda: next(raw),
+        lambda: list(raw),
+        raw.readable,
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_one_that_failed_is_not_at_its_end(daemon):
+    client = imaged.Client(daemon.socket)
+    id = client.put("fast", new(), os.urandom(16 << 20)).id
+    body = client.get("fast", id, by_descriptor=False)
+    body.read(5)
+    daemon.kill()
+    with pytest.raises(imaged.Lost):
+        body.read()
+    for call in (body.read, lambda: body.read(5), lambda: next(body), body.readall):
+        with pytest.raises(imaged.Lost):
+            call()
+
+
+def test_one_that_was_cut_is_not_at_its_end(client, shared):
+    id = client.put("fast", new(), BYTES).id
+    body = client.get("fast", id)
+    os.truncate(f"{shared.dir}/fast/{id}", 1000)
+    assert body.read(5000) == BYTES[:1000]
+    for _ in range(2):
+        with pytest.raises(imaged.Unavailable, match="shorter"):
+            body.read(5000)
+    with pytest.raises(imaged.Unavailable, match="shorter"):
+        list(body)
+
+
+def test_one_image_is_the_source_of_another(body, client):
+    raw = body()
+    assert client.put("fast", new(), raw, size=raw.size).size == len(BYTES)
+    assert client.put("fast", new(), io.BufferedReader(body())).size == len(BYTES)
