@@ -16,11 +16,13 @@ import imaged
 
 CONFIG = """\
 [DEFAULT]
-enabled_backends = fast:file, frozen:file, broken:file, small:mem
+enabled_backends = fast:file, other:file, frozen:file, broken:file, small:mem
 [glance_store]
 default_backend = fast
 [fast]
 filesystem_store_datadir = {dir}/fast
+[other]
+filesystem_store_datadir = {dir}/other
 [frozen]
 filesystem_store_datadir = {dir}/frozen
 imaged_read_only = true
@@ -47,7 +49,7 @@ class Daemon:
         self.open = tempfile.TemporaryDirectory(prefix="imaged-")
         os.chmod(self.open.name, 0o711)
         self.dir, self.socket = directory, f"{self.open.name}/socket"
-        for name in ("fast", "frozen"):
+        for name in ("fast", "other", "frozen"):
             (directory / name).mkdir(exist_ok=True)
         self.config = directory / "imaged.conf"
         self.config.write_text(CONFIG.format(dir=directory))
@@ -136,3 +138,43 @@ def client(shared) -> Iterator[imaged.Client]:
     client = imaged.Client(shared.socket)
     yield client
     client.close()
+
+
+@pytest.fixture
+def glance(tmp_path):
+    from stores import CONF, Glance
+
+    from imaged.glance import store
+
+    yield Glance(tmp_path)
+    store.client.cache_clear()
+    CONF.reset()
+
+
+@pytest.fixture
+def served(glance, shared):
+    """Glance with one store through the daemon and one, of the same directory, in-process."""
+    from stores import fast, local
+
+    glance.start("fast:file, local:file", fast(shared), local(shared))
+    return glance
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory) -> str:
+    from glance_api import make_database
+
+    return make_database(tmp_path_factory.mktemp("glance"))
+
+
+@pytest.fixture
+def api(tmp_path, database):
+    """Glance's API; a test starts it with its stores."""
+    from glance_api import Api
+    from stores import CONF
+
+    from imaged.glance import store
+
+    yield Api(tmp_path, database)
+    store.client.cache_clear()
+    CONF.reset()

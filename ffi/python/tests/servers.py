@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 # In an answer: only after all of the caller's body has come.
 END = object()
@@ -34,4 +36,63 @@ class Scripted:
                 else:
                     time.sleep(part)
             peer.close()
+        self.listener.close()
+
+
+class Proxy:
+    """Stands between callers and a daemon, and cuts a connection where a test wants it cut."""
+
+    def __init__(self, path: str, daemon: str) -> None:
+        self.path, self.daemon = path, daemon
+        #: Whether a connection ends before this is passed on, of what callers and the daemon say.
+        self.cuts: Callable[[bytes], bool] = lambda said: False
+        #: What happens in that moment.
+        self.meanwhile: Callable[[], object] = lambda: None
+        self.cut = 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                caller, _ = self.listener.accept()
+            except OSError:
+                return
+            daemon = socket.socket(socket.AF_UNIX)
+            try:
+                daemon.connect(self.daemon)
+            except OSError:
+                caller.close()
+                continue
+            for ends in ((caller, daemon), (daemon, caller)):
+                threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    def pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                said, descriptors, _, _ = socket.recv_fds(source, 1 << 20, 4)
+                try:
+                    if not said:
+                        break
+                    if self.cuts(said):
+                        self.cuts = lambda said: False
+                        self.cut += 1
+                        # The daemon is not to learn first that its caller has left.
+                        self.meanwhile()
+                        break
+                    if descriptors:
+                        sent = socket.send_fds(target, [said], descriptors)
+                        said = said[sent:]
+                    target.sendall(said)
+                finally:
+                    for one in descriptors:
+                        socket.close(one)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()

@@ -12,109 +12,31 @@ import logging
 import os
 import sys
 import types
-import uuid
-from pathlib import Path
 
 import pytest
 from conftest import until
 from glance.api.v2 import discovery
-from glance.common import config, exception, utils
+from glance.common import exception, utils
 from glance.common.scripts import utils as scripts
 from glance.context import RequestContext
 from glance_store import exceptions, multi_backend
 from glance_store import location as locations
-from oslo_config import cfg
 from oslo_utils.imageutils import format_inspector
+from stores import CONF, RESERVED, fast, get_store, local, new
 
 import imaged
 from imaged import source
 from imaged.glance import errors, hook, store
 
-CONF = cfg.CONF
 BYTES = os.urandom(2_500_001)
-config.set_config_defaults()
 MD5 = hashlib.md5(BYTES).hexdigest()
 SHA512 = hashlib.sha512(BYTES).hexdigest()
-RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
-
-
-def new() -> str:
-    return str(uuid.uuid4())
-
-
-class Glance:
-    """A process of Glance, as far as glance_store can tell."""
-
-    def __init__(self, directory: Path) -> None:
-        self.dir = directory
-
-    def start(self, enabled: str, *sections: str) -> None:
-        """Start with these stores; Glance does these steps in this order."""
-        locations.SCHEME_TO_CLS_BACKEND_MAP.clear()
-        multi_backend._RESERVED_STORES.clear()
-        store.client.cache_clear()
-        for name in RESERVED:
-            (self.dir / name).mkdir(exist_ok=True)
-        reserved = [
-            f"[{name}]\nfilesystem_store_datadir = {self.dir / name}\n" for name in RESERVED
-        ]
-        default = enabled.partition(":")[0]
-        path = self.dir / f"glance-api-{new()}.conf"
-        path.write_text(
-            f"[DEFAULT]\nenabled_backends = {enabled}\n[glance_store]\n"
-            f"default_backend = {default}\n" + "\n".join([*reserved, *sections])
-        )
-        CONF.reset()
-        CONF([], project="glance", default_config_files=[str(path)])
-        multi_backend.register_store_opts(CONF, reserved_stores=dict(RESERVED))
-        multi_backend.create_multi_stores(CONF, reserved_stores=dict(RESERVED))
-
-    def add(self, image, size=0, id=None, backend="fast", algo="sha512", verifier=None):
-        return multi_backend.add_with_multihash(
-            CONF, id or new(), image, size, backend, algo, context=None, verifier=verifier
-        )
-
-
-def fast(daemon, *lines: str, socket: str | None = None) -> str:
-    return "\n".join(
-        (
-            "[fast]",
-            f"filesystem_store_datadir = {daemon.dir}/fast",
-            "store_description = Quick",
-            "weight = 7",
-            f"imaged_socket = {daemon.socket if socket is None else socket}",
-            *lines,
-            "",
-        )
-    )
-
-
-def local(daemon) -> str:
-    return f"[local]\nfilesystem_store_datadir = {daemon.dir}/fast\n"
-
-
-def get_store(name="fast"):
-    return multi_backend.get_store_from_store_identifier(name)
-
-
-@pytest.fixture
-def glance(tmp_path):
-    yield Glance(tmp_path)
-    store.client.cache_clear()
-    CONF.reset()
 
 
 def through_the_socket(monkeypatch) -> None:
     """Downloads, also of plain files; those of other stores always do."""
     get = functools.partialmethod(imaged.Client.get, by_descriptor=False)
     monkeypatch.setattr(imaged.Client, "get", get)
-
-
-@pytest.fixture
-def served(glance, shared):
-    """Glance with one store through the daemon and one, of the same directory, in-process."""
-    glance.start("fast:file, local:file", fast(shared), local(shared))
-    return glance
 
 
 def test_an_image_is_added_read_and_deleted(served, shared):
@@ -271,9 +193,9 @@ def test_an_image_that_is_there_is_a_duplicate_for_both(served, monkeypatch):
     with pytest.raises(exception.Duplicate) as both:
         served.add(io.BytesIO(BYTES), 0, id)
     assert isinstance(both.value, exceptions.Duplicate) and id in both.value.msg
-    assert errors.duplicate() is type(both.value)
+    assert errors.both("Duplicate") is type(both.value)
     monkeypatch.delitem(sys.modules, "glance.common.exception")
-    assert errors.duplicate() is exceptions.Duplicate
+    assert errors.both("Duplicate") is exceptions.Duplicate
 
 
 def test_an_algorithm_that_is_not_known_is_told_so(served):
@@ -294,7 +216,7 @@ def test_a_store_that_the_daemon_does_not_write_adds_nothing(glance, shared):
 def test_a_store_that_the_daemon_does_not_have_loses_no_image(glance, shared, caplog):
     section = f"[slow]\nimaged_socket = {shared.socket}\n"
     glance.start("slow:file", section)
-    assert "has no store slow, only fast, frozen, broken" in caplog.text
+    assert "has no store slow, only fast, other, frozen, broken" in caplog.text
     uri = f"file://{shared.dir}/fast/{new()}"
     for call in (
         lambda: glance.add(io.BytesIO(BYTES), backend="slow"),
@@ -338,10 +260,9 @@ def test_a_daemon_that_comes_later_is_used_then(glance, daemon, caplog, monkeypa
         lambda: multi_backend.get_size_from_uri_and_backend(uri, "fast"),
         lambda: multi_backend.delete(uri, "fast"),
     ):
-        # On a download Glance answers 503 to the first, on an upload and a delete to the second.
         with pytest.raises(exceptions.RemoteServiceUnavailable) as down:
             call()
-        assert isinstance(down.value, exceptions.TimeoutError) and down.value.msg
+        assert down.value.msg
     daemon.start()
     uri = glance.add(io.BytesIO(BYTES))[0]
     assert b"".join(multi_backend.get(uri, "fast")[0]) == BYTES
@@ -462,15 +383,10 @@ def test_every_error_of_the_daemon_has_an_exception_of_glance_stores():
             assert isinstance(raised, exceptions.GlanceStoreException | exceptions.BackendException)
             assert str(raised) == "100 % of it", code
         for kind in (imaged.Unreachable, imaged.Lost, imaged.Unavailable, imaged.Timeout):
-            assert type(errors.told(table, kind("x"))) is errors.Unavailable
-        assert type(errors.told(table, imaged.Internal("x"))) is exceptions.BackendException
-    told = errors.told
-    assert type(told(errors.ADD, imaged.Full("x"))) is exceptions.StorageFull
-    assert type(told(errors.ADD, imaged.Denied("x"))) is exceptions.StorageWriteDenied
+            assert isinstance(errors.told(table, kind("x")), errors.Unavailable)
+        assert type(errors.told(table, imaged.Internal("x"))) is errors.Failed
     # Glance would delete the image.
-    assert not isinstance(told(errors.ADD, imaged.NotFound("x")), exceptions.NotFound)
-    assert type(told(errors.DELETE, imaged.Denied("x"))) is exceptions.Forbidden
-    assert type(told(errors.DELETE, imaged.InUse("x"))) is exceptions.InUseByStore
+    assert not isinstance(errors.told(errors.ADD, imaged.NotFound("x")), exceptions.NotFound)
 
 
 def test_the_hook_is_there_once_however_often_it_is_made(served):

@@ -3,10 +3,11 @@
 glance_store imports every module in the entry point group `glance_store.drivers` when it registers
 its options, before the first store is loaded. This module is in that group, and wraps the function
 that loads a store: sections with `imaged_socket` get a subclass of the driver that glance_store has
-for their type, all others get what they always got.
+for their type, all others get what they always got. `search` wraps those that look for the store of
+a location.
 
 # Decisions
-* Chose: to wrap one function. Because: a type of our own would need another `enabled_backends`, and
+* Chose: to wrap functions. Because: a type of our own would need another `enabled_backends`, and
   Glance answers 500 to stores/detail for a type that it does not know. Instead of: a driver type
   `imaged`, or a changed copy of glance_store.
 * Chose: glance_store 5.0 to 5.7. Because: `[backend_defaults]` came with 5.0, and in all of these
@@ -34,7 +35,7 @@ from typing import Any, NoReturn
 from glance_store import exceptions, multi_backend
 from oslo_config import cfg
 
-from . import store
+from . import search, store
 
 LOG = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ def install() -> None:
 
     load.by_imaged = True  # type: ignore[attr-defined]
     multi_backend._load_multi_store = load
+    search.install()
 
 
 install()

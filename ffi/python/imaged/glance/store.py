@@ -17,7 +17,7 @@ from ..body import Body
 from ..client import Client
 from ..records import Store
 from .body import unwrapped
-from .errors import ADD, DELETE, GET, Unavailable, told
+from .errors import ADD, DELETE, GET, Unavailable, told, unavailable
 
 LOG = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Served:
         stores = {one.id: one for one in by.stores()}
         store = stores.get(self.backend_group)
         if store is None:
-            raise self._unknown(list(stores))
+            raise Unavailable(self._unknown(list(stores)))
         if store.type != self.kind:
             raise exceptions.BadStoreConfiguration(
                 store_name=self.backend_group,
@@ -157,8 +157,8 @@ class Served:
         self._store = store
         return store
 
-    def _unknown(self, stores: list[str]) -> Exception:
-        return Unavailable(
+    def _unknown(self, stores: list[str]) -> str:
+        return (
             f"imaged at {self.socket} has no store {self.backend_group}, only "
             f"{', '.join(stores)}: add it to enabled_backends in its configuration"
         )
@@ -235,7 +235,8 @@ class Served:
             raise self._told(GET, error) from error
         return stat.size
 
-    @capabilities.check  # type: ignore[untyped-decorator]
+    # Whether it can be deleted the daemon knows. `capabilities.check` would refuse it where nothing
+    # can be added, with an exception after which Glance forgets the image.
     def delete(self, location: Any, context: Any = None) -> None:
         """Remove an image."""
         try:
@@ -255,7 +256,7 @@ class Served:
             except ours.Error as another:
                 return told(table, another)
             if self.backend_group not in stores:
-                return self._unknown(stores)
+                return unavailable(table)(self._unknown(stores))
         return told(table, error)
 
 
