@@ -17,6 +17,7 @@ from ..body import Body
 from ..client import Client
 from ..records import Store
 from .body import unwrapped
+from .doubt import Sent, Unknown, look
 from .errors import ADD, DELETE, GET, Unavailable, told, unavailable
 
 LOG = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def _file(store: Any) -> None:
     # The driver in Glance has no datadir where there are several, and stores/detail fails then.
     store.datadir = _first(several) if several else conf.filesystem_store_datadir
     store._url_prefix = f"file://{store.datadir}"
+    store.has_metadata = bool(conf.filesystem_store_metadata_file)
 
 
 def _first(several: list[str]) -> str:
@@ -108,6 +110,8 @@ class Served:
     in_tree: Any
     backend_group: str
     _url_prefix: str | None
+    # Whether a location has metadata of its own, which only the receipt of an upload tells.
+    has_metadata = False
 
     def __init__(self, conf: Any, backend: str, socket: str) -> None:
         """Open nothing: the daemon may come later."""
@@ -186,18 +190,33 @@ class Served:
         size = image_size or None
         try:
             self._known(client(self.socket))
-            image = image_file if verifier is not None else unwrapped(image_file, size)
+        except ours.Error as error:
+            raise told(ADD, error, hashing_algo) from error
+        image = image_file if verifier is not None else unwrapped(image_file, size)
+        sent = Sent(image)
+
+        def watch(piece: bytes) -> None:
+            sent.see(piece)
+            if verifier is not None:
+                verifier.update(piece)
+
+        try:
             receipt = client(self.socket).put(
                 self.backend_group,
                 str(image_id),
                 image,
                 size=size,
                 hash_algo=hashing_algo,
-                watch=None if verifier is None else verifier.update,
+                watch=watch,
                 request_id=_request_id(context),
             )
         except ours.Error as error:
-            raise told(ADD, error, hashing_algo) from error
+            found = self._in_doubt(str(image_id), hashing_algo, sent, error)
+            if found is None:
+                raise told(ADD, error, hashing_algo) from error
+            return found
+        finally:
+            sent.close()
         metadata = {**receipt.metadata, "store": self.backend_group}
         return (
             receipt.location,
@@ -206,6 +225,36 @@ class Served:
             receipt.hash_value or "",
             metadata,
         )
+
+    def _in_doubt(
+        self, id: str, algo: str, sent: Sent, error: ours.Error
+    ) -> tuple[str, int, str, str, dict[str, Any]] | None:
+        """What `add` answers, if what was sent is there although the upload failed."""
+        if not error.in_doubt:
+            return None
+        LOG.warning("Whether image %s was stored is looked for: %s", id, error)
+        # Of its own, with an end to its patience: Glance's caller waits.
+        briefly = Client(self.socket, timeout=BRIEFLY, longest=BRIEFLY)
+        try:
+            enough = not self.has_metadata
+            stat = look(briefly, self.backend_group, id, algo, sent, enough=enough)
+        except (Unknown, ours.Error, OSError) as reason:
+            LOG.error(
+                "Image %s may be in the store %s although its upload failed; if it is, no other "
+                "upload of it is taken. Look with `imaged stat`: %s",
+                id,
+                self.backend_group,
+                reason,
+            )
+            return None
+        finally:
+            briefly.close()
+        if stat is None:
+            return None
+        LOG.info("Image %s was stored", id)
+        metadata = {"store": self.backend_group}
+        location = stat.location or ""
+        return location, stat.size, stat.digests["md5"], stat.digests[algo], metadata
 
     @capabilities.check  # type: ignore[untyped-decorator]
     def get(

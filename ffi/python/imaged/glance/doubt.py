@@ -1,0 +1,181 @@
+"""Whether an image is there after an upload whose answer was lost.
+
+If it is, and nobody says so, Glance has an image without data whose id is taken for ever: each try
+is refused, and a delete of the image leaves the bytes. So it is looked for, and what is found is
+either the answer, or removed if the answer cannot be told from it.
+
+What makes this safe:
+* An id is given to one upload at a time. Who is let in knows that no other is under way, and that
+  none of before can still come to be.
+* An image is there whole or not at all, so one of another length is another's.
+* Only what is known to be this upload is taken for it or removed: of a file that was sent by
+  descriptor, by a digest of that file; of what was sent as bytes, by having been let in for it, and
+  by samples of the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Iterator
+
+from .. import errors as ours
+from .. import source
+from ..client import Client
+from ..records import Stat
+
+# Seconds that Glance's caller waits for it. A daemon that is started again is there in a few, and
+# has cleared up after itself.
+PATIENCE = 60.0
+# Seconds between two looks: at first, and at most.
+SOON, LATER = 0.05, 1.0
+# Samples of what was sent, and bytes of each.
+SAMPLES, SAMPLE = 64, 1024
+READ = 1 << 20
+
+
+class Unknown(Exception):
+    """It could not be found out in time."""
+
+
+class Sent:
+    """What was sent, to be known again."""
+
+    def __init__(self, image: object) -> None:
+        """Look at what will be sent; if it is bytes, `see` has to be told them."""
+        self.size = 0
+        self._samples: list[tuple[int, bytes]] = []
+        self._pieces = 0
+        self._file: source.Descriptor | None = None
+        if isinstance(image, source.Descriptor):
+            # The daemon gets the other one.
+            self._file = source.Descriptor(os.dup(image.fd), image.offset, image.size)
+            self.size = image.size
+
+    def see(self, piece: bytes) -> None:
+        """Take a sample of the next bytes, or not: each piece has the same chance."""
+        self._pieces += 1
+        place = len(self._samples)
+        if place >= SAMPLES:
+            place = random.randrange(self._pieces)
+        if place < SAMPLES:
+            at = random.randrange(max(1, len(piece) - SAMPLE + 1))
+            self._samples[place : place + 1] = [(self.size + at, piece[at : at + SAMPLE])]
+        self.size += len(piece)
+
+    def is_image(self, client: Client, store: str, id: str, stat: Stat, until: float) -> bool:
+        """Whether an image is this one. Raises Unknown, and the daemon's errors."""
+        if stat.size != self.size:
+            return False
+        if self._file is not None:
+            found = stat.digests.get("md5") or _digests(client, store, id, ["md5"], until)["md5"]
+            return _of_file(self._file, until) == found
+        for at, sample in self._samples:
+            with client.get(store, id, offset=at, length=len(sample)) as body:
+                if body.read() != sample:
+                    return False
+        return True
+
+    def close(self) -> None:
+        """Forget it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def look(
+    client: Client, store: str, id: str, algo: str, sent: Sent, *, enough: bool = True
+) -> Stat | None:
+    """What was sent, with its location, its md5 and its `algo`, if it is there.
+
+    None if it is not, and cannot come any more: it never was, it is another's, or it was removed,
+    because not all of that can be told or would not be `enough`. Raises Unknown.
+    """
+    until = time.monotonic() + PATIENCE
+    pause = SOON
+    while time.monotonic() < until:
+        try:
+            stat = client.stat(store, id)
+            if not sent.is_image(client, store, id, stat, until):
+                return None
+            told = _told(client, store, id, algo, stat, until) if enough else None
+            if told is None:
+                client.delete(store, id)
+            return told
+        except ours.NotFound:
+            if _is_free(client, store, id):
+                return None
+        except (ours.Unavailable, ours.Timeout):
+            # It is being started, or cannot reach its backend.
+            pass
+        except ours.Error as error:
+            raise Unknown(error.message) from error
+        time.sleep(pause)
+        pause = min(2 * pause, LATER)
+    raise Unknown(f"not within {PATIENCE:g} s")
+
+
+def _told(client: Client, store: str, id: str, algo: str, stat: Stat, until: float) -> Stat | None:
+    """The image with all that Glance wants to know of it, if that can be had."""
+    wanted = {"md5", algo}
+    if stat.location is not None:
+        if wanted <= stat.digests.keys():
+            return stat
+        try:
+            digests = _digests(client, store, id, sorted(wanted), until)
+        except (Unknown, ValueError):
+            # Not in time, or of an algorithm that is not known here.
+            pass
+        else:
+            return Stat(stat.size, stat.location, digests)
+    return None
+
+
+class _LetIn(Exception):
+    """The daemon would have an upload of this id."""
+
+
+def _is_free(client: Client, store: str, id: str) -> bool:
+    """Whether the id is free. Found out by asking to upload, and leaving when that is granted."""
+
+    def nothing() -> Iterator[bytes]:
+        raise _LetIn
+        yield b""
+
+    try:
+        client.put(store, id, nothing())
+    except _LetIn:
+        return True
+    except (ours.Exists, ours.InUse, ours.Unavailable, ours.Timeout):
+        # Another upload has it, or what is left of one is being removed.
+        return False
+    return False
+
+
+def _digests(client: Client, store: str, id: str, algos: list[str], until: float) -> dict[str, str]:
+    """Digests of an image that nobody knows them of."""
+    hashes = [hashlib.new(algo) for algo in algos]
+    with client.get(store, id) as body:
+        for piece in body:
+            for one in hashes:
+                one.update(piece)
+            _in_time(until)
+    return {algo: one.hexdigest() for algo, one in zip(algos, hashes, strict=True)}
+
+
+def _of_file(file: source.Descriptor, until: float) -> str:
+    """The md5 of a file that was sent."""
+    digest = hashlib.md5()
+    at, end = file.offset, file.offset + file.size
+    while piece := os.pread(file.fd, min(READ, end - at), at):
+        digest.update(piece)
+        at += len(piece)
+        _in_time(until)
+    return digest.hexdigest()
+
+
+def _in_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise Unknown("the image is too long to be looked through in time")
