@@ -79,7 +79,9 @@ class Rig:
             seen = log.stat().st_size
             conf.write_text(text)
             os.kill(self["pids"]["imaged"], signal.SIGHUP)
-            until("the new configuration", lambda: b"configuration" in log.read_bytes()[seen:])
+            until("the daemon to read it", lambda: b"configuration" in log.read_bytes()[seen:])
+            # Another word is said of one that is not taken.
+            assert b"configuration reloaded" in log.read_bytes()[seen:]
 
         use(change(before))
         try:
@@ -122,6 +124,23 @@ class Rig:
             check=True,
         ).stdout
         return int(text.split("\nimaged_journal_entries ")[1].split()[0])
+
+    def until_free(self, image):
+        """Waits until the daemon has cleared up what uploads of this id have left.
+
+        Until then the id is taken, also when nothing can be seen in the store any more.
+        """
+        folder = Path(self["state"]) / "journal"
+
+        def free():
+            for path in folder.iterdir():
+                # One may be done just now.
+                with contextlib.suppress(FileNotFoundError):
+                    if image in path.read_text():
+                        return False
+            return True
+
+        until(f"the id {image} to be free", free)
 
     def cluster(self, store):
         if self._cluster is None:

@@ -31,5 +31,5 @@ def test_prefetch(glance, empty_cache, raw, store):
     image = glance.active(raw, store)
     glance.ask("PUT", f"/cache/{image}", 202)
     until("the cache to have it", lambda: cached(glance) == {image: len(raw)}, 60)
-    assert glance.cached()["queued_images"] == []
+    until("it to be no longer queued", lambda: glance.cached()["queued_images"] == [])
     assert glance.download(image).content == raw

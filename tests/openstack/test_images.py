@@ -126,8 +126,9 @@ def test_client_gone_during_an_upload(glance, rig, raw, store):
     image = glance.create()
     with pytest.raises(Gone):
         glance.upload(image, body(), store)
-    until("the image to be queued again", lambda: glance.show(image)["status"] == "queued")
+    glance.await_queued(image)
     until("nothing to be left", lambda: rig.held(store) == {})
+    rig.until_free(image)
     glance.upload(image, raw, store)
     assert glance.download(image).content == raw
 

@@ -1,11 +1,13 @@
 """Taking the daemon into use, and out again, with images in place."""
 
 import contextlib
+import functools
 import itertools
 from pathlib import Path
 
 import pytest
 import rbd
+from cloud import until
 
 pytestmark = pytest.mark.imaged
 STORES = ("ceph", "fast")
@@ -19,10 +21,15 @@ def test_who_serves_a_store(both, rig, raw, store):
     image = both.active(raw, store)
     both.download(image)
     both.delete(image)
-    seen = log.read_text()
+
+    def told(operation):
+        lines = log.read_text().splitlines()
+        return [one for one in lines if f'op="{operation}"' in one and image in one]
+
     for operation in ("put", "get", "delete"):
-        lines = [one for one in seen.splitlines() if f'op="{operation}"' in one and image in one]
-        assert len(lines) == 1, (operation, lines)
+        # A download is over for its reader before it is for the daemon.
+        until(f"the daemon to tell of the {operation}", functools.partial(told, operation))
+        assert len(told(operation)) == 1, (operation, told(operation))
     rig.use("in-process")
     image = both.active(raw, store)
     both.download(image)

@@ -26,6 +26,7 @@ class Load:
     """Uploads, one after the other on each of some threads; each may be tried twice."""
 
     def __init__(self, rig):
+        self.rig = rig
         self.over = threading.Event()
         self.bodies = [random.Random(seed).randbytes(SIZE + seed) for seed in range(len(STORES))]
         self.stored, self.again, self.wrong = {}, [], []
@@ -43,6 +44,7 @@ class Load:
                 if cut:
                     self.again.append(cut)
                     glance.await_queued(image)
+                    self.rig.until_free(image)
                     cut = self.upload(glance, image, store, body)
                     assert not cut, cut
                 self.stored[image] = body
