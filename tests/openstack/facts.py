@@ -47,12 +47,14 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
         "imaged_conf": str(folder / "imaged/imaged.conf"),
         "glance_user": glance_user,
         "stores": {
+            "also-ceph": {**ceph, "pool": "volumes"},
+            "also-fast": {"type": "file", "path": str(folder / "stores/also-fast")},
             "ceph": {**ceph, "pool": "images"},
             "fast": {"type": "file", "path": str(folder / "stores/fast")},
             "plain-ceph": {**ceph, "pool": "small"},
             "plain-file": {"type": "file", "path": str(folder / "stores/plain-file")},
         },
-        "switched": ["ceph", "fast"],
+        "switched": ["also-ceph", "also-fast", "ceph", "fast"],
         "default_store": "fast",
         "pids": {name: pid(name) for name in ("keystone", "glance", "imaged", "files")},
     }

@@ -1,6 +1,8 @@
 """Imports into several stores, and taking an image out of one of them."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 from cloud import digest, until
@@ -80,6 +82,26 @@ def test_import_that_cannot_fetch(glance, rig):
     until("the import to fail", lambda: glance.tasks(image) == ["failure"])
     assert glance.show(image)["status"] == "queued"
     assert rig.held("ceph") == rig.held("fast") == {}
+
+
+def test_a_download_that_broke_off_can_be_repeated(glance, rig, raw):
+    """What was staged of it goes, although Glance does not say in which of its stores it is."""
+    path = rig.folder / "www" / f"image-{random.getrandbits(64):x}"
+    staged = Path(rig["staging"])
+    with path.open("wb") as file:
+        file.truncate(4 << 30)
+    image = glance.create()
+    glance.fetch(image, "web-download", ["fast"], uri=f"{rig['files']}/{path.name}")
+    until("some of it to be staged", lambda: any(one.stat().st_size for one in staged.iterdir()))
+    os.truncate(path, 0)
+    until("the import to fail", lambda: glance.tasks(image) == ["failure"])
+    until("nothing to be staged", lambda: list(staged.iterdir()) == [])
+    path.write_bytes(raw)
+    glance.fetch(image, "web-download", ["fast"], uri=f"{rig['files']}/{path.name}")
+    until("the image", lambda: glance.show(image)["status"] == "active")
+    glance.settled(image)
+    check_copies(glance, rig, image, raw, ["fast"])
+    path.unlink()
 
 
 def test_location_in_the_http_store(glance, rig, raw, served):

@@ -184,7 +184,7 @@ def test_a_file_that_glance_may_not_read_is_answered_so_in_process(api, shared, 
     )
     os.seteuid(65534)
     try:
-        # Not turned into an answer: the server under Glance says 500.
+        # Glance has no answer to it.
         with pytest.raises(PermissionError):
             store.get(location)
         with pytest.raises(exceptions.Forbidden):

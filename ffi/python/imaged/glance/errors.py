@@ -20,10 +20,11 @@
   without an answer, and on an upload the one that it answers with 503 it calls a timeout of a
   filesystem or a lack of permissions. Those of webob it passes on, with their own words. Instead
   of: an error that says something else.
-* Chose: Invalid, which is a location of no directory or pool of the store, is answered as the
-  drivers in Glance make it answer for what is there and may not be read: 500 on a download and 403
-  on a delete. Because: the image may well be there. Instead of: NotFound, after which a download
-  looks like an empty image, and a delete forgets one whose bytes stay.
+* Chose: Invalid, which is a location of no directory or pool of the store, is answered as what is
+  there and may not be read is in Glance itself: 403 on a delete, and on a download an error of the
+  server's, for which its drivers have no exception: 500. Because: the image may well be there.
+  Instead of: NotFound, after which a download looks like an empty image, and a delete forgets one
+  whose bytes stay.
 """
 
 from __future__ import annotations
