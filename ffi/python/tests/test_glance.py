@@ -10,7 +10,9 @@ import importlib
 import io
 import logging
 import os
+import subprocess
 import sys
+import textwrap
 import types
 
 import pytest
@@ -387,6 +389,29 @@ def test_every_error_of_the_daemon_has_an_exception_of_glance_stores():
         assert type(errors.told(table, imaged.Internal("x"))) is errors.Failed
     # Glance would delete the image.
     assert not isinstance(errors.told(errors.ADD, imaged.NotFound("x")), exceptions.NotFound)
+
+
+@pytest.mark.parametrize("missing", ["webob", "glance_store.exceptions.TimeoutError"])
+def test_the_exceptions_need_neither_glance_nor_the_newest_glance_store(missing):
+    """Without Glance there is no webob; glance_store 5.3 has no TimeoutError."""
+    program = f"""
+        import sys
+        import glance_store.exceptions as theirs
+        if {missing!r} == "webob":
+            sys.modules["webob"] = None
+        else:
+            del theirs.TimeoutError
+        import imaged
+        from imaged.glance import errors
+        for table in (errors.ADD, errors.GET, errors.DELETE):
+            for kind in imaged.errors.CODES.values():
+                told = errors.told(table, kind("100 % of it"), "sha512")
+                assert isinstance(told, (theirs.GlanceStoreException, theirs.BackendException))
+                assert str(told) == "100 % of it"
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_hook_is_there_once_however_often_it_is_made(served):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import hashlib
 import io
 import os
 import subprocess
 import sys
 import tempfile
+import termios
 import textwrap
 import threading
 import uuid
 
 import pytest
+from conftest import until
 
 import imaged
 from imaged import source
@@ -42,6 +45,13 @@ class Answers:
         return answer
 
 
+def waiting(pipe: int) -> int:
+    """How many bytes are in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
 def nothing_is_left(client, id: str) -> None:
     with pytest.raises(imaged.NotFound):
         client.stat("fast", id)
@@ -60,6 +70,8 @@ def test_a_source_that_does_not_block_is_waited_for(client, buffering):
             assert asked.wait(30)
             for at in range(0, len(BYTES), 50_000):
                 end.write(BYTES[at : at + 50_000])
+                # Its reader finds nothing more for now.
+                until(lambda: not waiting(ours))
         whole.set()
 
     thread = threading.Thread(target=write)
