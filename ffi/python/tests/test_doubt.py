@@ -246,6 +246,30 @@ def test_an_empty_image_is_found(rig, monkeypatch):
     assert added[1] == 0 and added[2] == hashlib.md5(b"").hexdigest()
 
 
+def test_any_source_is_known_again(rig, tmp_path):
+    """In pieces of every length, also of none."""
+    if rig.form != "size-unknown":
+        pytest.skip("its size is not told")
+    client = imaged.Client(rig.daemon.socket)
+    for pieces in (
+        [b"", b"x", b"", BYTES[:1023], BYTES[:1024], BYTES[:1025], b""],
+        [bytes([count % 256]) for count in range(500)],
+        [BYTES],
+        [b""],
+        [],
+    ):
+        id, sent = new(), doubt.Sent(None)
+        client.put("fast", id, iter(pieces), watch=sent.see)
+        found = doubt.look(client, "fast", id, "sha512", sent)
+        assert found and found.size == sum(map(len, pieces))
+        other = doubt.Sent(None)
+        for piece in pieces:
+            other.see(bytes(byte ^ 1 for byte in piece))
+        if found.size:
+            assert doubt.look(client, "fast", id, "sha512", other) is None
+            assert client.stat("fast", id).size == found.size
+
+
 def test_glances_user_does_not_notice(api, daemon):
     proxy = Proxy(f"{daemon.open.name}/proxy", daemon.socket)
     api.start("fast:file", fast(daemon, socket=proxy.path))

@@ -56,6 +56,8 @@ class Sent:
 
     def see(self, piece: bytes) -> None:
         """Take a sample of the next bytes, or not: each piece has the same chance."""
+        if not piece:
+            return
         self._pieces += 1
         place = len(self._samples)
         if place >= SAMPLES:
@@ -156,7 +158,7 @@ def _is_free(client: Client, store: str, id: str) -> bool:
 
 def _digests(client: Client, store: str, id: str, algos: list[str], until: float) -> dict[str, str]:
     """Digests of an image that nobody knows them of."""
-    hashes = [hashlib.new(algo) for algo in algos]
+    hashes = [hashlib.new(algo, usedforsecurity=False) for algo in algos]
     with client.get(store, id) as body:
         for piece in body:
             for one in hashes:
@@ -167,7 +169,7 @@ def _digests(client: Client, store: str, id: str, algos: list[str], until: float
 
 def _of_file(file: source.Descriptor, until: float) -> str:
     """The md5 of a file that was sent."""
-    digest = hashlib.md5()
+    digest = hashlib.md5(usedforsecurity=False)
     at, end = file.offset, file.offset + file.size
     while piece := os.pread(file.fd, min(READ, end - at), at):
         digest.update(piece)
