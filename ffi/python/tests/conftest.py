@@ -60,9 +60,11 @@ class Daemon:
             command = [self.program, "serve", "--config-file", self.config, "--socket", self.socket]
             self.process = subprocess.Popen(command, stderr=log)
         client = imaged.Client(self.socket)
+        # All but the one whose directory is missing.
+        wanted = {"fast", "other", "frozen", "small"}
         for _ in range(400):
             try:
-                if {"fast", "frozen"} <= {one.id for one in client.stores() if one.state == "up"}:
+                if wanted <= {one.id for one in client.stores() if one.state == "up"}:
                     client.close()
                     return self
             except imaged.Unreachable:
