@@ -44,6 +44,7 @@ class Body(io.RawIOBase):
         self._connection = connection
         self._failed: errors.Error | None = None
         self._at = self._end = 0
+        self._version = (0, 0)
         #: How many bytes come in all.
         self.size = connection.left
         #: How many the whole image has.
@@ -69,6 +70,10 @@ class Body(io.RawIOBase):
         self._file = connection.descriptor()
         self._connection = None
         self._client._give(connection)
+        self._version = _version(self._file)
+        if self._version[0] != self.total:
+            self._let_go()
+            raise _changed()
 
     def _piece(self, most: int) -> bytes:
         """Some bytes, `most` at most; none at the end, and only there."""
@@ -95,10 +100,12 @@ class Body(io.RawIOBase):
     def _read_file(self, file: int, most: int) -> bytes:
         try:
             piece = os.pread(file, min(most, self._end - self._at), self._at)
+            # Before a byte is passed on: what is still like it was then has not been changed.
+            same = _version(file) == self._version
         except OSError as error:
             raise errors.Unavailable(f"the image cannot be read: {error}") from error
-        if not piece:
-            raise errors.Unavailable("the image has become shorter")
+        if not (piece and same):
+            raise _changed()
         self._at += len(piece)
         if self._at >= self._end:
             self._let_go()
@@ -159,3 +166,15 @@ class Body(io.RawIOBase):
         """Stop reading."""
         self._let_go()
         super().close()
+
+
+def _version(file: int) -> tuple[int, int]:
+    """What differs once the bytes of a file are changed, and not if it is only removed."""
+    found = os.fstat(file)
+    return found.st_size, found.st_mtime_ns
+
+
+def _changed() -> errors.Error:
+    return errors.Mismatch(
+        "the image was changed while it was read; what was read of it is not whole"
+    )

@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 import imaged
+from imaged import wire
 
 BYTES = os.urandom(3_000_001)
 
@@ -134,16 +135,57 @@ def test_one_that_failed_is_not_at_its_end(daemon):
             call()
 
 
-def test_one_that_was_cut_is_not_at_its_end(client, shared):
+def rewritten(path: str) -> None:
+    file = os.open(path, os.O_WRONLY)
+    os.pwrite(file, b"other", 2_000_000)
+    os.close(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.truncate(path, 1000),
+        lambda path: os.truncate(path, 0),
+        lambda path: os.truncate(path, len(BYTES) + 1),
+        rewritten,
+    ],
+    ids=["cut", "emptied", "grown", "rewritten"],
+)
+def test_one_that_is_changed_under_its_reader_is_an_error(client, shared, change):
+    """Where the bytes are read here, as where the daemon reads them."""
     id = client.put("fast", new(), BYTES).id
     body = client.get("fast", id)
-    os.truncate(f"{shared.dir}/fast/{id}", 1000)
-    assert body.read(5000) == BYTES[:1000]
-    for _ in range(2):
-        with pytest.raises(imaged.Unavailable, match="shorter"):
-            body.read(5000)
-    with pytest.raises(imaged.Unavailable, match="shorter"):
-        list(body)
+    assert body.read(500) == BYTES[:500]
+    change(f"{shared.dir}/fast/{id}")
+    for call in (lambda: body.read(500), body.read, lambda: list(body), body.readall):
+        with pytest.raises(imaged.Mismatch, match="changed"):
+            call()
+
+
+def test_one_that_is_changed_as_it_is_handed_over_is_an_error(client, shared, monkeypatch):
+    id = client.put("fast", new(), BYTES).id
+    descriptor = wire.Connection.descriptor
+
+    def changed(self):
+        os.truncate(f"{shared.dir}/fast/{id}", 1000)
+        return descriptor(self)
+
+    monkeypatch.setattr(wire.Connection, "descriptor", changed)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(imaged.Mismatch, match="changed"):
+        client.get("fast", id)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_one_that_is_only_removed_or_renamed_is_read_to_its_end(client, shared):
+    id = client.put("fast", new(), BYTES).id
+    path = f"{shared.dir}/fast/{id}"
+    body = client.get("fast", id)
+    assert body.read(500) == BYTES[:500]
+    os.rename(path, f"{path}-renamed")
+    assert body.read(500) == BYTES[500:1000]
+    os.unlink(f"{path}-renamed")
+    assert body.read() == BYTES[1000:]
 
 
 def test_one_image_is_the_source_of_another(body, client):
