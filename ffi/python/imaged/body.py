@@ -140,6 +140,9 @@ class Body(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         """Fill a buffer, or a part of it; returns how many bytes. 0 are the end."""
         with memoryview(buffer) as view, view.cast("B") as room:
+            # Before anything is read that would be lost.
+            if room.readonly:
+                raise TypeError("a buffer that cannot be written")
             piece = self._piece(len(room))
             room[: len(piece)] = piece
             return len(piece)

@@ -67,6 +67,9 @@ def test_reads_into_buffers(body):
     assert raw.readinto(bytearray()) == 0
     numbers = array.array("I", [0] * 10)
     assert raw.readinto(numbers) == 40 and numbers.tobytes() == BYTES[100:140]
+    for unfit in (b"bytes", "text", None, memoryview(bytearray(10))[::2]):
+        with pytest.raises(TypeError):
+            raw.readinto(unfit)
     large = bytearray(len(BYTES) * 2)
     at = 0
     while count := raw.readinto(memoryview(large)[at:]):
