@@ -47,6 +47,23 @@ def test_a_location_that_cannot_be_read(glance, rig, mode, raw):
 
 
 @pytest.mark.imaged
+def test_an_image_of_another_pool(imaged, rig, raw):
+    """Of one that was the store's, before it got another."""
+    image = imaged.active(raw, "ceph")
+    with rig.configured(lambda text: f"{text}[ceph]\nrbd_store_pool = small\n"):
+        answer = imaged.download(image, 500)
+        assert image in answer.text, answer.text
+        imaged.delete(image, 403)
+        assert imaged.show(image)["status"] == "active"
+        # What is uploaded now goes where the store is now.
+        other = imaged.active(raw, "ceph")
+        assert imaged.download(other).content == raw
+        imaged.delete(other)
+    assert rig.held("ceph") == {image: len(raw)}
+    assert imaged.download(image).content == raw
+
+
+@pytest.mark.imaged
 @pytest.mark.parametrize("store", ["ceph", "fast"])
 def test_a_store_that_may_not_be_written(imaged, rig, raw, store):
     image = imaged.create()
