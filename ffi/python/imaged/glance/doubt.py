@@ -29,6 +29,8 @@ from ..records import Stat
 # Seconds that Glance's caller waits for it. A daemon that is started again is there in a few, and
 # has cleared up after itself.
 PATIENCE = 60.0
+# Bytes a second that it takes more where all of an image has to be read: on a disk that is slow.
+SLOWEST = 100 << 20
 # Seconds between two looks: at first, and at most.
 SOON, LATER = 0.05, 1.0
 # Samples of what was sent, and bytes of each.
@@ -96,13 +98,14 @@ def look(
     because not all of that can be told or would not be `enough`. Raises Unknown.
     """
     until = time.monotonic() + PATIENCE
+    latest = until + sent.size / SLOWEST
     pause = SOON
     while time.monotonic() < until:
         try:
             stat = client.stat(store, id)
-            if not sent.is_image(client, store, id, stat, until):
+            if not sent.is_image(client, store, id, stat, latest):
                 return None
-            told = _told(client, store, id, algo, stat, until) if enough else None
+            told = _told(client, store, id, algo, stat, latest) if enough else None
             if told is None:
                 client.delete(store, id)
             return told
