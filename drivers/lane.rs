@@ -8,21 +8,19 @@
 //! * Chose: a task of its own waits for a place. Because: places are given in turn, and one given to a
 //!   future that nobody polls, such as the read-ahead of a caller who has stopped reading, would be
 //!   lost to all others. Instead of: waiting in the caller's future.
-//! * Chose: what is dropped aside takes no place. Because: it would wait for a store that is busy,
-//!   and a place is the right to begin something. It is bounded all the same: what is dropped was
-//!   opened under a place, and a lane in which too many drops hang begins nothing more. Instead of:
-//!   dropping it where it happens to be, which blocks a worker if closing a file hangs.
+//! * Chose: what is dropped aside takes no place, and has a few threads of its own. Because: it would
+//!   wait for a store that is busy, and a place is the right to begin something. It is bounded all
+//!   the same: what finds no thread waits in a queue, and a lane in which too many drops wait begins
+//!   nothing more. Instead of: dropping it where it happens to be, which blocks a worker if closing
+//!   a file hangs; or a thread for each, of which one hung mount would take a thousand.
 
 use std::{
     cell::Cell,
+    collections::VecDeque,
     fmt,
     ops::Deref,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -37,9 +35,12 @@ use crate::{Error, Kind, Result};
 /// How much longer the caller waits than the queue does.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// As many drops may hang in one lane before it begins nothing more. More than any daemon in health
-/// has at one time, and well below the threads there may be.
+/// As many drops may wait in one lane before it begins nothing more. More than any daemon in health
+/// has at one time.
 const DROPS: usize = 1024;
+
+/// As many threads of one lane drop at a time.
+const DROPPERS: usize = 16;
 
 thread_local! {
     /// Whether this thread is a lane's, and so may block.
@@ -74,7 +75,8 @@ pub struct Lane {
     name: Arc<str>,
     places: usize,
     free: Arc<Semaphore>,
-    dropping: Arc<AtomicUsize>,
+    drops: Arc<Drops>,
+    most_drops: usize,
     patience: Duration,
 }
 
@@ -83,8 +85,14 @@ impl Lane {
     /// together.
     #[must_use]
     pub fn new(name: &str, places: usize, patience: Duration) -> Self {
-        let (free, dropping) = (Arc::new(Semaphore::new(places)), Arc::default());
-        Self { name: name.into(), places, free, dropping, patience }
+        let (free, drops) = (Arc::new(Semaphore::new(places)), Arc::default());
+        Self { name: name.into(), places, free, drops, most_drops: DROPS, patience }
+    }
+
+    /// The same lane, which begins nothing more while `most` drops or more wait or hang.
+    #[must_use]
+    pub fn with_drops(self, most: usize) -> Self {
+        Self { most_drops: most, ..self }
     }
 
     /// Runs `work` on a thread where it may block.
@@ -101,9 +109,9 @@ impl Lane {
             return Err(Error::new(
                 Kind::Unavailable,
                 format!(
-                    "the store hangs: {DROPS} of its files cannot be closed, cannot {doing}: \
+                    "the store hangs: {} of its files cannot be closed, cannot {doing}: \
                      store=`{}`",
-                    self.name
+                    self.most_drops, self.name
                 ),
             ));
         }
@@ -155,17 +163,19 @@ impl Lane {
     }
 
     fn drop_aside(&self, drops: impl FnOnce() + Send + 'static) {
-        let dropping = Dropping::begin(&self.dropping);
-        aside(move || {
-            drops();
-            drop(dropping);
-        });
+        self.drops.push(Box::new(drops));
     }
 
     /// Whether so many drops hang that nothing is begun any more.
     #[must_use]
     pub fn is_clogged(&self) -> bool {
-        self.dropping.load(Ordering::Relaxed) >= DROPS
+        self.drops.count() >= self.most_drops
+    }
+
+    /// Whether nothing runs here and nothing waits to be dropped.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.taken() == 0 && self.drops.count() == 0
     }
 
     /// How many places are taken now.
@@ -213,19 +223,79 @@ fn begin<T: Send + 'static>(
     });
 }
 
-/// One drop that is under way.
-struct Dropping(Arc<AtomicUsize>);
+/// What is to be dropped, in turn, and the threads that are at it.
+#[derive(Default)]
+struct Drops(Mutex<Waiting>);
 
-impl Dropping {
-    fn begin(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<Box<dyn FnOnce() + Send>>,
+    threads: usize,
+}
+
+impl fmt::Debug for Drops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drops").field("count", &self.count()).finish_non_exhaustive()
     }
 }
 
-impl Drop for Dropping {
+impl Drops {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait or are under way.
+    fn count(&self) -> usize {
+        let waiting = self.waiting();
+        waiting.queue.len().saturating_add(waiting.threads)
+    }
+
+    fn push(self: &Arc<Self>, drops: Box<dyn FnOnce() + Send>) {
+        let mut waiting = self.waiting();
+        waiting.queue.push_back(drops);
+        if waiting.threads >= DROPPERS {
+            return;
+        }
+        waiting.threads += 1;
+        drop(waiting);
+        Dropper::begin(self);
+    }
+}
+
+/// One thread that drops what waits, until nothing does.
+struct Dropper {
+    drops: Arc<Drops>,
+    runs: bool,
+}
+
+impl Dropper {
+    fn begin(drops: &Arc<Drops>) {
+        let mut thread = Self { drops: Arc::clone(drops), runs: false };
+        aside(move || {
+            thread.runs = true;
+            while let Some(drops) = thread.next() {
+                drops();
+            }
+        });
+    }
+
+    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        self.drops.waiting().queue.pop_front()
+    }
+}
+
+impl Drop for Dropper {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut waiting = self.drops.waiting();
+        waiting.threads = waiting.threads.saturating_sub(1);
+        // It may have ended by a panic, or have missed what came after its last look. One that never
+        // ran belongs to a runtime that has ended.
+        let again = self.runs && !waiting.queue.is_empty();
+        waiting.threads += usize::from(again);
+        drop(waiting);
+        if again {
+            Self::begin(&self.drops);
+        }
     }
 }
 
@@ -421,18 +491,46 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_whose_drops_hang_begins_nothing_more_and_others_do() {
-        let hung = Lane::new("hung", 2, Duration::from_secs(5));
+        const MOST: usize = 3 * DROPPERS;
+        let hung = Lane::new("hung", 2, Duration::from_secs(5)).with_drops(MOST);
         let well = Lane::new("well", 2, Duration::from_secs(5));
-        hung.dropping.store(DROPS - 1, Ordering::Relaxed);
-        hung.run("read", || Ok(())).await.unwrap();
         let (release, gate) = mpsc::channel();
-        hung.discard(Stuck(Arc::new(Mutex::new(gate))));
+        let gate = Arc::new(Mutex::new(gate));
+        for _ in 1..MOST {
+            hung.discard(Stuck(Arc::clone(&gate)));
+        }
+        hung.run("read", || Ok(())).await.unwrap();
+        hung.discard(Stuck(Arc::clone(&gate)));
+        assert_eq!(hung.drops.waiting().threads, DROPPERS, "the others wait in the queue");
         assert_eq!(hung.run("read", || Ok(())).await.unwrap_err().kind(), Kind::Unavailable);
         well.run("read", || Ok(())).await.unwrap();
         drop(release);
-        while hung.is_clogged() {
+        while !hung.is_idle() {
             tokio::task::yield_now().await;
         }
         hung.run("read", || Ok(())).await.unwrap();
+    }
+
+    /// Panics when it is dropped.
+    struct Broken;
+
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            panic!("planted");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drop_that_panics_keeps_no_other_from_being_dropped() {
+        let lane = Lane::new("a", 1, Duration::from_secs(5));
+        let (tell, told) = mpsc::channel();
+        for _ in 0..2 * DROPPERS {
+            lane.discard(Broken);
+        }
+        lane.discard(Told(tell));
+        lane.run("hear", move || Ok(told.recv().unwrap())).await.unwrap();
+        while !lane.is_idle() {
+            tokio::task::yield_now().await;
+        }
     }
 }
