@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::{fd::AsFd as _, unix::fs::FileTypeExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -114,7 +117,7 @@ impl Source {
         if found.is_dir() {
             return Err(fail(io::ErrorKind::IsADirectory.into()));
         }
-        if found.is_file() {
+        if found.is_file() && tells_its_size(&file, &found).map_err(fail)? {
             let from = (&file).stream_position().map_err(fail)?;
             return Ok(Self::File(file, found.len().saturating_sub(from)));
         }
@@ -134,6 +137,23 @@ impl Source {
             Self::Pipe(_, size) => *size,
         }
     }
+}
+
+/// Whether a regular file holds what it tells. Those of `/proc` say 0 bytes and those of `/sys` a
+/// page, whatever they hold; neither takes any space, and neither knows of holes. They are read to
+/// their end, as a pipe is.
+fn tells_its_size(mut file: &File, found: &fs::Metadata) -> io::Result<bool> {
+    if found.blocks() > 0 {
+        return Ok(true);
+    }
+    if found.len() == 0 {
+        return Ok(file.read_at(&mut [0; 1], 0)? == 0);
+    }
+    // A file that is one hole takes no space either.
+    let stands = file.stream_position()?;
+    let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
+    file.seek(SeekFrom::Start(stands))?;
+    Ok(data != Ok(0))
 }
 
 /// What the reading thread says: the next bytes, the end, or why there is none.

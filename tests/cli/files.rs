@@ -140,3 +140,25 @@ fn a_reader_who_has_had_enough_is_no_failure() {
     assert!(got.status.success());
     assert_eq!(got.stderr, b"");
 }
+
+#[test]
+fn a_file_that_does_not_tell_its_size_is_read_to_its_end() {
+    let daemon = daemon();
+    let enabled = "/sys/kernel/mm/transparent_hugepage/enabled";
+    for (id, file) in [("a", "/proc/cpuinfo"), ("b", "/proc/sys/kernel/ostype"), ("c", enabled)] {
+        let image = fs::read(file).unwrap();
+        let receipt = line(&daemon, &format!("put fast {id} {file} --json")).done().json();
+        assert_eq!(receipt["size"], image.len(), "{file}");
+        assert!(fs::read(daemon.path(&format!("fast/{id}"))).unwrap() == image, "{file}");
+    }
+    // What has no bytes is an image all the same, and so is what has nothing but a hole.
+    for (id, size) in [("empty", 0), ("hole", 5 << 20)] {
+        let path = daemon.path(id);
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let put = format!("put fast {id} {} --json", path.display());
+        let receipt = line(&daemon, &put).done().json();
+        assert_eq!((&receipt["size"], &receipt["stored_bytes"]), (&size.into(), &0.into()));
+    }
+    assert_eq!(line(&daemon, "put fast d /proc/cpuinfo --size 3").code, 1);
+    assert!(!daemon.path("fast/d").exists());
+}
