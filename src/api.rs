@@ -275,12 +275,14 @@ pub struct Call {
     headers: HeaderMap,
     /// Descriptors that came with the head; what is not taken is closed with the call.
     descriptors: Mutex<Vec<std::os::fd::OwnedFd>>,
+    /// More came than this process had numbers for.
+    lost: bool,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         let left = self.descriptors.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Wire::close(std::mem::take(left));
+        self.wire.close(std::mem::take(left));
     }
 }
 
@@ -304,6 +306,13 @@ impl Call {
 
     /// The one descriptor that must have come.
     fn descriptor(&self) -> Result<std::os::fd::OwnedFd> {
+        if self.lost {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "the daemon has as many open files as it may have, and cannot take a descriptor; \
+                 try again, or raise its limit (LimitNOFILE)",
+            ));
+        }
         let mut came = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
         let count = came.len();
         // What is not taken stays, to be closed with the call.
@@ -326,12 +335,12 @@ pub async fn serve(
     wire: Wire,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let mut descriptors = wire.claim();
+    let (mut descriptors, lost) = wire.claim();
     // One that came with bytes is closed unseen; without them it can only be a forgotten header.
     let unasked = !request.headers().contains_key(BODY);
     let surplus = !descriptors.is_empty() && unasked && request.body().is_end_stream();
     if unasked {
-        Wire::close(std::mem::take(&mut descriptors));
+        wire.close(std::mem::take(&mut descriptors));
     }
     let (head, body) = request.into_parts();
     let call = Call {
@@ -340,6 +349,7 @@ pub async fn serve(
         request: request_id(&head.headers),
         headers: head.headers,
         descriptors: Mutex::new(descriptors),
+        lost,
     };
     let routed = route(&head.method, head.uri.path(), head.uri.query());
     let mut allow = routed.is_err().then(|| allow_of(&head.method, head.uri.path())).flatten();
@@ -356,10 +366,14 @@ pub async fn serve(
                 // ends by itself, or undoes it.
                 let waits = matches!(action.role(), None | Some(Role::Reader | Role::Service))
                     && !matches!(action, Action::Copy(..));
+                let _changing = (!waits).then(|| call.wire.change());
                 tokio::select! {
                     done = act(&call, action, &mut body, peer) => done,
                     () = call.wire.gone(), if waits => {
                         Err(Error::new(Kind::Mismatch, "the caller left before the answer"))
+                    }
+                    () = call.daemon.shared.stop.cancelled(), if waits => {
+                        Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"))
                     }
                 }
             }

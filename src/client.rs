@@ -440,7 +440,7 @@ impl Answer {
         mut lease: Lease,
     ) -> Self {
         let descriptors =
-            lease.connection.as_ref().map_or_else(Vec::new, |connection| connection.wire.claim());
+            lease.connection.as_ref().map_or_else(Vec::new, |connection| connection.wire.claim().0);
         let (head, incoming) = response.into_parts();
         let closes = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
         if incoming.is_end_stream() && !closes {

@@ -153,6 +153,10 @@ impl Daemon {
             ("digest_threads", settings.digest_threads != before.digest_threads),
             ("total_window_mib", settings.total_window != before.total_window),
             ("connection_limit", settings.connection_limit != before.connection_limit),
+            (
+                "connection_limit_per_user",
+                settings.connection_limit_per_user != before.connection_limit_per_user,
+            ),
             ("log_format", settings.log_format != before.log_format),
             ("log_level", settings.log_level != before.log_level),
         ] {

@@ -2,6 +2,7 @@
 
 mod peer;
 mod stream;
+mod users;
 
 use std::{
     fs, io,
@@ -18,14 +19,16 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use imaged_drivers::{Error, Kind, Result};
 use nix::fcntl::{Flock, FlockArg};
+use peer::Caller;
 pub use peer::{Peer, Roles};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 pub use stream::{Limits, Stream, Wire};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixListener, UnixStream},
-    sync::{Mutex, Semaphore},
 };
+use tokio_util::sync::CancellationToken;
+use users::{Full, Lanes, Place, Users};
 
 use crate::{api, config, daemon::Daemon};
 
@@ -95,32 +98,15 @@ impl Socket {
     /// Serves callers until the daemon closes, then stops listening. Connections go on as tasks of
     /// the daemon.
     pub async fn serve(self, daemon: &Arc<Daemon>) {
-        let places = Arc::new(Semaphore::new(daemon.settings().connection_limit));
+        let settings = daemon.settings();
+        let users = Users::new(settings.connection_limit, settings.connection_limit_per_user);
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = daemon.shared.closing.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    widen(&stream);
-                    let daemon = Arc::clone(daemon);
-                    match Arc::clone(&places).try_acquire_owned() {
-                        Ok(place) => {
-                            let tasks = daemon.shared.tasks.clone();
-                            tasks.spawn(async move {
-                                daemon.shared.metrics.connections.inc();
-                                converse(Arc::clone(&daemon), stream).await;
-                                daemon.shared.metrics.connections.dec();
-                                drop(place);
-                            });
-                        }
-                        Err(_) => {
-                            daemon.shared.metrics.refused.inc();
-                            tokio::spawn(turn_away(stream));
-                        }
-                    }
-                }
+                Ok((stream, _)) => receive(daemon, &users, stream),
                 Err(error) => {
                     // Out of descriptors, most likely: they come back as connections end.
                     tracing::error!(%error, "cannot accept a connection");
@@ -136,6 +122,35 @@ impl Socket {
     }
 }
 
+/// Gives a new connection to a task of its own, or turns it away.
+fn receive(daemon: &Arc<Daemon>, users: &Users, stream: UnixStream) {
+    widen(&stream);
+    let uid = match stream.peer_cred() {
+        Ok(told) => told.uid(),
+        Err(error) => {
+            tracing::warn!(%error, "a caller cannot be identified");
+            // As one who is nobody's user.
+            u32::MAX
+        }
+    };
+    let (lanes, place) = users.admit(uid);
+    let daemon = Arc::clone(daemon);
+    match place {
+        Ok(place) => {
+            let tasks = daemon.shared.tasks.clone();
+            tasks.spawn(async move {
+                daemon.shared.metrics.connections.inc();
+                converse(&daemon, stream, lanes, place).await;
+                daemon.shared.metrics.connections.dec();
+            });
+        }
+        Err(full) => {
+            daemon.shared.metrics.refused.inc();
+            tokio::spawn(turn_away(stream, lanes, full));
+        }
+    }
+}
+
 fn adopt(listener: StdListener) -> Result<UnixListener> {
     listener
         .set_nonblocking(true)
@@ -146,10 +161,10 @@ fn adopt(listener: StdListener) -> Result<UnixListener> {
 /// The number of `socket_group`, if it is set.
 ///
 /// # Errors
-/// `Invalid` if there is no such group.
+/// `Invalid` if there is no such group; `Unavailable` if nobody can be asked.
 pub fn group_of(settings: &config::Daemon) -> Result<Option<u32>> {
     let Some(group) = &settings.socket_group else { return Ok(None) };
-    peer::group(group).map(Some).ok_or_else(|| {
+    peer::group(group)?.map(Some).ok_or_else(|| {
         Error::new(
             Kind::Invalid,
             format!("there is no such group, make it or name another: socket_group=`{group}`"),
@@ -183,35 +198,23 @@ fn is_socket(meta: &fs::Metadata) -> bool {
 const BUFFER: usize = 16 << 10;
 
 /// Serves one connection to its end.
-async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
+async fn converse(daemon: &Arc<Daemon>, stream: UnixStream, lanes: Lanes, place: Place) {
     let settings = daemon.settings();
-    let peer = match Peer::of(&stream, &settings.roles).await {
-        Ok(peer) => peer,
-        Err(error) => {
-            tracing::warn!(error = %error.chain(), "a caller cannot be identified");
-            return;
-        }
-    };
+    let ids = stream.peer_cred().ok().map(|told| (told.uid(), told.gid()));
     let limits = Limits {
         head: settings.header_timeout,
         idle: settings.idle_timeout,
         stall: settings.stall_timeout,
     };
-    let (stream, wire) = Stream::new(stream, Some(limits));
-    let serving = Arc::clone(&daemon);
-    // Who is calling stays; what they may do is looked up again when the configuration changes.
-    let known = Arc::new(Mutex::new((settings, peer)));
+    let (stream, wire) = Stream::of_daemon(stream, lanes, limits, place);
+    let caller = Arc::new(Caller::new(ids, &wire));
+    // Before anything is read: whoever may pass no descriptors is to be kept from it soon.
+    caller.look_up(&settings).await;
+    let (serving, writing) = (Arc::clone(daemon), wire.clone());
     let service = service_fn(move |request| {
-        let (daemon, known, wire) = (Arc::clone(&serving), Arc::clone(&known), wire.clone());
+        let (daemon, caller, wire) = (Arc::clone(&serving), Arc::clone(&caller), wire.clone());
         async move {
-            let mut known = known.lock().await;
-            let now = daemon.settings();
-            if !Arc::ptr_eq(&known.0, &now) {
-                let peer = known.1.again(&now.roles).await;
-                *known = (now, peer);
-            }
-            let peer = known.1.clone();
-            drop(known);
+            let peer = caller.look_up(&daemon.settings()).await;
             Ok::<_, std::convert::Infallible>(api::serve(daemon, &peer, wire, request).await)
         }
     });
@@ -229,13 +232,7 @@ async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection.as_mut() => ended,
-                () = daemon.shared.stop.cancelled() => {
-                    // A last chance to tell the caller; then the connection is cut.
-                    match tokio::time::timeout(LAST_WORDS, connection).await {
-                        Ok(ended) => ended,
-                        Err(_) => return,
-                    }
-                }
+                () = cut(&daemon.shared.stop, &writing) => return,
             }
         }
     };
@@ -244,8 +241,18 @@ async fn converse(daemon: Arc<Daemon>, stream: UnixStream) {
     }
 }
 
-/// How long an aborted transfer has to tell its caller, at the very end.
+/// Returns when a connection may be cut: the daemon stops, what was being changed has been undone or
+/// finished, and its caller had a moment to read so.
+async fn cut(stop: &CancellationToken, wire: &Wire) {
+    stop.cancelled().await;
+    let _answered = tokio::time::timeout(LAST_WORDS, wire.unchanging()).await.is_ok();
+    tokio::time::sleep(FAREWELL).await;
+}
+
+/// How long an aborted change may take to be undone and answered, at the very end.
 const LAST_WORDS: Duration = Duration::from_secs(15);
+/// How long a caller then has to read its answer.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Bytes of an answer that the system holds until its reader comes. By default they are a fifth of
 /// that, and reader and daemon wait for each other: a download costs a fourth more time, and each
@@ -260,14 +267,21 @@ fn widen(stream: &UnixStream) {
 }
 
 /// Tells a caller that there are too many.
-async fn turn_away(mut stream: UnixStream) {
-    const BODY: &str = "{\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"Unavailable\",\
-                        \"detail\":\"too many connections; raise connection_limit or try again\",\
-                        \"request_id\":\"-\"}";
+async fn turn_away(mut stream: UnixStream, lanes: Lanes, full: Full) {
+    let detail = match full {
+        Full::All => "too many connections; raise connection_limit or try again",
+        Full::User => {
+            "too many connections of this user; raise connection_limit_per_user or try again"
+        }
+    };
+    let body = format!(
+        "{{\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"Unavailable\",\
+         \"detail\":\"{detail}\",\"request_id\":\"-\"}}"
+    );
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{BODY}",
-        BODY.len()
+         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
+        body.len()
     );
     let told = tokio::time::timeout(Duration::from_secs(1), async {
         stream.write_all(answer.as_bytes()).await?;
@@ -276,4 +290,6 @@ async fn turn_away(mut stream: UnixStream) {
     if !matches!(told.await, Ok(Ok(()))) {
         tracing::debug!(fd = ?stream.as_fd(), "a caller too many did not listen");
     }
+    // With all that it sent and nobody read.
+    lanes.sockets.discard(stream);
 }

@@ -57,7 +57,7 @@ pub(super) async fn copy(
     peer: &Peer,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    let wanted = read(body).await?;
+    let wanted = read(call, body).await?;
     let algo = match &wanted.hash_algo {
         Some(name) => name.parse()?,
         None => super::default_algo(call)?,
@@ -83,11 +83,25 @@ fn new_put(call: &Call, id: ImageId, algo: Algo, job: Option<Ticket>) -> Put {
     Put { id, size: None, algo, promises: Vec::new(), request, job, cancel }
 }
 
-async fn read(body: &mut Option<Incoming>) -> Result<Wanted> {
+/// Reads what is wanted. It is small, so all of it has as long as the head of a request has.
+async fn read(call: &Call, body: &mut Option<Incoming>) -> Result<Wanted> {
     let Some(body) = body.take() else {
         return Err(Error::new(Kind::Internal, "the request's body was read twice"));
     };
-    let bytes = Limited::new(body, LARGEST).collect().await.map_err(|error| {
+    let patience = call.daemon.settings().header_timeout;
+    let come = tokio::select! {
+        come = tokio::time::timeout(patience, Limited::new(body, LARGEST).collect()) => come,
+        () = call.daemon.shared.stop.cancelled() => {
+            return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+        }
+    };
+    let Ok(come) = come else {
+        return Err(Error::new(
+            Kind::Timeout,
+            format!("the body did not come within {} s (header_timeout_s)", patience.as_secs()),
+        ));
+    };
+    let bytes = come.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {
             Error::new(Kind::TooLarge, format!("the request has more than {LARGEST} bytes"))
         } else {

@@ -21,7 +21,6 @@ use tokio::{
     task::JoinError,
 };
 
-use self::descriptor::Process;
 use super::{BODY, Call, IMAGE_SIZE, body::Body, default_algo, get::unhex, json};
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +62,9 @@ pub(super) async fn put(
     let inline = body.as_ref().and_then(|body| body.size_hint().exact());
     let descriptor = match call.header(&BODY)? {
         None => None,
-        Some("fd") if inline == Some(0) => Some(descriptor::Source::new(call.descriptor()?).await?),
+        Some("fd") if inline == Some(0) => {
+            Some(descriptor::Source::new(call.descriptor()?, call.wire.lane()).await?)
+        }
         Some("fd") => {
             return Err(Error::new(Kind::Invalid, "with `Imaged-Body: fd` the body is empty"));
         }
@@ -74,16 +75,8 @@ pub(super) async fn put(
             ));
         }
     };
-    let known = match &descriptor {
-        Some(source) => source.size(),
-        None => inline,
-    };
+    let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
     let size = agree(known, call.header(&IMAGE_SIZE)?)?;
-    // Nothing but its end tells how long such an image is, and a caller that dies ends it too.
-    let caller = match &descriptor {
-        Some(descriptor::Source::Pipe(_)) if size.is_none() => Some(process(call)?),
-        _ => None,
-    };
     let job = descriptor.is_some().then(|| {
         call.daemon.shared.jobs.begin("put", &call.request, store.name(), id.as_str(), size)
     });
@@ -108,13 +101,7 @@ pub(super) async fn put(
             let _heard = frames.send(Frame::Waited(since.elapsed())).await;
             let stall = call.daemon.settings().stall_timeout;
             match descriptor {
-                Some(source) => {
-                    source.send(&frames, &window, stall).await?;
-                    // The pipe of a caller that dies may end long before its connection does; that
-                    // is not the end of an image.
-                    let leaving = caller.is_some_and(Process::is_leaving);
-                    if leaving || call.wire.is_gone() { Err(left()) } else { Ok(()) }
-                }
+                Some(source) => source.send(&frames, &window).await,
                 None => send(body, &frames, &window, stall).await,
             }
         };
@@ -140,19 +127,6 @@ pub(super) async fn put(
     json(StatusCode::CREATED, &receipt)
 }
 
-/// The caller's process, which is asked at the end of a pipe.
-fn process(call: &Call) -> Result<Process> {
-    call.wire.pid().and_then(Process::of).ok_or_else(|| {
-        Error::new(
-            Kind::Invalid,
-            format!(
-                "the caller's process cannot be seen from here, so the end of its pipe proves \
-                 nothing: say the image's size in {IMAGE_SIZE}"
-            ),
-        )
-    })
-}
-
 fn left() -> Error {
     Error::new(Kind::Mismatch, "the caller left before the end of the image")
 }
@@ -166,24 +140,38 @@ pub(super) fn joined<T>(joined: Result<Result<T>, JoinError>) -> Result<T> {
 
 /// The size, from what the body says and what the caller says beside it.
 fn agree(known: Option<u64>, said: Option<&str>) -> Result<Option<u64>> {
-    let Some(said) = said else { return Ok(known) };
-    let said = said.parse::<u64>().map_err(|error| {
+    let said = said.map(said_size).transpose()?;
+    let size = match (known, said) {
+        (Some(known), Some(said)) if known != said => {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "the body has another size than the header says: body=`{known}` said=`{said}`"
+                ),
+            ));
+        }
+        _ => said.or(known),
+    };
+    // Offsets in files, objects and images are signed everywhere.
+    match size {
+        Some(size) if i64::try_from(size).is_err() => Err(too_large(&size.to_string())),
+        _ => Ok(size),
+    }
+}
+
+/// A number of bytes in a header; one with too many digits is too large, and no nonsense.
+fn said_size(said: &str) -> Result<u64> {
+    said.parse::<u64>().map_err(|error| {
+        if *error.kind() == std::num::IntErrorKind::PosOverflow {
+            return too_large(said);
+        }
         Error::new(Kind::Invalid, format!("no number of bytes: {IMAGE_SIZE}=`{said}`"))
             .because(error)
-    })?;
-    if i64::try_from(said).is_err() {
-        return Err(Error::new(
-            Kind::TooLarge,
-            format!("no store takes an image as large as that: {IMAGE_SIZE}=`{said}`"),
-        ));
-    }
-    match known {
-        Some(known) if known != said => Err(Error::new(
-            Kind::Invalid,
-            format!("the body has another size than the header says: body=`{known}` said=`{said}`"),
-        )),
-        _ => Ok(Some(said)),
-    }
+    })
+}
+
+fn too_large(size: &str) -> Error {
+    Error::new(Kind::TooLarge, format!("no store takes an image as large as that: size=`{size}`"))
 }
 
 /// The digests that the caller promises in `Repr-Digest`.

@@ -79,7 +79,7 @@ impl Connection {
         let fail = |source| Error::Unreachable { socket: socket.to_owned(), source };
         let stream = UnixStream::connect(socket).await.map_err(fail)?;
         let peer = stream.peer_cred().map_err(fail)?.pid();
-        let (stream, wire) = Stream::new(stream, None);
+        let (stream, wire) = Stream::of_client(stream);
         let stream = TokioIo::new(Listening { inner: stream, deaf: false });
         let (sender, connection) = http1::handshake(stream)
             .await

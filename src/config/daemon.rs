@@ -21,6 +21,8 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     /// `connection_limit`: connections at a time.
     pub connection_limit: usize,
+    /// `connection_limit_per_user`: connections of one user at a time; half of all if unset.
+    pub connection_limit_per_user: usize,
     /// `header_timeout_s`: for the head of a request to arrive.
     pub header_timeout: Duration,
     /// `idle_timeout_s`: for the next request on a kept connection.
@@ -78,6 +80,7 @@ impl Daemon {
             roles: Vec::new(),
             state_dir: places.state,
             connection_limit: 1024,
+            connection_limit_per_user: 512,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             stall_timeout: Duration::from_secs(60),
@@ -95,14 +98,17 @@ impl Daemon {
     /// Reads the section; what is unset or wrong keeps its default.
     pub(super) fn read(options: &mut Options, places: Places) -> Self {
         let default = Self::at(places);
+        let connection_limit =
+            count(options, "connection_limit", 1, 1 << 20).unwrap_or(default.connection_limit);
         let daemon = Self {
             socket: options.path("socket").unwrap_or(default.socket),
             socket_mode: socket_mode(options).unwrap_or(default.socket_mode),
             socket_group: options.str("socket_group"),
             roles: roles(options),
             state_dir: options.path("state_dir").unwrap_or(default.state_dir),
-            connection_limit: count(options, "connection_limit", 1, 1 << 20)
-                .unwrap_or(default.connection_limit),
+            connection_limit,
+            connection_limit_per_user: count(options, "connection_limit_per_user", 1, 1 << 20)
+                .unwrap_or(connection_limit.div_ceil(2)),
             header_timeout: seconds(options, "header_timeout_s", 1)
                 .unwrap_or(default.header_timeout),
             idle_timeout: seconds(options, "idle_timeout_s", 1).unwrap_or(default.idle_timeout),
@@ -226,6 +232,7 @@ mod tests {
             ("roles", "glance:admin, %monitor:reader"),
             ("state_dir", "/tmp/state"),
             ("connection_limit", "5"),
+            ("connection_limit_per_user", "4"),
             ("header_timeout_s", "1"),
             ("idle_timeout_s", "2"),
             ("stall_timeout_s", "3"),
@@ -250,6 +257,7 @@ mod tests {
                 roles: daemon.roles.clone(),
                 state_dir: "/tmp/state".into(),
                 connection_limit: 5,
+                connection_limit_per_user: 4,
                 header_timeout: Duration::from_secs(1),
                 idle_timeout: Duration::from_secs(2),
                 stall_timeout: Duration::from_secs(3),

@@ -2,18 +2,25 @@
 //!
 //! A stream has no message boundaries, so descriptors are bound to requests by order: the kernel
 //! never delivers one later than the first byte it was sent with, so once a request's head has been
-//! read, every descriptor sent with it is here. While a body is read, descriptors are not asked
-//! for, and the kernel closes what comes with it.
+//! read, every descriptor sent with it is here. One that comes later, with a body, is closed.
+//!
+//! **No descriptor of a caller is closed on a thread of the runtime**, for closing may hang with the
+//! filesystem that the caller chose. So every receive has room for all that one message can carry:
+//! what finds no room, the kernel closes there and then. And what has not been received when a
+//! connection ends, the kernel closes with the socket: so that is closed on the caller's lane too.
 //!
 //! # Decisions
 //! * Chose: room for as many descriptors as one message can carry (253), then our own limit.
-//!   Because: a smaller room truncates, and what was installed before the truncation must still be
-//!   found and closed. Instead of: trusting the truncation flag.
+//!   Because: a smaller room truncates. Instead of: trusting the truncation flag.
+//! * Chose: while too many of a user's descriptors wait to be closed, bytes are looked at before they
+//!   are read, and a connection that brings another descriptor ends unread. Because: looking takes
+//!   nothing, so nothing has to be closed. Instead of: reading none of that user's connections,
+//!   which lets one file that hangs stop a user whose other requests have none.
 //! * Chose: the timers of head, idle and stalled connections here. Because: hyper's own head timer
 //!   also runs on an idle kept connection. Instead of: one limit for two different things.
-//! * Chose: descriptors are looked at, read and closed on threads of one bounded lane, whoever sent
-//!   them. Because: any of these calls may hang, with the filesystem that the caller chose. Instead
-//!   of: closing them where they are dropped, which lets a caller without any role stop the daemon.
+//! * Chose: descriptors are looked at, read and closed on a few threads of the caller's user, and
+//!   sockets are closed on a few others. Because: any of these calls may hang. Instead of: one lane for all, which
+//!   lets a caller without any role stop everybody's uploads by descriptor.
 
 use std::{
     collections::VecDeque,
@@ -21,12 +28,13 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use imaged_drivers::lane::Lane;
+use imaged_drivers::lane::{Aside, Lane};
+use nix::{libc, setsockopt_impl, sys::socket::setsockopt};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{
@@ -37,18 +45,20 @@ use rustix::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::UnixStream,
+    sync::watch,
     time::{Instant, Sleep},
 };
+
+use super::users::{Lanes, Place};
 
 /// As many descriptors as Linux sends with one message.
 const SCM_MAX_FD: usize = 253;
 
+/// As many bytes are read at a time.
+const READ: usize = 16 << 10;
+
 /// As many unclaimed descriptors as a connection may hold.
 const UNCLAIMED: usize = 4;
-
-/// Calls that touch descriptors of callers.
-static DESCRIPTORS: LazyLock<Lane> =
-    LazyLock::new(|| Lane::new("descriptors of callers", 64, Duration::from_secs(10)));
 
 /// How often a peer who waits for an answer is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -75,11 +85,32 @@ enum Phase {
     Serving,
 }
 
+/// A connection's socket, and what is held until it is closed.
+#[derive(Debug)]
+struct Held {
+    // Let go of in this order.
+    stream: UnixStream,
+    _place: Option<Place>,
+}
+
 /// What the service and the stream of one connection tell each other.
 #[derive(Clone, Debug)]
 pub struct Wire {
     state: Arc<Mutex<State>>,
-    inner: Weak<UnixStream>,
+    inner: Weak<Aside<Held>>,
+    lane: Lane,
+    /// Whether the request that is being served changes something.
+    changing: Arc<watch::Sender<bool>>,
+}
+
+/// Until this is dropped, the request that is being served changes something.
+#[derive(Debug)]
+pub struct Changing(Arc<watch::Sender<bool>>);
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 #[derive(Debug)]
@@ -87,27 +118,44 @@ struct State {
     phase: Phase,
     /// Came, and no request has claimed them.
     came: VecDeque<OwnedFd>,
+    /// Some came for which this process had no number left.
+    lost: bool,
     /// To be sent with the next bytes.
     leaving: Option<OwnedFd>,
+    lane: Lane,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        Wire::close(self.came.drain(..).chain(self.leaving.take()).collect());
+        close(&self.lane, self.came.drain(..).chain(self.leaving.take()).collect());
+    }
+}
+
+/// Closes descriptors, and does not wait for it.
+fn close(lane: &Lane, descriptors: Vec<OwnedFd>) {
+    if !descriptors.is_empty() {
+        lane.discard(descriptors);
     }
 }
 
 impl Wire {
-    /// Where to touch a descriptor that came from a caller.
+    /// Where to touch a descriptor that came from the caller.
     #[must_use]
-    pub fn lane() -> &'static Lane {
-        &DESCRIPTORS
+    pub fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Closes descriptors, and does not wait for it.
-    pub fn close(descriptors: Vec<OwnedFd>) {
-        if !descriptors.is_empty() {
-            DESCRIPTORS.discard(descriptors);
+    pub fn close(&self, descriptors: Vec<OwnedFd>) {
+        close(&self.lane, descriptors);
+    }
+
+    /// Whether the peer may pass descriptors: one who may not is refused by the kernel when it tries,
+    /// where the kernel can (Linux 6.16).
+    pub fn admit_descriptors(&self, admit: bool) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        if let Err(error) = setsockopt(&inner.stream, PassRights, &admit) {
+            tracing::debug!(%error, "this kernel lets every caller pass descriptors");
         }
     }
 
@@ -115,13 +163,14 @@ impl Wire {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A head has been read: gives the descriptors that came with it. From here to
-    /// [`Wire::finished`] no descriptor is taken.
+    /// A head has been read: gives the descriptors that came with it, and whether more came than
+    /// this process had numbers for. Those that come from here to [`Wire::finished`] are closed.
     #[must_use]
-    pub fn claim(&self) -> Vec<OwnedFd> {
+    pub fn claim(&self) -> (Vec<OwnedFd>, bool) {
         let mut state = self.state();
         state.phase = Phase::Serving;
-        state.came.drain(..).collect()
+        let lost = std::mem::take(&mut state.lost);
+        (state.came.drain(..).collect(), lost)
     }
 
     /// The message is over; the next bytes are another's head.
@@ -132,13 +181,21 @@ impl Wire {
     /// Sends `descriptor` with the next bytes, which must be a head.
     pub fn send(&self, descriptor: OwnedFd) {
         let other = self.state().leaving.replace(descriptor);
-        Self::close(other.into_iter().collect());
+        self.close(other.into_iter().collect());
     }
 
-    /// The number of the process that made the connection, if the kernel tells.
+    /// The request that is being served changes something: its caller is to hear what became of it.
     #[must_use]
-    pub fn pid(&self) -> Option<i32> {
-        self.inner.upgrade()?.peer_cred().ok()?.pid()
+    pub fn change(&self) -> Changing {
+        self.changing.send_replace(true);
+        Changing(Arc::clone(&self.changing))
+    }
+
+    /// Returns when no request that changes something is being served.
+    pub async fn unchanging(&self) {
+        let mut changing = self.changing.subscribe();
+        // Its sender is ours, and so is there.
+        let _ended = changing.wait_for(|changing| !changing).await.is_ok();
     }
 
     /// Whether the peer has closed its end altogether. One that has only finished writing is
@@ -146,7 +203,7 @@ impl Wire {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         let Some(inner) = self.inner.upgrade() else { return true };
-        let mut polled = [PollFd::new(&*inner, PollFlags::empty())];
+        let mut polled = [PollFd::new(&inner.stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut polled, Some(&now)).is_err()
             || polled.iter().any(|fd| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR))
@@ -160,10 +217,25 @@ impl Wire {
     }
 }
 
+/// `SO_PASSRIGHTS`: whether what is sent to a socket may bring descriptors. Linux has it since 6.16;
+/// older ones say that they do not know it.
+#[derive(Clone, Copy, Debug)]
+struct PassRights;
+
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+setsockopt_impl!(
+    PassRights,
+    libc::SOL_SOCKET,
+    SO_PASSRIGHTS,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
+
 /// The stream under one connection.
 #[derive(Debug)]
 pub struct Stream {
-    inner: Arc<UnixStream>,
+    inner: Arc<Aside<Held>>,
     wire: Wire,
     limits: Option<Limits>,
     reading: Option<Pin<Box<Sleep>>>,
@@ -171,70 +243,119 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A stream over `inner`, and the wire for those who speak over it. A daemon has `limits`; a
-    /// client has patience.
+    /// A client's stream over `stream`, and the wire for those who speak over it. It has patience.
     #[must_use]
-    pub fn new(inner: UnixStream, limits: Option<Limits>) -> (Self, Wire) {
-        let inner = Arc::new(inner);
-        let state = State { phase: Phase::Idle, came: VecDeque::new(), leaving: None };
-        let wire = Wire { state: Arc::new(Mutex::new(state)), inner: Arc::downgrade(&inner) };
+    pub fn of_client(stream: UnixStream) -> (Self, Wire) {
+        let lane = |what| Lane::new(what, 16, Duration::from_secs(10));
+        let lanes = Lanes { descriptors: lane("descriptors"), sockets: lane("sockets") };
+        Self::new(stream, lanes, None, None)
+    }
+
+    /// The daemon's stream over `stream`, of a caller whose user has these `lanes`. `place` is held
+    /// until the socket is closed.
+    pub(super) fn of_daemon(
+        stream: UnixStream,
+        lanes: Lanes,
+        limits: Limits,
+        place: Place,
+    ) -> (Self, Wire) {
+        Self::new(stream, lanes, Some(limits), Some(place))
+    }
+
+    fn new(
+        stream: UnixStream,
+        lanes: Lanes,
+        limits: Option<Limits>,
+        place: Option<Place>,
+    ) -> (Self, Wire) {
+        let inner = Arc::new(Aside::new(&lanes.sockets, Held { stream, _place: place }));
+        let lane = lanes.descriptors;
+        let state = State {
+            phase: Phase::Idle,
+            came: VecDeque::new(),
+            lost: false,
+            leaving: None,
+            lane: lane.clone(),
+        };
+        let state = Arc::new(Mutex::new(state));
+        let changing = Arc::default();
+        let wire = Wire { state, inner: Arc::downgrade(&inner), lane, changing };
         (Self { inner, wire: wire.clone(), limits, reading: None, writing: None }, wire)
     }
 
-    /// Reads bytes; the kernel closes descriptors that come with them.
-    fn poll_plain(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.inner.poll_read_ready(cx))?;
-            match self.inner.try_read_buf(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other.map(drop)),
-            }
-        }
+    fn socket(&self) -> &UnixStream {
+        &self.inner.stream
     }
 
-    /// Reads bytes and the descriptors that come with them. While too many of other callers cannot
-    /// be closed, none are taken.
+    /// Reads bytes and the descriptors that come with them.
     fn poll_receive(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.inner.poll_read_ready(cx))?;
-            let room = buf.initialize_unfilled_to(buf.remaining().min(16 << 10));
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-            let space = if DESCRIPTORS.is_clogged() { &mut [][..] } else { &mut space[..] };
-            let mut control = RecvAncillaryBuffer::new(space);
-            let got = self.inner.try_io(Interest::READABLE, || {
-                let into = &mut [IoSliceMut::new(room)];
-                Ok(recvmsg(self.inner.as_fd(), into, &mut control, RecvFlags::CMSG_CLOEXEC)?)
+            ready!(self.socket().poll_read_ready(cx))?;
+            let got = self.socket().try_io(Interest::READABLE, || {
+                let mut most = buf.remaining().min(READ);
+                if self.wire.lane.is_clogged() {
+                    most = self.without_descriptors(buf.initialize_unfilled_to(most))?;
+                }
+                self.receive(buf.initialize_unfilled_to(most))
             });
-            let got = match got {
+            let bytes = match got {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 other => other?,
             };
-            let mut state = self.wire.state();
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    state.came.extend(descriptors);
-                }
-            }
-            if got.flags.contains(ReturnFlags::CTRUNC) && DESCRIPTORS.is_clogged() {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::ResourceBusy,
-                    "a descriptor came while too many others cannot be closed",
-                )));
-            }
-            if state.came.len() > UNCLAIMED {
-                Wire::close(state.came.drain(..).collect());
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "more descriptors than a request can claim",
-                )));
-            }
-            if got.bytes > 0 && state.phase == Phase::Idle {
-                state.phase = Phase::Head(Instant::now());
-            }
-            drop(state);
-            buf.advance(got.bytes);
+            buf.advance(bytes);
             return Poll::Ready(Ok(()));
         }
+    }
+
+    /// How many bytes can be read into `room` before a descriptor comes; an error if one comes with
+    /// the first. Takes nothing, so that nothing has to be closed.
+    fn without_descriptors(&self, room: &mut [u8]) -> io::Result<usize> {
+        let flags = RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC;
+        let mut nothing = RecvAncillaryBuffer::new(&mut []);
+        let got = recvmsg(self.socket(), &mut [IoSliceMut::new(room)], &mut nothing, flags)?;
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "a descriptor came while too many others of this user cannot be closed",
+            ));
+        }
+        Ok(got.bytes)
+    }
+
+    /// Receives bytes, and keeps or closes the descriptors that come with them.
+    fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(room)];
+        let got = recvmsg(self.socket(), into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let mut came = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                came.extend(descriptors);
+            }
+        }
+        let mut state = self.wire.state();
+        if state.phase == Phase::Serving {
+            drop(state);
+            self.wire.close(came);
+            return Ok(got.bytes);
+        }
+        // There was room for all: this process has as many open files as it may have.
+        state.lost |= got.flags.contains(ReturnFlags::CTRUNC);
+        state.came.extend(came);
+        if state.came.len() > UNCLAIMED {
+            let many = state.came.drain(..).collect();
+            drop(state);
+            self.wire.close(many);
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more descriptors than a request can claim",
+            ));
+        }
+        if got.bytes > 0 && state.phase == Phase::Idle {
+            state.phase = Phase::Head(Instant::now());
+        }
+        Ok(got.bytes)
     }
 
     /// When a read that has just stopped must go on. While a request is served there is no clock
@@ -268,8 +389,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let serving = this.wire.state().phase == Phase::Serving;
-        let read = if serving { this.poll_plain(cx, buf) } else { this.poll_receive(cx, buf) };
+        let read = this.poll_receive(cx, buf);
         if read.is_ready() {
             this.reading = None;
             return read;
@@ -321,7 +441,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(shutdown(&*self.inner, Shutdown::Write)?))
+        Poll::Ready(Ok(shutdown(self.socket(), Shutdown::Write)?))
     }
 }
 
@@ -332,8 +452,8 @@ impl Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.inner.poll_write_ready(cx))?;
-            match self.inner.try_write_vectored(parts) {
+            ready!(self.socket().poll_write_ready(cx))?;
+            match self.socket().try_write_vectored(parts) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return Poll::Ready(other),
             }
@@ -343,23 +463,25 @@ impl Stream {
     /// Writes bytes with the descriptor that is leaving.
     fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.inner.poll_write_ready(cx))?;
+            ready!(self.socket().poll_write_ready(cx))?;
             let mut state = self.wire.state();
             let Some(descriptor) = &state.leaving else {
                 drop(state);
                 return self.poll_plain_write(cx, parts);
             };
-            let sent = self.inner.try_io(Interest::WRITABLE, || {
+            let sent = self.socket().try_io(Interest::WRITABLE, || {
                 let rights = [descriptor.as_fd()];
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 control.push(SendAncillaryMessage::ScmRights(&rights));
-                Ok(sendmsg(self.inner.as_fd(), parts, &mut control, SendFlags::NOSIGNAL)?)
+                Ok(sendmsg(self.socket(), parts, &mut control, SendFlags::NOSIGNAL)?)
             });
             match sent {
                 Ok(count) => {
                     // It went with the first byte.
-                    Wire::close(state.leaving.take().into_iter().collect());
+                    let sent = state.leaving.take().into_iter().collect();
+                    drop(state);
+                    self.wire.close(sent);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,8 +1,10 @@
 //! Callers that are slow, many, large or odd.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::Shutdown,
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
     thread,
 };
 
@@ -147,7 +149,7 @@ fn admitted(daemon: &Daemon) -> Option<Raw> {
 
 #[test]
 fn one_caller_too_many_is_told_so() {
-    let daemon = Daemon::start(&limits("connection_limit = 3\n"));
+    let daemon = Daemon::start(&limits("connection_limit = 3\nconnection_limit_per_user = 3\n"));
     // Those who asked whether it is up may not quite be gone.
     let mut held = Vec::new();
     daemon.wait_until("three callers are served", |d| {
@@ -159,6 +161,168 @@ fn one_caller_too_many_is_told_so() {
     assert_eq!((status, headers["connection"].as_str()), (503, "close"));
     drop(held);
     daemon.wait_until("there is room again", |d| admitted(d).is_some());
+}
+
+/// Opens so many connections as `nobody`, says how many were not turned away, and keeps them.
+const CROWD: &str = r#"
+import socket, sys
+kept = []
+for _ in range(int(sys.argv[2])):
+    one = socket.socket(socket.AF_UNIX)
+    one.settimeout(60)
+    one.connect(sys.argv[1])
+    try:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    except BrokenPipeError:
+        pass  # turned away already, and told so
+    answer = one.recv(1 << 16)
+    if answer.startswith(b"HTTP/1.1 200"):
+        kept.append(one)
+    else:
+        assert b"connection_limit_per_user" in answer, answer
+print(len(kept), flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn one_user_cannot_hold_every_connection() {
+    for (lines, most) in [("", 4), ("connection_limit_per_user = 6\n", 6)] {
+        let lines = format!("socket_mode = 0666\nconnection_limit = 8\n{lines}");
+        let daemon = Daemon::start(&limits(&lines));
+        let mut crowd = Command::new("python3")
+            .args(["-c", CROWD])
+            .arg(&daemon.socket)
+            .arg("12")
+            .uid(65534)
+            .gid(65534)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut kept = String::new();
+        BufReader::new(crowd.stdout.take().unwrap()).read_line(&mut kept).unwrap();
+        assert_eq!(kept.trim().parse(), Ok(most));
+        assert_eq!(daemon.put("fast", "x", b"image").status, 201, "others are served");
+        drop(crowd.stdin.take());
+        crowd.wait().unwrap();
+    }
+}
+
+/// A connection in some state in which its caller does nothing more.
+type State = fn(&mut Raw);
+
+/// The states that a caller can leave a connection in, for ever if it were up to the caller.
+const STATES: [(&str, State); 12] = [
+    ("connected", |_| ()),
+    ("in a head", |raw| raw.send(b"GET /healthz HT")),
+    ("between two requests", |raw| {
+        raw.head("GET", "/healthz", "");
+        assert_eq!(raw.answer("GET").status, 200);
+    }),
+    ("in the second head", |raw| {
+        raw.head("GET", "/healthz", "");
+        assert_eq!(raw.answer("GET").status, 200);
+        raw.send(b"GET");
+    }),
+    ("before the body of an image", |raw| {
+        raw.head("PUT", "/v1/stores/fast/images/a", "content-length: 9\r\n");
+    }),
+    ("in the body of an image", |raw| {
+        raw.head("PUT", "/v1/stores/fast/images/b", "transfer-encoding: chunked\r\n");
+        raw.chunk(b"some");
+    }),
+    ("asked to go on", |raw| {
+        let headers = "content-length: 9\r\nexpect: 100-continue\r\n";
+        raw.head("PUT", "/v1/stores/fast/images/c", headers);
+        assert_eq!(raw.read_head().unwrap().0, 100);
+    }),
+    ("before the body of a copy", |raw| {
+        raw.head("POST", "/v1/stores/fast/images/d", "content-length: 9\r\n");
+    }),
+    ("in the body of a copy", |raw| {
+        raw.head("POST", "/v1/stores/fast/images/e", "transfer-encoding: chunked\r\n");
+        raw.chunk(b"{");
+    }),
+    ("in a body that nobody wants", |raw| {
+        raw.head("GET", "/v1/stores", "content-length: 9\r\n");
+    }),
+    ("in the body of a refused request", |raw| {
+        raw.head("PUT", "/v1/stores/none/images/f", "content-length: 9\r\n");
+    }),
+    ("with an image to read", |raw| raw.head("GET", "/v1/stores/fast/images/large", "")),
+];
+
+#[test]
+fn every_state_of_a_connection_has_a_deadline() {
+    let lines = "header_timeout_s = 1\nidle_timeout_s = 1\nstall_timeout_s = 1\n";
+    let daemon = Daemon::start(&limits(lines));
+    daemon.put("fast", "large", &noise(32 << 20, 1));
+    let left: Vec<_> = STATES
+        .iter()
+        .map(|(name, leave)| {
+            let mut raw = Raw::connect(&daemon.socket);
+            leave(&mut raw);
+            (name, raw)
+        })
+        .collect();
+    // Only the one who asks is connected then.
+    daemon.wait_until("all of them were ended", |daemon| {
+        let metrics = String::from_utf8(daemon.ask("GET", "/metrics").body).unwrap();
+        metrics.contains("\nimaged_connections 1\n")
+    });
+    for (name, mut raw) in left {
+        let mut rest = Vec::new();
+        let ended = raw.stream.read_to_end(&mut rest);
+        assert!(ended.is_ok() || !rest.is_empty() || *name == "connected", "{name}: {ended:?}");
+    }
+    daemon.settle();
+    assert_eq!(daemon.files("fast"), ["large"]);
+}
+
+#[test]
+fn a_copys_body_that_trickles_in_is_given_up() {
+    let daemon = Daemon::start(&limits("header_timeout_s = 1\n"));
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.head("POST", "/v1/stores/fast/images/x", "content-length: 60000\r\n");
+    thread::scope(|scope| {
+        let mut drip = raw.stream.try_clone().unwrap();
+        scope.spawn(move || while drip.write_all(b" ").is_ok() {});
+        let answer = raw.answer("POST");
+        let code = answer.code();
+        // Unless the machine was so fast that all of it came, which then is no JSON.
+        assert!(matches!(code.as_str(), "Timeout" | "Invalid"), "{answer:?}");
+        raw.stream.shutdown(Shutdown::Both).unwrap();
+    });
+}
+
+#[test]
+fn a_daemon_that_stops_waits_for_no_body() {
+    let mut daemon = Daemon::start(&limits("drain_timeout_s = 0\n"));
+    daemon.put("fast", "large", &noise(32 << 20, 1));
+    let mut left: Vec<_> = STATES
+        .iter()
+        .map(|(_, leave)| {
+            let mut raw = Raw::connect(&daemon.socket);
+            leave(&mut raw);
+            raw
+        })
+        .collect();
+    let mut copy = Raw::connect(&daemon.socket);
+    copy.head("POST", "/v1/stores/fast/images/x", "content-length: 9\r\n");
+    let mut upload = Raw::connect(&daemon.socket);
+    upload.head("PUT", "/v1/stores/fast/images/y", "content-length: 9\r\n");
+    daemon.wait_until("both are served", |daemon| {
+        daemon.log().contains("serves") && daemon.ask("GET", "/healthz").status == 200
+    });
+    daemon.stop();
+    // Whoever was changing something is told.
+    for (method, raw) in [("POST", &mut copy), ("PUT", &mut upload)] {
+        let answer = raw.answer(method);
+        assert_eq!((answer.status, answer.code()), (503, "Unavailable".to_owned()), "{method}");
+    }
+    left.clear();
+    assert_eq!(daemon.files("fast"), ["large"]);
+    assert_eq!(daemon.files("state/journal"), [""; 0]);
 }
 
 #[test]

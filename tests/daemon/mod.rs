@@ -10,4 +10,5 @@ mod limits;
 mod protocol;
 mod roles;
 mod signals;
+mod sources;
 mod volumes;

@@ -130,3 +130,62 @@ fn the_socket_has_the_mode_and_group_that_were_asked_for() {
     let meta = fs::metadata(&daemon.socket).unwrap();
     assert_eq!((meta.mode() & 0o777, meta.gid()), (0o620, 65534));
 }
+
+/// Name services that fail for as long as the file that `$BROKEN` names is there.
+const BROKEN_NAMES: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int getpwuid_r(uid_t uid, struct passwd *room, char *text, size_t size, struct passwd **found) {
+    int (*real)(uid_t, struct passwd *, char *, size_t, struct passwd **) =
+        dlsym(RTLD_NEXT, "getpwuid_r");
+    if (access(getenv("BROKEN"), F_OK) == 0) {
+        *found = NULL;
+        return errno = EIO;
+    }
+    return real(uid, room, text, size, found);
+}
+"#;
+
+#[test]
+fn a_name_service_that_fails_takes_nobodys_role_away() {
+    let home = Daemon::home();
+    let (source, library) = (home.path().join("names.c"), home.path().join("names.so"));
+    fs::write(&source, BROKEN_NAMES).unwrap();
+    let mut build = Command::new("cc");
+    build.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl");
+    assert!(build.status().unwrap().success());
+    let broken = home.path().join("broken");
+    fs::write(&broken, "").unwrap();
+    let config =
+        format!("{STORES}[imaged]\nsocket_mode = 0666\nroles = nobody:admin, %65534:reader\n");
+    let env = [("LD_PRELOAD", library.to_str().unwrap()), ("BROKEN", broken.to_str().unwrap())];
+    let daemon = Daemon::start_in(home, &config, &env);
+    let mut nobody = Command::new("python3")
+        .args(["-c", KEPT])
+        .arg(&daemon.socket)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut to, from) = (nobody.stdin.take().unwrap(), nobody.stdout.take().unwrap());
+    let mut from = BufReader::new(from).lines();
+    let mut ask = |line: &str| {
+        writeln!(to, "{line}").unwrap();
+        from.next().unwrap().unwrap()
+    };
+    assert_eq!(ask("GET /healthz"), "200");
+    assert_eq!(ask("GET /v1/stores"), "200", "a grant by number needs no name");
+    assert_eq!(ask("DELETE /v1/stores/small/images/x"), "503", "not 403: nobody knows");
+    assert_eq!(ask("DELETE /v1/stores/small/images/x"), "503");
+    fs::remove_file(&broken).unwrap();
+    assert_eq!(ask("DELETE /v1/stores/small/images/x"), "404", "on the same connection");
+    drop(to);
+    nobody.wait().unwrap();
+}

@@ -60,12 +60,19 @@ impl Daemon {
 
     /// Starts one in a directory that is there already, with these variables.
     pub(crate) fn start_in(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
-        let socket = dir.path().join("socket");
         let path = dir.path().display().to_string();
         let ours = if config.contains("[imaged]") { "" } else { "[imaged]\n" };
         let text = format!("{config}\n{ours}state_dir = {{dir}}/state\n").replace("{dir}", &path);
         fs::write(dir.path().join("conf"), text).unwrap();
-        let child = spawn(dir.path(), env);
+        let mut command = Command::new(IMAGED);
+        command.envs(env.iter().copied());
+        Self::start_by(dir, command)
+    }
+
+    /// Starts one by `command`, in a directory that has its `conf` already.
+    pub(crate) fn start_by(dir: TempDir, command: Command) -> Self {
+        let socket = dir.path().join("socket");
+        let child = spawn(dir.path(), command);
         let mut daemon = Self { dir, socket, child };
         daemon.wait_until_ready();
         daemon
@@ -74,7 +81,9 @@ impl Daemon {
     /// Starts it again after its end, in the same directory.
     pub(crate) fn restart(mut self, env: &[(&str, &str)]) -> Self {
         self.child.wait().unwrap();
-        self.child = spawn(self.dir.path(), env);
+        let mut command = Command::new(IMAGED);
+        command.envs(env.iter().copied());
+        self.child = spawn(self.dir.path(), command);
         self.wait_until_ready();
         self
     }
@@ -182,15 +191,14 @@ impl Daemon {
     }
 }
 
-fn spawn(dir: &Path, env: &[(&str, &str)]) -> Child {
+fn spawn(dir: &Path, mut command: Command) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
-    Command::new(IMAGED)
+    command
         .arg("serve")
         .arg("--config-file")
         .arg(dir.join("conf"))
         .arg("--socket")
         .arg(dir.join("socket"))
-        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -1,285 +1,229 @@
-//! An image that comes as a descriptor: a regular file from its current offset, or a pipe.
+//! An image that comes as a descriptor of a regular file, from its current offset to its end.
+//!
+//! **What is stored is the file as it was when it was passed**: its size and times are compared at the
+//! end with those at the start, and a file that has changed meanwhile is refused. So neither the end
+//! of a file nor a hole in it can be mistaken for what a change has made of it.
 //!
 //! # Decisions
-//! * Chose: at the end of a pipe of unknown size, ask the kernel whether the caller is exiting.
-//!   Because: it marks a process before it closes its descriptors one after the other, in no order
-//!   that can be relied upon, so the connection may hang up long after the pipe has ended. Instead
-//!   of: waiting a moment for the hang-up.
+//! * Chose: the time of change (`ctime`) beside size and time of writing. Because: whoever writes may
+//!   set the latter back, not the former. It also changes when the file gets another mode or name,
+//!   which then looks like a change of its bytes. Instead of: trusting the time of writing.
+//! * Chose: regular files only. Because: whether the reads of a pipe wait is a setting of the pipe that
+//!   its owner shares and can change at any time, and so can hold a thread for ever. The bytes of a
+//!   pipe come as the body of the request.
 
 use std::{
-    fs,
     os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
-    time::Duration,
 };
 
+use bytes::Bytes;
 use imaged_drivers::{
     Error, Kind, Result,
-    lane::Aside,
+    lane::{Aside, Lane},
     window::{self, Buffer, CHUNK, Window},
 };
 use rustix::{
     fs::{FileType, Mode, OFlags, SeekFrom, fcntl_getfl, fstat, open, seek, tell},
     io::{Errno, pread},
 };
-use tokio::{net::unix::pipe, sync::mpsc};
+use tokio::sync::mpsc;
 
 use super::deliver;
-use crate::{socket::Wire, store::Frame};
+use crate::store::Frame;
 
-/// What a caller passed. All that touches it runs on the lane of the wire: it may be of a
+/// A file that a caller passed. All that touches it runs on the caller's lane: it may be of a
 /// filesystem that hangs.
-pub(super) enum Source {
-    /// A file, from the first offset up to the second.
-    File(Arc<Aside<OwnedFd>>, u64, u64),
-    /// A pipe, until its end.
-    Pipe(Arc<Aside<OwnedFd>>),
+pub(super) struct Source {
+    file: Arc<Passed>,
+    lane: Lane,
+    /// Where its first byte for us is.
+    from: u64,
+    /// What it was when it came.
+    was: State,
+}
+
+/// A passed file, opened anew where that can be had.
+struct Passed {
+    descriptor: Arc<Aside<OwnedFd>>,
+    /// Its offset is ours: looking for holes moves nobody else's.
+    own: bool,
+}
+
+/// What tells a file that was changed from one that was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    size: u64,
+    written: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Source {
     /// Looks at a descriptor.
-    pub(super) async fn new(descriptor: OwnedFd) -> Result<Self> {
+    pub(super) async fn new(descriptor: OwnedFd, lane: &Lane) -> Result<Self> {
         // Let go of here and not on the lane: nobody needs to wait until it is closed.
-        let descriptor = Arc::new(Aside::new(Wire::lane(), descriptor));
-        let looked = Arc::clone(&descriptor);
-        Wire::lane().run("look at the descriptor", move || Self::look(&looked)).await
+        let descriptor = Arc::new(Aside::new(lane, descriptor));
+        let (came, aside) = (Arc::clone(&descriptor), lane.clone());
+        let looked = on_lane(lane, "look at the passed file", move || look(&came, &aside));
+        let (file, from, was) = looked.await?;
+        Ok(Self { file: Arc::new(file), lane: lane.clone(), from, was })
     }
 
-    fn look(descriptor: &Arc<Aside<OwnedFd>>) -> Result<Self> {
-        let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("the descriptor {why}")));
-        let fail = |error: Errno| Error::io("look at", "the descriptor", error.into());
-        let flags = fcntl_getfl(descriptor).map_err(fail)?;
-        if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
-            return refuse("is not open for reading");
-        }
-        let stat = fstat(descriptor).map_err(fail)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::RegularFile {
-            let from = tell(descriptor).map_err(fail)?;
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            if from > size {
-                return refuse("stands past the end of its file");
-            }
-            return Ok(Self::File(own(descriptor), from, size));
-        }
-        if kind == FileType::Fifo {
-            return Ok(Self::Pipe(Arc::clone(descriptor)));
-        }
-        refuse("is neither a regular file nor a pipe")
-    }
-
-    /// How many bytes will come, where that is known.
-    pub(super) fn size(&self) -> Option<u64> {
-        match self {
-            Self::File(_, from, to) => Some(to - from),
-            Self::Pipe(_) => None,
-        }
+    /// How many bytes will come.
+    pub(super) fn size(&self) -> u64 {
+        self.was.size.saturating_sub(self.from)
     }
 
     /// Moves the bytes into chunks.
-    pub(super) async fn send(
-        self,
-        frames: &mpsc::Sender<Frame>,
-        window: &Window,
-        stall: Duration,
-    ) -> Result<()> {
-        match self {
-            Self::File(file, from, to) => send_file(file, from, to, frames, window).await,
-            Self::Pipe(pipe) => send_pipe(pipe, frames, window, stall).await,
+    pub(super) async fn send(self, frames: &mpsc::Sender<Frame>, window: &Window) -> Result<()> {
+        let (mut at, end) = (self.from, self.was.size);
+        let chunk = window.chunk() as u64;
+        while at < end {
+            let len = usize::try_from((end - at).min(chunk)).unwrap_or(CHUNK);
+            let (file, buffer) = (Arc::clone(&self.file), window.buffer().await?);
+            let read = move || file.read(at, len, buffer);
+            let bytes = on_lane(&self.lane, "read the passed file", read).await?;
+            at = at.saturating_add(len as u64);
+            deliver(frames, bytes).await?;
+        }
+        let (file, was) = (Arc::clone(&self.file), self.was);
+        on_lane(&self.lane, "look at the passed file again", move || file.is_still(was)).await
+    }
+}
+
+/// Runs `work` on the lane of the caller. That the file does not answer is the caller's to mend, and
+/// nothing has been stored.
+async fn on_lane<T: Send + 'static>(
+    lane: &Lane,
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    lane.run(doing, work).await.map_err(|error| {
+        if error.kind() == Kind::Timeout {
+            source_failed(format!("cannot {doing}: it does not answer")).because(error)
+        } else if error.kind() == Kind::Unavailable {
+            let what = format!("cannot {doing}: too many that this user has passed do not answer");
+            Error::new(Kind::Unavailable, what).because(error)
+        } else {
+            error
+        }
+    })
+}
+
+/// The source of the image failed, not the store: its owner mends it and sends the image again.
+fn source_failed(what: String) -> Error {
+    Error::new(Kind::Mismatch, what)
+}
+
+fn failed(doing: &str) -> impl Fn(Errno) -> Error {
+    let doing = doing.to_owned();
+    move |errno| {
+        let error = std::io::Error::from(errno);
+        source_failed(format!("cannot {doing} the passed file: {error}")).because(error)
+    }
+}
+
+/// The file behind a descriptor, where it stands, and what it is now.
+fn look(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, State)> {
+    let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("the descriptor {why}")));
+    let flags = fcntl_getfl(descriptor).map_err(failed("look at"))?;
+    if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
+        return refuse("is not open for reading");
+    }
+    let stat = fstat(descriptor).map_err(failed("look at"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return refuse("is of no regular file: send the bytes as the body");
+    }
+    let from = tell(descriptor).map_err(failed("look at"))?;
+    let file = Passed::open(descriptor, lane);
+    if !file.own && flags.contains(OFlags::DIRECT) {
+        return refuse(
+            "is open with O_DIRECT, and the daemon may not open its file anew: pass one without \
+             O_DIRECT, or send the bytes as the body",
+        );
+    }
+    let was = file.state()?;
+    if from > was.size {
+        return refuse("stands past the end of its file");
+    }
+    Ok((file, from, was))
+}
+
+impl Passed {
+    /// The same file by an open description of our own. Where that cannot be had, as of another
+    /// user's file, the caller's will do.
+    fn open(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Self {
+        let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+        match open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(ours) => Self { descriptor: Arc::new(Aside::new(lane, ours)), own: true },
+            Err(_) => Self { descriptor: Arc::clone(descriptor), own: false },
         }
     }
-}
 
-/// The process of a caller.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Process {
-    pid: i32,
-    /// When it started: numbers are given again.
-    started: u64,
-}
+    fn state(&self) -> Result<State> {
+        let stat = fstat(&*self.descriptor).map_err(failed("look at"))?;
+        Ok(State {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            written: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
+            changed: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
+        })
+    }
 
-impl Process {
-    /// The process `pid`, if `/proc` shows it.
-    pub(super) fn of(pid: i32) -> Option<Self> {
-        // Numbers mean nothing in a `/proc` of other processes than ours.
-        let ours = fs::read_link("/proc/self").ok()?;
-        if ours.to_str()?.parse() != Ok(std::process::id()) {
-            return None;
+    /// `len` bytes from `at` on.
+    fn read(&self, at: u64, len: usize, mut buffer: Buffer) -> Result<Bytes> {
+        if self.is_hole(at, len) {
+            return Ok(window::zeros(len));
         }
-        Some(Self { pid, started: Task::read(&format!("/proc/{pid}/stat"))?.started })
-    }
-
-    /// Whether it is gone, or all of it is on its way out.
-    pub(super) fn is_leaving(self) -> bool {
-        let pid = self.pid;
-        match Task::read(&format!("/proc/{pid}/stat")) {
-            Some(first) if first.started == self.started => {
-                // The first thread may end before the others.
-                first.leaving && threads(pid).all(|path| Task::is_leaving(&path))
-            }
-            _ => true,
-        }
-    }
-}
-
-/// The `stat` files of a process's threads.
-fn threads(pid: i32) -> impl Iterator<Item = String> {
-    let found = fs::read_dir(format!("/proc/{pid}/task"));
-    let names = found.into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.map(move |thread| format!("/proc/{pid}/task/{}/stat", thread.display()))
-}
-
-/// A thread, as the kernel shows it.
-struct Task {
-    leaving: bool,
-    started: u64,
-}
-
-impl Task {
-    fn read(path: &str) -> Option<Self> {
-        /// The kernel's mark of a thread that exits; set before its descriptors are closed.
-        const EXITING: u64 = 0x4;
-        let bytes = fs::read(path).ok()?;
-        let text = String::from_utf8_lossy(&bytes);
-        // The name, in brackets, may hold anything; after it come fields 3 and following.
-        let (_, rest) = text.rsplit_once(')')?;
-        let field = |number: usize| rest.split_whitespace().nth(number - 3);
-        let flags: u64 = field(9)?.parse().ok()?;
-        let dead = matches!(field(3)?, "Z" | "X" | "x");
-        Some(Self { leaving: dead || flags & EXITING != 0, started: field(22)?.parse().ok()? })
-    }
-
-    fn is_leaving(path: &str) -> bool {
-        Self::read(path).is_none_or(|task| task.leaving)
-    }
-}
-
-/// The same file by an open description of our own, so that looking for holes does not move the
-/// caller's offset. Where that cannot be had, the caller's will do.
-fn own(descriptor: &Arc<Aside<OwnedFd>>) -> Arc<Aside<OwnedFd>> {
-    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    match open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(ours) => Arc::new(Aside::new(Wire::lane(), ours)),
-        Err(_) => Arc::clone(descriptor),
-    }
-}
-
-async fn send_file(
-    file: Arc<Aside<OwnedFd>>,
-    mut at: u64,
-    end: u64,
-    frames: &mpsc::Sender<Frame>,
-    window: &Window,
-) -> Result<()> {
-    let chunk = window.chunk() as u64;
-    while at < end {
-        let len = usize::try_from((end - at).min(chunk)).unwrap_or(CHUNK);
-        let (file, mut buffer) = (Arc::clone(&file), window.buffer().await?);
-        let bytes = Wire::lane()
-            .run("read the passed file", move || {
-                let hole = match seek(&file, SeekFrom::Data(at)) {
-                    Ok(data) => data >= at.saturating_add(len as u64),
-                    Err(error) => error == Errno::NXIO,
-                };
-                if hole {
-                    return Ok(window::zeros(len));
+        while buffer.len() < len {
+            let left = len - buffer.len();
+            let from = at.saturating_add(buffer.len() as u64);
+            let room = buffer.room().get_mut(..left).unwrap_or_default();
+            match pread(&*self.descriptor, room, from) {
+                Ok(0) => {
+                    return Err(source_failed(format!(
+                        "the passed file ended early while it was read: end=`{from}`"
+                    )));
                 }
-                while buffer.len() < len {
-                    let left = len - buffer.len();
-                    let from = at.saturating_add(buffer.len() as u64);
-                    let room = buffer.room().get_mut(..left).unwrap_or_default();
-                    match pread(&file, room, from) {
-                        Ok(0) => {
-                            return Err(Error::new(
-                                Kind::Mismatch,
-                                format!("the passed file shrank while it was read: end=`{from}`"),
-                            ));
-                        }
-                        Ok(got) => buffer.filled(got),
-                        Err(Errno::INTR) => {}
-                        Err(error) => {
-                            return Err(Error::io("read", "the passed file", error.into()));
-                        }
-                    }
-                }
-                Ok(buffer.freeze())
-            })
-            .await?;
-        at = at.saturating_add(len as u64);
-        deliver(frames, bytes).await?;
-    }
-    Ok(())
-}
-
-/// The same pipe by an open description of our own, whose reads do not wait: the caller's is left
-/// as it is. Where that cannot be had, as from another user, the caller's will do.
-fn own_pipe(descriptor: &Aside<OwnedFd>) -> std::io::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).or_else(|_| descriptor.try_clone())
-}
-
-async fn send_pipe(
-    pipe: Arc<Aside<OwnedFd>>,
-    frames: &mpsc::Sender<Frame>,
-    window: &Window,
-    stall: Duration,
-) -> Result<()> {
-    let fail = |error| Error::io("read", "the pipe", error);
-    let ours = move || {
-        let pipe = own_pipe(&pipe).and_then(pipe::Receiver::from_owned_fd).map_err(fail)?;
-        Ok(Arc::new(Aside::new(Wire::lane(), pipe)))
-    };
-    let pipe = Wire::lane().run("read the pipe", ours).await?;
-    let mut state = Pipe::Waits;
-    while state != Pipe::Ended {
-        let mut buffer = window.buffer().await?;
-        state = Pipe::Waits;
-        while state == Pipe::Waits {
-            match tokio::time::timeout(stall, pipe.readable()).await {
-                Ok(ready) => ready.map_err(fail)?,
-                Err(late) => {
-                    return Err(Error::new(
-                        Kind::Timeout,
-                        format!("no byte came through the pipe for {} s", stall.as_secs()),
-                    )
-                    .because(late));
-                }
+                Ok(got) => buffer.filled(got),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed("read")(errno)),
             }
-            let pipe = Arc::clone(&pipe);
-            let filled = Wire::lane().run("read the pipe", move || fill(&pipe, buffer));
-            (buffer, state) = filled.await?;
         }
-        if !buffer.is_empty() {
-            deliver(frames, buffer.freeze()).await?;
-        }
+        Ok(buffer.freeze())
     }
-    Ok(())
-}
 
-/// Where a pipe is after a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pipe {
-    /// It holds no byte now.
-    Waits,
-    /// It may hold more than there was room for.
-    Flows,
-    /// No byte will come.
-    Ended,
-}
-
-/// Reads what a pipe holds into `buffer`.
-fn fill(pipe: &pipe::Receiver, mut buffer: Buffer) -> Result<(Buffer, Pipe)> {
-    while !buffer.is_full() {
-        match pipe.try_read(buffer.room()) {
-            Ok(0) => return Ok((buffer, Pipe::Ended)),
-            Ok(got) => buffer.filled(got),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                return Ok((buffer, Pipe::Waits));
+    /// Whether `len` bytes from `at` on are a hole, or past the end of a file that was cut: which of
+    /// the two [`Passed::is_still`] tells.
+    fn is_hole(&self, at: u64, len: usize) -> bool {
+        self.own
+            && match seek(&*self.descriptor, SeekFrom::Data(at)) {
+                Ok(data) => data >= at.saturating_add(len as u64),
+                Err(errno) => errno == Errno::NXIO,
             }
-            Err(error) => return Err(Error::io("read", "the pipe", error)),
-        }
     }
-    Ok((buffer, Pipe::Flows))
+
+    /// Refuses a file that is not as it `was`, or that holds more than it tells.
+    fn is_still(&self, was: State) -> Result<()> {
+        let now = self.state()?;
+        if now != was {
+            return Err(source_failed(format!(
+                "the passed file was changed while it was read: its size was `{}` and is `{}`",
+                was.size, now.size
+            )));
+        }
+        let more = loop {
+            match pread(&*self.descriptor, &mut [0; 1], was.size) {
+                Err(Errno::INTR) => {}
+                other => break other.map_err(failed("read"))?,
+            }
+        };
+        if more > 0 {
+            return Err(source_failed(format!(
+                "the passed file holds more than the `{}` bytes that it tells of, as files of /proc \
+                 do: send the bytes as the body",
+                was.size
+            )));
+        }
+        Ok(())
+    }
 }

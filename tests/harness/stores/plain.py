@@ -1,28 +1,33 @@
 #!/usr/bin/env python3
 """A filesystem as plain as NFS: no unnamed files, no extended attributes, no holes.
 
-    plain.py DIRECTORY links|no-links|unnamed
+    plain.py DIRECTORY links|no-links|unnamed|on-a-device
 
 Mounts itself on DIRECTORY through FUSE (needs root), keeps its files in memory, and says `ready`.
 With `no-links` it has no hard links either; a rename that must not replace works in both. With
-`unnamed` it has unnamed files after all.
+`unnamed` it has unnamed files after all. With `on-a-device` the kernel takes it for one on a block
+device, and so waits when the last holder of a file lets go of it (`release`), whatever signal comes.
 
 Obeys lines on its standard input, each answered by one line:
     plan NTH ERRNO   from now on counts the calls that change something, and fails the NTH with
                      ERRNO (0: none); answers with the calls counted until now, by name
-    hang CALL        from now on calls of this name (`flush` too) get no answer
+    hang CALL        from now on calls of this name (`flush`, `read`, `release` too) get no answer
+    fail CALL ERRNO  from now on calls of this name fail with ERRNO (0: no more)
     held             answers with the number of calls that wait for one
     free             answers them all, and no longer hangs
 The end of its input unmounts it: so does the death of the test that started it.
 """
 
+import atexit
 import ctypes
 import errno
 import os
 import select
 import stat
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 
 (LOOKUP, FORGET, GETATTR, SETATTR) = (1, 2, 3, 4)
@@ -34,7 +39,7 @@ CHANGES = {
     SETATTR: "setattr", UNLINK: "unlink", LINK: "link", WRITE: "write", FSYNC: "fsync",
     FSYNCDIR: "fsyncdir", CREATE: "create", RENAME2: "rename",
 }
-NAMES = {**CHANGES, FLUSH: "flush"}
+NAMES = {**CHANGES, FLUSH: "flush", READ: "read", RELEASE: "release"}
 MAX_WRITE = 1 << 20
 BIG_WRITES, MAX_PAGES = 1 << 5, 1 << 22
 SET_MODE, SET_SIZE, SET_MTIME, SET_MTIME_NOW = 1, 1 << 3, 1 << 5, 1 << 8
@@ -58,7 +63,7 @@ class Node:
 class Plain:
     def __init__(self, kind, device):
         self.kind, self.device = kind, device
-        self.hanging, self.held = set(), []
+        self.hanging, self.held, self.failing = set(), [], {}
         self.nodes = {ROOT: Node(stat.S_IFDIR | 0o755)}
         self.names = {}
         self.next = ROOT + 1
@@ -77,6 +82,8 @@ class Plain:
             self.counted.append(CHANGES[opcode])
             if len(self.counted) == self.nth:
                 raise OSError(self.errno, "")
+        if code := self.failing.get(NAMES.get(opcode)):
+            raise OSError(code, "")
         if opcode == INIT:
             major, minor, ahead, _ = struct.unpack_from("<4I", rest)
             return struct.pack(
@@ -192,6 +199,9 @@ class Plain:
         elif word == "hang":
             self.hanging.update(rest)
             print("hangs", flush=True)
+        elif word == "fail":
+            self.failing[rest[0]] = int(rest[1])
+            print("fails", flush=True)
         elif word == "held":
             print("held", len(self.held), flush=True)
         else:
@@ -229,12 +239,28 @@ class Plain:
             pass  # whoever asked has gone
 
 
+def block_device():
+    """A loop device over a small file; it goes when the filesystem does."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(1 << 20)
+        command = ["losetup", "--find", "--show", file.name]
+        device = subprocess.check_output(command).strip()
+        opened = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        # While it is open or mounted it stays.
+        subprocess.check_call(["losetup", "--detach", device])
+        atexit.register(os.close, opened)
+        return device
+
+
 def main():
     _, directory, kind = sys.argv
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    if libc.mount(b"plain", directory.encode(), b"fuse", 0, options.encode()) != 0:
+    source, system = b"plain", b"fuse"
+    if kind == "on-a-device":
+        source, system = block_device(), b"fuseblk"
+    if libc.mount(source, directory.encode(), system, 0, options.encode()) != 0:
         code = ctypes.get_errno()
         sys.exit(f"cannot mount a FUSE filesystem on {directory}: {os.strerror(code)}")
     plain = Plain(kind, device)
@@ -258,6 +284,8 @@ def main():
                 break  # unmounted
             continue
         plain.take(request)
+    # Unmounting one on a device asks it for a last answer, which nobody here would give.
+    os.close(device)
     libc.umount2(directory.encode(), 2)  # MNT_DETACH
 
 

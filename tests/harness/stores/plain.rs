@@ -21,7 +21,8 @@ impl fmt::Debug for Plain {
 }
 
 impl Plain {
-    /// Mounts one on `directory`, with `links`, `no-links`, or files that are `unnamed`. Needs root.
+    /// Mounts one on `directory`, with `links`, `no-links`, files that are `unnamed`, or
+    /// `on-a-device`. Needs root.
     pub(crate) fn mount(directory: &Path, kind: &str) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harness/stores/plain.py");
         let mut child = Command::new("python3")
@@ -59,6 +60,11 @@ impl Plain {
     /// From now on calls of this name do not return.
     pub(crate) fn hang(&self, call: &str) {
         self.ask(&format!("hang {call}"), "hangs");
+    }
+
+    /// From now on calls of this name fail with `errno`; 0 fails none.
+    pub(crate) fn fail(&self, call: &str, errno: i32) {
+        self.ask(&format!("fail {call} {errno}"), "fails");
     }
 
     /// How many calls hang.
