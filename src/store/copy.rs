@@ -236,7 +236,7 @@ impl Store {
     /// independent of what it was copied from.
     ///
     /// # Errors
-    /// `NotFound` if the image is gone, `Unavailable` if it was cancelled.
+    /// `NotFound` if the image is gone, `Mismatch` if it was cancelled.
     pub fn digest(
         self: &Arc<Self>,
         claim: Claim,
@@ -308,7 +308,8 @@ impl Store {
                 }
                 // A flatten looks itself, and then still has to let go of the image.
                 () = cancelled.cancelled(), if work != Background::Flatten => {
-                    return Ended::Over(Err(Error::new(Kind::Unavailable, "the job was cancelled")));
+                    // Nothing to try again: somebody wanted it ended.
+                    return Ended::Over(Err(Error::new(Kind::Mismatch, "the job was cancelled")));
                 }
             };
             outcome.end(&self.shared.metrics, tried.as_ref().err());

@@ -350,9 +350,46 @@ fn what_cannot_be_looked_at_is_not_told_to_be_missing() {
 #[test]
 fn a_size_that_no_store_can_hold_is_the_callers_fault() {
     let daemon = Daemon::start(STORES);
+    for size in ["9223372036854775808", "18446744073709551613"] {
+        for headers in [
+            format!("content-length: {size}\r\n"),
+            format!("x-openstack-image-size: {size}\r\ntransfer-encoding: chunked\r\n"),
+            format!("x-openstack-image-size: 9{size}\r\ntransfer-encoding: chunked\r\n"),
+        ] {
+            let mut raw = Raw::connect(&daemon.socket);
+            raw.head("PUT", "/v1/stores/fast/images/x", &headers);
+            assert_eq!(raw.read_head().unwrap().0, 413, "{headers}");
+        }
+    }
     let mut raw = Raw::connect(&daemon.socket);
-    let size = "x-openstack-image-size: 9223372036854775808\r\ntransfer-encoding: chunked\r\n";
-    raw.head("PUT", "/v1/stores/fast/images/x", size);
-    let refused = raw.answer("PUT");
-    assert_eq!((refused.status, refused.code()), (413, "TooLarge".to_owned()));
+    raw.head("PUT", "/v1/stores/fast/images/x", "content-length: 9223372036854775808\r\n");
+    assert_eq!(raw.answer("PUT").code(), "TooLarge");
+    daemon.assert_empty();
+}
+
+#[test]
+fn a_job_that_somebody_ended_is_not_to_be_tried_again() {
+    let daemon = Daemon::start(STORES);
+    let source = fs::File::create(daemon.path("cheap/source")).unwrap();
+    source.set_len(200 << 30).unwrap();
+    let at = format!("file://{}", daemon.path("cheap/source").display());
+    let body = serde_json::json!({"source": {"location": at}, "mode": "copy"}).to_string();
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.head("POST", "/v1/stores/fast/images/x", &format!("content-length: {}\r\n", body.len()));
+    raw.send(body.as_bytes());
+    let running = |daemon: &Daemon| {
+        let jobs = daemon.ask("GET", "/v1/jobs").json();
+        let running = jobs["jobs"].as_array().unwrap().iter().find(|job| {
+            job["state"] == "running" && job["id"].as_str().unwrap().starts_with("digest")
+        });
+        running.map(|job| job["id"].as_str().unwrap().to_owned())
+    };
+    daemon.wait_until("its digests are computed", |daemon| running(daemon).is_some());
+    let job = running(&daemon).unwrap();
+    assert_eq!(daemon.ask("DELETE", &format!("/v1/jobs/{job}")).status, 204);
+    let answer = raw.answer("POST");
+    assert_eq!((answer.status, answer.code()), (422, "Mismatch".to_owned()), "{answer:?}");
+    assert!(!answer.headers.contains_key("retry-after"));
+    fs::remove_file(daemon.path("cheap/source")).unwrap();
+    daemon.assert_empty();
 }
