@@ -217,28 +217,53 @@ fn kind_of(error: &io::Error) -> Kind {
         E::EACCES | E::EPERM | E::EROFS => Kind::BackendDenied,
         E::EBUSY | E::ETXTBSY => Kind::InUse,
         E::ETIMEDOUT => Kind::Timeout,
+        // A device that fails, or a filesystem that finds itself broken: the operator mends it.
         E::EIO
+        | E::EUCLEAN
+        | E::EBADMSG
+        | E::EILSEQ
+        | E::ENODATA
+        | E::EREMOTEIO
+        | E::ENOMEDIUM
         | E::ENXIO
         | E::ENODEV
         | E::ESTALE
+        | E::ELOOP
+        // There is not enough of something now.
         | E::EMFILE
         | E::ENFILE
         | E::ENOMEM
+        | E::ENOBUFS
+        | E::ENOLCK
+        | E::EAGAIN
+        // A server does not answer.
         | E::EHOSTDOWN
         | E::EHOSTUNREACH
         | E::ENETUNREACH
+        | E::ENETDOWN
+        | E::ECONNRESET
+        | E::ECONNABORTED
+        | E::ESHUTDOWN
         | E::ENOTCONN
         | E::ECONNREFUSED => Kind::Unavailable,
         _ => Kind::Internal,
     }
 }
 
-/// The errno's own words, without the number that `io::Error` appends.
+/// The errno's own words, without the number that `io::Error` appends, and the remedy where the words
+/// do not say it.
 fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
-        None => error.to_string(),
-    }
+    use nix::errno::Errno as E;
+    let Some(code) = error.raw_os_error().map(E::from_raw) else { return error.to_string() };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most words say enough")]
+    let remedy = match code {
+        E::EMFILE => ", the daemon has as many as it may: raise its limit, LimitNOFILE of its unit",
+        E::ENFILE => ", the system has as many as it may: raise fs.file-max",
+        E::EIO | E::EUCLEAN | E::EBADMSG | E::EREMOTEIO => ", the system's log says what is broken",
+        E::EROFS => ", mount it for writing",
+        _ => "",
+    };
+    format!("{}{remedy}", code.desc().to_lowercase())
 }
 
 #[cfg(test)]
@@ -253,6 +278,22 @@ mod tests {
         assert_eq!(kind(nix::errno::Errno::ENOSPC), Kind::Full);
         assert_eq!(kind(nix::errno::Errno::ENOENT), Kind::NotFound);
         assert_eq!(kind(nix::errno::Errno::EIO), Kind::Unavailable);
+    }
+
+    #[test]
+    fn what_the_operator_can_mend_is_no_defect_and_says_how() {
+        use nix::errno::Errno as E;
+        let told = |errno: E| Error::io("read", "/x", io::Error::from_raw_os_error(errno as i32));
+        for errno in
+            [E::EIO, E::EUCLEAN, E::EBADMSG, E::EMFILE, E::ENFILE, E::ENOMEM, E::ELOOP, E::EAGAIN]
+        {
+            assert_eq!(told(errno).kind(), Kind::Unavailable, "{errno}");
+        }
+        assert_eq!(told(E::EROFS).kind(), Kind::BackendDenied);
+        assert!(told(E::EMFILE).to_string().contains("LimitNOFILE"));
+        assert!(
+            told(E::EIO).to_string().ends_with("i/o error, the system's log says what is broken")
+        );
     }
 
     #[test]
