@@ -12,7 +12,12 @@ use std::{
     fmt,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// The longest time that any option may set: nothing that waits is to outlive those who could mend it,
+/// and a point in time that is further away could not be told.
+pub const LONGEST: Duration = Duration::from_hours(24);
 
 /// The section that all stores fall back to.
 pub const FALLBACK: &str = "backend_defaults";
@@ -278,6 +283,11 @@ impl Options {
         self.number(name, &want, |number| {
             u64::try_from(number).ok().filter(|number| (low..=high).contains(number))
         })
+    }
+
+    /// A time in whole seconds, from `least` up to [`LONGEST`].
+    pub fn seconds(&mut self, name: &str, least: u64) -> Option<Duration> {
+        self.int(name, least..=LONGEST.as_secs()).map(Duration::from_secs)
     }
 
     /// A whole number of either sign.

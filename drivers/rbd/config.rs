@@ -54,13 +54,7 @@ impl Config {
             let used = 1_u64 << mib.ilog2();
             options.note(CHUNK, format!("an object's size is a power of two: {used} is used"));
         }
-        let timeout = match options.signed("rados_connect_timeout") {
-            Some(0) => Timeout::None,
-            Some(seconds) if seconds > 0 => {
-                Timeout::Fixed(Duration::from_secs(seconds.unsigned_abs()))
-            }
-            Some(_) | None => Timeout::Default(PATIENCE),
-        };
+        let timeout = timeout(options);
         Some(Self {
             pool: options.text("rbd_store_pool", "images"),
             user: options.text("rbd_store_user", "admin"),
@@ -76,6 +70,16 @@ impl Config {
                 .and_then(|count| u32::try_from(count).ok())
                 .unwrap_or(4),
         })
+    }
+}
+
+/// `rados_connect_timeout`: 0 is for ever, and what is below leaves it to ceph.conf.
+fn timeout(options: &mut Options) -> Timeout {
+    const NAME: &str = "rados_connect_timeout";
+    match options.signed(NAME) {
+        Some(0) => Timeout::None,
+        Some(1..) => options.seconds(NAME, 1).map_or(Timeout::Default(PATIENCE), Timeout::Fixed),
+        Some(_) | None => Timeout::Default(PATIENCE),
     }
 }
 
@@ -202,6 +206,21 @@ mod tests {
             assert!(problem.unwrap().contains(why), "{value}");
             assert_eq!(features, None);
         }
+    }
+
+    #[test]
+    fn a_time_that_no_clock_tells_is_refused() {
+        for value in ["86401", "9223372036854775807", "18446744073709551615"] {
+            let mut options = Options::of("fast", &[("rados_connect_timeout", value)]);
+            Config::read(&mut options);
+            let problems = options.finish().problems;
+            assert_eq!(problems.len(), 1, "{value}: {problems:?}");
+            assert!(problems[0].to_string().contains("rados_connect_timeout: must be"), "{value}");
+        }
+        assert_eq!(
+            read(&[("rados_connect_timeout", "-9223372036854775808")]).0.timeout,
+            Timeout::Default(PATIENCE)
+        );
     }
 
     #[test]

@@ -62,7 +62,6 @@ pub const HASHES: [&str; 7] = ["sha512", "sha384", "sha256", "sha224", "sha1", "
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-const DAY_S: u64 = 86_400;
 
 impl Default for Daemon {
     fn default() -> Self {
@@ -109,11 +108,12 @@ impl Daemon {
             connection_limit,
             connection_limit_per_user: count(options, "connection_limit_per_user", 1, 1 << 20)
                 .unwrap_or(connection_limit.div_ceil(2)),
-            header_timeout: seconds(options, "header_timeout_s", 1)
+            header_timeout: options
+                .seconds("header_timeout_s", 1)
                 .unwrap_or(default.header_timeout),
-            idle_timeout: seconds(options, "idle_timeout_s", 1).unwrap_or(default.idle_timeout),
-            stall_timeout: seconds(options, "stall_timeout_s", 1).unwrap_or(default.stall_timeout),
-            drain_timeout: seconds(options, "drain_timeout_s", 0).unwrap_or(default.drain_timeout),
+            idle_timeout: options.seconds("idle_timeout_s", 1).unwrap_or(default.idle_timeout),
+            stall_timeout: options.seconds("stall_timeout_s", 1).unwrap_or(default.stall_timeout),
+            drain_timeout: options.seconds("drain_timeout_s", 0).unwrap_or(default.drain_timeout),
             put_window: count(options, "put_window_mib", 1, 1 << 20)
                 .map_or(default.put_window, |mib| mib * MIB),
             get_window: count(options, "get_window_kib", 64, 1 << 20)
@@ -197,10 +197,6 @@ fn roles(options: &mut Options) -> Vec<Grant> {
         }
     }
     grants
-}
-
-fn seconds(options: &mut Options, name: &str, least: u64) -> Option<Duration> {
-    options.int(name, least..=DAY_S).map(Duration::from_secs)
 }
 
 fn count(options: &mut Options, name: &str, least: u64, most: u64) -> Option<usize> {
