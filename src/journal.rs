@@ -255,7 +255,12 @@ impl Claim {
             .lane
             .run("write the journal", move || {
                 write(&new, &text)?;
-                fs::remove_file(&old).map_err(|error| Error::io("remove", old.display(), error))
+                match fs::remove_file(&old) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(Error::io("remove", old.display(), error))
+                    }
+                    _ => Ok(()),
+                }
             })
             .await?;
         if let Some(claimed) = self.journal.0.claims().get_mut(&self.key) {

@@ -49,7 +49,7 @@ pub struct Shown {
     pub read_only: bool,
     /// Whether it can be used.
     pub state: Health,
-    /// Why it is down.
+    /// Why it is down, or, of one that is up, why it can only be read now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What it can do; empty until it could be opened.
@@ -65,7 +65,7 @@ pub struct Shown {
 }
 
 fn show(store: &Store, default: &str) -> Shown {
-    let reason = store.health().err();
+    let down = store.health().err();
     let mut capabilities = serde_json::json!({});
     if let Some(caps) = store.caps() {
         capabilities = serde_json::to_value(caps).unwrap_or_default();
@@ -77,8 +77,8 @@ fn show(store: &Store, default: &str) -> Shown {
         default: store.name() == default,
         weight: store.config.weight,
         read_only: store.config.read_only || store.caps().is_some_and(|caps| !caps.write),
-        state: if reason.is_none() { Health::Up } else { Health::Down },
-        reason,
+        state: if down.is_none() { Health::Up } else { Health::Down },
+        reason: down.or_else(|| Some(format!("reading only: {}", store.reading_only()?))),
         capabilities,
         properties: store.driver().map_or_else(|_| Properties::new(), |d| d.properties()),
         capacity: None,
@@ -123,9 +123,25 @@ pub(super) async fn images(call: &Call, name: &str) -> Result<Response<Body>> {
         text.push(b'\n');
         Ok(text)
     });
-    // A chunk a few hundred lines, not one a line.
-    let chunks = lines.ready_chunks(512).map(|chunk| {
-        chunk.into_iter().collect::<Result<Vec<_>>>().map(|lines| Bytes::from(lines.concat()))
+    // A chunk a few hundred lines, not one a line. What comes before a failure is sent before it.
+    let chunks = lines.ready_chunks(512).flat_map(|chunk| {
+        let (mut lines, mut failed) = (Vec::new(), None);
+        for line in chunk {
+            match line {
+                Ok(line) if failed.is_none() => lines.extend(line),
+                Ok(_) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let lines = Some(Bytes::from(lines)).filter(|lines| !lines.is_empty());
+        stream::iter(lines.map(Ok).into_iter().chain(failed.map(Err)))
+    });
+    let chunks = chunks.then(async |chunk: Result<Bytes>| {
+        if chunk.is_err() {
+            // The connection ends here: what was given to it goes out first.
+            tokio::task::yield_now().await;
+        }
+        chunk
     });
     let mut response = Response::new(Body::lines(chunks.boxed()));
     let kind = HeaderValue::from_static("application/x-ndjson");
