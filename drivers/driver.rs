@@ -50,11 +50,25 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Proves that the backend can be used now, and tells its capacity where it knows.
+    /// Proves that images can be read now, and tells the capacity where it knows. Whether they can be
+    /// written too is for [`Driver::reading_only`] to tell.
     ///
     /// # Errors
-    /// The reason it cannot be used, with the remedy.
+    /// The reason that no image can be read, with the remedy.
     async fn probe(&self) -> Result<Capacity>;
+
+    /// What can be done with each part of a backend that has several, as the last [`Driver::probe`]
+    /// found it. Where some parts cannot be read, only what lies in the others is told: no image is
+    /// called missing while the part that may hold it is down.
+    fn parts(&self) -> Vec<Part> {
+        Vec::new()
+    }
+
+    /// Why nothing can be written or deleted now although images can be read, as the last
+    /// [`Driver::probe`] found it; `None` while both can be done.
+    fn reading_only(&self) -> Option<String> {
+        None
+    }
 
     /// Where the image `id` is if there is one, when that follows from the id alone: who asks for the
     /// image next need not look twice. `None` if it has to be looked for, by [`Driver::locate`].
@@ -203,6 +217,47 @@ pub trait Upload: Send + fmt::Debug {
 /// Is told how much of a long call is done and of how much, in whatever counts there; answers whether
 /// it is to go on.
 pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
+
+/// A part of a backend, such as one of its directories.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is, for people: its kind and its name.
+    pub what: String,
+    /// What can be done with it.
+    pub usable: Usable,
+}
+
+/// What can be done with a part of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Usable {
+    /// Everything that it is for.
+    Up,
+    /// Images in it can be read, and nothing written, for this reason.
+    ReadingOnly(String),
+    /// Nothing, for this reason.
+    Down(String),
+}
+
+impl Usable {
+    /// The state in a word or two.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::ReadingOnly(_) => "reading only",
+            Self::Down(_) => "down",
+        }
+    }
+
+    /// Why it is not up.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Up => None,
+            Self::ReadingOnly(reason) | Self::Down(reason) => Some(reason),
+        }
+    }
+}
 
 /// Facts by name, as JSON values.
 pub type Properties = BTreeMap<String, serde_json::Value>;

@@ -26,8 +26,8 @@ pub mod zeros;
 use std::{fmt, str::FromStr, sync::Arc};
 
 pub use driver::{
-    Body, Capacity, Caps, Committed, Copied, Digests, Driver, ImageId, Listed, Progress,
-    Properties, Reader, Recovered, Source, Span, Stat, Upload,
+    Body, Capacity, Caps, Committed, Copied, Digests, Driver, ImageId, Listed, Part, Progress,
+    Properties, Reader, Recovered, Source, Span, Stat, Upload, Usable,
 };
 pub use error::{Error, Kind, Result};
 
@@ -130,6 +130,18 @@ impl FromStr for Location {
                 Kind::Invalid,
                 "a location is a URI such as file:///var/lib/glance/images/ID",
             )),
+        }
+    }
+}
+
+impl Location {
+    /// The type of the stores that have such locations, as `enabled_backends` spells it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Mem(_) => "mem",
+            Self::Rbd(_) => "rbd",
         }
     }
 }

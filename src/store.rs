@@ -146,6 +146,16 @@ impl Store {
         *health = found;
     }
 
+    /// Why nothing can be written although images can be read, and nobody has asked for that; `None` if
+    /// all can be done, or nothing.
+    #[must_use]
+    pub fn reading_only(&self) -> Option<String> {
+        if self.config.read_only || self.health().is_err() {
+            return None;
+        }
+        self.driver.get()?.reading_only()
+    }
+
     async fn open_backend(&self) -> Result<Capacity> {
         let Some(section) = &self.config.driver else {
             return Err(Error::new(

@@ -9,6 +9,7 @@ use crate::options::{Options, shown};
 
 const DATADIR: &str = "filesystem_store_datadir";
 const DATADIRS: &str = "filesystem_store_datadirs";
+const ALSO: &str = "imaged_also_directories";
 const DEFAULT_DATADIR: &str = "/var/lib/glance/images";
 
 /// A file store's section.
@@ -16,6 +17,8 @@ const DEFAULT_DATADIR: &str = "/var/lib/glance/images";
 pub struct Config {
     /// `filesystem_store_datadir` or `filesystem_store_datadirs`: where images are.
     pub datadirs: Vec<Datadir>,
+    /// `imaged_also_directories`: where images are read and deleted too, and never written.
+    pub also_directories: Vec<PathBuf>,
     /// `filesystem_store_metadata_file`: JSON added to the metadata of locations.
     pub metadata_file: Option<PathBuf>,
     /// `filesystem_store_file_perm`: the mode of images; `None` leaves it to the umask.
@@ -45,6 +48,7 @@ impl Config {
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
             datadirs: vec![Datadir { path: path.into(), priority: 0 }],
+            also_directories: Vec::new(),
             metadata_file: None,
             file_perm: None,
             chunk_size: 64 << 10,
@@ -58,6 +62,7 @@ impl Config {
     /// touched: what is there is for the driver to see when it opens.
     pub fn read(options: &mut Options) -> Option<Self> {
         let datadirs = read_datadirs(options);
+        let also_directories = read_also(options);
         let metadata_file = options.path("filesystem_store_metadata_file");
         let file_perm = options.mode("filesystem_store_file_perm").filter(|mode| *mode != 0);
         if file_perm.is_some_and(|mode| mode & 0o400 == 0) {
@@ -68,13 +73,13 @@ impl Config {
         }
         let chunk_size = options.int("filesystem_store_chunk_size", 1..=u64::MAX);
         let thin = options.bool("filesystem_thin_provisioning");
-        let timeout = options.int("filesystem_store_timeout", 0..=u64::from(u32::MAX));
+        let timeout = options.seconds("filesystem_store_timeout", 0);
         let threads = options.int("filesystem_store_thread_pool_size", 1..=1024);
         options.no_longer_matters(
             "filesystem_store_threadpool_threshold",
             "the threads of a store are counted, and their use is in the metrics",
         );
-        let mut config = Self { metadata_file, file_perm, ..Self::at("") };
+        let mut config = Self { also_directories, metadata_file, file_perm, ..Self::at("") };
         config.datadirs = datadirs?;
         if let Some(bytes) = chunk_size {
             config.chunk_size = bytes;
@@ -82,8 +87,8 @@ impl Config {
         if let Some(on) = thin {
             config.thin = on;
         }
-        if let Some(seconds) = timeout.filter(|seconds| *seconds > 0) {
-            config.timeout = Duration::from_secs(seconds);
+        if let Some(patience) = timeout.filter(|patience| !patience.is_zero()) {
+            config.timeout = patience;
         }
         if let Some(count) = threads.and_then(|count| usize::try_from(count).ok()) {
             config.threads = count;
@@ -141,6 +146,26 @@ fn read_datadirs(options: &mut Options) -> Option<Vec<Datadir>> {
     (whole && !datadirs.is_empty()).then_some(datadirs)
 }
 
+/// The directories that are only read and deleted in, between commas or on lines of their own.
+fn read_also(options: &mut Options) -> Vec<PathBuf> {
+    let entries = options.multi(ALSO);
+    let mut found = Vec::<PathBuf>::new();
+    for entry in entries.iter().flat_map(|entry| entry.split(',')).map(str::trim) {
+        match checked(entry) {
+            _ if entry.is_empty() => {}
+            Err(why) => options.fail(ALSO, format!("{why}: value={}", shown(entry))),
+            Ok(path) if path.components().count() < 2 => {
+                let what = "must be a directory of images, not the root of all files";
+                options.fail(ALSO, format!("{what}: value={}", shown(entry)));
+            }
+            // Named twice says nothing else than named once.
+            Ok(path) if found.contains(&path) => {}
+            Ok(path) => found.push(path),
+        }
+    }
+    found
+}
+
 /// `path[:priority]`.
 fn prioritized(entry: &str) -> Result<Datadir, &'static str> {
     let Some((path, priority)) = entry.rsplit_once(':') else {
@@ -150,7 +175,7 @@ fn prioritized(entry: &str) -> Result<Datadir, &'static str> {
         "" => 0,
         digits => digits.parse().map_err(
             |_not_a_number: std::num::ParseIntError| {
-                "after the last colon comes a priority, a whole number that is not negative"
+                "after the last colon comes a priority, a whole number from 0 to 4294967295"
             },
         )?,
     };
@@ -198,6 +223,8 @@ mod tests {
     fn every_option_is_read() {
         let (config, problems) = read(&[
             ("filesystem_store_datadir", "/srv/images"),
+            ("imaged_also_directories", "/old/images, /mnt/disk2/images,"),
+            ("imaged_also_directories", "/old/images"),
             ("filesystem_store_metadata_file", "/etc/glance/meta.json"),
             ("filesystem_store_file_perm", "640"),
             ("filesystem_store_chunk_size", "1048576"),
@@ -211,6 +238,7 @@ mod tests {
             config,
             Some(Config {
                 datadirs: vec![Datadir { path: "/srv/images".into(), priority: 0 }],
+                also_directories: vec!["/old/images".into(), "/mnt/disk2/images".into()],
                 metadata_file: Some("/etc/glance/meta.json".into()),
                 file_perm: Some(0o640),
                 chunk_size: 1 << 20,
@@ -267,6 +295,7 @@ mod tests {
             ("filesystem_store_datadirs", "/d/../e"),
             ("filesystem_store_datadirs", "/f#g"),
             ("filesystem_store_datadirs", ":5"),
+            ("imaged_also_directories", "g, /, /h/../i"),
             ("filesystem_store_file_perm", "0240"),
             ("filesystem_store_chunk_size", "0"),
             ("filesystem_store_tiemout", "1"),
@@ -276,16 +305,19 @@ mod tests {
         for part in [
             "given twice: remove one: value=`/a/:2`",
             "absolute path: value=`b`",
-            "priority, a whole number that is not negative: value=`/c:high`",
+            "priority, a whole number from 0 to 4294967295: value=`/c:high`",
             "without `..`: value=`/d/../e`",
             "a location cannot hold them: value=`/f#g`",
             "absolute path: value=`:5`",
+            "imaged_also_directories: must be an absolute path: value=`g`",
+            "not the root of all files: value=`/`",
+            "without `..`: value=`/h/../i`",
             "add 400, as in 0640",
             "must be a whole number, at least 1: value=`0`",
             "did you mean `filesystem_store_timeout`?",
         ] {
             assert!(told.contains(part), "{part}\n{told}");
         }
-        assert_eq!(problems.len(), 9, "{told}");
+        assert_eq!(problems.len(), 12, "{told}");
     }
 }

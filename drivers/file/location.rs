@@ -23,11 +23,6 @@ impl Location {
         Self { path: dir.join(name) }
     }
 
-    /// Whether it names something below `dir`, and not `dir` itself.
-    pub(super) fn is_below(&self, dir: &Path) -> bool {
-        self.path.strip_prefix(dir).is_ok_and(|rest| rest.file_name().is_some())
-    }
-
     /// The absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -3,7 +3,8 @@
 //! # Location
 //! `file://` and the absolute path `<datadir>/<id>`. `filesystem://` is read too. Nothing outside
 //! the configured directories can be opened or removed: paths are resolved by `openat2` with
-//! `RESOLVE_BENEATH`.
+//! `RESOLVE_BENEATH`. Images in `imaged_also_directories`, and those that a symbolic link in a data
+//! directory finds there, are read and deleted too, and never written.
 //! # Commit point
 //! `linkat` of an unnamed file (`O_TMPFILE`) after its fsync, then fsync of the directory. Where
 //! the filesystem has no unnamed files (NFS), a staged file takes their place.
@@ -19,6 +20,9 @@
 //! * Chose: a missing directory is an error. Because: most often it is a mount that is not there,
 //!   and what is written beneath it would fill the root disk and vanish with the mount. Instead
 //!   of: creating it, as glance_store does.
+//! * Chose: what can be read is served, whatever cannot be written or is not there, and nothing is
+//!   written while one of several directories is down. Because: an id may be taken in the one that
+//!   is not there. Instead of: all or nothing, or two images of one id.
 //! * Chose: an id that exists in any of the directories is taken, also at the commit. Because: it
 //!   could not be told apart afterwards. Instead of: looking only into the directory chosen for
 //!   writing. Where there are several, commits of one store take turns at looking and naming; of
@@ -28,30 +32,32 @@
 //!   staged by then. Instead of: trusting what the directory shows.
 
 mod config;
+mod directory;
+mod links;
 mod location;
 mod making;
 mod place;
 mod read;
+mod store;
 mod upload;
 
 use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::{Arc, Mutex},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 pub use config::{Config, Datadir};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use directory::Directory;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
 pub use location::Location;
-use place::{Dir, Entry};
 pub use read::{Body, Shared};
-use rustix::fs::{AtFlags, StatVfs};
-use serde::Deserialize;
+use rustix::fs::AtFlags;
+use store::Store;
 
 use crate::{
-    Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Properties, Reader,
-    Recovered, Result, Source, Span, Stat, Upload, foreign,
+    Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part, Properties,
+    Reader, Recovered, Result, Source, Span, Stat, Upload,
     lane::{Aside, Lane},
     missing,
     window::Window,
@@ -61,56 +67,34 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct File(Arc<Store>);
 
-#[derive(Debug)]
-struct Store {
-    name: String,
-    instance: String,
-    config: Config,
-    mounts: Vec<Mount>,
-    lane: Lane,
-    /// Held while a file gets its name, where there are several directories.
-    naming: Mutex<()>,
-    making: making::Ids,
-}
-
-/// An entry of `filesystem_store_metadata_file`.
-#[derive(Debug, Deserialize)]
-struct Mount {
-    mountpoint: String,
-    #[serde(flatten)]
-    rest: Properties,
-}
-
 impl File {
-    /// Opens the store `name`; see [`crate::open`].
+    /// Opens the store `name`; see [`crate::open`]. It is open when images can be read.
     ///
     /// # Errors
-    /// What is wrong with its directories, with the remedy.
+    /// What is wrong with its directories, with the remedy, if none of them can be read.
     pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Self> {
         let lane = Lane::new(name, config.threads, config.timeout);
-        let metadata_file = config.metadata_file.clone();
-        let dirs = config.datadirs.clone();
-        let mode = config.file_perm;
-        let mounts = lane
-            .run("open the store", move || {
-                survey(&dirs)?;
-                if let Some(mode) = mode {
-                    for dir in &dirs {
-                        place::let_through(&dir.path, mode)?;
-                    }
-                }
-                metadata_file.as_deref().map_or(Ok(Vec::new()), read_mounts)
-            })
-            .await?;
-        Ok(Self(Arc::new(Store {
+        let dir = |dir: &Datadir| Directory::new(dir.path.clone(), Some(dir.priority));
+        let also = |path: &PathBuf| Directory::new(path.clone(), None);
+        let mut store = Store {
             name: name.to_owned(),
             instance: instance.to_owned(),
             config: config.clone(),
-            mounts,
-            lane,
+            data: config.datadirs.iter().map(dir).collect(),
+            also: config.also_directories.iter().map(also).collect(),
+            mounts: Vec::new(),
+            lane: lane.clone(),
             naming: Mutex::new(()),
             making: making::Ids::default(),
-        })))
+        };
+        let open = move || {
+            store.survey()?;
+            if let Some(path) = &store.config.metadata_file {
+                store.mounts = store::read_mounts(path)?;
+            }
+            Ok(Self(Arc::new(store)))
+        };
+        lane.run("open the store", open).await
     }
 
     async fn run<T: Send + 'static>(
@@ -120,71 +104,6 @@ impl File {
     ) -> Result<T> {
         let store = Arc::clone(&self.0);
         self.0.lane.run(doing, move || work(&store)).await
-    }
-}
-
-impl Store {
-    fn dirs(&self) -> impl Iterator<Item = &Path> {
-        self.config.datadirs.iter().map(|dir| dir.path.as_path())
-    }
-
-    /// The open directory and name of `at`, proven to be beneath one of ours.
-    fn entry(&self, at: &crate::Location) -> Result<Entry> {
-        let crate::Location::File(file) = at else { return Err(foreign(at, &self.name)) };
-        for dir in self.dirs() {
-            if let Ok(rest) = file.path().strip_prefix(dir) {
-                return Entry::beneath(
-                    Dir::open(dir)?,
-                    rest,
-                    || foreign(at, &self.name),
-                    || missing(at, &self.name),
-                );
-            }
-        }
-        Err(foreign(at, &self.name))
-    }
-
-    /// The directory that holds `id`, if one does.
-    fn find(&self, id: &ImageId) -> Result<Option<&Path>> {
-        for path in self.dirs() {
-            if Dir::open(path)?.has(id.as_str())? {
-                return Ok(Some(path));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Where to write `size` bytes: the directories of highest priority that have room, and of
-    /// those the one with most.
-    fn choose(&self, size: Option<u64>) -> Result<&Path> {
-        if let [only] = self.config.datadirs.as_slice() {
-            return Ok(&only.path);
-        }
-        let mut best: Option<(u32, u64, &Path)> = None;
-        for dir in &self.config.datadirs {
-            let free = free(&Dir::open(&dir.path)?.space()?);
-            if free == 0 || free < size.unwrap_or(0) {
-                continue;
-            }
-            if best.is_none_or(|(priority, most, _)| (dir.priority, free) > (priority, most)) {
-                best = Some((dir.priority, free, &dir.path));
-            }
-        }
-        best.map(|(_, _, path)| path).ok_or_else(|| {
-            Error::new(
-                Kind::Full,
-                format!(
-                    "none of the store's directories has room; free space or add one: size=`{}` \
-                     store=`{}`",
-                    size.unwrap_or(0),
-                    self.name
-                ),
-            )
-        })
-    }
-
-    fn part(&self, id: &ImageId) -> String {
-        format!("{}{id}-{}.part", place::STAGED, self.instance)
     }
 }
 
@@ -204,8 +123,7 @@ impl Driver for File {
     }
 
     fn serves(&self, at: &crate::Location) -> bool {
-        let crate::Location::File(at) = at else { return false };
-        self.0.dirs().any(|dir| at.is_below(dir))
+        self.0.serves(at)
     }
 
     fn properties(&self) -> Properties {
@@ -214,6 +132,20 @@ impl Driver for File {
         if let Some(first) = config.datadirs.first() {
             facts.insert("data_dir".into(), first.path.display().to_string().into());
         }
+        let told = |dir: &Directory| {
+            let usable = dir.usable();
+            let mut told = serde_json::json!({
+                "path": dir.path.display().to_string(),
+                "also": dir.priority.is_none(),
+                "state": usable.word(),
+            });
+            if let (Some(reason), Some(told)) = (usable.reason(), told.as_object_mut()) {
+                told.insert("reason".into(), reason.into());
+            }
+            told
+        };
+        let directories: Vec<_> = self.0.data.iter().chain(&self.0.also).map(told).collect();
+        facts.insert("directories".into(), directories.into());
         facts.insert("chunk_size".into(), config.chunk_size.into());
         facts.insert("thin_provisioning".into(), config.thin.into());
         facts
@@ -236,13 +168,21 @@ impl Driver for File {
     }
 
     async fn probe(&self) -> Result<Capacity> {
-        self.run("look at the store", |store| survey(&store.config.datadirs)).await
+        self.run("look at the store", |store| store.survey()).await
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.0.parts()
+    }
+
+    fn reading_only(&self) -> Option<String> {
+        self.0.reading_only()
     }
 
     async fn locate(&self, id: &ImageId) -> Result<crate::Location> {
         let id = id.clone();
         self.run("look for an image", move |store| match store.find(&id)? {
-            Some(dir) => Ok(crate::Location::File(Location::new(dir, id.as_str()))),
+            Some(dir) => Ok(crate::Location::File(Location::new(&dir.path, id.as_str()))),
             None => Err(missing(&id, &store.name)),
         })
         .await
@@ -330,11 +270,12 @@ impl Driver for File {
             let id = making.id();
             let mut removed = Vec::new();
             let part = store.part(id);
-            for path in store.dirs() {
-                let dir = Dir::open(path)?;
-                if dir.remove(&part)? {
-                    dir.sync()?;
-                    removed.push(path.join(&part).display().to_string());
+            for dir in &store.data {
+                let open = dir.open()?;
+                // Looked for first: where nothing can be written, nothing was left either.
+                if open.has(&part)? && open.remove(&part)? {
+                    open.sync()?;
+                    removed.push(dir.path.join(&part).display().to_string());
                 }
             }
             Ok(match (store.find(id)?, removed.is_empty()) {
@@ -348,81 +289,25 @@ impl Driver for File {
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         let this = self.clone();
-        let dirs: Vec<_> = self.0.dirs().map(Path::to_owned).collect();
-        stream::iter(dirs)
-            .then(move |path| {
-                let this = this.clone();
-                async move {
-                    this.run("list images", move |_| Dir::open(&path)?.images()).await.map(
-                        |found| {
-                            stream::iter(found.into_iter().map(move |(id, at, size)| {
-                                Ok(Listed { id, at: crate::Location::File(at), size })
-                            }))
-                        },
-                    )
-                }
-            })
-            .try_flatten()
-            .boxed()
-    }
-}
-
-/// Looks at every directory, so that all that is wrong is said at once.
-fn survey(dirs: &[Datadir]) -> Result<Capacity> {
-    let (mut total, mut available) = (0_u64, 0_u64);
-    let mut seen = BTreeSet::new();
-    let mut wrong = Vec::new();
-    let mut kind = Kind::Unavailable;
-    for dir in dirs {
-        match Dir::open(&dir.path).and_then(|open| {
-            open.writable()?;
-            Ok((open.device()?, open.space()?))
-        }) {
-            Ok((device, space)) => {
-                if seen.insert(device) {
-                    total = total.saturating_add(space.f_blocks.saturating_mul(space.f_frsize));
-                    available = available.saturating_add(free(&space));
-                }
+        // What can be listed comes first, and then why it is not all.
+        let failed = Arc::new(Mutex::new(Vec::new()));
+        let failures = Arc::clone(&failed);
+        let listed = stream::iter(0..self.0.data.len()).then(move |number| {
+            let (this, failures) = (this.clone(), Arc::clone(&failures));
+            async move {
+                let found = this.run("list images", move |store| store.images(number)).await;
+                stream::iter(found.unwrap_or_else(|error| {
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                    Vec::new()
+                }))
             }
-            Err(error) => {
-                kind = error.kind();
-                wrong.push(error.to_string());
-            }
-        }
-    }
-    if !wrong.is_empty() {
-        let kind = if kind == Kind::NotFound { Kind::Unavailable } else { kind };
-        return Err(Error::new(kind, wrong.join("; ")));
-    }
-    let used = total.saturating_sub(available);
-    Ok(Capacity { total: Some(total), used: Some(used), available: Some(available), trash: None })
-}
-
-fn free(space: &StatVfs) -> u64 {
-    space.f_bavail.saturating_mul(space.f_frsize)
-}
-
-fn read_mounts(path: &Path) -> Result<Vec<Mount>> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        Many(Vec<Mount>),
-        One(Mount),
-    }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::io("read filesystem_store_metadata_file", path.display(), error))?;
-    match serde_json::from_str(&text) {
-        Ok(OneOrMany::Many(mounts)) => Ok(mounts),
-        Ok(OneOrMany::One(mount)) => Ok(vec![mount]),
-        Err(error) => Err(Error::new(
-            Kind::Unavailable,
-            format!(
-                "filesystem_store_metadata_file is no JSON object or list of objects with \
-                 `mountpoint`: path=`{}`",
-                path.display()
-            ),
-        )
-        .because(error)),
+        });
+        let wrong = stream::once(async move {
+            let failed =
+                std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+            stream::iter(failed)
+        });
+        listed.flatten().map(Ok).chain(wrong.flatten().map(Err)).boxed()
     }
 }
 

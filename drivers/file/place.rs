@@ -7,12 +7,16 @@ use std::{
 };
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfs, XattrFlags, accessat,
-    fgetxattr, flistxattr, fsetxattr, fstat, fstatvfs, fsync, open, openat2, statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, StatVfs, XattrFlags, accessat, fgetxattr, flistxattr,
+    fsetxattr, fstat, fstatvfs, fsync, open, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::{Location, PLAIN, absent};
+use super::{
+    Location, PLAIN, absent,
+    links::{Followed, follow},
+    store::Store,
+};
 use crate::{Digests, Error, ImageId, Kind, Result, open_file::Version};
 
 /// How the names of staged files begin; image ids do not start with a dot.
@@ -41,7 +45,9 @@ impl Dir {
                     path.display()
                 ),
             )),
-            Err(error) => Err(Error::io("open directory", path.display(), error.into())),
+            Err(error) => {
+                Err(about_directory(Error::io("open directory", path.display(), error.into())))
+            }
         }
     }
 
@@ -77,6 +83,13 @@ impl Dir {
             .map_err(|error| Error::io("write into directory", self.path.display(), error.into()))
     }
 
+    /// Device and inode.
+    pub(super) fn identity(&self) -> Result<(u64, u64)> {
+        fstat(&self.fd)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .map_err(|error| self.error("look at", "", error))
+    }
+
     pub(super) fn device(&self) -> Result<u64> {
         fstat(&self.fd).map(|stat| stat.st_dev).map_err(|error| self.error("look at", "", error))
     }
@@ -85,10 +98,10 @@ impl Dir {
         fstatvfs(&self.fd).map_err(|error| self.error("look at", "", error))
     }
 
-    /// The images here: id, location, size.
-    pub(super) fn images(&self) -> Result<Vec<(ImageId, Location, u64)>> {
+    /// The images here: id, location, size; symbolic links, which may lead to one, are without.
+    pub(super) fn images(&self) -> Result<Vec<(ImageId, Location, Option<u64>)>> {
         let mut found = Vec::new();
-        let fail = |error| Error::io("list", self.path.display(), error);
+        let fail = |error| about_directory(Error::io("list", self.path.display(), error));
         for entry in fs::read_dir(&self.path).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ImageId>().ok())
@@ -96,9 +109,9 @@ impl Dir {
                 continue;
             };
             match entry.metadata() {
-                Ok(meta) if meta.is_file() => {
+                Ok(meta) if meta.is_file() || meta.is_symlink() => {
                     let at = Location::new(&self.path, id.as_str());
-                    found.push((id, at, meta.len()));
+                    found.push((id, at, meta.is_file().then_some(meta.len())));
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -108,9 +121,19 @@ impl Dir {
         Ok(found)
     }
 
+    /// What failed here. That a file is not there is said by whoever knows that this is the reason.
     pub(super) fn error(&self, doing: &str, name: &str, error: Errno) -> Error {
-        Error::io(doing, self.path.join(name).display(), error.into())
+        about_directory(Error::io(doing, self.path.join(name).display(), error.into()))
     }
+}
+
+/// A failure of a directory: where it is not there, or no directory, that says nothing of the images
+/// that should be in it.
+fn about_directory(error: Error) -> Error {
+    if matches!(error.kind(), Kind::NotFound | Kind::Invalid) {
+        return Error::new(Kind::Unavailable, error.to_string()).because(error);
+    }
+    error
 }
 
 /// Lets others pass through `path` where `mode` lets them read the images in it, as glance_store
@@ -129,53 +152,61 @@ pub(super) fn let_through(path: &Path, mode: u32) -> Result<()> {
 
 /// A name in an open directory, proven to be beneath one of the store's.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct Entry<'a> {
     dir: Dir,
     name: String,
     foreign: Error,
     missing: Error,
+    /// The store whose also-directories a symbolic link may lead into.
+    links: Option<&'a Store>,
+    /// Whether it is where the store writes.
+    ours: bool,
 }
 
-impl Entry {
-    /// `rest` is the path below `dir`; `foreign` and `missing` make the refusals.
+impl<'a> Entry<'a> {
+    /// `rest` is the path below `dir`; the refusals are of a foreign location and of a missing image.
     pub(super) fn beneath(
         dir: Dir,
         rest: &Path,
-        foreign: impl FnOnce() -> Error,
-        missing: impl FnOnce() -> Error,
+        (foreign, missing): (Error, Error),
+        links: Option<&'a Store>,
     ) -> Result<Self> {
-        let (foreign, missing) = (foreign(), missing());
         let Some(name) = rest.file_name().and_then(|name| name.to_str()) else {
             return Err(foreign);
         };
         if name.starts_with(STAGED) {
             return Err(missing);
         }
-        let name = name.to_owned();
-        let dir = match rest.parent() {
-            Some(parent) if parent.components().next().is_some() => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                match openat2(&dir.fd, parent, flags, Mode::empty(), RESOLVE) {
-                    Ok(fd) => Dir { fd, path: dir.path.join(parent) },
-                    Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Err(missing),
-                    Err(Errno::XDEV | Errno::LOOP) => return Err(foreign),
-                    Err(error) => return Err(Error::io("open", rest.display(), error.into())),
-                }
-            }
-            _ => dir,
+        let (name, ours) = (name.to_owned(), links.is_some());
+        let parent = match rest.parent() {
+            Some(parent) if parent.components().next().is_some() => parent,
+            _ => return Ok(Self { dir, name, foreign, missing, links, ours }),
         };
-        Ok(Self { dir, name, foreign, missing })
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match follow(&dir, parent, flags, links)? {
+            Followed::Here(fd) => {
+                let dir = Dir { fd, path: dir.path.join(parent) };
+                Ok(Self { dir, name, foreign, missing, links, ours })
+            }
+            // Links lead on once, not from link to link.
+            Followed::There(fd, path) => {
+                let dir = Dir { fd, path };
+                Ok(Self { dir, name, foreign, missing, links: None, ours: false })
+            }
+            Followed::Nothing => Err(missing),
+            Followed::Outside => Err(foreign),
+        }
     }
 
     /// Opens the file for reading; only a plain file will do.
     pub(super) fn open(self) -> Result<Opened> {
         // Not blocking: a FIFO under this name must not hold the thread.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let fd = match openat2(&self.dir.fd, &self.name, flags, Mode::empty(), RESOLVE) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(self.missing),
-            Err(Errno::XDEV | Errno::LOOP) => return Err(self.foreign),
-            Err(error) => return Err(self.dir.error("open", &self.name, error)),
+        let (fd, ours) = match follow(&self.dir, Path::new(&self.name), flags, self.links)? {
+            Followed::Here(fd) => (fd, self.ours),
+            Followed::There(fd, _) => (fd, false),
+            Followed::Nothing => return Err(self.missing),
+            Followed::Outside => return Err(self.foreign),
         };
         let stat = fstat(&fd).map_err(|error| self.dir.error("look at", &self.name, error))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -189,14 +220,32 @@ impl Entry {
             version,
             sparse: held < version.size,
             device: stat.st_dev,
+            ours,
             file: fd.into(),
         })
     }
 
-    /// Removes the file, durably.
+    /// Removes the file, durably; of a symbolic link the link alone, as glance_store does: others may
+    /// lead to the same file.
     pub(super) fn remove(self) -> Result<()> {
-        match statat(&self.dir.fd, &self.name, PLAIN) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {}
+        match statat(&self.dir.fd, &self.name, PLAIN).map(|stat| stat.st_mode) {
+            Ok(mode) if FileType::from_raw_mode(mode) == FileType::RegularFile => {}
+            Ok(mode) if FileType::from_raw_mode(mode) == FileType::Symlink => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                match follow(&self.dir, Path::new(&self.name), flags, self.links)? {
+                    Followed::Here(fd) | Followed::There(fd, _) if !is_file(&fd) => {
+                        return Err(self.foreign);
+                    }
+                    Followed::Here(_) => {}
+                    Followed::There(_, stays) => tracing::info!(
+                        stays = %stays.display(),
+                        "the symbolic link to a file is removed, and the file stays"
+                    ),
+                    // What it led to is gone, and so is the image.
+                    Followed::Nothing => {}
+                    Followed::Outside => return Err(self.foreign),
+                }
+            }
             Ok(_) => return Err(self.foreign),
             Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(self.missing),
             Err(error) => return Err(self.dir.error("look at", &self.name, error)),
@@ -205,7 +254,9 @@ impl Entry {
     }
 }
 
-const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+fn is_file(fd: &OwnedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+}
 
 /// An image's file, open for reading.
 #[derive(Debug)]
@@ -219,6 +270,8 @@ pub(super) struct Opened {
     /// Whether it takes less space than its length.
     pub(super) sparse: bool,
     pub(super) device: u64,
+    /// Whether it is where the store writes.
+    ours: bool,
 }
 
 /// How much of a file must stay as it was while it is read.
@@ -262,8 +315,11 @@ impl Opened {
         serde_json::from_slice(room.get(..len)?).ok()
     }
 
-    /// Keeps `digests` with the file, where the filesystem can.
+    /// Keeps `digests` with the file, where the filesystem can, and where the store may write.
     pub(super) fn record(&self, digests: &Digests) -> Result<()> {
+        if !self.ours {
+            return Ok(());
+        }
         record(&self.file, digests)
             .map_err(|error| Error::io("keep the digests of", self.path.display(), error.into()))
     }
@@ -273,7 +329,7 @@ impl Opened {
 pub(super) fn record(file: &fs::File, digests: &Digests) -> rustix::io::Result<()> {
     let Ok(text) = serde_json::to_vec(digests) else { return Ok(()) };
     match fsetxattr(file, DIGESTS, &text, XattrFlags::empty()) {
-        Err(Errno::NOTSUP | Errno::NOSPC | Errno::PERM | Errno::ACCESS) => Ok(()),
+        Err(Errno::NOTSUP | Errno::NOSPC | Errno::PERM | Errno::ACCESS | Errno::ROFS) => Ok(()),
         other => other,
     }
 }

@@ -32,9 +32,10 @@ use rustix::{
 };
 
 use super::{
-    Location, Store,
+    Location,
     making::Making,
     place::{Dir, Opened, Unchanged, keeps_digests, record},
+    store::Store,
 };
 use crate::{
     Committed, Digests, Error, ImageId, Kind, Result, Upload,
@@ -72,7 +73,7 @@ impl Target {
         if store.find(id)?.is_some() {
             return Err(taken(id, &store.name));
         }
-        let dir = Dir::open(store.choose(size)?)?;
+        let (_, dir) = store.choose(size)?;
         let mode = Mode::from_raw_mode(0o666);
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let (fd, staged) = match openat(dir.fd(), ".", flags | OFlags::TMPFILE, mode) {
@@ -151,11 +152,21 @@ impl Target {
     fn link(&self) -> Result<()> {
         let name = self.making.id().as_str();
         // Within one directory the filesystem itself names an id once.
-        let several = self.store.config.datadirs.len() > 1;
+        let several = self.store.data.len() > 1;
         let _turn =
             several.then(|| self.store.naming.lock().unwrap_or_else(PoisonError::into_inner));
         if several && self.store.find(self.id())?.is_some() {
             return Err(taken(self.id(), &self.store.name));
+        }
+        // The image would be in a directory that its location does not name.
+        if !self.store.is_still(&self.dir)? {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the directory was replaced while the image was written: directory=`{}`",
+                    self.dir.path().display()
+                ),
+            ));
         }
         let linked = match &self.staged {
             None => linkat(CWD, self.proc_path(), self.dir.fd(), name, AtFlags::SYMLINK_FOLLOW),

@@ -33,10 +33,11 @@ pub(crate) async fn run(talk: &Talk) -> Done {
 }
 
 fn row(store: &Shown) -> Vec<String> {
-    let state = match (store.state, store.read_only) {
-        (Health::Up, false) => "up",
-        (Health::Up, true) => "up, read-only",
-        (Health::Down, _) => "down",
+    let state = match (store.state, store.read_only, &store.reason) {
+        (Health::Up, true, _) => "up, read-only",
+        (Health::Up, false, Some(_)) => "reading only",
+        (Health::Up, false, None) => "up",
+        (Health::Down, ..) => "down",
     };
     let free = store.capacity.and_then(|capacity| capacity.available);
     // What is wrong matters more than what it is for.

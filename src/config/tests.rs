@@ -477,6 +477,7 @@ mod sample {
         assert_eq!((local.weight, local.read_only), (0, false));
         let mut want = imaged_drivers::file::Config::at("/var/lib/glance/images");
         want.metadata_file = file(Some(local)).metadata_file.clone();
+        want.also_directories = vec!["/var/lib/glance/old-images".into()];
         assert_eq!(*file(Some(local)), want);
         assert_eq!(file(config.store("archive")).datadirs.len(), 2);
         let mut default = Options::default();

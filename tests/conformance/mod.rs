@@ -6,6 +6,7 @@ mod bodies;
 mod clauses;
 mod copies;
 mod digests;
+mod modest;
 mod sizes;
 
 use crate::harness::stores::{self, Fixture};

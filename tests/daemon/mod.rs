@@ -1,5 +1,6 @@
 //! The daemon over its real socket.
 
+mod also;
 mod ceph;
 mod conditions;
 mod descriptors;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
     Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
-    Location, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
-    window::Window,
+    Location, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    Volume, window::Window,
 };
 
 /// How a call fails.
@@ -97,6 +97,14 @@ impl Driver for Faulty {
 
     fn properties(&self) -> Properties {
         self.inner.properties()
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.inner.parts()
+    }
+
+    fn reading_only(&self) -> Option<String> {
+        self.inner.reading_only()
     }
 
     fn metadata(&self, at: &Location) -> Properties {
