@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
 
-use imaged_drivers::{Error, Kind, Result};
+use imaged_drivers::{Error, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -197,40 +197,4 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-}
-
-/// Reads the configuration and opens each store, and says what is wrong; true if nothing is.
-///
-/// # Errors
-/// All that is wrong, a line each.
-pub async fn check(sources: &Sources) -> Result<Vec<String>, Vec<String>> {
-    let (config, notes) = sources.read().map_err(lines)?;
-    let mut wrong = Vec::new();
-    if let Err(error) = crate::socket::group_of(&config.daemon) {
-        wrong.push(error.to_string());
-    }
-    let mut said = lines(notes);
-    for store in &config.stores {
-        let Some(driver) = &store.driver else {
-            wrong.push(
-                store.problem.as_ref().map_or_else(
-                    || format!("store `{}`: no driver", store.name),
-                    ToString::to_string,
-                ),
-            );
-            continue;
-        };
-        let opened = match imaged_drivers::open(driver, &store.name, "check").await {
-            Ok(opened) => opened.probe().await,
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok(_) => said.push(format!("store `{}` ({}) can be used", store.name, store.kind)),
-            Err(error) if sources.is_embedded() && error.kind() == Kind::Unavailable => {
-                said.push(format!("store `{}` is made at the first start", store.name));
-            }
-            Err(error) => wrong.push(format!("store `{}`: {error}", store.name)),
-        }
-    }
-    if wrong.is_empty() { Ok(said) } else { Err(wrong) }
 }

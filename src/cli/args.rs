@@ -91,6 +91,9 @@ pub(crate) struct Serve {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) sources: Sources,
+    /// Also say which of the locations in FILE, one a line, no store could serve; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) locations: Option<PathBuf>,
     /// Print one JSON document on standard output, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,

@@ -19,6 +19,7 @@ default_backend = fast
 [fast]
 imaged_socket = DIR/imaged.sock
 filesystem_store_datadir = DIR/images
+imaged_also_directories = DIR/old, DIR/older
 [objects]
 s3_store_secret_key = secret
 ";
@@ -37,7 +38,9 @@ fn a_daemon_runs_on_what_was_made_of_glances_file() {
     let place = |name: &str| dir.path().join(name).display().to_string();
     let glance = GLANCE.replace("DIR", &dir.path().display().to_string());
     fs::write(place("glance-api.conf"), glance).unwrap();
-    fs::create_dir(place("images")).unwrap();
+    for name in ["images", "old", "older"] {
+        fs::create_dir(place(name)).unwrap();
+    }
     let (from, to) = (place("glance-api.conf"), place("imaged.conf"));
     let made = import(&[&from, "--output", &to]);
     assert!(made.status.success(), "{made:?}");
@@ -61,6 +64,8 @@ fn a_daemon_runs_on_what_was_made_of_glances_file() {
     let ran = super::line(&daemon, "stores --json").done().json();
     assert_eq!(ran["stores"][0]["id"], "fast", "{ran}");
     assert_eq!(ran["stores"][0]["state"], "up", "{ran}");
+    let also = &ran["stores"][0]["properties"]["directories"][2];
+    assert_eq!((&also["path"], &also["also"]), (&place("older").into(), &true.into()), "{ran}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line, driven as people and scripts drive it, against a real daemon.
 
+mod check;
 mod codes;
 mod connections;
 mod files;

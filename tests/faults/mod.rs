@@ -4,6 +4,7 @@
 mod calls;
 mod ceph;
 mod changes;
+mod directories;
 mod disks;
 mod faulty;
 mod hangs;
