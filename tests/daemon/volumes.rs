@@ -44,7 +44,8 @@ fn delete(daemon: &Daemon) {
 
 /// No image, and no snapshot of a volume.
 fn assert_clean(ceph: &Ceph, daemon: &Daemon, what: &str) {
-    daemon.wait_until("the cluster to be clean", |_| ceph.is_empty());
+    daemon.wait_until("the images to be gone", |_| ceph.images().is_empty());
+    ceph.assert_empty();
     for volume in ceph.volumes() {
         let snaps = ceph.rbd(&["snap", "ls", "--all", &format!("{VOLUMES}/{volume}")]);
         assert_eq!(snaps, "", "{what}: snapshots of {volume}");

@@ -35,8 +35,7 @@ impl Pair {
     /// Ends the daemon, which closes its images, and checks that nothing is left.
     fn end(mut self) {
         assert!(self.daemon.stop().success());
-        let left = self.ceph.images();
-        assert!(self.ceph.is_empty(), "images are left in the pool: {left:?}");
+        self.ceph.assert_empty();
     }
 
     /// What Glance gets to know of the image that the peer stores.

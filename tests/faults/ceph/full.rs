@@ -106,5 +106,5 @@ fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
     for id in ["b", "known"] {
         assert_eq!(daemon.ask("DELETE", &format!("/v1/stores/slow/images/{id}")).status, 204);
     }
-    assert_eq!(ceph.parts(SMALL), [""; 0]);
+    ceph.assert_empty_pool(SMALL);
 }
