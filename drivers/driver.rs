@@ -386,6 +386,10 @@ pub struct Digests {
 /// An image opened for reading.
 #[derive(Debug)]
 pub struct Reader {
+    /// The place that was opened, in full, whatever form of location it was asked for by.
+    pub at: Location,
+    /// What the backend calls the image that was opened, where the name in `at` may come to be another's.
+    pub identity: Option<String>,
     /// Length of the whole image in bytes.
     pub size: u64,
     /// The bytes that will come.
@@ -397,14 +401,20 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// This image, at `at`, as the source of a copy.
+    /// This image as the source of a copy.
     #[must_use]
-    pub fn source(&self, at: &Location) -> Source {
+    pub fn source(&self) -> Source {
         let file = match &self.body {
             Body::File(body) => Some(body.shared()),
             Body::Stream(_) => None,
         };
-        Source { at: at.clone(), size: self.size, digests: self.digests.clone(), file }
+        Source {
+            at: self.at.clone(),
+            identity: self.identity.clone(),
+            size: self.size,
+            digests: self.digests.clone(),
+            file,
+        }
     }
 }
 
@@ -448,10 +458,15 @@ impl fmt::Debug for Body {
 
 /// What a copy is made from: an image of this store or of another, already opened whole, so that
 /// its own store has agreed to the reading. Made by [`Reader::source`].
+///
+/// It carries the place that it was resolved to, and no name that another store, or the same one a
+/// moment later, may resolve otherwise: a backend that looks the place up again compares `identity`.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Where it is.
+    /// Where it is: in full, whatever form of location it was asked for by.
     pub at: Location,
+    /// What its backend calls this very image, where the name in `at` may come to be another's.
+    pub identity: Option<String>,
     /// Its length in bytes.
     pub size: u64,
     /// Its digests, if known.

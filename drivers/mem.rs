@@ -186,7 +186,7 @@ impl Driver for Mem {
             .step_by(chunk)
             .map(move |from| Ok(part.slice(from..part.len().min(from.saturating_add(chunk)))));
         let body = Body::Stream(stream::iter(pieces.collect::<Vec<_>>()).boxed());
-        Ok(Reader { size, range, digests: image.digests, body })
+        Ok(Reader { at: at.clone(), identity: None, size, range, digests: image.digests, body })
     }
 
     async fn stat(&self, at: &crate::Location) -> Result<Stat> {

@@ -206,7 +206,8 @@ impl Driver for File {
             let digests = opened.digests();
             let size = opened.size;
             let body = Body::new(opened, range.clone(), lane, window);
-            Ok(Reader { size, range, digests, body: crate::Body::File(body) })
+            let body = crate::Body::File(body);
+            Ok(Reader { at, identity: None, size, range, digests, body })
         })
         .await
     }

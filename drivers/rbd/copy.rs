@@ -10,10 +10,10 @@ use super::{
     failure::{Late, failed},
     kept,
     location::SNAP,
-    store::{Store, close},
+    store::{Store, close, is_still},
     upload::{self, Making},
 };
-use crate::{Copied, Digests, Error, Kind, Progress, Result, missing, taken};
+use crate::{Copied, Digests, Error, Kind, Progress, Result, Source, missing, taken};
 
 /// How many objects a flatten works on at a time: an option of librbd's, for one image.
 const CONCURRENCY: &str = "conf_rbd_concurrent_management_ops";
@@ -23,20 +23,23 @@ pub(super) struct Parent {
     pub(super) pool: String,
     pub(super) image: String,
     pub(super) snap: String,
+    /// Its internal id, if it is known.
+    pub(super) identity: Option<String>,
     /// In bytes.
     pub(super) size: u64,
     pub(super) digests: Option<Digests>,
 }
 
-/// Makes the image of `making` as a clone. Blocks.
+/// Makes the image of `making` as a clone; `None` if the parent's name has come to be another image's.
+/// Blocks.
 pub(super) fn clone(
     store: &Store,
     (live, pool): (&Live, &Pool),
     making: &Making,
     parent: Parent,
-) -> Result<Copied> {
+) -> Result<Option<Copied>> {
     let name = making.name();
-    let Parent { pool: from, image, snap, size: length, digests } = parent;
+    let Parent { pool: from, image, snap, identity, size: length, digests } = parent;
     let from = open_pool(live, &from)?;
     let options = Options {
         order: Some(store.config.order),
@@ -57,6 +60,16 @@ pub(super) fn clone(
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
         errno => failed("clone", name, errno, Late::Unsure),
     })?;
+    let other = |errno| upload::cleared(pool, name, failed("clone", name, errno, Late::Away));
+    // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
+    // before, too.
+    if let Some(identity) = &identity
+        && !is_still(&from, &image, identity).map_err(other)?
+    {
+        upload::remove(pool, name)
+            .map_err(|errno| failed("remove", name, errno, Late::Away).leaving(name))?;
+        return Ok(None);
+    }
     let (mut snapped, mut size) = (false, 0);
     let publish = |snapped: &mut bool, size: &mut u64| {
         let image = Image::open(pool, name, None)?;
@@ -76,7 +89,7 @@ pub(super) fn clone(
     };
     let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
     match publish(&mut snapped, &mut size) {
-        Ok(()) => Ok(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 }),
+        Ok(()) => Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 })),
         Err(errno) => Err(upload::unpublished(pool, name, errno, snapped, at)),
     }
 }
@@ -115,13 +128,8 @@ pub(super) fn flatten(store: &Store, pool: &Pool, name: &str, progress: &Progres
     }
 }
 
-/// Fixes what a volume holds: its location, and its length in bytes. Blocks.
-pub(super) fn seal(
-    store: &Store,
-    live: &Live,
-    volume: &Volume,
-    name: &str,
-) -> Result<(crate::Location, u64)> {
+/// Fixes what a volume holds. Blocks.
+pub(super) fn seal(store: &Store, live: &Live, volume: &Volume, name: &str) -> Result<Source> {
     let pool = open_pool(live, &volume.pool)?;
     let (image, snap) = match &volume.snap {
         Some(snap) => (open_sealed(store, &pool, &volume.image, snap)?, snap.clone()),
@@ -137,11 +145,12 @@ pub(super) fn seal(
             }
         }
     };
-    let size = image.size();
+    let looked = image.size().and_then(|size| Ok((size, image.id()?)));
     close(image, &volume.image);
-    let size = size.map_err(|errno| refused(store, volume, errno))?;
+    let (size, internal) = looked.map_err(|errno| refused(store, volume, errno))?;
     let at = Location::of_snap(&live.fsid, pool.name(), &volume.image, &snap);
-    Ok((crate::Location::Rbd(at), size))
+    let at = crate::Location::Rbd(at);
+    Ok(Source { at, identity: Some(internal), size, digests: None, file: None })
 }
 
 /// Makes the snapshot, and stands at it.
@@ -191,6 +200,22 @@ pub(super) fn open_sealed(store: &Store, pool: &Pool, image: &str, snap: &str) -
         Errno::PERM => may_not(store, pool.name(), "be read", "profile rbd-read-only"),
         errno => failed("open", image, errno, Late::Away),
     })
+}
+
+/// An open image, if it is the one of this internal id, and not another that has come to have its name.
+/// Blocks.
+pub(super) fn that_very(image: Image, name: &str, identity: Option<&str>) -> Result<Image> {
+    let Some(identity) = identity else { return Ok(image) };
+    let refused = match image.id() {
+        Ok(internal) if internal == identity => return Ok(image),
+        Ok(_) => Error::new(
+            Kind::NotFound,
+            format!("another image has come to have this name meanwhile: image=`{name}`"),
+        ),
+        Err(errno) => failed("look at", name, errno, Late::Away),
+    };
+    close(image, name);
+    Err(refused)
 }
 
 fn temporary(store: &Store, name: &str) -> String {

@@ -14,9 +14,7 @@ use super::{
     cluster::Connection,
     copy,
     failure::{Late, failed},
-    kept,
-    location::SNAP,
-    read,
+    kept, read,
     store::{Store, at_length, blocking, close, in_use, lock, on},
     trash,
     upload::{self, Making},
@@ -151,12 +149,12 @@ impl Driver for Rbd {
     async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
         let (live, pool) = self.0.connected().await?;
         let name = self.0.image_at(at, &live)?;
-        let (reading, extents, size, range, digests) = {
+        let place = Location::new(&live.fsid, pool.name(), &name);
+        let (reading, extents, range, seen) = {
             let name = name.clone();
             blocking(&self.0, "open an image", move |store| {
                 let (image, seen) = store.open_whole(&pool, &name)?;
-                let Stat { size, digests } = seen.stat;
-                let range = match span.of(size) {
+                let range = match span.of(seen.stat.size) {
                     Ok(range) => range,
                     Err(error) => {
                         close(image, &name);
@@ -167,12 +165,20 @@ impl Driver for Rbd {
                 if !seen.watched {
                     reading = reading.unwatched(&pool, &seen.internal);
                 }
-                Ok((reading, extents, size, range, digests))
+                Ok((reading, extents, range, seen))
             })
             .await?
         };
         let body = read::stream(Arc::new(reading), name, range.clone(), extents, window);
-        Ok(Reader { size, range, digests, body: Body::Stream(body) })
+        let Stat { size, digests } = seen.stat;
+        Ok(Reader {
+            at: crate::Location::Rbd(place),
+            identity: Some(seen.internal),
+            size,
+            range,
+            digests,
+            body: Body::Stream(body),
+        })
     }
 
     async fn stat(&self, at: &crate::Location) -> Result<Stat> {
@@ -202,14 +208,8 @@ impl Driver for Rbd {
     async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
         let (live, pool) = self.0.connected().await?;
         let crate::Location::Rbd(at) = &from.at else { return Ok(None) };
-        // One of the old form is of this store, which has opened it.
-        let (parent, snap) = match at.is_in(&live.fsid, pool.name()) {
-            true => (pool.name(), SNAP),
-            false => match at.place_in(&live.fsid) {
-                Some(place) => place,
-                None => return Ok(None),
-            },
-        };
+        // One that names no place could be looked up only in this pool, where it may be another.
+        let Some((parent, snap)) = at.place_in(&live.fsid) else { return Ok(None) };
         let Some(making) = Making::begin(&self.0, id.as_str()) else {
             return Err(taken(id, &self.0.name));
         };
@@ -218,13 +218,14 @@ impl Driver for Rbd {
             pool: parent.to_owned(),
             image: at.image().to_owned(),
             snap: snap.to_owned(),
+            identity: from.identity,
             size: from.size,
             digests: from.digests,
         };
         let copied = on(&self.0.lane, &self.0, "clone an image", move |store| {
             copy::clone(store, (&live, &pool), &making, parent)
         });
-        copied.await.map(Some)
+        copied.await
     }
 
     async fn flatten(&self, at: &crate::Location, progress: Progress) -> Result<()> {
@@ -262,8 +263,7 @@ impl Driver for Rbd {
         let sealed = on(&self.0.lane, &self.0, "seal a volume", move |store| {
             copy::seal(store, &live, &volume, id.as_str())
         });
-        let (at, size) = sealed.await?;
-        Ok(Source { at, size, digests: None, file: None })
+        sealed.await
     }
 
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
@@ -276,20 +276,22 @@ impl Driver for Rbd {
             return Err(foreign(&sealed.at, &self.0.name));
         };
         let (pool, image, snap) = (pool.to_owned(), image.to_owned(), snap.to_owned());
-        let size = sealed.size;
+        let Source { at, identity, size, .. } = sealed.clone();
         // No image has such a name.
         let name = format!("{pool}/{image}");
         let (reading, extents) = {
-            let name = name.clone();
+            let (name, identity) = (name.clone(), identity.clone());
             on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
                 let opened = copy::open_sealed(store, &pool, &image, &snap)?;
+                let opened = copy::that_very(opened, &name, identity.as_deref())?;
                 store.reading(opened, &name, 0..size)
             })
             .await?
         };
         let body = read::stream(Arc::new(reading), name, 0..size, extents, window);
-        Ok(Reader { size, range: 0..size, digests: None, body: Body::Stream(body) })
+        let body = Body::Stream(body);
+        Ok(Reader { at, identity, size, range: 0..size, digests: None, body })
     }
 
     async fn unseal(&self, volume: &crate::Volume, id: &ImageId) -> Result<()> {

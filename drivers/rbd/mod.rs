@@ -32,6 +32,9 @@
 //! * Chose: clone and flatten where a whole copy is wanted. Because: what a deep copy makes has its
 //!   protected snapshot before its bytes, and would look whole after a crash. Instead of:
 //!   `rbd_deep_copy`.
+//! * Chose: after a clone, a look whether its parent's name is still that of the image that was opened.
+//!   Because: librbd clones by name alone, and digests that were read before would be another image's.
+//!   Instead of: trusting the name for the time between.
 
 #[cfg(feature = "ceph")]
 mod cluster;

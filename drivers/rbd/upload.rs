@@ -204,7 +204,7 @@ pub(super) fn unpublished(
 }
 
 /// Removes an image because of `error`, which says so if it is left. Blocks.
-fn cleared(pool: &Pool, name: &str, error: Error) -> Error {
+pub(super) fn cleared(pool: &Pool, name: &str, error: Error) -> Error {
     match remove(pool, name) {
         Ok(_) => error,
         Err(_left) => error.leaving(name),

@@ -103,7 +103,7 @@ impl Store {
         if let Some(job) = job {
             job.restart(Some(reader.size));
         }
-        let from = reader.source(from);
+        let from = reader.source();
         if let Some(receipt) = self.inside(put, from, mode, since, outcome).await? {
             return Ok(receipt);
         }

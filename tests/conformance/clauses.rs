@@ -275,7 +275,7 @@ pub(super) async fn deleting_twice_is_not_found(f: &Fixture) {
 
 /// The image at `at`, opened as the source of a copy.
 async fn source(driver: &dyn Driver, at: &Location) -> Source {
-    driver.open(at, Span::All, window(CHUNK).await).await.unwrap().source(at)
+    driver.open(at, Span::All, window(CHUNK).await).await.unwrap().source()
 }
 
 pub(super) async fn a_copy_is_independent(f: &Fixture) {

@@ -10,6 +10,7 @@ mod kills;
 mod limits;
 mod protocol;
 mod roles;
+mod same_names;
 mod signals;
 mod sources;
 mod volumes;

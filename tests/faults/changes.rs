@@ -205,7 +205,7 @@ async fn a_copy_inside_a_filesystem_of_a_file_that_was_changed_is_refused() {
         for change in Change::ALL {
             plant(&path, form);
             let reader = f.driver.open(&at, Span::All, window(CHUNK).await).await.unwrap();
-            let source = reader.source(&at);
+            let source = reader.source();
             assert!(matches!(reader.body, Body::File(_)));
             drop(reader);
             change.make(&path);
@@ -268,7 +268,7 @@ async fn an_empty_file_that_grows_while_it_is_copied_is_no_empty_image() {
         plant(&path, Form::Hole);
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         let reader = f.driver.open(&at, Span::All, window(CHUNK).await).await.unwrap();
-        let source = reader.source(&at);
+        let source = reader.source();
         Change::Grown.make(&path);
         let error = match inside {
             true => f.driver.copy(source, &f.id()).await.unwrap_err(),
