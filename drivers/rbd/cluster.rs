@@ -83,6 +83,8 @@ pub(super) struct Connection {
     now: AsyncMutex<Now>,
     /// It may be no good any more.
     suspect: AtomicBool,
+    /// The pool that was opened has not the store's name any more.
+    moved: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -100,14 +102,17 @@ impl Connection {
             Timeout::None => (None, true),
         };
         let key = Key { conf: config.conf.clone(), user: config.user.clone(), timeout, fixed };
-        let (now, suspect) = (AsyncMutex::default(), AtomicBool::default());
-        Self { key, pool: config.pool.clone(), now, suspect }
+        let (now, pool) = (AsyncMutex::default(), config.pool.clone());
+        Self { key, pool, now, suspect: AtomicBool::default(), moved: AtomicBool::default() }
     }
 
     /// The connection and the pool, made if they are not there.
     pub(super) async fn get(&self, lane: &Lane) -> Result<(Arc<Live>, Pool)> {
         let came = Instant::now();
         let mut now = self.now.lock().await;
+        if self.moved.swap(false, Ordering::Relaxed) {
+            now.made = None;
+        }
         if let Some(made) = &now.made {
             return Ok(made.clone());
         }
@@ -130,10 +135,7 @@ impl Connection {
         let pool = lane
             .run("open the pool", move || {
                 let pool = Pool::open(&cluster, &name).map_err(|errno| match errno {
-                    Errno::NOENT => Error::new(
-                        Kind::Unavailable,
-                        format!("the pool does not exist, create it: rbd_store_pool=`{name}`"),
-                    ),
+                    Errno::NOENT => no_pool(&name),
                     errno => failed("open the pool", &name, errno, Late::Away),
                 })?;
                 // Whatever is removed passes through the trash, which the first removal makes, and cannot
@@ -147,6 +149,67 @@ impl Connection {
             })
             .await?;
         Ok((live, pool))
+    }
+
+    /// Refuses a pool that has not the store's name any more, as far as the client has heard: what was
+    /// read there is not what the store has, and what was written there is not in the store. The pool is
+    /// looked up anew for whoever comes next. Blocks.
+    pub(super) fn holds(&self, pool: &Pool) -> Result<()> {
+        let error = match pool.has_its_name() {
+            Ok(true) => return Ok(()),
+            Ok(false) => Error::new(
+                Kind::Unavailable,
+                format!(
+                    "another pool has come to have this name; try again: rbd_store_pool=`{}`",
+                    self.pool
+                ),
+            ),
+            Err(Errno::NOENT) => no_pool(&self.pool),
+            Err(errno) => return Err(failed("look up the pool", &self.pool, errno, Late::Away)),
+        };
+        if !self.moved.swap(true, Ordering::Relaxed) {
+            tracing::warn!(pool = self.pool, "the pool was renamed, removed or made again");
+        }
+        Err(error)
+    }
+
+    /// As [`Connection::holds`] by what the cluster says now. Blocks.
+    pub(super) fn holds_now(&self, pool: &Pool) -> Result<()> {
+        let fail = |errno| failed("look up the pool", &self.pool, errno, Late::Away);
+        // The mon answers this in time or not at all; the other call waits for it for ever.
+        pool.cluster().stat().map_err(fail)?;
+        pool.cluster().wait_for_latest_osdmap().map_err(fail)?;
+        self.holds(pool)
+    }
+
+    /// What a failure means if the pool is not the store's any more: that, and not that something is
+    /// missing in the store or forbidden there. Blocks.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        if !matches!(error.kind(), Kind::NotFound | Kind::BackendDenied) {
+            return error;
+        }
+        // Otherwise somebody is making one.
+        let Ok(now) = self.now.try_lock() else { return error };
+        let Some((_, pool)) = now.made.clone() else { return error };
+        drop(now);
+        // A refusal may be faster than the news.
+        let late = error.kind() == Kind::BackendDenied;
+        let looked = if late { self.holds_now(&pool) } else { self.holds(&pool) };
+        match looked {
+            Err(moved) if self.has_moved() => {
+                let moved = moved.because(error.chain());
+                match error.left() {
+                    Some(left) => moved.leaving(left),
+                    None => moved,
+                }
+            }
+            Ok(()) | Err(_) => error,
+        }
+    }
+
+    /// Whether the pool has to be looked up anew.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// Makes a new one, unless this one is still good.
@@ -191,6 +254,13 @@ impl Connection {
             *shared = Weak::new();
         }
     }
+}
+
+fn no_pool(name: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!("the pool does not exist, create it: rbd_store_pool=`{name}`"),
+    )
 }
 
 fn slot(key: &Key) -> Slot {

@@ -89,7 +89,10 @@ pub(super) fn clone(
     };
     let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
     match publish(&mut snapped, &mut size) {
-        Ok(()) => Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 })),
+        Ok(()) => {
+            upload::is_in_store(store, pool, name)?;
+            Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 }))
+        }
         Err(errno) => Err(upload::unpublished(pool, name, errno, snapped, at)),
     }
 }

@@ -65,6 +65,25 @@ impl Rbd {
         store.connected().await?;
         Ok(Self(store))
     }
+
+    async fn look(&self) -> Result<Capacity> {
+        let (live, pool) = self.0.connected().await?;
+        blocking(&self.0, "look at the cluster", move |store| {
+            let stat = live.cluster.stat();
+            let stat =
+                stat.map_err(|errno| failed("look at", &store.config.pool, errno, Late::Away))?;
+            store.connection.holds_now(&pool)?;
+            store.probe(&pool)?;
+            let trash = trash::purge(store, &pool)?;
+            Ok(Capacity {
+                total: Some(stat.total),
+                used: Some(stat.used),
+                available: Some(stat.available),
+                trash: (trash > 0).then_some(trash),
+            })
+        })
+        .await
+    }
 }
 
 #[async_trait]
@@ -111,21 +130,11 @@ impl Driver for Rbd {
 
     async fn probe(&self) -> Result<Capacity> {
         self.0.connection.look(&self.0.lane).await?;
-        let (live, pool) = self.0.connected().await?;
-        blocking(&self.0, "look at the cluster", move |store| {
-            let stat = live.cluster.stat();
-            let stat =
-                stat.map_err(|errno| failed("look at", &store.config.pool, errno, Late::Away))?;
-            store.probe(&pool)?;
-            let trash = trash::purge(store, &pool)?;
-            Ok(Capacity {
-                total: Some(stat.total),
-                used: Some(stat.used),
-                available: Some(stat.available),
-                trash: (trash > 0).then_some(trash),
-            })
-        })
-        .await
+        match self.look().await {
+            // Another pool may have the name now.
+            Err(_) if self.0.connection.has_moved() => self.look().await,
+            looked => looked,
+        }
     }
 
     fn place(&self, id: &ImageId) -> Option<crate::Location> {
@@ -196,6 +205,8 @@ impl Driver for Rbd {
         let alone = self.0.handles.alone(&name).await;
         at_length(&self.0, "delete an image", move |store| {
             let _until_done = alone;
+            // Nothing is removed from a pool that was put aside.
+            store.connection.holds_now(&pool)?;
             if store.delete(&pool, &name)? {
                 // It may have been the last clone of what was deleted before.
                 trash::purge_quietly(store, &pool);
@@ -335,7 +346,10 @@ impl Driver for Rbd {
                     format!("an earlier call for this id has not returned yet: id=`{id}`"),
                 ));
             }
-            store.recover(&pool, id.as_str())
+            let recovered = store.recover(&pool, id.as_str())?;
+            // In a pool that is gone there is nothing; what was left may come back with it.
+            store.connection.holds(&pool)?;
+            Ok(recovered)
         })
         .await
     }
@@ -346,7 +360,10 @@ impl Driver for Rbd {
             let (live, pool) = this.0.connected().await?;
             let of = pool.clone();
             let names = blocking(&this.0, "list images", move |store| {
-                of.list().map_err(|errno| failed("list", &store.config.pool, errno, Late::Away))
+                // In a pool that is gone there are none.
+                let names = of.list();
+                store.connection.holds(&of)?;
+                names.map_err(|errno| failed("list", &store.config.pool, errno, Late::Away))
             })
             .await?;
             let ids = names.into_iter().filter_map(|name| name.parse::<ImageId>().ok());

@@ -32,6 +32,11 @@
 //! * Chose: clone and flatten where a whole copy is wanted. Because: what a deep copy makes has its
 //!   protected snapshot before its bytes, and would look whole after a crash. Instead of:
 //!   `rbd_deep_copy`.
+//! * Chose: the pool that is open is compared with the one that has its name, after what was read and
+//!   after what was written. Because: librados goes by a pool's number, which stays with a pool that is
+//!   renamed, and outlives one that is removed: images would be said to be where they are not, and to be
+//!   missing where the pool is. Instead of: opening it by its name for every call, which hears no sooner
+//!   of a change than the client does by the call itself.
 //! * Chose: after a clone, a look whether its parent's name is still that of the image that was opened.
 //!   Because: librbd clones by name alone, and digests that were read before would be another image's.
 //!   Instead of: trusting the name for the time between.

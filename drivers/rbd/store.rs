@@ -94,7 +94,8 @@ pub(super) async fn on<T: Send + 'static>(
     work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let this = Arc::clone(store);
-    let done = lane.run(doing, move || work(&this)).await;
+    let explained = move || work(&this).map_err(|error| this.connection.explained(error));
+    let done = lane.run(doing, explained).await;
     match done {
         Err(error) if is_shut_out(&error) => {
             store.connection.forget().await;
@@ -186,7 +187,7 @@ impl Store {
         // A watch costs as much as all else, and what is asked for here never changes.
         let image =
             Image::open_unwatched(pool, name, SNAP).map_err(|errno| self.unopened(name, errno))?;
-        let (image, seen) = self.whole(image, name, false)?;
+        let (image, seen) = self.whole(pool, image, name, false)?;
         // Closing takes as long as looking, and the answer is here.
         close_later(image, name, &self.handles, &self.lane);
         Ok(seen.stat)
@@ -206,11 +207,11 @@ impl Store {
             opened => opened.map(|image| (image, true)),
         };
         let (image, watched) = opened.map_err(|errno| self.unopened(name, errno))?;
-        self.whole(image, name, watched)
+        self.whole(pool, image, name, watched)
     }
 
     /// What is known of an image that is open at its snapshot; closes it if it is not whole. Blocks.
-    fn whole(&self, image: Image, name: &str, watched: bool) -> Result<(Image, Seen)> {
+    fn whole(&self, pool: &Pool, image: Image, name: &str, watched: bool) -> Result<(Image, Seen)> {
         let looked = || {
             if !image.snap_is_protected(SNAP)? {
                 return Err(Errno::NOENT); // on its way to be one
@@ -219,7 +220,9 @@ impl Store {
             let digests = kept::kept(&image, &internal, size)?;
             Ok(Seen { internal, stat: Stat { size, digests }, watched })
         };
-        match looked() {
+        let found = looked().map_err(|errno| self.unopened(name, errno));
+        // By now the client has heard what the OSD knows of the pool.
+        match found.and_then(|seen| self.connection.holds(pool).map(|()| seen)) {
             Ok(seen) => {
                 let mut all = lock(&self.seen);
                 if all.len() >= REMEMBERED {
@@ -228,9 +231,9 @@ impl Store {
                 all.insert(name.to_owned(), seen.clone());
                 Ok((image, seen))
             }
-            Err(errno) => {
+            Err(error) => {
                 close(image, name);
-                Err(self.unopened(name, errno))
+                Err(error)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Writing an image: at its full size at once where that is known, with a window of writes in flight.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -118,7 +118,9 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
     };
     pool.create(name, length, &options).map_err(|errno| match (errno, &options.data_pool) {
         (Errno::EXIST, _) => taken(name, &store.name),
-        (Errno::NOENT, Some(data)) => no_data_pool(data),
+        (Errno::NOENT, Some(data)) => {
+            store.connection.holds(pool).err().unwrap_or_else(|| no_data_pool(data))
+        }
         // It may come to be all the same.
         (Errno::TIMEDOUT, _) => failed("create", name, errno, Late::Away).leaving(name),
         (errno, _) => failed("create", name, errno, Late::Away),
@@ -130,6 +132,19 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
         Ok((image, internal))
     };
     open().map_err(|errno| cleared(pool, name, failed("open", name, errno, Late::Away)))
+}
+
+/// Whether the cluster has answered, and what was written to is gone.
+fn is_gone(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.and_then(io::Error::raw_os_error) == Some(Errno::NOENT.number())
+}
+
+/// Removes an image that was made whole in a pool that has not the store's name any more: it is not
+/// where its location says. A snapshot is made with the latest news of the pools, so this hears of
+/// whatever happened before. Blocks.
+pub(super) fn is_in_store(store: &Store, pool: &Pool, name: &str) -> Result<()> {
+    store.connection.holds(pool).map_err(|moved| cleared(pool, name, moved))
 }
 
 /// Closes a handle, unless a call that has not returned still uses it: its end closes it then.
@@ -232,7 +247,18 @@ impl Writing {
     }
 
     fn fail(&self, errno: Errno) -> Error {
-        failed("write", self.name(), errno, Late::Away)
+        match errno {
+            // Not that there is no such image: one was made.
+            Errno::NOENT => Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the pool was removed while this was written to it: image=`{}`",
+                    self.name()
+                ),
+            )
+            .because(io::Error::from(errno)),
+            errno => failed("write", self.name(), errno, Late::Away),
+        }
     }
 
     /// Waits for what is in flight, in time.
@@ -276,9 +302,21 @@ impl Writing {
 
     /// Notes whether the cluster has answered.
     fn heard<T>(&mut self, answer: Result<T>) -> Result<T> {
-        let away = |error: &Error| matches!(error.kind(), Kind::Unavailable | Kind::Timeout);
+        let away = |error: &Error| {
+            matches!(error.kind(), Kind::Unavailable | Kind::Timeout) && !is_gone(error)
+        };
         self.lost |= answer.as_ref().is_err_and(away);
         answer
+    }
+
+    /// What was refused in flight, by what the store's pool has come to be meanwhile.
+    async fn explained<T: Send + 'static>(&self, answer: Result<T>) -> Result<T> {
+        match answer {
+            Err(refused) if refused.kind() == Kind::BackendDenied => {
+                blocking(self.store(), "look up the pool", move |_| Err(refused)).await
+            }
+            answer => answer,
+        }
     }
 
     async fn append(&mut self, chunk: Bytes) -> Result<()> {
@@ -313,7 +351,8 @@ impl Writing {
 impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let appended = self.append(chunk).await;
-        self.heard(appended)
+        let appended = self.heard(appended);
+        self.explained(appended).await
     }
 
     fn at(&self) -> &crate::Location {
@@ -322,7 +361,8 @@ impl Upload for Writing {
 
     async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
         let settled = self.settle().await;
-        match self.heard(settled) {
+        let settled = self.heard(settled);
+        match self.explained(settled).await {
             Ok(()) => {}
             Err(error) => {
                 return Err(match self.abort().await {
@@ -388,7 +428,8 @@ impl Writing {
         };
         let published = publish(&mut snapped);
         give_up(image, name);
-        published.map_err(|errno| unpublished(&pool, name, errno, snapped, at))
+        published.map_err(|errno| unpublished(&pool, name, errno, snapped, at))?;
+        is_in_store(&making.store, &pool, name)
     }
 
     /// Leaves what was written. Blocks.

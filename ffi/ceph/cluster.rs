@@ -176,6 +176,19 @@ impl Cluster {
         })
     }
 
+    /// Waits until what the client knows of the pools is what the cluster knows. Blocks, without a limit
+    /// while no mon answers.
+    ///
+    /// Implements: `int rados_wait_for_latest_osdmap(rados_t)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn wait_for_latest_osdmap(&self) -> Result<()> {
+        // SAFETY: the handle is connected.
+        check(unsafe { rados::rados_wait_for_latest_osdmap(self.raw()) })?;
+        Ok(())
+    }
+
     /// The name of the pool with this number. Blocks until the maps are there.
     ///
     /// Implements: `int rados_pool_reverse_lookup(rados_t, int64_t id, char *buf, size_t maxlen)`

@@ -164,6 +164,23 @@ impl Pool {
         &self.0.cluster
     }
 
+    /// Whether the pool that has its name now is this one, as far as the client has heard. Blocks only
+    /// where no pool has it: until the mon has said so.
+    ///
+    /// Implements: `int64_t rados_pool_lookup(rados_t, const char *pool_name)`,
+    /// `int64_t rados_ioctx_get_id(rados_ioctx_t)`
+    ///
+    /// # Errors
+    /// `NOENT` if no pool has it.
+    pub fn has_its_name(&self) -> Result<bool> {
+        let name = c(&self.0.name)?;
+        // SAFETY: the name is valid for the call.
+        let now = unsafe { rados::rados_pool_lookup(self.0.cluster.raw(), name.as_ptr()) };
+        check(i32::try_from(now.min(0)).unwrap_or_default())?;
+        // SAFETY: the ioctx is there.
+        Ok(now == unsafe { rados::rados_ioctx_get_id(self.raw()) })
+    }
+
     /// What it holds. Blocks.
     ///
     /// Implements: `int rados_ioctx_pool_stat(rados_ioctx_t, struct rados_pool_stat_t *)`

@@ -53,6 +53,7 @@ pub(crate) struct Client {
 pub(crate) struct Io {
     pub(crate) state: Arc<State>,
     pub(crate) pool: String,
+    number: i64,
     pub(crate) client: i64,
     pub(crate) full_try: Arc<AtomicBool>,
     /// Images that were opened with it.
@@ -201,6 +202,27 @@ unsafe extern "C" fn rados_pool_reverse_lookup(
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn rados_pool_lookup(cluster: &Client, pool_name: Text) -> i64 {
+    let pool = pool_name.text();
+    let mut number = 0;
+    let answer = cluster.call("rados_pool_lookup", &pool, |world| {
+        number = world.pool(&pool)?.number;
+        Ok(0)
+    });
+    if answer == 0 { number } else { answer.into() }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_ioctx_get_id(io: &Io) -> i64 {
+    io.number
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_wait_for_latest_osdmap(cluster: &Client) -> c_int {
+    cluster.call("rados_wait_for_latest_osdmap", "", |_| Ok(0))
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn rados_ioctx_create(
     cluster: &Client,
     pool_name: Text,
@@ -208,13 +230,18 @@ unsafe extern "C" fn rados_ioctx_create(
 ) -> c_int {
     let Some(state) = cluster.connected() else { return -107 };
     let pool = pool_name.text();
-    let answer = state.call("rados_ioctx_create", &pool, 0, |world| world.pool(&pool).map(|_| 0));
+    let mut number = 0;
+    let answer = state.call("rados_ioctx_create", &pool, 0, |world| {
+        number = world.pool(&pool)?.number;
+        Ok(0)
+    });
     if answer == 0 {
         cluster.pools.fetch_add(1, Ordering::SeqCst);
         state.pools.fetch_add(1, Ordering::SeqCst);
         *ioctx = Box::into_raw(Box::new(Io {
             state,
             pool,
+            number,
             client: cluster.number,
             full_try: Arc::default(),
             images: Arc::default(),

@@ -5,6 +5,7 @@ mod full;
 mod holders;
 mod kills;
 mod mons;
+mod pools;
 mod restarts;
 mod stops;
 

@@ -214,8 +214,10 @@ impl Ceph {
         self.images_in(POOL)
     }
 
-    fn images_in(&self, pool: &str) -> Vec<String> {
-        self.rbd(&["ls", pool]).lines().map(str::to_owned).collect()
+    /// The same of any pool.
+    pub(crate) fn images_in(&self, pool: &str) -> Vec<String> {
+        let (said, _) = self.say("rbd", "client.admin", &["ls", pool]);
+        said.lines().map(str::to_owned).collect()
     }
 
     /// Whether no image is there, nor in the trash.
@@ -224,7 +226,8 @@ impl Ceph {
     }
 
     fn is_empty_pool(&self, pool: &str) -> bool {
-        self.images_in(pool).is_empty() && self.rbd(&["trash", "ls", "--all", pool]).is_empty()
+        let (trash, _) = self.say("rbd", "client.admin", &["trash", "ls", "--all", pool]);
+        self.images_in(pool).is_empty() && trash.is_empty()
     }
 
     /// The parts of images that a pool holds, whether or not an image is there that has them.

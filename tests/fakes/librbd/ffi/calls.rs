@@ -19,6 +19,13 @@ fn a_cluster_says_what_it_is() {
     rig.fake.plan(Plan::once("rados_cluster_stat", 1, 110, How::Fail));
     assert_eq!(rig.cluster.stat(), Err(Errno::TIMEDOUT));
     assert_eq!(rig.pool.name(), "images");
+    // The name is a pool's, whichever it is; a handle is of one pool.
+    rig.cluster.wait_for_latest_osdmap().unwrap();
+    assert_eq!(rig.pool.has_its_name(), Ok(true));
+    rig.fake.set_pool("images", false);
+    assert_eq!(rig.pool.has_its_name(), Err(Errno::NOENT));
+    rig.fake.set_pool("images", true);
+    assert_eq!(rig.pool.has_its_name(), Ok(false));
     assert_eq!(rig.pool.cluster().fsid(), rig.cluster.fsid());
     assert_eq!(
         format!("{:?} {:?}", rig.cluster, rig.pool),
