@@ -80,6 +80,8 @@ static ALL: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default);
 pub(super) struct Connection {
     key: Key,
     pool: String,
+    /// The option that names the pool.
+    option: &'static str,
     now: AsyncMutex<Now>,
     /// It may be no good any more.
     suspect: AtomicBool,
@@ -95,15 +97,17 @@ struct Now {
 }
 
 impl Connection {
-    pub(super) fn new(config: &Config) -> Self {
+    /// For the pool of this name, which `option` names.
+    pub(super) fn new(config: &Config, pool: &str, option: &'static str) -> Self {
         let (timeout, fixed) = match config.timeout {
             Timeout::Default(limit) => (Some(limit), false),
             Timeout::Fixed(limit) => (Some(limit), true),
             Timeout::None => (None, true),
         };
         let key = Key { conf: config.conf.clone(), user: config.user.clone(), timeout, fixed };
-        let (now, pool) = (AsyncMutex::default(), config.pool.clone());
-        Self { key, pool, now, suspect: AtomicBool::default(), moved: AtomicBool::default() }
+        let (now, pool) = (AsyncMutex::default(), pool.to_owned());
+        let (suspect, moved) = (AtomicBool::default(), AtomicBool::default());
+        Self { key, pool, option, now, suspect, moved }
     }
 
     /// The connection and the pool, made if they are not there.
@@ -131,11 +135,11 @@ impl Connection {
     /// Another one than `old`, and the pool.
     async fn make(&self, lane: &Lane, old: Option<&Arc<Live>>) -> Result<(Arc<Live>, Pool)> {
         let live = shared(&self.key, lane, old).await?;
-        let (cluster, name) = (live.cluster.clone(), self.pool.clone());
+        let (cluster, name, option) = (live.cluster.clone(), self.pool.clone(), self.option);
         let pool = lane
             .run("open the pool", move || {
                 let pool = Pool::open(&cluster, &name).map_err(|errno| match errno {
-                    Errno::NOENT => no_pool(&name),
+                    Errno::NOENT => no_pool(option, &name),
                     errno => failed("open the pool", &name, errno, Late::Away),
                 })?;
                 // Whatever is removed passes through the trash, which the first removal makes, and cannot
@@ -160,11 +164,11 @@ impl Connection {
             Ok(false) => Error::new(
                 Kind::Unavailable,
                 format!(
-                    "another pool has come to have this name; try again: rbd_store_pool=`{}`",
-                    self.pool
+                    "another pool has come to have this name; try again: {}=`{}`",
+                    self.option, self.pool
                 ),
             ),
-            Err(Errno::NOENT) => no_pool(&self.pool),
+            Err(Errno::NOENT) => no_pool(self.option, &self.pool),
             Err(errno) => return Err(failed("look up the pool", &self.pool, errno, Late::Away)),
         };
         if !self.moved.swap(true, Ordering::Relaxed) {
@@ -256,11 +260,8 @@ impl Connection {
     }
 }
 
-fn no_pool(name: &str) -> Error {
-    Error::new(
-        Kind::Unavailable,
-        format!("the pool does not exist, create it: rbd_store_pool=`{name}`"),
-    )
+fn no_pool(option: &str, name: &str) -> Error {
+    Error::new(Kind::Unavailable, format!("the pool does not exist, create it: {option}=`{name}`"))
 }
 
 fn slot(key: &Key) -> Slot {

@@ -4,11 +4,17 @@ use std::time::Duration;
 
 use crate::options::{Options, shown};
 
+/// The option that names pools beside the store's own.
+pub(super) const ALSO: &str = "imaged_also_pools";
+
 /// An rbd store's section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `rbd_store_pool`: the pool of the images.
     pub pool: String,
+    /// `imaged_also_pools`: pools of the same cluster where images are read and deleted too, and never
+    /// written.
+    pub also_pools: Vec<String>,
     /// `rbd_store_user`: the cephx user, without `client.`.
     pub user: String,
     /// `rbd_store_ceph_conf`: the path of ceph.conf; empty lets librados look for it.
@@ -55,8 +61,11 @@ impl Config {
             options.note(CHUNK, format!("an object's size is a power of two: {used} is used"));
         }
         let timeout = timeout(options);
+        let pool = options.text("rbd_store_pool", "images");
+        let also_pools = also_pools(options, &pool);
         Some(Self {
-            pool: options.text("rbd_store_pool", "images"),
+            pool,
+            also_pools,
             user: options.text("rbd_store_user", "admin"),
             conf: options.text("rbd_store_ceph_conf", ""),
             order,
@@ -81,6 +90,25 @@ fn timeout(options: &mut Options) -> Timeout {
         Some(1..) => options.seconds(NAME, 1).map_or(Timeout::Default(PATIENCE), Timeout::Fixed),
         Some(_) | None => Timeout::Default(PATIENCE),
     }
+}
+
+/// The pools that are only read and deleted in, between commas or on lines of their own.
+fn also_pools(options: &mut Options, own: &str) -> Vec<String> {
+    let entries = options.multi(ALSO);
+    let mut found = Vec::<String>::new();
+    for entry in entries.iter().flat_map(|entry| entry.split(',')).map(str::trim) {
+        if entry.is_empty() {
+        } else if entry.contains(['/', '@', '\0']) {
+            let what = "names pools, and nothing inside them";
+            options.fail(ALSO, format!("{what}: value={}", shown(entry)));
+        } else if entry == own {
+            options.note(ALSO, format!("the store's own pool need not be named: {entry}"));
+        } else if !found.iter().any(|named| named == entry) {
+            // Named twice says nothing else than named once.
+            found.push(entry.to_owned());
+        }
+    }
+    found
 }
 
 /// Features by librbd's names, as `rbd create --image-feature` takes them, and what each needs.
@@ -157,6 +185,7 @@ mod tests {
     fn every_option_is_read() {
         let (config, notes) = read(&[
             ("rbd_store_pool", "vms"),
+            ("imaged_also_pools", "images, old images,,vms,images"),
             ("rbd_store_user", "glance"),
             ("rbd_store_ceph_conf", "/etc/ceph/other.conf"),
             ("rbd_store_chunk_size", "6"),
@@ -171,6 +200,7 @@ mod tests {
             config,
             Config {
                 pool: "vms".into(),
+                also_pools: vec!["images".into(), "old images".into()],
                 user: "glance".into(),
                 conf: "/etc/ceph/other.conf".into(),
                 order: 22,
@@ -182,7 +212,7 @@ mod tests {
                 flatten_objects: 2,
             }
         );
-        assert_eq!(notes, 1, "6 MiB cannot be");
+        assert_eq!(notes, 2, "6 MiB cannot be, and the own pool is known");
         assert_eq!(read(&[("rados_connect_timeout", "0")]).0.timeout, Timeout::None);
     }
 
@@ -221,6 +251,16 @@ mod tests {
             read(&[("rados_connect_timeout", "-9223372036854775808")]).0.timeout,
             Timeout::Default(PATIENCE)
         );
+    }
+
+    #[test]
+    fn what_is_no_pool_is_refused() {
+        for value in ["images/namespace", "old, images@snap"] {
+            let mut options = Options::of("fast", &[(ALSO, value)]);
+            Config::read(&mut options);
+            let problems = options.finish().problems;
+            assert!(problems[0].to_string().contains("names pools"), "{value}: {problems:?}");
+        }
     }
 
     #[test]

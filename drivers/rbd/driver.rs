@@ -12,6 +12,7 @@ use imaged_ffi::{Errno, Image};
 use super::{
     Config, Location, Timeout, Volume,
     cluster::Connection,
+    config::ALSO,
     copy,
     failure::{Late, failed},
     kept, read,
@@ -25,6 +26,8 @@ use crate::{
     missing, taken, window::Window,
 };
 
+/// The option that names the store's own pool.
+const POOL: &str = "rbd_store_pool";
 /// Calls to librbd that block, at a time.
 const PLACES: usize = 16;
 /// Answers of the cluster that one call may have to wait for, one after the other.
@@ -48,30 +51,42 @@ impl Rbd {
             Timeout::Default(limit) | Timeout::Fixed(limit) => limit.saturating_mul(ANSWERS),
             Timeout::None => LONG,
         };
-        let store = Arc::new(Store {
+        let mut store = Store {
             name: name.to_owned(),
             instance: instance.to_owned(),
             config: config.clone(),
+            pool: config.pool.clone(),
+            option: POOL,
+            also: Vec::new(),
             lane: Lane::new(name, PLACES, patience),
             long: Lane::new(name, PLACES, LONG),
             flattening: Lane::new(name, 1, LONG),
-            connection: Connection::new(config),
+            connection: Connection::new(config, &config.pool, POOL),
             patience,
             handles: Arc::default(),
             making: Mutex::default(),
             seen: Mutex::default(),
             fsid: Mutex::default(),
-        });
+        };
+        let also = config.also_pools.iter().map(|pool| Arc::new(store.in_pool(pool)));
+        store.also = also.collect();
+        let store = Arc::new(store);
         store.connected().await?;
         Ok(Self(store))
+    }
+
+    /// The store in the pool that `at` names: this one, if it names none.
+    fn of(&self, at: &crate::Location) -> &Arc<Store> {
+        let crate::Location::Rbd(at) = at else { return &self.0 };
+        let mut also = self.0.also.iter();
+        also.find(|also| at.pool() == Some(&also.pool)).unwrap_or(&self.0)
     }
 
     async fn look(&self) -> Result<Capacity> {
         let (live, pool) = self.0.connected().await?;
         blocking(&self.0, "look at the cluster", move |store| {
             let stat = live.cluster.stat();
-            let stat =
-                stat.map_err(|errno| failed("look at", &store.config.pool, errno, Late::Away))?;
+            let stat = stat.map_err(|errno| failed("look at", &store.pool, errno, Late::Away))?;
             store.connection.holds_now(&pool)?;
             store.probe(&pool)?;
             let trash = trash::purge(store, &pool)?;
@@ -108,6 +123,9 @@ impl Driver for Rbd {
             facts.insert("fsid".into(), fsid.into());
         }
         facts.insert("pool".into(), config.pool.clone().into());
+        if !config.also_pools.is_empty() {
+            facts.insert("also_pools".into(), config.also_pools.clone().into());
+        }
         facts.insert("chunk_size".into(), (1_u64 << config.order).into());
         facts.insert("thin_provisioning".into(), config.thin.into());
         facts
@@ -117,7 +135,8 @@ impl Driver for Rbd {
         let crate::Location::Rbd(at) = at else { return false };
         // Which cluster this is is known since it was opened.
         let fsid = lock(&self.0.fsid).clone();
-        fsid.is_some_and(|fsid| at.is_in(&fsid, &self.0.config.pool))
+        let pools = || self.0.also.iter().map(|also| &also.pool).chain([&self.0.pool]);
+        fsid.is_some_and(|fsid| pools().any(|pool| at.is_in(&fsid, pool)))
     }
 
     fn busy(&self) -> usize {
@@ -130,6 +149,10 @@ impl Driver for Rbd {
 
     async fn probe(&self) -> Result<Capacity> {
         self.0.connection.look(&self.0.lane).await?;
+        for also in &self.0.also {
+            // What is the matter with it is told to who asks for an image there.
+            let _looked = also.connection.look(&also.lane).await;
+        }
         match self.look().await {
             // Another pool may have the name now.
             Err(_) if self.0.connection.has_moved() => self.look().await,
@@ -156,12 +179,13 @@ impl Driver for Rbd {
     }
 
     async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
-        let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
+        let store = self.of(at);
+        let (live, pool) = store.connected().await?;
+        let name = store.image_at(at, &live)?;
         let place = Location::new(&live.fsid, pool.name(), &name);
         let (reading, extents, range, seen) = {
             let name = name.clone();
-            blocking(&self.0, "open an image", move |store| {
+            blocking(store, "open an image", move |store| {
                 let (image, seen) = store.open_whole(&pool, &name)?;
                 let range = match span.of(seen.stat.size) {
                     Ok(range) => range,
@@ -191,23 +215,26 @@ impl Driver for Rbd {
     }
 
     async fn stat(&self, at: &crate::Location) -> Result<Stat> {
-        let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
-        blocking(&self.0, "look at an image", move |store| store.look(&pool, &name)).await
+        let store = self.of(at);
+        let (live, pool) = store.connected().await?;
+        let name = store.image_at(at, &live)?;
+        blocking(store, "look at an image", move |store| store.look(&pool, &name)).await
     }
 
     async fn delete(&self, at: &crate::Location) -> Result<()> {
-        let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
-        if self.0.handles.reads(&name) {
+        let store = self.of(at);
+        let (live, pool) = store.connected().await?;
+        let name = store.image_at(at, &live)?;
+        if store.handles.reads(&name) {
             return Err(in_use(&name, "it is being read"));
         }
-        let alone = self.0.handles.alone(&name).await;
-        at_length(&self.0, "delete an image", move |store| {
+        let alone = store.handles.alone(&name).await;
+        at_length(store, "delete an image", move |store| {
             let _until_done = alone;
             // Nothing is removed from a pool that was put aside.
             store.connection.holds_now(&pool)?;
-            if store.delete(&pool, &name)? {
+            // At the trash of a pool beside the store's own nobody looks in rounds.
+            if store.delete(&pool, &name)? || store.option == ALSO {
                 // It may have been the last clone of what was deleted before.
                 trash::purge_quietly(store, &pool);
             }
@@ -255,10 +282,11 @@ impl Driver for Rbd {
     }
 
     fn volume(&self, at: &crate::Location) -> Option<crate::Volume> {
+        let image = self.serves(at);
         let crate::Location::Rbd(at) = at else { return None };
         let fsid = lock(&self.0.fsid).clone()?;
         let (pool, snap) = at.place_in(&fsid)?;
-        (!at.is_in(&fsid, &self.0.config.pool)).then(|| {
+        (!image).then(|| {
             crate::Volume::Rbd(Volume {
                 pool: pool.to_owned(),
                 image: at.image().to_owned(),
@@ -363,7 +391,7 @@ impl Driver for Rbd {
                 // In a pool that is gone there are none.
                 let names = of.list();
                 store.connection.holds(&of)?;
-                names.map_err(|errno| failed("list", &store.config.pool, errno, Late::Away))
+                names.map_err(|errno| failed("list", &store.pool, errno, Late::Away))
             })
             .await?;
             let ids = names.into_iter().filter_map(|name| name.parse::<ImageId>().ok());

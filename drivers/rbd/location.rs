@@ -52,6 +52,12 @@ impl Location {
         Some((&place.pool, &place.snap))
     }
 
+    /// The pool that it names, if it names one.
+    #[cfg(feature = "ceph")]
+    pub(super) fn pool(&self) -> Option<&str> {
+        self.place.as_ref().map(|place| place.pool.as_str())
+    }
+
     /// The image's name.
     #[must_use]
     pub fn image(&self) -> &str {

@@ -1,7 +1,8 @@
 //! Images in a pool of Ceph RBD, laid out as glance_store's rbd driver does.
 //!
 //! # Location
-//! `rbd://<fsid>/<pool>/<image>/snap`, each part quoted. `rbd://<image>`, as old ones were, is read.
+//! `rbd://<fsid>/<pool>/<image>/snap`, each part quoted. `rbd://<image>`, as old ones were, is read,
+//! and is of the store's own pool. In other pools, `imaged_also_pools`, images are read and deleted.
 //! # Commit point
 //! The protection of the snapshot `snap`, after all writes have landed, a flush, and a trim where the
 //! size was not known. Nova and Cinder clone from it.

@@ -13,6 +13,7 @@ use imaged_ffi::{Errno, Extent, Image, Pool};
 use super::{
     Config,
     cluster::{Connection, Live},
+    config,
     failure::{Late, failed},
     handles::{Handles, Reading, close_later},
     kept,
@@ -33,6 +34,13 @@ pub(super) struct Store {
     pub(super) name: String,
     pub(super) instance: String,
     pub(super) config: Config,
+    /// The pool of its images.
+    pub(super) pool: String,
+    /// The option that names the pool.
+    pub(super) option: &'static str,
+    /// The pools that are only read and deleted in, each with handles and images of its own: an image
+    /// there is another than the one of the same name here.
+    pub(super) also: Vec<Arc<Self>>,
     pub(super) lane: Lane,
     /// For calls that take as long as an image has objects. Each of their steps is bounded.
     pub(super) long: Lane,
@@ -116,6 +124,27 @@ fn is_shut_out(error: &Error) -> bool {
 }
 
 impl Store {
+    /// The same in another pool of the cluster.
+    pub(super) fn in_pool(&self, pool: &str) -> Self {
+        Self {
+            name: self.name.clone(),
+            instance: self.instance.clone(),
+            config: self.config.clone(),
+            pool: pool.to_owned(),
+            option: config::ALSO,
+            also: Vec::new(),
+            lane: self.lane.clone(),
+            long: self.long.clone(),
+            flattening: self.flattening.clone(),
+            connection: Connection::new(&self.config, pool, config::ALSO),
+            patience: self.patience,
+            handles: Arc::default(),
+            making: Mutex::default(),
+            seen: Mutex::default(),
+            fsid: Mutex::default(),
+        }
+    }
+
     pub(super) async fn connected(&self) -> Result<(Arc<Live>, Pool)> {
         let (live, pool) = self.connection.get(&self.lane).await?;
         *lock(&self.fsid) = Some(live.fsid.clone());
@@ -127,13 +156,13 @@ impl Store {
         if error.kind() != Kind::BackendDenied {
             return error;
         }
-        let Config { user, pool, .. } = &self.config;
+        let Self { pool, option, config: Config { user, .. }, .. } = self;
         let caps = self.caps("");
         Error::new(
             Kind::BackendDenied,
             format!(
                 "{error}; to write, the user needs the caps {caps}: rbd_store_user=`{user}` \
-                 rbd_store_pool=`{pool}`"
+                 {option}=`{pool}`"
             ),
         )
         .because(error.chain())
@@ -141,15 +170,15 @@ impl Store {
 
     /// The caps that the store's user needs, as `ceph auth caps` takes them; `more` is for other pools.
     pub(super) fn caps(&self, more: &str) -> String {
-        let Config { pool, data_pool, .. } = &self.config;
-        let data = data_pool.as_ref();
-        let data = data.map_or_else(String::new, |pool| format!(", profile rbd pool={pool}"));
-        format!("mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={pool}{data}{more}'")
+        let Config { pool, data_pool, also_pools, .. } = &self.config;
+        let others = data_pool.iter().chain(also_pools);
+        let others: String = others.map(|pool| format!(", profile rbd pool={pool}")).collect();
+        format!("mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={pool}{others}{more}'")
     }
 
     /// Whether the pools can be used, which not only the mon knows. Blocks.
     pub(super) fn probe(&self, pool: &Pool) -> Result<()> {
-        let fail = |errno| failed("look at", &self.config.pool, errno, Late::Away);
+        let fail = |errno| failed("look at", &self.pool, errno, Late::Away);
         if let Some(data) = &self.config.data_pool {
             Pool::open(pool.cluster(), data).map_err(|errno| match errno {
                 Errno::NOENT => no_data_pool(data),
@@ -165,7 +194,7 @@ impl Store {
     /// The image that `at` names, if it may be one of this store's.
     pub(super) fn image_at(&self, at: &crate::Location, live: &Live) -> Result<String> {
         match at {
-            crate::Location::Rbd(rbd) if rbd.is_in(&live.fsid, &self.config.pool) => {
+            crate::Location::Rbd(rbd) if rbd.is_in(&live.fsid, &self.pool) => {
                 Ok(rbd.image().to_owned())
             }
             crate::Location::Rbd(_) | crate::Location::File(_) | crate::Location::Mem(_) => {

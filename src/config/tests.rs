@@ -482,6 +482,9 @@ mod sample {
         assert_eq!(file(config.store("archive")).datadirs.len(), 2);
         let mut default = Options::default();
         let want = imaged_drivers::Config::read("rbd", &mut default);
+        let Some(imaged_drivers::Config::Rbd(mut want)) = want else { panic!("{want:?}") };
+        want.also_pools = vec!["old-images".to_owned()];
+        let want = Some(imaged_drivers::Config::Rbd(want));
         assert_eq!(config.store("ceph").unwrap().driver, want);
     }
 

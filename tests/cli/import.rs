@@ -69,6 +69,22 @@ fn a_daemon_runs_on_what_was_made_of_glances_file() {
 }
 
 #[test]
+fn the_pools_that_a_store_was_in_before_come_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("glance-api.conf").display().to_string();
+    let glance = format!(
+        "[DEFAULT]\nenabled_backends = ceph:rbd\nolder = older\n[ceph]\n\
+         imaged_socket = {}/imaged.sock\nimaged_also_pools = old images, ${{DEFAULT.older}}\n",
+        dir.path().display()
+    );
+    fs::write(&from, glance).unwrap();
+    let made = import(&[&from]);
+    assert!(made.status.success(), "{made:?}");
+    let found = text(&made.stdout);
+    assert!(found.contains("imaged_also_pools = old images, older\n"), "{found}");
+}
+
+#[test]
 fn what_is_wrong_is_told_and_no_file_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| dir.path().join(name).display().to_string();

@@ -1,6 +1,7 @@
 //! The daemon over its real socket.
 
 mod also;
+mod also_pools;
 mod ceph;
 mod conditions;
 mod descriptors;
