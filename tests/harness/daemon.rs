@@ -164,13 +164,13 @@ impl Daemon {
 
     /// Waits until nothing is under way and nothing is left to resolve.
     pub(crate) fn settle(&self) {
-        self.wait_until("the journal is empty", |daemon| {
-            daemon
-                .ask("GET", "/metrics")
-                .body
-                .windows(26)
-                .any(|w| w == b"\nimaged_journal_entries 0\n")
-        });
+        self.wait_until("the journal is empty", Self::is_settled);
+    }
+
+    /// Whether no id is held. The file of an intent goes before the id is free.
+    pub(crate) fn is_settled(&self) -> bool {
+        let metrics = self.ask("GET", "/metrics").body;
+        metrics.windows(26).any(|line| line == b"\nimaged_journal_entries 0\n")
     }
 
     /// Names of the files in a directory of the daemon's.
