@@ -70,6 +70,15 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Brings to their end the deletes that had to wait, or were broken off: called from time to time,
+    /// whether or not there are any.
+    ///
+    /// # Errors
+    /// They could not be looked at; what one of them says is only logged.
+    async fn purge(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Where the image `id` is if there is one, when that follows from the id alone: who asks for the
     /// image next need not look twice. `None` if it has to be looked for, by [`Driver::locate`].
     fn place(&self, _id: &ImageId) -> Option<Location> {
@@ -109,8 +118,8 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// Removes `at`.
     ///
     /// # Errors
-    /// `NotFound`, also the second time [deleting-twice-is-not-found]; `InUse` if clones hold it,
-    /// and then nothing was touched.
+    /// `NotFound`, also the second time [deleting-twice-is-not-found]; `InUse` if clones hold it or
+    /// somebody has locked it, and then it is as it was.
     async fn delete(&self, at: &Location) -> Result<()>;
 
     /// Makes the image `id` from `from` inside the backend; no byte passes through this process.

@@ -7,11 +7,14 @@ mod volume;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 pub use copy::Mode;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use imaged_drivers::{
     self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Listed, Location,
     Reader, Result, Span, Stat,
@@ -27,6 +30,9 @@ use crate::{
     metrics::Outcome,
 };
 
+/// So many things that the journal has left over are taken up at a time.
+const RECOVERIES: usize = 8;
+
 /// A configured place for images.
 pub struct Store {
     /// Its section of the configuration.
@@ -35,8 +41,12 @@ pub struct Store {
     /// Set once, when the backend could be opened.
     driver: OnceLock<Arc<dyn Driver>>,
     health: Mutex<Result<Capacity, String>>,
-    /// Held by the round that is at it.
-    round: tokio::sync::Mutex<()>,
+    /// Held by whoever looks at the backend.
+    looking: tokio::sync::Mutex<()>,
+    /// How many looks have ended.
+    looks: AtomicU64,
+    /// Held by the round that brings old deletes to their end.
+    purging: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Store {
@@ -84,7 +94,9 @@ impl Store {
             shared,
             driver: OnceLock::new(),
             health,
-            round: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+            looks: AtomicU64::default(),
+            purging: tokio::sync::Mutex::default(),
         }
     }
 
@@ -107,7 +119,9 @@ impl Store {
             shared: Arc::clone(&self.shared),
             driver: self.driver.clone(),
             health: Mutex::new(self.health()),
-            round: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+            looks: AtomicU64::default(),
+            purging: tokio::sync::Mutex::default(),
         }
     }
 
@@ -117,18 +131,50 @@ impl Store {
         &self.config.name
     }
 
-    /// Looks at it, and takes up what is left over in the journal, unless another round is at it: then
-    /// the claims are dropped and so stay.
+    /// Looks at it, takes up what is left over in the journal, and brings to their end the deletes that
+    /// had to wait. None of the three waits for another: any of them may take long.
     pub async fn look_after(self: &Arc<Self>, left: Vec<(Intent, Claim)>) {
-        let Ok(_alone) = self.round.try_lock() else { return };
-        self.check().await;
-        for (intent, claim) in left {
-            self.take_up(&intent, claim).await;
+        let is_open = self.driver.get().is_some();
+        if !is_open {
+            self.check().await;
+        }
+        let looked = async {
+            if is_open {
+                self.check().await;
+            }
+        };
+        let recovered = stream::iter(left).for_each_concurrent(RECOVERIES, |(intent, claim)| {
+            let this = Arc::clone(self);
+            async move { this.take_up(&intent, claim).await }
+        });
+        tokio::join!(looked, recovered, self.purge());
+    }
+
+    /// Brings to their end the deletes that had to wait, unless another round is at it.
+    async fn purge(&self) {
+        let Ok(_alone) = self.purging.try_lock() else { return };
+        let Ok(driver) = self.driver() else { return };
+        if self.config.read_only {
+            return;
+        }
+        if let Err(error) = driver.purge().await {
+            let error = error.chain();
+            tracing::warn!(
+                store = self.name(),
+                error,
+                "old deletes cannot be brought to their end"
+            );
         }
     }
 
-    /// Opens the backend, or looks whether it still can be used.
+    /// Opens the backend, or looks whether it still can be used. Who comes while somebody does shares
+    /// what that one finds.
     pub async fn check(&self) {
+        let before = self.looks.load(Ordering::Acquire);
+        let _looking = self.looking.lock().await;
+        if self.looks.load(Ordering::Acquire) != before {
+            return;
+        }
         let looked = match self.driver.get() {
             Some(driver) => driver.probe().await,
             None => self.open_backend().await,
@@ -144,6 +190,7 @@ impl Store {
             (Ok(_), Ok(_)) | (Err(_), Err(_)) => {}
         }
         *health = found;
+        self.looks.fetch_add(1, Ordering::Release);
     }
 
     /// Why nothing can be written although images can be read, and nobody has asked for that; `None` if

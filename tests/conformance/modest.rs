@@ -46,6 +46,9 @@ impl Driver for Modest {
     fn place(&self, id: &ImageId) -> Option<Location> {
         self.inner.place(id)
     }
+    async fn purge(&self) -> Result<()> {
+        self.inner.purge().await
+    }
     async fn probe(&self) -> Result<Capacity> {
         self.inner.probe().await
     }

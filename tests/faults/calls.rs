@@ -290,6 +290,10 @@ impl imaged_drivers::Driver for Moving {
     fn caps(&self) -> imaged_drivers::Caps {
         self.inner.caps()
     }
+    async fn purge(&self) -> Result<()> {
+        self.inner.purge().await
+    }
+
     async fn probe(&self) -> Result<imaged_drivers::Capacity> {
         self.inner.probe().await
     }

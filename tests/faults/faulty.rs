@@ -123,6 +123,10 @@ impl Driver for Faulty {
         self.inner.place(id)
     }
 
+    async fn purge(&self) -> Result<()> {
+        self.script.pass("purge", self.inner.purge()).await
+    }
+
     async fn probe(&self) -> Result<Capacity> {
         self.script.pass("probe", self.inner.probe()).await
     }
