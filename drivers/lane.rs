@@ -42,6 +42,27 @@ const DROPS: usize = 1024;
 /// As many threads of one lane drop at a time.
 const DROPPERS: usize = 16;
 
+/// Whether a call that takes long goes on: it says so from time to time, from any thread.
+#[derive(Clone, Debug)]
+pub struct Going(Arc<Mutex<Instant>>);
+
+impl Going {
+    /// A call that begins now.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// It goes on.
+    pub fn on(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 thread_local! {
     /// Whether this thread is a lane's, and so may block.
     static ASIDE: Cell<bool> = const { Cell::new(false) };
@@ -105,6 +126,34 @@ impl Lane {
         doing: &'static str,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.wait_for(doing, None, work).await
+    }
+
+    /// The same of work that takes as long as it goes on: it is given up only when it has not said so
+    /// for as long as the lane's patience.
+    ///
+    /// # Errors
+    /// As [`Lane::run`].
+    pub async fn run_long<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Going) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let going = Going::begin();
+        let told = going.clone();
+        let work = move || {
+            told.on();
+            work(&told)
+        };
+        self.wait_for(doing, Some(going), work).await
+    }
+
+    async fn wait_for<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        going: Option<Going>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         if self.is_clogged() {
             return Err(Error::new(
                 Kind::Unavailable,
@@ -115,8 +164,8 @@ impl Lane {
                 ),
             ));
         }
-        let deadline = Instant::now() + self.patience;
-        let (answer, answered) = oneshot::channel();
+        let mut deadline = Instant::now() + self.patience;
+        let (answer, mut answered) = oneshot::channel();
         match Arc::clone(&self.free).try_acquire_owned() {
             Ok(place) => begin(place, work, answer),
             Err(TryAcquireError::Closed) => return Err(self.closed(doing)),
@@ -136,21 +185,35 @@ impl Lane {
             }
         }
         // A moment longer than the wait for a place, which has its own answer.
-        match timeout_at(deadline + GRACE, answered).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::new(
+        let answered = loop {
+            match timeout_at(deadline + GRACE, &mut answered).await {
+                Ok(answered) => break answered,
+                Err(_) => {
+                    let later = going.as_ref().map(|going| going.last() + self.patience);
+                    match later.filter(|later| *later > deadline) {
+                        Some(later) => deadline = later,
+                        None => return Err(self.late(doing)),
+                    }
+                }
+            }
+        };
+        answered.unwrap_or_else(|_lost| {
+            Err(Error::new(
                 Kind::Internal,
                 format!("a thread of the store failed to {doing}: store=`{}`", self.name),
-            )),
-            Err(_) => Err(Error::new(
-                Kind::Timeout,
-                format!(
-                    "no answer from the store within {} s, trying to {doing}: store=`{}`",
-                    self.patience.as_secs(),
-                    self.name
-                ),
-            )),
-        }
+            ))
+        })
+    }
+
+    fn late(&self, doing: &str) -> Error {
+        Error::new(
+            Kind::Timeout,
+            format!(
+                "no answer from the store within {} s, trying to {doing}: store=`{}`",
+                self.patience.as_secs(),
+                self.name
+            ),
+        )
     }
 
     /// Drops `value` on a thread where that may block, and does not wait for it.
@@ -388,6 +451,33 @@ mod tests {
             tokio::task::yield_now().await;
         }
         hung.run("read", || Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_is_waited_for_and_what_does_not_is_given_up() {
+        let lane = Lane::new("a", 2, Duration::from_millis(200));
+        let (tell, told) = mpsc::channel::<()>();
+        let goes_on = lane.run_long("remove", move |going| {
+            let mut steps = 0;
+            while told.recv().is_ok() {
+                going.on();
+                steps += 1;
+            }
+            Ok(steps)
+        });
+        let steps = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                tell.send(()).unwrap();
+            }
+            drop(tell);
+        };
+        let (done, ()) = tokio::join!(goes_on, steps);
+        assert_eq!(done.unwrap(), 10, "longer than the lane's patience");
+        let (release, gate) = mpsc::channel::<()>();
+        let stuck = lane.run_long("remove", move |_| Ok(gate.recv().is_err()));
+        assert_eq!(stuck.await.unwrap_err().kind(), Kind::Timeout);
+        drop(release);
     }
 
     #[tokio::test]

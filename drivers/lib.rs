@@ -19,6 +19,7 @@ pub mod lane;
 pub mod mem;
 pub mod open_file;
 pub mod options;
+pub mod point;
 pub mod rbd;
 pub mod window;
 pub mod zeros;

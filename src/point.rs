@@ -16,10 +16,4 @@ pub const POINTS: [&str; 7] = [
 pub const VOLUME_POINTS: [&str; 5] =
     ["volume-claimed", "volume-sealed", "copy-claimed", "copy-made", "copy-turned"];
 
-/// Dies here by SIGKILL if `IMAGED_KILL_AT` names this point.
-pub(crate) fn pass(name: &'static str) {
-    if cfg!(debug_assertions) && std::env::var_os("IMAGED_KILL_AT").is_some_and(|at| at == name) {
-        let this = nix::unistd::Pid::this();
-        let _fatal = nix::sys::signal::kill(this, nix::sys::signal::Signal::SIGKILL);
-    }
-}
+pub use imaged_drivers::point::{DELETE_POINTS, pass};

@@ -7,13 +7,14 @@ use imaged_ffi::{Errno, Image, Options, Pool, sys};
 use super::{
     Location, Volume,
     cluster::Live,
+    delete,
     failure::{Late, failed},
     kept,
     location::SNAP,
     store::{Store, close, is_still},
     upload::{self, Making},
 };
-use crate::{Copied, Digests, Error, Kind, Progress, Result, Source, missing, taken};
+use crate::{Copied, Digests, Error, Kind, Progress, Result, Source, lane::Going, missing, taken};
 
 /// How many objects a flatten works on at a time: an option of librbd's, for one image.
 const CONCURRENCY: &str = "conf_rbd_concurrent_management_ops";
@@ -37,6 +38,7 @@ pub(super) fn clone(
     (live, pool): (&Live, &Pool),
     making: &Making,
     parent: Parent,
+    going: &Going,
 ) -> Result<Option<Copied>> {
     let name = making.name();
     let Parent { pool: from, image, snap, identity, size: length, digests } = parent;
@@ -47,7 +49,6 @@ pub(super) fn clone(
         // Without deep-flatten the snapshot would need the source for ever.
         features: Some(store.config.features.unwrap_or(live.features) | CLONABLE),
         clone_format: Some(2),
-        ..Options::default()
     };
     let made = match length {
         // librbd does not clone what is empty.
@@ -60,13 +61,14 @@ pub(super) fn clone(
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
         errno => failed("clone", name, errno, Late::Unsure),
     })?;
-    let other = |errno| upload::cleared(pool, name, failed("clone", name, errno, Late::Away));
+    let other =
+        |errno| upload::cleared(pool, name, failed("clone", name, errno, Late::Away), going);
     // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
     // before, too.
     if let Some(identity) = &identity
         && !is_still(&from, &image, identity).map_err(other)?
     {
-        upload::remove(pool, name)
+        upload::remove(pool, name, going)
             .map_err(|errno| failed("remove", name, errno, Late::Away).leaving(name))?;
         return Ok(None);
     }
@@ -90,17 +92,23 @@ pub(super) fn clone(
     let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
     match publish(&mut snapped, &mut size) {
         Ok(()) => {
-            upload::is_in_store(store, pool, name)?;
+            upload::is_in_store(store, pool, name, going)?;
             Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 }))
         }
-        Err(errno) => Err(upload::unpublished(pool, name, errno, snapped, at)),
+        Err(errno) => Err(upload::unpublished(pool, name, errno, snapped, at, going)),
     }
 }
 
 const CLONABLE: u64 = sys::RBD_FEATURE_LAYERING | sys::RBD_FEATURE_DEEP_FLATTEN;
 
 /// Makes an image independent of what it was cloned from. Blocks, for as long as its bytes take.
-pub(super) fn flatten(store: &Store, pool: &Pool, name: &str, progress: &Progress) -> Result<()> {
+pub(super) fn flatten(
+    store: &Store,
+    pool: &Pool,
+    name: &str,
+    progress: &Progress,
+    going: &Going,
+) -> Result<()> {
     let fail = |errno| match errno {
         Errno::NOENT => missing(name, &store.name),
         errno => failed("flatten", name, errno, Late::Away),
@@ -113,6 +121,7 @@ pub(super) fn flatten(store: &Store, pool: &Pool, name: &str, progress: &Progres
     let image = Image::open(pool, name, None).map_err(fail)?;
     let ended = AtomicBool::new(false);
     let flattened = image.flatten(|done, all| {
+        going.on();
         let on = progress(done, all);
         ended.fetch_or(!on, Ordering::Relaxed);
         on
@@ -142,8 +151,9 @@ pub(super) fn seal(store: &Store, live: &Live, volume: &Volume, name: &str) -> R
             match fix(&image, &temporary(store, name)) {
                 Ok(snap) => (image, snap),
                 Err(errno) => {
+                    let error = unfixed(store, volume, &image, errno);
                     close(image, &volume.image);
-                    return Err(refused(store, volume, errno));
+                    return Err(error);
                 }
             }
         }
@@ -184,12 +194,33 @@ pub(super) fn unseal(store: &Store, live: &Live, volume: &Volume, name: &str) ->
         image => image.map_err(|errno| refused(store, volume, errno))?,
     };
     let snap = temporary(store, name);
-    let removed = image.snap_remove(&snap);
-    close(image, &volume.image);
-    match removed {
+    // What is not there needs no lock to be removed.
+    let removed = match image.snaps() {
+        Ok(snaps) if !snaps.iter().any(|there| there.name == snap) => Ok(()),
+        Ok(_) => image.snap_remove(&snap),
+        Err(errno) => Err(errno),
+    };
+    let left = match removed {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(refused(store, volume, errno).leaving(format!("{volume}@{snap}"))),
+        Err(errno) => {
+            Err(unfixed(store, volume, &image, errno).leaving(format!("{volume}@{snap}")))
+        }
+    };
+    close(image, &volume.image);
+    left
+}
+
+/// Why the snapshot of a volume cannot be made or removed. Blocks.
+fn unfixed(store: &Store, volume: &Volume, image: &Image, errno: Errno) -> Error {
+    if errno == Errno::ROFS
+        && let Ok(Some(why)) = delete::locked_by(image)
+    {
+        return Error::new(
+            Kind::InUse,
+            format!("the volume cannot be sealed or unsealed now, {why}: rbd_volume=`{volume}`"),
+        );
     }
+    refused(store, volume, errno)
 }
 
 /// Opens a snapshot of a volume, for reading. Blocks.
@@ -239,7 +270,7 @@ fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
         Errno::NOENT => {
             Error::new(Kind::NotFound, format!("no such volume: rbd_volume=`{volume}`"))
         }
-        Errno::PERM | Errno::ROFS => may_not(store, &volume.pool, "be sealed", "profile rbd"),
+        Errno::PERM => may_not(store, &volume.pool, "be sealed", "profile rbd"),
         errno => failed("seal", &volume.to_string(), errno, Late::Away),
     }
 }

@@ -1,23 +1,23 @@
 //! The contract, kept by calls to the [`Store`].
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use imaged_ffi::{Errno, Image};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     Config, Location, Timeout, Volume,
     cluster::Connection,
     config::ALSO,
-    copy,
+    copy, delete,
     failure::{Late, failed},
     kept, read,
-    store::{Store, at_length, blocking, close, in_use, lock, on},
-    trash,
+    store::{Store, at_length, blocking, close, is_away, lock, long_on, on},
     upload::{self, Making},
 };
 use crate::{
@@ -59,13 +59,19 @@ impl Rbd {
             option: POOL,
             also: Vec::new(),
             lane: Lane::new(name, PLACES, patience),
-            long: Lane::new(name, PLACES, LONG),
-            flattening: Lane::new(name, 1, LONG),
+            long: Lane::new(name, PLACES, patience),
+            purge_lane: Lane::new(name, 1, patience),
+            flattening: Lane::new(name, 1, patience),
             connection: Connection::new(config, &config.pool, POOL),
             patience,
             handles: Arc::default(),
             making: Mutex::default(),
             seen: Mutex::default(),
+            foreign: Mutex::default(),
+            told: Mutex::default(),
+            trash: Mutex::default(),
+            purging: AsyncMutex::default(),
+            purge_again: AtomicBool::default(),
             fsid: Mutex::default(),
         };
         let also = config.also_pools.iter().map(|pool| Arc::new(store.in_pool(pool)));
@@ -89,12 +95,11 @@ impl Rbd {
             let stat = stat.map_err(|errno| failed("look at", &store.pool, errno, Late::Away))?;
             store.connection.holds_now(&pool)?;
             store.probe(&pool)?;
-            let trash = trash::purge(store, &pool)?;
             Ok(Capacity {
                 total: Some(stat.total),
                 used: Some(stat.used),
                 available: Some(stat.available),
-                trash: (trash > 0).then_some(trash),
+                trash: lock(&store.trash).filter(|kept| *kept > 0),
             })
         })
         .await
@@ -158,6 +163,10 @@ impl Driver for Rbd {
             Err(_) if self.0.connection.has_moved() => self.look().await,
             looked => looked,
         }
+    }
+
+    async fn purge(&self) -> Result<()> {
+        self.0.purge().await
     }
 
     fn place(&self, id: &ImageId) -> Option<crate::Location> {
@@ -226,21 +235,21 @@ impl Driver for Rbd {
         let (live, pool) = store.connected().await?;
         let name = store.image_at(at, &live)?;
         if store.handles.reads(&name) {
-            return Err(in_use(&name, "it is being read"));
+            return Err(delete::is_read(&name));
         }
-        let alone = store.handles.alone(&name).await;
-        at_length(store, "delete an image", move |store| {
+        let alone = store.handles.alone(&name, store.patience).await?;
+        let deleted = at_length(store, "delete an image", move |store, going| {
             let _until_done = alone;
             // Nothing is removed from a pool that was put aside.
             store.connection.holds_now(&pool)?;
-            // At the trash of a pool beside the store's own nobody looks in rounds.
-            if store.delete(&pool, &name)? || store.option == ALSO {
-                // It may have been the last clone of what was deleted before.
-                trash::purge_quietly(store, &pool);
-            }
-            Ok(())
-        })
-        .await
+            delete::delete(store, &pool, &name, going)
+        });
+        // It may have been the last clone of what was deleted before. At the trash of a pool beside the
+        // store's own nobody looks in rounds.
+        if deleted.await? || store.option == ALSO {
+            store.purge_soon();
+        }
+        Ok(())
     }
 
     async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
@@ -260,8 +269,8 @@ impl Driver for Rbd {
             size: from.size,
             digests: from.digests,
         };
-        let copied = on(&self.0.lane, &self.0, "clone an image", move |store| {
-            copy::clone(store, (&live, &pool), &making, parent)
+        let copied = long_on(&self.0.long, &self.0, "clone an image", move |store, going| {
+            copy::clone(store, (&live, &pool), &making, parent, going)
         });
         copied.await
     }
@@ -272,13 +281,13 @@ impl Driver for Rbd {
         if !self.0.config.flatten {
             return Ok(());
         }
-        on(&self.0.flattening, &self.0, "flatten an image", move |store| {
-            copy::flatten(store, &pool, &name, &progress)?;
-            // What it was cloned from may have waited for this.
-            trash::purge_quietly(store, &pool);
-            Ok(())
+        long_on(&self.0.flattening, &self.0, "flatten an image", move |store, going| {
+            copy::flatten(store, &pool, &name, &progress, going)
         })
-        .await
+        .await?;
+        // What it was cloned from may have waited for this.
+        self.0.purge_soon();
+        Ok(())
     }
 
     fn volume(&self, at: &crate::Location) -> Option<crate::Volume> {
@@ -336,8 +345,16 @@ impl Driver for Rbd {
     async fn unseal(&self, volume: &crate::Volume, id: &ImageId) -> Result<()> {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
+        // A try that hangs is the only one until it has returned.
+        let Some(call) = Making::begin(&self.0, &format!("{volume} for {id}")) else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("an earlier try has not returned yet: rbd_volume=`{volume}` id=`{id}`"),
+            ));
+        };
         let id = id.clone();
         on(&self.0.lane, &self.0, "unseal a volume", move |store| {
+            let _until_done = call;
             copy::unseal(store, &live, &volume, id.as_str())
         })
         .await
@@ -365,8 +382,8 @@ impl Driver for Rbd {
     async fn recover(&self, id: &ImageId) -> Result<Recovered> {
         let (_, pool) = self.0.connected().await?;
         let id = id.clone();
-        let alone = self.0.handles.alone(id.as_str()).await;
-        at_length(&self.0, "clear away an unfinished upload", move |store| {
+        let alone = self.0.handles.alone(id.as_str(), self.0.patience).await?;
+        at_length(&self.0, "clear away an unfinished upload", move |store, going| {
             let _until_done = alone;
             if upload::is_making(store, id.as_str()) {
                 return Err(Error::new(
@@ -374,7 +391,7 @@ impl Driver for Rbd {
                     format!("an earlier call for this id has not returned yet: id=`{id}`"),
                 ));
             }
-            let recovered = store.recover(&pool, id.as_str())?;
+            let recovered = store.recover(&pool, id.as_str(), going)?;
             // In a pool that is gone there is nothing; what was left may come back with it.
             store.connection.holds(&pool)?;
             Ok(recovered)
@@ -409,7 +426,13 @@ impl Driver for Rbd {
                         }
                         // Being made, or gone meanwhile.
                         Err(error) if error.kind() == Kind::NotFound => Ok(None),
-                        Err(error) => Err(error),
+                        // Of a cluster that does not answer nobody is told that images are gone.
+                        Err(error) if is_away(&error) => Err(error),
+                        Err(error) => {
+                            let error = error.chain();
+                            tracing::warn!(image = %id, error, "left out of the list");
+                            Ok(None)
+                        }
                     }
                 }
             });

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use imaged_ffi::{Image, Pool};
@@ -50,9 +51,31 @@ impl Handles {
         self.open().get(image).is_some_and(|count| count.reading > 0)
     }
 
+    /// Whether this process deletes an image of this name.
+    pub(super) fn deletes(&self, image: &str) -> bool {
+        self.open().get(image).is_some_and(|count| count.deleting)
+    }
+
     /// Waits until no handle of the image is being closed and nobody else deletes it: two would take
     /// each other's handles for a stranger's.
-    pub(super) async fn alone(self: &Arc<Self>, image: &str) -> Deleting {
+    ///
+    /// # Errors
+    /// `Unavailable` if an earlier call has not returned by then.
+    pub(super) async fn alone(
+        self: &Arc<Self>,
+        image: &str,
+        patience: Duration,
+    ) -> Result<Deleting> {
+        tokio::time::timeout(patience, self.free(image)).await.map_err(|late| {
+            Error::new(
+                Kind::Unavailable,
+                format!("an earlier call for this image has not returned yet: image=`{image}`"),
+            )
+            .because(late)
+        })
+    }
+
+    async fn free(self: &Arc<Self>, image: &str) -> Deleting {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -91,6 +114,8 @@ pub(super) struct Reading {
     name: String,
     handles: Arc<Handles>,
     lane: Lane,
+    /// How long one answer may take.
+    patience: Duration,
     /// The pool and the image's internal id, if nothing keeps it from being removed.
     unwatched: Option<(Pool, String)>,
 }
@@ -102,13 +127,20 @@ impl fmt::Debug for Reading {
 }
 
 impl Reading {
-    pub(super) fn new(image: Image, name: &str, handles: &Arc<Handles>, lane: &Lane) -> Self {
+    pub(super) fn new(
+        image: Image,
+        name: &str,
+        handles: &Arc<Handles>,
+        lane: &Lane,
+        patience: Duration,
+    ) -> Self {
         handles.change(name, |count| count.reading += 1);
         Self {
             image: Some(image),
             name: name.to_owned(),
             handles: Arc::clone(handles),
             lane: lane.clone(),
+            patience,
             unwatched: None,
         }
     }
@@ -139,6 +171,11 @@ impl Reading {
             .await
     }
 
+    /// How long one answer may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// The image, which is there until this is dropped.
     pub(super) fn image(&self) -> Option<&Image> {
         self.image.as_ref()
@@ -158,25 +195,37 @@ impl Drop for Reading {
 /// Closes an image on the store's lane; nobody waits for it but a delete.
 pub(super) fn close_later(image: Image, name: &str, handles: &Arc<Handles>, lane: &Lane) {
     handles.change(name, |count| count.closing += 1);
-    let closing = Closing { name: name.to_owned(), handles: Arc::clone(handles) };
-    let close = move || -> Result<()> {
-        let until_closed = closing;
-        close(image, &until_closed.name);
-        Ok(())
-    };
+    let until_closed = UntilClosed { name: name.to_owned(), handles: Arc::clone(handles) };
+    let closing = Closing { image, until_closed };
     // Without a runtime, at the very end of the process, a thread of the image's own closes it.
     if let Ok(runtime) = runtime::Handle::try_current() {
         let lane = lane.clone();
-        runtime.spawn(async move { lane.run("close an image", close).await });
+        runtime.spawn(async move {
+            // What is in flight may take for ever, and no thread is to wait for that.
+            closing.image.idle().await;
+            lane.run("close an image", move || {
+                let Closing { image, until_closed } = closing;
+                close(image, &until_closed.name);
+                Ok(())
+            })
+            .await
+        });
     }
 }
 
+/// A handle that nobody uses any more.
 struct Closing {
+    // Let go of in this order.
+    image: Image,
+    until_closed: UntilClosed,
+}
+
+struct UntilClosed {
     name: String,
     handles: Arc<Handles>,
 }
 
-impl Drop for Closing {
+impl Drop for UntilClosed {
     fn drop(&mut self) {
         self.handles.change(&self.name, |count| count.closing = count.closing.saturating_sub(1));
         self.handles.ended.notify_waiters();

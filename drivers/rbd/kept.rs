@@ -1,6 +1,11 @@
 //! What is kept with an image as its metadata. Clones and copies inherit it, so all of it names the
 //! image that it belongs to by its internal id.
 
+use std::{
+    ops::Range,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use imaged_ffi::{Errno, Image, Result};
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +13,7 @@ use crate::Digests;
 
 /// Who makes the image; matters as long as it has no protected snapshot.
 const UPLOAD: &str = "imaged.upload";
-/// Who has put the image into the trash.
+/// Which deletion has put the image into the trash.
 const TRASHED: &str = "imaged.trashed";
 /// The image's size and digests.
 const DIGESTS: &str = "imaged.digests";
@@ -18,6 +23,16 @@ struct Mark {
     image: String,
     instance: String,
 }
+
+#[derive(Serialize, Deserialize)]
+struct Trashed {
+    image: String,
+    instance: String,
+    deferred_s: u64,
+}
+
+/// Among which a deletion has its number of seconds: no round numbers that a person would choose.
+pub(super) const DEFERRED_S: Range<u64> = 50_021..85_991;
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -30,30 +45,45 @@ struct Kept {
 
 /// Notes that the daemon `instance` makes the image.
 pub(super) fn mark(image: &Image, id: &str, instance: &str) -> Result<()> {
-    note(image, UPLOAD, id, instance)
-}
-
-/// Forgets who has made the image.
-pub(super) fn unmark(image: &Image) -> Result<()> {
-    match image.metadata_remove(UPLOAD) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
-    }
+    let mark = Mark { image: id.to_owned(), instance: instance.to_owned() };
+    image.metadata_set(UPLOAD, &text(&mark)?)
 }
 
 /// The daemon that makes, or made, the image.
 pub(super) fn marked(image: &Image, id: &str) -> Result<Option<String>> {
-    noted(image, UPLOAD, id)
+    let found: Option<Mark> = read(image, UPLOAD)?;
+    Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
 }
 
-/// Notes that a daemon puts the image into the trash, so that one takes it out of there.
-pub(super) fn mark_trashed(image: &Image, id: &str, instance: &str) -> Result<()> {
-    note(image, TRASHED, id, instance)
+/// Notes that a daemon moves the image into the trash, and for how many seconds it asks to have it kept
+/// there. The cluster notes that number beside the image in the trash, and so the mark names this
+/// very deletion: whatever others put there, now or later, has another.
+pub(super) fn mark_trashed(image: &Image, id: &str, instance: &str) -> Result<u64> {
+    // A move that was not answered may come to be yet, with the number that it had.
+    if let Some(deferred_s) = marked_trashed(image, id)? {
+        return Ok(deferred_s);
+    }
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    let any = u64::from(nanos) % (DEFERRED_S.end - DEFERRED_S.start);
+    let deferred_s = DEFERRED_S.start + any;
+    let mark = Trashed { image: id.to_owned(), instance: instance.to_owned(), deferred_s };
+    image.metadata_set(TRASHED, &text(&mark)?)?;
+    Ok(deferred_s)
 }
 
-/// Whether a daemon has put the image into the trash.
-pub(super) fn is_marked_trashed(image: &Image, id: &str) -> Result<bool> {
-    noted(image, TRASHED, id).map(|instance| instance.is_some())
+/// The number of the deletion that has put the image into the trash, if a daemon did or was about to.
+pub(super) fn marked_trashed(image: &Image, id: &str) -> Result<Option<u64>> {
+    let found: Option<Trashed> = read(image, TRASHED)?;
+    let ours = |mark: &Trashed| mark.image == id && DEFERRED_S.contains(&mark.deferred_s);
+    Ok(found.filter(ours).map(|mark| mark.deferred_s))
+}
+
+/// The image is not deleted after all.
+pub(super) fn unmark_trashed(image: &Image) -> Result<()> {
+    match image.metadata_remove(TRASHED) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
 }
 
 /// Keeps the digests of the image.
@@ -67,17 +97,6 @@ pub(super) fn keep(image: &Image, id: &str, size: u64, digests: &Digests) -> Res
 pub(super) fn kept(image: &Image, id: &str, size: u64) -> Result<Option<Digests>> {
     let found: Option<Kept> = read(image, DIGESTS)?;
     Ok(found.filter(|kept| kept.image == id && kept.size == size).map(|kept| kept.digests))
-}
-
-fn note(image: &Image, key: &str, id: &str, instance: &str) -> Result<()> {
-    let mark = Mark { image: id.to_owned(), instance: instance.to_owned() };
-    image.metadata_set(key, &text(&mark)?)
-}
-
-/// The daemon that a mark names, if it is of this very image.
-fn noted(image: &Image, key: &str, id: &str) -> Result<Option<String>> {
-    let found: Option<Mark> = read(image, key)?;
-    Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
 }
 
 fn text(value: &impl Serialize) -> Result<String> {

@@ -8,13 +8,16 @@
 //! size was not known. Nova and Cinder clone from it.
 //! # Residue
 //! An image without a protected `snap`; `recover` removes it, unless somebody has it open. A snapshot
-//! `imaged-<id>-<instance>` of a volume that an image is being made from; `unseal` removes it.
+//! `imaged-<id>-<instance>` of a volume that an image is being made from; `unseal` removes it. A deleted
+//! image in the pool's trash, as long as it has clones or somebody has it open; `purge` removes it.
 //! # Blocking
 //! Connecting, and all that has no asynchronous form: on the store's own lane. Writes, reads and
-//! flushes do not block; `rados_osd_op_timeout` brings each of them home.
+//! flushes do not block; `rados_osd_op_timeout` brings each of them home, unless they wait for a lock
+//! that somebody else has put on the image. For that nothing waits on a thread: what librbd would wait
+//! for is looked at first, and a handle is closed once nothing is in flight.
 //! # Limits
 //! Objects have 1 to 32 MiB. A block of zeros is 64 KiB. What is kept with an image is its metadata:
-//! `imaged.upload` and `imaged.digests`, bound to the image's internal id, for clones and copies
+//! `imaged.upload`, `imaged.trashed` and `imaged.digests`, bound to the image's internal id, for clones and copies
 //! inherit metadata.
 //!
 //! # Decisions
@@ -25,8 +28,17 @@
 //! * Chose: an upload whose cluster does not answer is not aborted but left to `recover`. Because: an
 //!   abort waits several times as long as the write did, and cannot succeed. Instead of: letting the
 //!   caller wait for it.
-//! * Chose: children, other snapshots and watchers are looked for before `snap` is touched. Because: a refused delete
-//!   must leave the image whole. Instead of: unprotecting first, as glance_store does.
+//! * Chose: children, other snapshots, locks and watchers are looked for before an image is touched.
+//!   Because: a refused delete must leave it whole. Instead of: unprotecting first, as glance_store does.
+//! * Chose: an image is moved into the trash before its snapshot is unprotected, and comes back if that
+//!   shows that clones need it. Because: a crash in between leaves it in the trash, where any daemon
+//!   finds it, and not in the pool without its protection, where nobody looks. Instead of: an intent in
+//!   the journal, which only the daemon that died can read.
+//! * Chose: a deletion asks for its image to be kept in the trash for a number of seconds of its own,
+//!   and notes that number in the image. Because: the mark is written before the move, and only so can
+//!   it be told whether what is in the trash came there by that very deletion or was put there by
+//!   somebody else later. Instead of: believing a mark that a delete which did not happen has left. The
+//!   `rbd` command wants `--force` to remove such an image before that time.
 //! * Chose: clones of the second format. Because: their parent need not be protected, so the snapshot of
 //!   a volume can be removed as soon as the clone is there, and goes by itself when that is flattened.
 //!   Instead of: a protected snapshot that has to be kept and found again.
@@ -47,6 +59,8 @@ mod cluster;
 mod config;
 #[cfg(feature = "ceph")]
 mod copy;
+#[cfg(feature = "ceph")]
+mod delete;
 #[cfg(feature = "ceph")]
 mod driver;
 #[cfg(feature = "ceph")]

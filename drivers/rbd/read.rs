@@ -4,6 +4,8 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use imaged_ffi::Errno;
+use tokio::time::timeout;
 
 use super::{
     failure::{Late, failed},
@@ -76,9 +78,14 @@ async fn read_part(
     let Some(image) = reading.image() else {
         return Err(Error::new(Kind::Internal, "an image was closed while it was read"));
     };
-    let slot = image.slot().await.map_err(fail)?;
-    let landing = image.read_at(slot, Room { buffer, len }, part.start).map_err(fail)?;
-    let (got, Room { mut buffer, .. }) = landing.await.map_err(fail)?;
+    // Each read has as long as one answer may take, so that a stream goes on as long as something comes.
+    let landed = async {
+        let slot = image.slot().await?;
+        image.read_at(slot, Room { buffer, len }, part.start)?.await
+    };
+    let landed = timeout(reading.patience(), landed).await;
+    let (got, Room { mut buffer, .. }) =
+        landed.map_err(|late| fail(Errno::TIMEDOUT).because(late))?.map_err(fail)?;
     if got != len {
         return Err(Error::new(
             Kind::Unavailable,

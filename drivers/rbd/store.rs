@@ -4,11 +4,15 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt, io,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use imaged_ffi::{Errno, Extent, Image, Pool};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     Config,
@@ -20,7 +24,11 @@ use super::{
     location::SNAP,
     read, trash, upload,
 };
-use crate::{Error, Kind, Recovered, Result, Stat, foreign, lane::Lane, missing};
+use crate::{
+    Error, Kind, Recovered, Result, Stat, foreign,
+    lane::{Going, Lane},
+    missing,
+};
 
 /// Images whose size and digests are remembered.
 const REMEMBERED: usize = 4096;
@@ -44,6 +52,8 @@ pub(super) struct Store {
     pub(super) lane: Lane,
     /// For calls that take as long as an image has objects. Each of their steps is bounded.
     pub(super) long: Lane,
+    /// For purging the trash.
+    pub(super) purge_lane: Lane,
     /// For flattening: one image at a time.
     pub(super) flattening: Lane,
     pub(super) connection: Connection,
@@ -54,6 +64,16 @@ pub(super) struct Store {
     pub(super) making: Mutex<BTreeSet<String>>,
     /// Whole images that were looked at: what is sealed by a snapshot never changes.
     pub(super) seen: Mutex<HashMap<String, Seen>>,
+    /// What others have put into the trash, by internal id, as far as that had to be looked at.
+    pub(super) foreign: Mutex<BTreeSet<String>>,
+    /// What the trash holds of ours of which it was told that it stays there.
+    pub(super) told: Mutex<BTreeSet<String>>,
+    /// The length in bytes of what the trash keeps of ours, when it was last looked at.
+    pub(super) trash: Mutex<Option<u64>>,
+    /// Held by whoever purges the trash.
+    pub(super) purging: AsyncMutex<()>,
+    /// Whether the trash is to be purged once more.
+    pub(super) purge_again: AtomicBool,
     /// The pool's facts, once it was reached.
     pub(super) fsid: Mutex<Option<String>>,
 }
@@ -83,14 +103,27 @@ pub(super) async fn blocking<T: Send + 'static>(
     done.map_err(|error| store.denied(error))
 }
 
-/// Runs `work` where it may block for as long as an image has objects.
+/// Runs `work` where it may block for as long as it goes on.
 pub(super) async fn at_length<T: Send + 'static>(
     store: &Arc<Store>,
     doing: &'static str,
-    work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Arc<Store>, &Going) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = on(&store.long, store, doing, work).await;
+    let done = long_on(&store.long, store, doing, work).await;
     done.map_err(|error| store.denied(error))
+}
+
+/// The same on one of the store's lanes.
+pub(super) async fn long_on<T: Send + 'static>(
+    lane: &Lane,
+    store: &Arc<Store>,
+    doing: &'static str,
+    work: impl FnOnce(&Arc<Store>, &Going) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let this = Arc::clone(store);
+    let explained =
+        move |going: &Going| work(&this, going).map_err(|error| this.connection.explained(error));
+    heard(store, lane.run_long(doing, explained).await).await
 }
 
 /// Runs `work` on one of the store's lanes. Of another pool than the store's it says itself what the
@@ -103,7 +136,11 @@ pub(super) async fn on<T: Send + 'static>(
 ) -> Result<T> {
     let this = Arc::clone(store);
     let explained = move || work(&this).map_err(|error| this.connection.explained(error));
-    let done = lane.run(doing, explained).await;
+    heard(store, lane.run(doing, explained).await).await
+}
+
+/// Notes what an answer says of the connection.
+async fn heard<T>(store: &Store, done: Result<T>) -> Result<T> {
     match done {
         Err(error) if is_shut_out(&error) => {
             store.connection.forget().await;
@@ -114,6 +151,15 @@ pub(super) async fn on<T: Send + 'static>(
             Err(error)
         }
         done => done,
+    }
+}
+
+/// Whether an error says that the cluster, and not one image, cannot be asked.
+pub(super) fn is_away(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    match cause.and_then(io::Error::raw_os_error) {
+        Some(errno) => [Errno::TIMEDOUT, Errno::SHUTDOWN].map(Errno::number).contains(&errno),
+        None => matches!(error.kind(), Kind::Timeout | Kind::Unavailable),
     }
 }
 
@@ -135,12 +181,18 @@ impl Store {
             also: Vec::new(),
             lane: self.lane.clone(),
             long: self.long.clone(),
+            purge_lane: self.purge_lane.clone(),
             flattening: self.flattening.clone(),
             connection: Connection::new(&self.config, pool, config::ALSO),
             patience: self.patience,
             handles: Arc::default(),
             making: Mutex::default(),
             seen: Mutex::default(),
+            foreign: Mutex::default(),
+            told: Mutex::default(),
+            trash: Mutex::default(),
+            purging: AsyncMutex::default(),
+            purge_again: AtomicBool::default(),
             fsid: Mutex::default(),
         }
     }
@@ -222,6 +274,31 @@ impl Store {
         Ok(seen.stat)
     }
 
+    /// Begins to purge the trash, for nobody who waits for it.
+    pub(super) fn purge_soon(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = this.purge().await {
+                let error = error.chain();
+                tracing::warn!(store = this.name, error, "the trash is not purged now");
+            }
+        });
+    }
+
+    /// Purges the trash, one at a time: who comes meanwhile waits for the next time.
+    pub(super) async fn purge(self: &Arc<Self>) -> Result<()> {
+        self.purge_again.store(true, Ordering::SeqCst);
+        let _one = self.purging.lock().await;
+        if !self.purge_again.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (_, pool) = self.connected().await?;
+        let purged = long_on(&self.purge_lane, self, "purge the trash", move |store, going| {
+            trash::purge(store, &pool, going)
+        });
+        purged.await
+    }
+
     fn unopened(&self, name: &str, errno: Errno) -> Error {
         match errno {
             Errno::NOENT => missing(name, &self.name),
@@ -286,99 +363,20 @@ impl Store {
         } else {
             None
         };
-        Ok((Reading::new(image, name, &self.handles, &self.lane), extents))
+        Ok((Reading::new(image, name, &self.handles, &self.lane, self.patience), extents))
     }
 
     pub(super) fn forget(&self, name: &str) {
         lock(&self.seen).remove(name);
     }
 
-    /// Removes an image, or touches nothing. Returns whether it was a clone. Blocks.
-    pub(super) fn delete(&self, pool: &Pool, name: &str) -> Result<bool> {
-        let fail = |errno| match errno {
-            Errno::NOENT => missing(name, &self.name),
-            errno => failed("delete", name, errno, Late::Away),
-        };
-        let image = match Image::open(pool, name, None) {
-            // What an earlier delete did not get done.
-            Err(Errno::NOENT) => return pool.remove(name).map(|()| false).map_err(fail),
-            other => other.map_err(fail)?,
-        };
-        // Without the mon nothing is begun: some of what follows waits for it without a limit.
-        let mon = pool.cluster().stat().map_err(fail);
-        let ready = mon.and_then(|_answers| self.may_delete(&image, name)).and_then(|clones| {
-            // Clones of the first format need its protection. Those of the second keep what they need.
-            let unsealed = if clones { unseal(&image) } else { Ok(()) };
-            unsealed.map_err(|errno| match errno {
-                Errno::BUSY => in_use(name, "it has clones"),
-                errno => fail(errno),
-            })?;
-            // From here on any daemon may finish it.
-            kept::unmark(&image).map_err(fail)?;
-            let cloned = image.overlap().map_err(fail)? > 0;
-            Ok((clones, cloned, trash::mark(self, &image)))
-        });
-        close(image, name);
-        self.forget(name);
-        let (clones, cloned, marked) = ready?;
-        // The name is free at once, and after a crash the rest is removed all the same.
-        let discarded = marked.and_then(|internal| pool.trash_move(name).map(|()| internal));
-        match discarded {
-            Ok(internal) => {
-                // From here on it is deleted; what takes its time can be done again.
-                if let Err(errno) = trash::remove(pool, &internal) {
-                    tracing::debug!(image = name, %errno, "a deleted image stays in the trash");
-                }
-                Ok(cloned)
-            }
-            Err(errno) if clones => {
-                // So that the image stays whole, if that much can be had.
-                if let Err(errno) = reseal(pool, name) {
-                    tracing::warn!(image = name, %errno, "the snapshot of an image that could not be deleted is not protected");
-                }
-                Err(fail(errno))
-            }
-            Err(errno @ (Errno::NOENT | Errno::TIMEDOUT)) => Err(fail(errno)),
-            // A full pool may refuse it.
-            Err(_) => upload::remove(pool, name).map(|_| cloned).map_err(fail),
-        }
-    }
-
-    /// Whether the image has clones that do not mind; refuses where somebody does.
-    fn may_delete(&self, image: &Image, name: &str) -> Result<bool> {
-        let fail = |errno| failed("look at", name, errno, Late::Away);
-        let internal = image.id().map_err(fail)?;
-        let sealed = is_sealed(image).map_err(fail)?;
-        let marked = kept::marked(image, &internal).map_err(fail)?;
-        let theirs = marked.as_ref().is_some_and(|instance| *instance != self.instance);
-        if !sealed && (theirs || upload::is_making(self, name)) {
-            return Err(missing(name, &self.name));
-        }
-        let watchers = image.watchers().map_err(fail)?;
-        if watchers.len() > 1 {
-            let who: Vec<_> = watchers.iter().map(|watcher| watcher.address.as_str()).collect();
-            return Err(in_use(name, &format!("it is open at {}", who.join(", "))));
-        }
-        if !sealed {
-            return Ok(false);
-        }
-        let snaps = image.snaps().map_err(fail)?;
-        let others: Vec<_> =
-            snaps.iter().map(|snap| snap.name.as_str()).filter(|name| *name != SNAP).collect();
-        if !others.is_empty() {
-            return Err(in_use(name, &format!("it has other snapshots, {}", others.join(", "))));
-        }
-        let children = image.children().map_err(fail)?;
-        Ok(!children.is_empty())
-    }
-
     /// Removes what an upload of `name` has left. Blocks.
-    pub(super) fn recover(&self, pool: &Pool, name: &str) -> Result<Recovered> {
+    pub(super) fn recover(&self, pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
         let fail = |errno| failed("look at", name, errno, Late::Away);
         let image = match Image::open(pool, name, None) {
             Ok(image) => image,
             // It may be half removed.
-            Err(Errno::NOENT) => return self.remove(pool, name),
+            Err(Errno::NOENT) => return self.remove(pool, name, going),
             Err(errno) => return Err(fail(errno)),
         };
         let looked = || {
@@ -407,13 +405,13 @@ impl Store {
         });
         close(image, name);
         match found? {
-            Recovered::Removed(_) => self.remove(pool, name),
+            Recovered::Removed(_) => self.remove(pool, name, going),
             found @ (Recovered::Nothing | Recovered::Whole) => Ok(found),
         }
     }
 
-    fn remove(&self, pool: &Pool, name: &str) -> Result<Recovered> {
-        match upload::remove(pool, name) {
+    fn remove(&self, pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
+        match upload::remove(pool, name, going) {
             Ok(true) => {
                 let removed = format!("image {name} in pool {}", pool.name());
                 Ok(Recovered::Removed(vec![removed]))
@@ -443,32 +441,12 @@ pub(super) fn no_data_pool(name: &str) -> Error {
     )
 }
 
-pub(super) fn in_use(name: &str, why: &str) -> Error {
-    Error::new(Kind::InUse, format!("the image cannot be deleted now, {why}: image=`{name}`"))
-}
-
 /// Whether the image has its protected snapshot.
 pub(super) fn is_sealed(image: &Image) -> imaged_ffi::Result<bool> {
     match image.snap_is_protected(SNAP) {
         Err(Errno::NOENT) => Ok(false),
         other => other,
     }
-}
-
-/// Lets the snapshot be removed, unless it has clones that need its protection.
-fn unseal(image: &Image) -> imaged_ffi::Result<()> {
-    match image.snap_unprotect(SNAP) {
-        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Protects the snapshot again.
-fn reseal(pool: &Pool, name: &str) -> imaged_ffi::Result<()> {
-    let image = Image::open(pool, name, None)?;
-    let sealed = image.snap_protect(SNAP);
-    close(image, name);
-    sealed
 }
 
 /// Whether the image of this name still has this internal id.

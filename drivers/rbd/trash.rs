@@ -1,83 +1,214 @@
-//! Deleted images that clones still need: they are in the pool's trash until the last clone is gone.
+//! Images that daemons delete: all of them pass through the pool's trash, and those that clones still
+//! need stay there until the last clone is gone.
+//!
+//! The rule that makes a crash harmless: as long as an image is in the pool a delete changes nothing of
+//! it but its mark, and what is in the trash under that very mark any daemon may bring to its end. There it
+//! is decided by one call, the unprotecting of its snapshot: it goes, or clones need that protection and
+//! it comes back.
 
-use imaged_ffi::{Errno, Image, Pool};
+use imaged_ffi::{Errno, Image, Pool, Trashed};
 
 use super::{
     failure::{Late, failed},
     kept,
-    store::{Store, close},
-    upload,
+    location::SNAP,
+    store::{Store, close, lock},
 };
-use crate::Result;
+use crate::{Result, lane::Going};
 
-/// Marks an image as put into the trash by a daemon, which it has yet to be. Returns its internal id.
-/// Blocks.
-pub(super) fn mark(store: &Store, image: &Image) -> imaged_ffi::Result<String> {
-    let id = image.id()?;
-    kept::mark_trashed(image, &id, &store.instance)?;
-    Ok(id)
+/// How a deletion has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It is gone.
+    Gone,
+    /// It is gone for all but its clones, or for whoever has it open; so many bytes long.
+    Kept(u64),
+    /// It is where it was, because of this.
+    Back(&'static str),
 }
 
-/// Removes an image from the trash, with its snapshot. Blocks.
-pub(super) fn remove(pool: &Pool, id: &str) -> imaged_ffi::Result<()> {
-    let image = Image::open_by_id(pool, id)?;
-    take_out(pool, image, id)
-}
+/// Why it comes back, if it does.
+type Decided = imaged_ffi::Result<Option<&'static str>>;
 
-fn take_out(pool: &Pool, image: Image, id: &str) -> imaged_ffi::Result<()> {
-    let unsnapped = upload::unsnap(&image);
-    image.close().and(unsnapped)?;
-    pool.trash_remove(id)
-}
-
-/// Removes what daemons have put into the trash and no clone needs any more. Returns the length in
-/// bytes of what stays. What others have put there is left alone. Blocks.
+/// Brings the deletion of an image in the trash to its end. `pass` is told the points that it passes.
+/// Blocks, for as long as its objects take.
 ///
 /// # Errors
-/// The trash cannot be looked at.
-pub(super) fn purge(store: &Store, pool: &Pool) -> Result<u64> {
-    let fail = |errno| failed("look at the trash of", pool.name(), errno, Late::Away);
-    let mut kept = 0_u64;
-    for entry in pool.trash_list().map_err(fail)? {
-        let (image, size) = match look(pool, &entry.id) {
-            Ok(Some(ours)) => ours,
-            // Another's, or gone meanwhile.
-            Ok(None) | Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(fail(errno)),
-        };
-        match take_out(pool, image, &entry.id) {
-            Ok(()) => {
-                tracing::info!(store = store.name, image = entry.name, "purged from the trash")
-            }
-            Err(Errno::NOENT) => {}
-            // It has clones, or somebody has it open.
-            Err(_) => kept = kept.saturating_add(size),
+/// It is to be tried again; `decided` says whether the image goes for sure.
+pub(super) fn end(
+    pool: &Pool,
+    (id, name): (&str, &str),
+    going: &Going,
+    decided: &mut bool,
+    pass: fn(&'static str),
+) -> imaged_ffi::Result<Ended> {
+    let image = match Image::open_by_id(pool, id) {
+        // Another was faster.
+        Err(Errno::NOENT) => {
+            *decided = true;
+            return Ok(Ended::Gone);
         }
-    }
-    Ok(kept)
-}
-
-/// The same, where nobody waits for it: what cannot be done now is done in another round. Blocks.
-pub(super) fn purge_quietly(store: &Store, pool: &Pool) {
-    if let Err(error) = purge(store, pool) {
-        tracing::warn!(store = store.name, error = %error.chain(), "the trash is not purged now");
-    }
-}
-
-/// An image in the trash and its length in bytes, if a daemon has put it there.
-fn look(pool: &Pool, id: &str) -> imaged_ffi::Result<Option<(Image, u64)>> {
-    let image = Image::open_by_id(pool, id)?;
-    let looked = kept::is_marked_trashed(&image, id)
-        .and_then(|ours| if ours { image.size().map(Some) } else { Ok(None) });
-    match looked {
-        Ok(Some(size)) => Ok(Some((image, size))),
-        Ok(None) => {
-            close(image, id);
-            Ok(None)
-        }
+        image => image?,
+    };
+    match decide(&image) {
+        Ok(None) => {}
+        Ok(Some(why)) => return put_back(pool, image, (id, name), pass).map(|()| Ended::Back(why)),
         Err(errno) => {
-            close(image, id);
-            Err(errno)
+            close(image, name);
+            return Err(errno);
         }
     }
+    *decided = true;
+    pass("delete-decided");
+    let emptied = empty(&image);
+    close(image, name);
+    let (size, is_free) = emptied?;
+    if !is_free {
+        return Ok(Ended::Kept(size));
+    }
+    pass("delete-unsnapped");
+    let goes_on = |_done, _all| {
+        going.on();
+        true
+    };
+    match pool.trash_remove(id, goes_on) {
+        Ok(()) | Err(Errno::NOENT) => Ok(Ended::Gone),
+        Err(Errno::NOTEMPTY | Errno::BUSY) => Ok(Ended::Kept(size)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether the image goes, which from then on cannot be taken back.
+fn decide(image: &Image) -> Decided {
+    let snaps = image.snaps()?;
+    if snaps.iter().any(|snap| snap.name != SNAP)
+        && snaps.iter().any(|snap| snap.name == SNAP)
+        && image.snap_is_protected(SNAP)?
+    {
+        return Ok(Some("it has other snapshots"));
+    }
+    match image.snap_unprotect(SNAP) {
+        // Decided before; or never whole.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(Errno::BUSY) => Ok(Some("it has clones")),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Removes the snapshot of an image that goes, unless somebody needs it as it is. Returns its length in
+/// bytes, and whether nobody needs the image any more.
+fn empty(image: &Image) -> imaged_ffi::Result<(u64, bool)> {
+    let size = image.size()?;
+    // Who has opened it before it was moved reads on; and what is locked cannot be removed.
+    if image.watchers()?.len() > 1 || !image.lockers()?.is_empty() {
+        return Ok((size, false));
+    }
+    match image.snap_remove(SNAP) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    // Its snapshot is in a trash of its own as long as it has clones.
+    Ok((size, image.children()?.is_empty()))
+}
+
+/// Gives an image that does not go its name back, with its snapshot protected.
+fn put_back(
+    pool: &Pool,
+    image: Image,
+    (id, name): (&str, &str),
+    pass: fn(&'static str),
+) -> imaged_ffi::Result<()> {
+    let sealed = match image.snap_is_protected(SNAP) {
+        Ok(false) => match image.snap_protect(SNAP) {
+            Err(Errno::BUSY) => Ok(()),
+            sealed => sealed,
+        },
+        sealed => sealed.map(drop),
+    };
+    close(image, name);
+    sealed?;
+    match pool.trash_restore(id, name) {
+        // Another has put it back.
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    pass("delete-back");
+    unmark(pool, name, id);
+    Ok(())
+}
+
+/// Takes the mark off an image that is not deleted. If that fails the mark names a deletion that is over,
+/// and so it means nothing. Blocks.
+pub(super) fn unmark(pool: &Pool, name: &str, id: &str) {
+    let unmarked = Image::open(pool, name, None).and_then(|image| {
+        let unmarked = match image.id() {
+            Ok(found) if found == id => kept::unmark_trashed(&image),
+            other => other.map(drop),
+        };
+        close(image, name);
+        unmarked
+    });
+    if let Err(errno) = unmarked {
+        tracing::debug!(image = name, %errno, "the mark of a deletion that is over stays");
+    }
+}
+
+/// Brings the deletions to their end that daemons have begun and not ended. What others have put into
+/// the trash is left alone, and what cannot be looked at is for another time. Blocks.
+///
+/// # Errors
+/// The trash cannot be listed.
+pub(super) fn purge(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
+    let fail = |errno| failed("look at the trash of", pool.name(), errno, Late::Away);
+    let entries = pool.trash_list().map_err(fail)?;
+    for known in [&store.foreign, &store.told] {
+        lock(known).retain(|id| entries.iter().any(|entry| entry.id == *id));
+    }
+    let mut kept = 0_u64;
+    for entry in entries.iter().filter(|entry| kept::DEFERRED_S.contains(&entry.deferred_s)) {
+        going.on();
+        if lock(&store.foreign).contains(&entry.id) || store.handles.deletes(&entry.name) {
+            continue;
+        }
+        let ended = match is_ours(pool, entry) {
+            Ok(true) => end(pool, (&entry.id, &entry.name), going, &mut false, |_point| {}),
+            Ok(false) => {
+                lock(&store.foreign).insert(entry.id.clone());
+                continue;
+            }
+            Err(errno) => Err(errno),
+        };
+        // What does not change is told once.
+        let is_new = ended.is_err() && lock(&store.told).insert(entry.id.clone());
+        let (store, image) = (&store.name, &entry.name);
+        match ended {
+            Ok(Ended::Gone) => tracing::info!(store, image, "purged from the trash"),
+            Ok(Ended::Kept(size)) => kept = kept.saturating_add(size),
+            Ok(Ended::Back(why)) => tracing::warn!(store, image, why, "an image is not deleted"),
+            Err(Errno::NOENT) => {}
+            Err(errno) if !is_new => {
+                tracing::debug!(store, image, %errno, "left in the trash again")
+            }
+            Err(Errno::EXIST) => tracing::warn!(
+                store,
+                image,
+                id = entry.id,
+                "an image that was to be deleted has clones and cannot come back, for there is another \
+                 of its name: it stays in the trash until that is gone"
+            ),
+            Err(errno) => {
+                tracing::warn!(store, image, %errno, "an entry of the trash is left for another time");
+            }
+        }
+    }
+    *lock(&store.trash) = Some(kept);
+    Ok(())
+}
+
+/// Whether a daemon has put this into the trash, by this very deletion.
+fn is_ours(pool: &Pool, entry: &Trashed) -> imaged_ffi::Result<bool> {
+    let image = Image::open_by_id_unwatched(pool, &entry.id)?;
+    let marked = kept::marked_trashed(&image, &entry.id);
+    close(image, &entry.name);
+    Ok(marked? == Some(entry.deferred_s))
 }

@@ -13,7 +13,7 @@ use super::{
     location::{Location, SNAP},
     store::{Store, at_length, blocking, close, lock, no_data_pool},
 };
-use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, taken, zeros};
+use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, lane::Going, taken, zeros};
 
 /// The length that an image of unknown size begins with, in bytes; doubled as often as needed. It
 /// takes no space.
@@ -23,7 +23,8 @@ const FIRST: u64 = 1 << 30;
 const TRIES: u32 = 5;
 const BETWEEN: Duration = Duration::from_millis(200);
 
-/// An id that this process is making an image of; given up when dropped.
+/// An id that this process is making an image of, or the name of another call of which there is one at a
+/// time; given up when dropped.
 #[derive(Debug)]
 pub(super) struct Making {
     store: Arc<Store>,
@@ -131,7 +132,9 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
         kept::mark(&image, &internal, &store.instance)?;
         Ok((image, internal))
     };
-    open().map_err(|errno| cleared(pool, name, failed("open", name, errno, Late::Away)))
+    open().map_err(|errno| {
+        cleared(pool, name, failed("open", name, errno, Late::Away), &Going::begin())
+    })
 }
 
 /// Whether the cluster has answered, and what was written to is gone.
@@ -143,8 +146,8 @@ fn is_gone(error: &Error) -> bool {
 /// Removes an image that was made whole in a pool that has not the store's name any more: it is not
 /// where its location says. A snapshot is made with the latest news of the pools, so this hears of
 /// whatever happened before. Blocks.
-pub(super) fn is_in_store(store: &Store, pool: &Pool, name: &str) -> Result<()> {
-    store.connection.holds(pool).map_err(|moved| cleared(pool, name, moved))
+pub(super) fn is_in_store(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<()> {
+    store.connection.holds(pool).map_err(|moved| cleared(pool, name, moved, going))
 }
 
 /// Closes a handle, unless a call that has not returned still uses it: its end closes it then.
@@ -155,16 +158,25 @@ fn give_up(image: Arc<Image>, name: &str) {
 }
 
 /// Removes an image that is no whole one, with its snapshot; false if there is none.
-pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
+pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Result<bool> {
+    let goes_on = |_done, _all| {
+        going.on();
+        true
+    };
     match Image::open(pool, name, None) {
         Ok(image) => {
-            let unsnapped = unsnap(&image);
+            let unsnapped = match image.lockers() {
+                // librbd would wait for the lock, for ever.
+                Ok(lockers) if !lockers.is_empty() => Err(Errno::ROFS),
+                Ok(_) => unsnap(&image),
+                Err(errno) => Err(errno),
+            };
             let closed = image.close();
             unsnapped.and(closed)?;
         }
         // A removal that was broken off has left the rest in the trash, where this finds it.
         Err(Errno::NOENT) => {
-            return match pool.remove(name) {
+            return match pool.remove(name, goes_on) {
                 Ok(()) => Ok(true),
                 Err(Errno::NOENT) => Ok(false),
                 Err(errno) => Err(errno),
@@ -173,7 +185,7 @@ pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
         Err(errno) => return Err(errno),
     }
     for _ in 1..TRIES {
-        match pool.remove(name) {
+        match pool.remove(name, goes_on) {
             Ok(()) => return Ok(true),
             // A handle of our own may still be closing.
             Err(Errno::BUSY) => {
@@ -184,7 +196,7 @@ pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
             Err(Errno::NOENT | Errno::DQUOT | Errno::NOSPC) => {
                 match Image::open(pool, name, None) {
                     Ok(image) => {
-                        let shrunk = image.resize(0);
+                        let shrunk = image.resize(0, goes_on);
                         image.close().and(shrunk)?;
                     }
                     Err(Errno::NOENT) => return Ok(true),
@@ -194,7 +206,7 @@ pub(super) fn remove(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
             Err(errno) => return Err(errno),
         }
     }
-    match pool.remove(name) {
+    match pool.remove(name, goes_on) {
         Ok(()) => Ok(true),
         // Shrunk it is, and it could not be noted.
         Err(Errno::NOENT) => Err(Errno::DQUOT),
@@ -210,24 +222,25 @@ pub(super) fn unpublished(
     errno: Errno,
     snapped: bool,
     at: crate::Location,
+    going: &Going,
 ) -> Error {
     // A snapshot that did not come in time may come later: only a look can tell.
     if errno == Errno::TIMEDOUT && snapped {
         return failed("commit", name, errno, Late::Unsure).at(at);
     }
-    cleared(pool, name, failed("commit", name, errno, Late::Away))
+    cleared(pool, name, failed("commit", name, errno, Late::Away), going)
 }
 
 /// Removes an image because of `error`, which says so if it is left. Blocks.
-pub(super) fn cleared(pool: &Pool, name: &str, error: Error) -> Error {
-    match remove(pool, name) {
+pub(super) fn cleared(pool: &Pool, name: &str, error: Error, going: &Going) -> Error {
+    match remove(pool, name, going) {
         Ok(_) => error,
         Err(_left) => error.leaving(name),
     }
 }
 
 /// Removes the snapshot of an image that is to go. Blocks.
-pub(super) fn unsnap(image: &Image) -> imaged_ffi::Result<()> {
+fn unsnap(image: &Image) -> imaged_ffi::Result<()> {
     if !image.snaps()?.iter().any(|snap| snap.name == SNAP) {
         return Ok(());
     }
@@ -293,7 +306,9 @@ impl Writing {
         let name = self.name().to_owned();
         let image = Arc::clone(&self.image);
         blocking(&Arc::clone(self.store()), "grow an image", move |_| {
-            image.resize(length).map_err(|errno| failed("grow", &name, errno, Late::Away))
+            image
+                .resize(length, |_, _| true)
+                .map_err(|errno| failed("grow", &name, errno, Late::Away))
         })
         .await?;
         self.length = length;
@@ -377,19 +392,28 @@ impl Upload for Writing {
         let store = Arc::clone(this.store());
         let digests = digests.clone();
         let stored_bytes = this.stored;
-        blocking(&store, "commit an image", move |_| this.publish(&digests)).await?;
+        at_length(&store, "commit an image", move |_, going| this.publish(&digests, going)).await?;
         Ok(Committed { stored_bytes })
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
         let store = Arc::clone(self.store());
-        let this = *self;
+        let mut this = *self;
+        if !this.lost {
+            let idle = async {
+                this.image.idle().await;
+                Ok(())
+            };
+            this.lost = this.landed(idle).await.is_err();
+        }
         if this.lost {
             // To close it takes as long again several times over, and to remove it cannot succeed:
             // the caller is told, and recovery removes it.
             let name = this.name().to_owned();
             let left = failed("remove", &name, Errno::TIMEDOUT, Late::Away).leaving(name);
             tokio::spawn(async move {
+                // What is in flight may take for ever, and no thread is to wait for that.
+                this.image.idle().await;
                 blocking(&store, "close an image", move |_| {
                     this.close();
                     Ok(())
@@ -398,7 +422,7 @@ impl Upload for Writing {
             });
             return Err(left);
         }
-        at_length(&store, "abort an upload", move |_| this.remove()).await
+        at_length(&store, "abort an upload", move |_, going| this.remove(going)).await
     }
 }
 
@@ -413,13 +437,16 @@ impl Writing {
     }
 
     /// Gives the image its length and digests, then its snapshot. Blocks.
-    fn publish(self, digests: &Digests) -> Result<()> {
+    fn publish(self, digests: &Digests, going: &Going) -> Result<()> {
         let Self { making, pool, image, internal, length, size, at, .. } = self;
         let name = making.name.as_str();
         let mut snapped = false;
         let publish = |snapped: &mut bool| {
             if length != size {
-                image.resize(size)?;
+                image.resize(size, |_, _| {
+                    going.on();
+                    true
+                })?;
             }
             kept::keep(&image, &internal, size, digests)?;
             *snapped = true;
@@ -428,8 +455,8 @@ impl Writing {
         };
         let published = publish(&mut snapped);
         give_up(image, name);
-        published.map_err(|errno| unpublished(&pool, name, errno, snapped, at))?;
-        is_in_store(&making.store, &pool, name)
+        published.map_err(|errno| unpublished(&pool, name, errno, snapped, at, going))?;
+        is_in_store(&making.store, &pool, name, going)
     }
 
     /// Leaves what was written. Blocks.
@@ -439,13 +466,11 @@ impl Writing {
     }
 
     /// Removes what was written. Blocks.
-    fn remove(self) -> Result<()> {
-        let Self { making, pool, image, flying, .. } = self;
+    fn remove(self, going: &Going) -> Result<()> {
+        let Self { making, pool, image, .. } = self;
         let name = making.name.as_str();
-        // Those in flight go on without anybody who waits for them; closing waits.
-        drop(flying);
         give_up(image, name);
-        match remove(&pool, name) {
+        match remove(&pool, name, going) {
             Ok(_) => Ok(()),
             Err(errno) => Err(failed("remove", name, errno, Late::Away).leaving(name)),
         }

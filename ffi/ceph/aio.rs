@@ -52,6 +52,12 @@ impl Slots {
         Ok(Slot { _permit: permit })
     }
 
+    /// Waits until nothing is in flight.
+    pub(crate) async fn idle(&self) {
+        // It fails only when the image is closed, and then nothing is in flight either.
+        drop(self.0.acquire_many(SLOTS).await);
+    }
+
     /// Blocks until nothing is in flight, and lets nothing begin any more.
     pub(crate) fn end(&self) {
         let all = Arc::clone(&self.0);
@@ -135,11 +141,15 @@ unsafe extern "C" fn landed<B>(c: sys::rbd_completion_t, arg: *mut c_void) {
     drop(done.send(Landed { answer, buf, _slot: slot }));
 }
 
-/// Hands `buf` to an operation that `start` begins with it.
+/// Hands `buf` to an operation that `start` begins, with the memory that `look` finds in it.
+///
+/// No reference into the box lives while C has it: the callback may free the box before `start`
+/// returns.
 fn submit<B: Send + 'static>(
     slot: Slot,
     buf: B,
-    start: impl FnOnce(&mut B, sys::rbd_completion_t) -> c_int,
+    look: impl FnOnce(&mut B) -> (*mut u8, usize),
+    start: impl FnOnce(*mut u8, usize, sys::rbd_completion_t) -> c_int,
 ) -> Result<Landing<B>> {
     let (done, landing) = oneshot::channel();
     let op = Box::into_raw(Box::new(Op { buf, slot, done }));
@@ -153,10 +163,9 @@ fn submit<B: Send + 'static>(
         drop(unsafe { Box::from_raw(op) });
         return Err(error);
     }
-    // SAFETY: in flight or not, nobody else looks at the box before the callback, which can come
-    // only from `start`, after the last use of this reference to begin it.
-    let buf = unsafe { &mut (*op).buf };
-    if let Err(error) = check(start(buf, completion)) {
+    // SAFETY: nothing is begun, so nobody else looks at the box; the reference ends with `look`.
+    let (memory, len) = look(unsafe { &mut (*op).buf });
+    if let Err(error) = check(start(memory, len, completion)) {
         // An operation that is refused never calls back.
         // SAFETY: not submitted, and released once.
         unsafe { sys::rbd_aio_release(completion) };
@@ -184,11 +193,11 @@ impl Image {
     /// # Errors
     /// It could not begin.
     pub fn write_at(&self, slot: Slot, buf: Bytes, offset: u64) -> Result<Landing<Bytes>> {
-        submit(slot, buf, |buf, c| {
-            let (start, len) = (buf.as_ptr().cast(), buf.len());
+        let look = |buf: &mut Bytes| (buf.as_ptr().cast_mut(), buf.len());
+        submit(slot, buf, look, |bytes, len, c| {
             // SAFETY: the bytes are `len` long and neither move nor change while `buf` lives, which
-            // the operation owns until its callback.
-            unsafe { sys::rbd_aio_write(self.raw(), offset, len, start, c) }
+            // the operation owns until its callback. C only reads them.
+            unsafe { sys::rbd_aio_write(self.raw(), offset, len, bytes.cast_const().cast(), c) }
         })
     }
 
@@ -203,39 +212,14 @@ impl Image {
     where
         B: AsMut<[u8]> + Send + 'static,
     {
-        submit(slot, buf, |buf, c| {
+        let look = |buf: &mut B| {
             let room = buf.as_mut();
-            let (start, len) = (room.as_mut_ptr().cast(), room.len());
+            (room.as_mut_ptr(), room.len())
+        };
+        submit(slot, buf, look, |room, len, c| {
             // SAFETY: the room is `len` long, in a box that does not move or on the heap behind it,
             // and the operation alone has it until its callback.
-            unsafe { sys::rbd_aio_read(self.raw(), offset, len, start, c) }
-        })
-    }
-
-    /// Makes `len` bytes at `offset` zeros, exactly these.
-    ///
-    /// Implements: `int rbd_aio_write_zeroes(rbd_image_t, uint64_t off, size_t len,
-    /// rbd_completion_t, int zero_flags, int op_flags)`
-    ///
-    /// # Errors
-    /// It could not begin.
-    pub fn write_zeroes(&self, slot: Slot, len: usize, offset: u64) -> Result<Landing<()>> {
-        submit(slot, (), |(), c| {
-            // SAFETY: no memory of ours is involved but the completion.
-            unsafe { sys::rbd_aio_write_zeroes(self.raw(), offset, len, c, 0, 0) }
-        })
-    }
-
-    /// Gives the space of `len` bytes at `offset` back where the cluster finds it worth while.
-    ///
-    /// Implements: `int rbd_aio_discard(rbd_image_t, uint64_t off, uint64_t len, rbd_completion_t)`
-    ///
-    /// # Errors
-    /// It could not begin.
-    pub fn discard(&self, slot: Slot, len: u64, offset: u64) -> Result<Landing<()>> {
-        submit(slot, (), |(), c| {
-            // SAFETY: no memory of ours is involved but the completion.
-            unsafe { sys::rbd_aio_discard(self.raw(), offset, len, c) }
+            unsafe { sys::rbd_aio_read(self.raw(), offset, len, room.cast(), c) }
         })
     }
 
@@ -246,7 +230,8 @@ impl Image {
     /// # Errors
     /// It could not begin.
     pub fn flush(&self, slot: Slot) -> Result<Landing<()>> {
-        submit(slot, (), |(), c| {
+        let look = |(): &mut ()| (std::ptr::null_mut(), 0);
+        submit(slot, (), look, |_, _, c| {
             // SAFETY: no memory of ours is involved but the completion.
             unsafe { sys::rbd_aio_flush(self.raw(), c) }
         })

@@ -1,16 +1,12 @@
 //! An open image.
 
-use std::{
-    ffi::{c_char, c_int, c_void},
-    fmt,
-    mem::ManuallyDrop,
-    thread,
-};
+use std::{ffi::c_char, fmt, mem::ManuallyDrop, thread};
 
 use crate::{
     aio::Slots,
     errno::{Result, check},
-    pool::{Options, Pool, gathered},
+    pool::{Pool, gathered},
+    progress::told,
     sys,
     text::{c, grow, owned, until_nul},
 };
@@ -37,12 +33,14 @@ unsafe impl Sync for Open {}
 
 impl Open {
     /// Waits for what is in flight, then closes.
+    ///
+    /// Without a flush of its own, for that waits for ever for the image's lock where somebody else
+    /// has it. `rbd_close` has one inside that does not need the lock, and lets librbd's threads return
+    /// from their last callbacks.
     fn close(self) -> Result<()> {
         self.slots.end();
-        // SAFETY: the image is open, and nothing is in flight. The flush lets librbd's own thread
-        // return from its last callback before the image is gone.
-        let _flushed = check(unsafe { sys::rbd_flush(self.raw) });
-        // SAFETY: opened once, closed once: this consumes it. The pool is still there.
+        // SAFETY: opened once, closed once: this consumes it. Nothing is in flight, and the pool is
+        // still there.
         check(unsafe { sys::rbd_close(self.raw) })?;
         Ok(())
     }
@@ -149,9 +147,33 @@ impl Image {
         Ok(Self::of(raw, pool))
     }
 
+    /// The same without a watch and for reading only, which is also allowed of what is being migrated.
+    /// Blocks.
+    ///
+    /// Implements: `int rbd_open_by_id_read_only(rados_ioctx_t, const char *id, rbd_image_t *, const
+    /// char *snap_name)`
+    ///
+    /// # Errors
+    /// As [`Image::open_unwatched`].
+    pub fn open_by_id_unwatched(pool: &Pool, id: &str) -> Result<Self> {
+        let id = c(id)?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; NULL means the head.
+        check(unsafe {
+            sys::rbd_open_by_id_read_only(pool.raw(), id.as_ptr(), &raw mut raw, std::ptr::null())
+        })?;
+        Ok(Self::of(raw, pool))
+    }
+
     fn of(raw: sys::rbd_image_t, pool: &Pool) -> Self {
         let open = Open { raw, slots: Slots::new(), pool: pool.clone() };
         Self { open: ManuallyDrop::new(open) }
+    }
+
+    /// Its pool.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.open.pool
     }
 
     pub(crate) fn raw(&self) -> sys::rbd_image_t {
@@ -160,6 +182,12 @@ impl Image {
 
     pub(crate) fn slots(&self) -> &Slots {
         &self.open.slots
+    }
+
+    /// Waits until nothing is in flight. Then closing does not wait for that, unless something is begun
+    /// after this.
+    pub async fn idle(&self) {
+        self.open.slots.idle().await;
     }
 
     /// Waits for what is in flight, then closes. Blocks.
@@ -200,37 +228,16 @@ impl Image {
         Ok(size)
     }
 
-    /// Bytes of one of its objects.
+    /// What was done with it, a sum of `RBD_OPERATION_FEATURE_`.
     ///
-    /// Implements: `int rbd_stat(rbd_image_t, rbd_image_info_t *, size_t infosize)`
-    ///
-    /// # Errors
-    /// As C says.
-    pub fn object_size(&self) -> Result<u64> {
-        let mut info = sys::rbd_image_info_t {
-            size: 0,
-            obj_size: 0,
-            num_objs: 0,
-            order: 0,
-            block_name_prefix: [0; 24],
-            parent_pool: 0,
-            parent_name: [0; 96],
-        };
-        // SAFETY: C fills the structure, whose size it is told.
-        check(unsafe { sys::rbd_stat(self.raw(), &raw mut info, size_of_val(&info)) })?;
-        Ok(info.obj_size)
-    }
-
-    /// Its features, a sum of `RBD_FEATURE_`.
-    ///
-    /// Implements: `int rbd_get_features(rbd_image_t, uint64_t *)`
+    /// Implements: `int rbd_get_op_features(rbd_image_t, uint64_t *)`
     ///
     /// # Errors
     /// As C says.
-    pub fn features(&self) -> Result<u64> {
+    pub fn op_features(&self) -> Result<u64> {
         let mut features = 0;
         // SAFETY: C fills the number.
-        check(unsafe { sys::rbd_get_features(self.raw(), &raw mut features) })?;
+        check(unsafe { sys::rbd_get_op_features(self.raw(), &raw mut features) })?;
         Ok(features)
     }
 
@@ -247,15 +254,21 @@ impl Image {
         Ok(overlap)
     }
 
-    /// Changes its length, in bytes. Blocks.
+    /// Changes its length, in bytes. `progress` gets the objects done and all of them, and ends it by
+    /// `false`. Blocks.
     ///
-    /// Implements: `int rbd_resize(rbd_image_t, uint64_t size)`
+    /// Implements: `int rbd_resize_with_progress(rbd_image_t, uint64_t size, librbd_progress_fn_t, void
+    /// *)`
     ///
     /// # Errors
-    /// `TIMEDOUT`; `DQUOT`, `NOSPC`.
-    pub fn resize(&self, size: u64) -> Result<()> {
-        // SAFETY: the image is open.
-        check(unsafe { sys::rbd_resize(self.raw(), size) })?;
+    /// `TIMEDOUT`; `DQUOT`, `NOSPC`; `ROFS` if another has its lock.
+    pub fn resize<F>(&self, size: u64, progress: F) -> Result<()>
+    where
+        F: Fn(u64, u64) -> bool + Sync,
+    {
+        let (call, data) = told(&progress);
+        // SAFETY: `data` is the closure that `call` takes, which lives for the call.
+        check(unsafe { sys::rbd_resize_with_progress(self.raw(), size, call, data) })?;
         Ok(())
     }
 
@@ -265,42 +278,14 @@ impl Image {
     /// Implements: `int rbd_flatten_with_progress(rbd_image_t, librbd_progress_fn_t, void *)`
     ///
     /// # Errors
-    /// `INVAL` if it has no parent; what `progress` ended is `SHUTDOWN`.
-    pub fn flatten(&self, mut progress: impl FnMut(u64, u64) -> bool) -> Result<()> {
-        let (call, data) = told(&mut progress);
+    /// `INVAL` if it has no parent; `ROFS` if another has its lock; what `progress` ended is `SHUTDOWN`.
+    pub fn flatten<F>(&self, progress: F) -> Result<()>
+    where
+        F: Fn(u64, u64) -> bool + Sync,
+    {
+        let (call, data) = told(&progress);
         // SAFETY: `data` is the closure that `call` takes, which lives for the call.
         check(unsafe { sys::rbd_flatten_with_progress(self.raw(), call, data) })?;
-        Ok(())
-    }
-
-    /// Copies it, at the snapshot it stands at, with that snapshot and its metadata, to the new image
-    /// `name` of `pool`. Blocks.
-    ///
-    /// Implements: `int rbd_deep_copy_with_progress(rbd_image_t, rados_ioctx_t, const char
-    /// *destname, rbd_image_options_t, librbd_progress_fn_t, void *)`
-    ///
-    /// # Errors
-    /// `EXIST`; what `progress` ended is `SHUTDOWN`.
-    pub fn deep_copy(
-        &self,
-        pool: &Pool,
-        name: &str,
-        options: &Options,
-        mut progress: impl FnMut(u64, u64) -> bool,
-    ) -> Result<()> {
-        let (name, options) = (c(name)?, options.raw()?);
-        let (call, data) = told(&mut progress);
-        // SAFETY: all of it is valid for the call; `data` is the closure that `call` takes.
-        check(unsafe {
-            sys::rbd_deep_copy_with_progress(
-                self.raw(),
-                pool.raw(),
-                name.as_ptr(),
-                options.as_ptr(),
-                call,
-                data,
-            )
-        })?;
         Ok(())
     }
 
@@ -385,7 +370,7 @@ impl Image {
     /// Implements: `int rbd_metadata_set(rbd_image_t, const char *key, const char *value)`
     ///
     /// # Errors
-    /// `ROFS` at a snapshot.
+    /// `ROFS` at a snapshot, and if another has its lock.
     pub fn metadata_set(&self, key: &str, value: &str) -> Result<()> {
         let (key, value) = (c(key)?, c(value)?);
         // SAFETY: both strings are valid for the call.
@@ -398,34 +383,13 @@ impl Image {
     /// Implements: `int rbd_metadata_remove(rbd_image_t, const char *key)`
     ///
     /// # Errors
-    /// `NOENT`; `ROFS` at a snapshot.
+    /// `NOENT`; `ROFS` at a snapshot, and if another has its lock.
     pub fn metadata_remove(&self, key: &str) -> Result<()> {
         let key = c(key)?;
         // SAFETY: the string is valid for the call.
         check(unsafe { sys::rbd_metadata_remove(self.raw(), key.as_ptr()) })?;
         Ok(())
     }
-}
-
-type Progress<F> = (sys::librbd_progress_fn_t, *mut F);
-
-/// A closure as C takes it.
-fn told<F: FnMut(u64, u64) -> bool>(progress: &mut F) -> (sys::librbd_progress_fn_t, *mut c_void) {
-    let (call, data): Progress<F> = (Some(heard::<F>), std::ptr::from_mut(progress));
-    (call, data.cast())
-}
-
-/// # Safety
-/// `data` is the closure that [`told`] was given, and nobody else uses it during the call.
-unsafe extern "C" fn heard<F: FnMut(u64, u64) -> bool>(
-    done: u64,
-    all: u64,
-    data: *mut c_void,
-) -> c_int {
-    // SAFETY: as the caller says.
-    let progress = unsafe { &mut *data.cast::<F>() };
-    // Any negative number ends it; this one is not mistaken for a failure of the cluster.
-    if progress(done, all) { 0 } else { -crate::Errno::SHUTDOWN.number() }
 }
 
 const _: () = assert!(size_of::<c_char>() == 1);

@@ -21,7 +21,9 @@ mod cluster;
 mod errno;
 mod exit;
 mod image;
+mod locks;
 mod pool;
+mod progress;
 mod snap;
 pub mod sys;
 mod text;
@@ -31,6 +33,7 @@ pub use self::{
     errno::{Errno, Result},
     exit::settle,
     image::{Child, Image, Watcher},
-    pool::{Options, Pool, PoolStat, Trashed},
+    locks::Locker,
+    pool::{Options, Pool, Trashed},
     snap::{Extent, Snap},
 };

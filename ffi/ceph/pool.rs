@@ -7,6 +7,7 @@ use ceph::rados;
 use crate::{
     cluster::Cluster,
     errno::{Errno, Result, check},
+    progress::told,
     sys,
     text::{c, owned},
 };
@@ -40,15 +41,6 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// What a pool holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolStat {
-    /// Bytes of its objects, before replication.
-    pub bytes: u64,
-    /// Its objects.
-    pub objects: u64,
-}
-
 /// How a new image is to be.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -60,8 +52,6 @@ pub struct Options {
     pub data_pool: Option<String>,
     /// 1: the parent has to be protected; 2: it need not. As the cluster says if `None`.
     pub clone_format: Option<u8>,
-    /// Whether a deep copy of a clone is no clone.
-    pub flatten: bool,
 }
 
 /// An image in a pool's trash.
@@ -71,6 +61,8 @@ pub struct Trashed {
     pub id: String,
     /// The name it had.
     pub name: String,
+    /// How long, in seconds from then on, whoever has put it there wanted it kept.
+    pub deferred_s: u64,
 }
 
 impl Options {
@@ -98,7 +90,6 @@ impl RawOptions {
         this.number(sys::RBD_IMAGE_OPTION_FEATURES, options.features)?;
         let format = options.clone_format.map(u64::from);
         this.number(sys::RBD_IMAGE_OPTION_CLONE_FORMAT, format)?;
-        this.number(sys::RBD_IMAGE_OPTION_FLATTEN, options.flatten.then_some(1))?;
         if let Some(pool) = &options.data_pool {
             let pool = c(pool)?;
             // SAFETY: the options live, and C copies the string.
@@ -181,19 +172,6 @@ impl Pool {
         Ok(now == unsafe { rados::rados_ioctx_get_id(self.raw()) })
     }
 
-    /// What it holds. Blocks.
-    ///
-    /// Implements: `int rados_ioctx_pool_stat(rados_ioctx_t, struct rados_pool_stat_t *)`
-    ///
-    /// # Errors
-    /// `TIMEDOUT`.
-    pub fn stat(&self) -> Result<PoolStat> {
-        let mut stat = sys::rados_pool_stat_t::default();
-        // SAFETY: C fills the structure, which is valid for the call.
-        check(unsafe { sys::rados_ioctx_pool_stat(self.raw(), &raw mut stat) })?;
-        Ok(PoolStat { bytes: stat.num_bytes, objects: stat.num_objects })
-    }
-
     /// The first `len` bytes of an object. Blocks.
     ///
     /// Implements: `int rados_read(rados_ioctx_t, const char *oid, char *buf, size_t len,
@@ -270,42 +248,74 @@ impl Pool {
         Ok(())
     }
 
-    /// Removes an image without snapshots and watchers. Blocks, for as long as its objects take.
+    /// Removes an image without snapshots and watchers. `progress` gets the objects done and all of
+    /// them, and ends it by `false`. Blocks, for as long as its objects take; for ever if another has
+    /// its lock, see [`crate::Image::lockers`].
     ///
-    /// Implements: `int rbd_remove(rados_ioctx_t, const char *name)`
+    /// Implements: `int rbd_remove_with_progress(rados_ioctx_t, const char *name,
+    /// librbd_progress_fn_t, void *)`
     ///
     /// # Errors
-    /// `NOENT`; `NOTEMPTY` if it has snapshots; `BUSY` if it is watched.
-    pub fn remove(&self, name: &str) -> Result<()> {
+    /// `NOENT`; `NOTEMPTY` if it has snapshots; `BUSY` if it is watched or being migrated.
+    pub fn remove<F>(&self, name: &str, progress: F) -> Result<()>
+    where
+        F: Fn(u64, u64) -> bool + Sync,
+    {
         let name = c(name)?;
-        // SAFETY: the name is valid for the call.
-        check(unsafe { sys::rbd_remove(self.raw(), name.as_ptr()) })?;
+        let (call, data) = told(&progress);
+        // SAFETY: the name is valid for the call; `data` is the closure that `call` takes, which lives
+        // for the call.
+        check(unsafe { sys::rbd_remove_with_progress(self.raw(), name.as_ptr(), call, data) })?;
         Ok(())
     }
 
-    /// Moves an image into the trash: its name is free at once. Blocks.
+    /// Moves an image into the trash, to be kept there for `deferred_s` seconds: its name is free at
+    /// once. Blocks; for ever if another has its lock.
     ///
     /// Implements: `int rbd_trash_move(rados_ioctx_t, const char *name, uint64_t delay)`
     ///
     /// # Errors
-    /// `NOENT`.
-    pub fn trash_move(&self, name: &str) -> Result<()> {
+    /// `NOENT`; `BUSY` if it is being migrated.
+    pub fn trash_move(&self, name: &str, deferred_s: u64) -> Result<()> {
         let name = c(name)?;
         // SAFETY: the name is valid for the call.
-        check(unsafe { sys::rbd_trash_move(self.raw(), name.as_ptr(), 0) })?;
+        check(unsafe { sys::rbd_trash_move(self.raw(), name.as_ptr(), deferred_s) })?;
         Ok(())
     }
 
-    /// Removes an image from the trash. Blocks.
+    /// Gives an image in the trash its name back, or another. Blocks.
     ///
-    /// Implements: `int rbd_trash_remove(rados_ioctx_t, const char *id, bool force)`
+    /// Implements: `int rbd_trash_restore(rados_ioctx_t, const char *id, const char *name)`
     ///
     /// # Errors
-    /// `NOENT`; `NOTEMPTY` while it has clones.
-    pub fn trash_remove(&self, id: &str) -> Result<()> {
+    /// `NOENT` if it is not in the trash; `EXIST` if the name is another's by now.
+    pub fn trash_restore(&self, id: &str, name: &str) -> Result<()> {
+        let (id, name) = (c(id)?, c(name)?);
+        // SAFETY: both texts are valid for the call.
+        check(unsafe { sys::rbd_trash_restore(self.raw(), id.as_ptr(), name.as_ptr()) })?;
+        Ok(())
+    }
+
+    /// Removes an image from the trash, also before the time until which it was to be kept. `progress`
+    /// gets the objects done and all of them, and ends it by `false`. Blocks, for as long as its objects
+    /// take.
+    ///
+    /// Implements: `int rbd_trash_remove_with_progress(rados_ioctx_t, const char *id, bool force,
+    /// librbd_progress_fn_t, void *)`
+    ///
+    /// # Errors
+    /// `NOENT`; `NOTEMPTY` while it has clones; `BUSY` while it is watched.
+    pub fn trash_remove<F>(&self, id: &str, progress: F) -> Result<()>
+    where
+        F: Fn(u64, u64) -> bool + Sync,
+    {
         let id = c(id)?;
-        // SAFETY: the id is valid for the call.
-        check(unsafe { sys::rbd_trash_remove(self.raw(), id.as_ptr(), false) })?;
+        let (call, data) = told(&progress);
+        // SAFETY: the id is valid for the call; `data` is the closure that `call` takes, which lives for
+        // the call.
+        check(unsafe {
+            sys::rbd_trash_remove_with_progress(self.raw(), id.as_ptr(), true, call, data)
+        })?;
         Ok(())
     }
 
@@ -334,6 +344,10 @@ impl Pool {
                 id: unsafe { owned(entry.id) },
                 // SAFETY: as above.
                 name: unsafe { owned(entry.name) },
+                deferred_s: u64::try_from(
+                    entry.deferment_end_time.saturating_sub(entry.deletion_time),
+                )
+                .unwrap_or(0),
             })
             .collect();
         // SAFETY: the entries that C has filled, given back once.

@@ -3,6 +3,7 @@
 use std::{
     ffi::{c_int, c_void},
     ops::Range,
+    sync::{Mutex, PoisonError},
 };
 
 use crate::{
@@ -68,7 +69,7 @@ impl Image {
     /// Implements: `int rbd_snap_create(rbd_image_t, const char *snapname)`
     ///
     /// # Errors
-    /// `EXIST`; `ROFS` if the caps do not allow it.
+    /// `EXIST`; `ROFS` if another has its lock.
     pub fn snap_create(&self, name: &str) -> Result<()> {
         let name = c(name)?;
         // SAFETY: the name is valid for the call.
@@ -81,25 +82,11 @@ impl Image {
     /// Implements: `int rbd_snap_remove(rbd_image_t, const char *snapname)`
     ///
     /// # Errors
-    /// `NOENT`; `BUSY` if it is protected.
+    /// `NOENT`; `BUSY` if it is protected; `ROFS` if another has its lock.
     pub fn snap_remove(&self, name: &str) -> Result<()> {
         let name = c(name)?;
         // SAFETY: the name is valid for the call.
         check(unsafe { sys::rbd_snap_remove(self.raw(), name.as_ptr()) })?;
-        Ok(())
-    }
-
-    /// Gives a snapshot another name. Blocks.
-    ///
-    /// Implements: `int rbd_snap_rename(rbd_image_t, const char *snapname, const char
-    /// *dstsnapsname)`
-    ///
-    /// # Errors
-    /// `NOENT`; `EXIST`.
-    pub fn snap_rename(&self, from: &str, to: &str) -> Result<()> {
-        let (from, to) = (c(from)?, c(to)?);
-        // SAFETY: both names are valid for the call.
-        check(unsafe { sys::rbd_snap_rename(self.raw(), from.as_ptr(), to.as_ptr()) })?;
         Ok(())
     }
 
@@ -181,10 +168,9 @@ impl Image {
     }
 
     fn diff(&self, range: Range<u64>, parent: bool) -> Result<Vec<Extent>> {
-        let mut found: Vec<Extent> = Vec::new();
+        let found = Extents::default();
         let len = range.end.saturating_sub(range.start);
-        // SAFETY: `noted` takes exactly this vector, which lives for the call and is used by nobody
-        // else during it; NULL means: since the beginning.
+        // SAFETY: `noted` takes exactly this, which lives for the call; NULL means: since the beginning.
         check(unsafe {
             sys::rbd_diff_iterate2(
                 self.raw(),
@@ -194,21 +180,26 @@ impl Image {
                 u8::from(parent),
                 1,
                 Some(noted),
-                (&raw mut found).cast(),
+                std::ptr::from_ref(&found).cast_mut().cast(),
             )
         })?;
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         // librbd gives no order.
         found.sort_by_key(|extent| extent.start);
         Ok(found)
     }
 }
 
+/// librbd may call from threads of its own.
+type Extents = Mutex<Vec<Extent>>;
+
 /// # Safety
-/// `arg` is the `Vec<Extent>` of [`Image::extents`], and nobody else uses it during the call.
+/// `arg` is the [`Extents`] of [`Image::diff`], which live during the call.
 unsafe extern "C" fn noted(offset: u64, len: usize, exists: c_int, arg: *mut c_void) -> c_int {
-    // SAFETY: as the caller says.
-    let found = unsafe { &mut *arg.cast::<Vec<Extent>>() };
+    // SAFETY: as the caller says; nobody has them for himself.
+    let found = unsafe { &*arg.cast::<Extents>() };
     if exists != 0 {
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
         found.push(offset..offset.saturating_add(len as u64));
     }
     0

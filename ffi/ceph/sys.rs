@@ -21,8 +21,10 @@ pub const RBD_IMAGE_OPTION_FORMAT: c_int = 0;
 pub const RBD_IMAGE_OPTION_FEATURES: c_int = 1;
 pub const RBD_IMAGE_OPTION_ORDER: c_int = 2;
 pub const RBD_IMAGE_OPTION_DATA_POOL: c_int = 10;
-pub const RBD_IMAGE_OPTION_FLATTEN: c_int = 11;
 pub const RBD_IMAGE_OPTION_CLONE_FORMAT: c_int = 12;
+
+/// Of an image's operations: it has clones of the second format.
+pub const RBD_OPERATION_FEATURE_CLONE_PARENT: u64 = 1 << 0;
 
 pub const RBD_FEATURE_LAYERING: u64 = 1 << 0;
 pub const RBD_FEATURE_EXCLUSIVE_LOCK: u64 = 1 << 2;
@@ -58,18 +60,6 @@ pub struct rbd_snap_info_t {
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct rbd_image_info_t {
-    pub size: u64,
-    pub obj_size: u64,
-    pub num_objs: u64,
-    pub order: c_int,
-    pub block_name_prefix: [c_char; 24],
-    pub parent_pool: i64,
-    pub parent_name: [c_char; 96],
-}
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
 pub struct rbd_image_watcher_t {
     pub addr: *mut c_char,
     pub id: i64,
@@ -86,38 +76,13 @@ pub struct rbd_trash_image_info_t {
     pub deferment_end_time: i64,
 }
 
-/// Longer than in the `ceph` crate, which knows an older librados.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct rados_pool_stat_t {
-    pub num_bytes: u64,
-    pub num_kb: u64,
-    pub num_objects: u64,
-    pub num_object_clones: u64,
-    pub num_object_copies: u64,
-    pub num_objects_missing_on_primary: u64,
-    pub num_objects_unfound: u64,
-    pub num_objects_degraded: u64,
-    pub num_rd: u64,
-    pub num_rd_kb: u64,
-    pub num_wr: u64,
-    pub num_wr_kb: u64,
-    pub num_user_bytes: u64,
-    pub compressed_bytes_orig: u64,
-    pub compressed_bytes: u64,
-    pub compressed_bytes_alloc: u64,
-}
-
 #[link(name = "rados")]
 unsafe extern "C" {
-    pub fn rados_ioctx_pool_stat(io: rados_ioctx_t, stats: *mut rados_pool_stat_t) -> c_int;
     pub fn rados_set_pool_full_try(io: rados_ioctx_t);
 }
 
 #[link(name = "rbd")]
 unsafe extern "C" {
-    pub fn rbd_version(major: *mut c_int, minor: *mut c_int, extra: *mut c_int);
-
     pub fn rbd_image_options_create(opts: *mut rbd_image_options_t);
     pub fn rbd_image_options_destroy(opts: rbd_image_options_t);
     pub fn rbd_image_options_set_uint64(
@@ -152,7 +117,12 @@ unsafe extern "C" {
         c_name: *const c_char,
         c_opts: rbd_image_options_t,
     ) -> c_int;
-    pub fn rbd_remove(io: rados_ioctx_t, name: *const c_char) -> c_int;
+    pub fn rbd_remove_with_progress(
+        io: rados_ioctx_t,
+        name: *const c_char,
+        cb: librbd_progress_fn_t,
+        cbdata: *mut c_void,
+    ) -> c_int;
     pub fn rbd_trash_move(io: rados_ioctx_t, name: *const c_char, delay: u64) -> c_int;
     pub fn rbd_trash_list(
         io: rados_ioctx_t,
@@ -160,7 +130,14 @@ unsafe extern "C" {
         num_entries: *mut usize,
     ) -> c_int;
     pub fn rbd_trash_list_cleanup(trash_entries: *mut rbd_trash_image_info_t, num_entries: usize);
-    pub fn rbd_trash_remove(io: rados_ioctx_t, id: *const c_char, force: bool) -> c_int;
+    pub fn rbd_trash_remove_with_progress(
+        io: rados_ioctx_t,
+        id: *const c_char,
+        force: bool,
+        cb: librbd_progress_fn_t,
+        cbdata: *mut c_void,
+    ) -> c_int;
+    pub fn rbd_trash_restore(io: rados_ioctx_t, id: *const c_char, name: *const c_char) -> c_int;
 
     pub fn rbd_open(
         io: rados_ioctx_t,
@@ -180,24 +157,25 @@ unsafe extern "C" {
         image: *mut rbd_image_t,
         snap_name: *const c_char,
     ) -> c_int;
+    pub fn rbd_open_by_id_read_only(
+        io: rados_ioctx_t,
+        id: *const c_char,
+        image: *mut rbd_image_t,
+        snap_name: *const c_char,
+    ) -> c_int;
     pub fn rbd_close(image: rbd_image_t) -> c_int;
-    pub fn rbd_stat(image: rbd_image_t, info: *mut rbd_image_info_t, infosize: usize) -> c_int;
     pub fn rbd_get_size(image: rbd_image_t, size: *mut u64) -> c_int;
-    pub fn rbd_get_features(image: rbd_image_t, features: *mut u64) -> c_int;
+    pub fn rbd_get_op_features(image: rbd_image_t, op_features: *mut u64) -> c_int;
     pub fn rbd_get_id(image: rbd_image_t, id: *mut c_char, id_len: usize) -> c_int;
     pub fn rbd_get_overlap(image: rbd_image_t, overlap: *mut u64) -> c_int;
-    pub fn rbd_resize(image: rbd_image_t, size: u64) -> c_int;
-    pub fn rbd_flush(image: rbd_image_t) -> c_int;
-    pub fn rbd_flatten_with_progress(
+    pub fn rbd_resize_with_progress(
         image: rbd_image_t,
+        size: u64,
         cb: librbd_progress_fn_t,
         cbdata: *mut c_void,
     ) -> c_int;
-    pub fn rbd_deep_copy_with_progress(
+    pub fn rbd_flatten_with_progress(
         image: rbd_image_t,
-        dest_io_ctx: rados_ioctx_t,
-        destname: *const c_char,
-        dest_opts: rbd_image_options_t,
         cb: librbd_progress_fn_t,
         cbdata: *mut c_void,
     ) -> c_int;
@@ -216,6 +194,18 @@ unsafe extern "C" {
         watchers: *mut rbd_image_watcher_t,
         max_watchers: *mut usize,
     ) -> c_int;
+    pub fn rbd_list_lockers(
+        image: rbd_image_t,
+        exclusive: *mut c_int,
+        tag: *mut c_char,
+        tag_len: *mut usize,
+        clients: *mut c_char,
+        clients_len: *mut usize,
+        cookies: *mut c_char,
+        cookies_len: *mut usize,
+        addrs: *mut c_char,
+        addrs_len: *mut usize,
+    ) -> isize;
     pub fn rbd_watchers_list_cleanup(watchers: *mut rbd_image_watcher_t, num_watchers: usize);
 
     pub fn rbd_metadata_get(
@@ -235,11 +225,6 @@ unsafe extern "C" {
     pub fn rbd_snap_list_end(snaps: *mut rbd_snap_info_t);
     pub fn rbd_snap_create(image: rbd_image_t, snapname: *const c_char) -> c_int;
     pub fn rbd_snap_remove(image: rbd_image_t, snapname: *const c_char) -> c_int;
-    pub fn rbd_snap_rename(
-        image: rbd_image_t,
-        snapname: *const c_char,
-        dstsnapsname: *const c_char,
-    ) -> c_int;
     pub fn rbd_snap_protect(image: rbd_image_t, snap_name: *const c_char) -> c_int;
     pub fn rbd_snap_unprotect(image: rbd_image_t, snap_name: *const c_char) -> c_int;
     pub fn rbd_snap_is_protected(
@@ -282,14 +267,5 @@ unsafe extern "C" {
         buf: *mut c_char,
         c: rbd_completion_t,
     ) -> c_int;
-    pub fn rbd_aio_write_zeroes(
-        image: rbd_image_t,
-        off: u64,
-        len: usize,
-        c: rbd_completion_t,
-        zero_flags: c_int,
-        op_flags: c_int,
-    ) -> c_int;
-    pub fn rbd_aio_discard(image: rbd_image_t, off: u64, len: u64, c: rbd_completion_t) -> c_int;
     pub fn rbd_aio_flush(image: rbd_image_t, c: rbd_completion_t) -> c_int;
 }

@@ -38,7 +38,7 @@ async fn an_image_of_known_size_is_made_once_at_its_full_length() {
             let bytes = image(Look::Random, size, 1);
             put(&f.store, order(&f.id(), Some(size as u64)), &bytes).await.unwrap();
             assert_eq!(lengths(&f, "rbd_create4"), [size as u64]);
-            assert_eq!(lengths(&f, "rbd_resize"), [0; 0], "{size}");
+            assert_eq!(lengths(&f, "rbd_resize_with_progress"), [0; 0], "{size}");
             for once in ["rbd_aio_flush", "rbd_snap_create", "rbd_snap_protect", "rbd_open"] {
                 assert_eq!(ceph(&f).fake.count(once), 1, "{size}: {once}");
             }
@@ -54,7 +54,7 @@ async fn an_image_of_unknown_size_is_trimmed_once() {
         let bytes = image(Look::Random, size, 1);
         put(&f.store, order(&f.id(), None), &bytes).await.unwrap();
         assert_eq!(lengths(&f, "rbd_create4"), [FIRST]);
-        assert_eq!(lengths(&f, "rbd_resize"), [size as u64]);
+        assert_eq!(lengths(&f, "rbd_resize_with_progress"), [size as u64]);
     }
 }
 
@@ -71,7 +71,7 @@ async fn an_image_of_unknown_size_grows_by_doubling() {
     upload.write(last.clone()).await.unwrap();
     upload.commit(&digests(&last, Algo::Sha256)).await.unwrap();
     let size = chunks * CHUNK as u64 + PAGE as u64;
-    assert_eq!(lengths(&f, "rbd_resize"), [2 * FIRST, 4 * FIRST, size]);
+    assert_eq!(lengths(&f, "rbd_resize_with_progress"), [2 * FIRST, 4 * FIRST, size]);
     assert_eq!(lengths(&f, "rbd_aio_write"), [size - PAGE as u64], "zeros are not written");
     assert_eq!(ceph(&f).fake.used(POOL), PAGE as u64 + (size - PAGE as u64) % (8 << 20));
 }

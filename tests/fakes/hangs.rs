@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use imaged::store::Frame;
-use imaged_drivers::{Kind, Recovered, window::CHUNK};
-use imaged_fake_librbd::Cluster;
+use imaged_drivers::{Kind, Recovered, Span, window::CHUNK};
+use imaged_fake_librbd::{Cluster, How, Plan};
 
 use crate::{
     ceph::Ceph,
     harness::stores::{
         Fixture, aligned_chunks, assert_free, assert_reads, begin,
         content::{Look, image},
-        idle, order, put, recovered, soon,
+        idle, order, put, read, recovered, soon,
     },
 };
 
@@ -175,6 +175,93 @@ async fn an_upload_that_is_dropped_in_flight_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_is_not_answered_ends_and_holds_no_thread() {
+    let f = hasty().await;
+    let bytes = image(Look::Random, 3 * CHUNK, 7);
+    let at = f.place(&f.id(), &bytes).await;
+    closed(&f).await;
+    fake(&f).hold();
+    let reading = read(&*f.driver, &at, Span::All);
+    let error = soon("a read to end", reading).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    assert!(fake(&f).open().operations > 0, "they are in flight still");
+    idle(&f.store).await;
+    fake(&f).release();
+    closed(&f).await;
+    assert_reads(&*f.driver, &at, &bytes, "afterwards").await;
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_that_hangs_is_answered_and_the_next_waits_for_it_on_no_thread() {
+    let f = hasty().await;
+    let bytes = image(Look::Random, 1000, 8);
+    let at = f.place(&f.id(), &bytes).await;
+    fake(&f).forget();
+    fake(&f).hold_call("rbd_trash_move");
+    let error = soon("an answer", f.driver.delete(&at)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
+    for _ in 0..2 {
+        let error = soon("an answer", f.driver.delete(&at)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    }
+    assert_eq!(fake(&f).count("rbd_trash_move"), 1);
+    fake(&f).release_call("rbd_trash_move");
+    closed(&f).await;
+    soon("the image to go", async {
+        while f.driver.delete(&at).await.map_err(|error| error.kind()) != Err(Kind::NotFound) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+/// It may take as long as an image has objects.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_store_is_looked_at_while_a_recovery_and_a_purge_go_on() {
+    let f = hasty().await;
+    let bytes = image(Look::Random, 1000, 9);
+    let at = f.place(&f.id(), &bytes).await;
+    fake(&f).hold_call("rbd_create4");
+    let error = put(&f.store, order(&f.id(), Some(1000)), &bytes).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
+    fake(&f).plan(Plan::once("rbd_trash_remove_with_progress", 1, 5, How::Fail));
+    f.driver.delete(&at).await.unwrap();
+    fake(&f).release_call("rbd_create4");
+    closed(&f).await;
+    fake(&f).forget();
+    let removals = ["rbd_remove_with_progress", "rbd_trash_remove_with_progress"];
+    for call in removals {
+        fake(&f).hold_call(call);
+    }
+    let daemon = Arc::clone(&f.daemon);
+    let round = tokio::spawn(async move { daemon.round().await });
+    soon("both to hang", async {
+        while removals.iter().any(|call| fake(&f).count(call) == 0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let before = fake(&f).count("rados_cluster_stat");
+    for _ in 0..3 {
+        soon("a look", f.store.check()).await;
+    }
+    assert_eq!(fake(&f).count("rados_cluster_stat"), before + 3);
+    f.store.health().unwrap();
+    for call in removals {
+        fake(&f).release_call(call);
+    }
+    soon("the round to end", round).await.unwrap();
+    settled(&f).await;
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_hangs_stops_one_store_only() {
     let f = hasty().await;
     let bytes = image(Look::Random, 1000, 6);
@@ -186,11 +273,7 @@ async fn a_cluster_that_hangs_stops_one_store_only() {
             let (driver, at) = (Arc::clone(&f.driver), at.clone());
             tokio::spawn(async move {
                 driver
-                    .open(
-                        &at,
-                        imaged_drivers::Span::All,
-                        crate::harness::stores::window(CHUNK).await,
-                    )
+                    .open(&at, Span::All, crate::harness::stores::window(CHUNK).await)
                     .await
                     .map(drop)
             })

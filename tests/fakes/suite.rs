@@ -24,8 +24,11 @@ mod ceph;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod counts;
+mod deletes;
 mod faults;
+mod foreign;
 mod hangs;
 #[path = "../harness/mod.rs"]
 #[expect(dead_code, reason = "the other suite uses the rest")]
 mod harness;
+mod locks;

@@ -252,10 +252,10 @@ impl Fixture {
             assert_eq!(names(dir), [""; 0], "files are left in {}", dir.display());
         }
         if let Some(ceph) = &self.ceph {
-            // What was deleted while a job had it open goes with the next look at the store, and what
-            // it was cloned from with the one after that.
+            // What was deleted while a job had it open goes with the next purge, and what it was cloned
+            // from with the one after that.
             for _ in 0..3 {
-                self.driver.probe().await.unwrap();
+                self.driver.purge().await.unwrap();
             }
             assert!(ceph.is_empty(), "images are left in the pool: {:?}", ceph.images());
         } else if self.dirs.is_empty() {

@@ -9,7 +9,7 @@ from pathlib import Path
 import glance_store
 import pytest
 from glance_store import exceptions, multi_backend
-from stores import CONF, Glance, fast, get_store, local, new
+from stores import CONF, Glance, fast, get_store, new
 
 import imaged
 from imaged.glance import search
@@ -98,58 +98,6 @@ def test_a_store_that_may_not_be_written_hides_no_image(glance, shared):
         glance_store.delete(f"file://{there}", None)
     assert there.read_bytes() == BYTES
     assert b"".join(glance_store.get(f"file://{there}", None)[0]) == BYTES
-
-
-def test_a_file_of_a_served_store_is_not_touched_behind_the_daemon(glance, daemon):
-    """By a driver in Glance, which takes any file: those for staging are always there."""
-    glance.start("local:file, fast:file", local(daemon), fast(daemon))
-    uri = glance.add(io.BytesIO(BYTES), backend="fast")[0]
-    path = Path(uri.removeprefix("file://"))
-    daemon.kill()
-    for call in (
-        lambda: glance_store.get(uri, None),
-        lambda: glance_store.get_size_from_uri_and_backend(uri, None),
-        lambda: glance_store.delete(uri, None),
-    ):
-        with pytest.raises(exceptions.RemoteServiceUnavailable):
-            call()
-    assert path.read_bytes() == BYTES
-    # Of a store whose name only begins like it, nothing is known.
-    beside = path.parent.with_name("fast-too") / path.name
-    beside.parent.mkdir()
-    beside.write_bytes(BYTES)
-    assert b"".join(glance_store.get(f"file://{beside}", None)[0]) == BYTES
-    daemon.start()
-    glance_store.delete(uri, None)
-    assert not path.exists()
-
-
-def test_a_store_that_may_not_be_written_is_asked_before_a_driver_in_glance(glance, shared):
-    sections = (local(shared), section(shared, "frozen"))
-    glance.start("local:file, frozen:file", *sections)
-    there = Path(shared.dir) / "frozen" / new()
-    there.write_bytes(BYTES)
-    with pytest.raises(exceptions.Forbidden, match="read_only"):
-        glance_store.delete(f"file://{there}", None)
-    assert there.read_bytes() == BYTES
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_a_driver_in_glance_that_may_not_hides_nothing(glance, shared, tmp_path):
-    """Neither what another store says, nor that there is none."""
-    glance.start("fast:file, local:file", fast(shared), local(shared))
-    path = tmp_path / "old" / new()
-    path.parent.mkdir(mode=0o700)
-    path.write_bytes(BYTES)
-    os.seteuid(60002)
-    try:
-        with pytest.raises(exceptions.BadStoreUri):
-            glance_store.get(f"file://{path}", None)
-        with pytest.raises(exceptions.Forbidden):
-            glance_store.delete(f"file://{path}", None)
-    finally:
-        os.seteuid(0)
-    assert path.read_bytes() == BYTES
 
 
 def test_without_a_served_store_nothing_is_changed(glance, shared, monkeypatch):

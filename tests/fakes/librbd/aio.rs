@@ -16,7 +16,7 @@ use crate::{
     image::{Handle, Opened},
     pool::full,
     script::Verdict,
-    world::Answer,
+    world::{Answer, World},
 };
 
 thread_local! {
@@ -47,8 +47,6 @@ unsafe impl Sync for Completion {}
 enum Work {
     Write { from: *const u8, len: usize, offset: u64, sum: u64 },
     Read { to: *mut u8, len: usize, offset: u64 },
-    Zero { len: u64, offset: u64 },
-    Discard { len: u64, offset: u64 },
     Flush,
 }
 
@@ -96,8 +94,16 @@ impl Op {
         matches!(self.work, Work::Flush)
     }
 
-    /// Does it, and calls back.
-    pub(crate) fn land(self) {
+    /// Whether it waits for a lock that somebody else has.
+    pub(crate) fn is_blocked(&self) -> bool {
+        let at = self.opened.at();
+        let is_locked = |world: &World| world.image(&at).is_ok_and(|image| image.locker.is_some());
+        matches!(self.work, Work::Write { .. } | Work::Flush)
+            && is_locked(&self.opened.state.world())
+    }
+
+    /// Does it, and calls back, after `calls`.
+    pub(crate) fn land(self, calls: impl FnOnce()) {
         let answer = match self.verdict {
             Verdict::Do => self.done().unwrap_or_else(|errno| -(errno as isize)),
             Verdict::Refuse(errno) | Verdict::Fail(errno) => {
@@ -111,6 +117,7 @@ impl Op {
         };
         let Self { completion, .. } = self;
         completion.answer.store(answer, Ordering::SeqCst);
+        calls();
         if let Some(call) = completion.call {
             let c = Arc::as_ptr(&completion).cast_mut().cast();
             // SAFETY: the caller vouches for its callback and what it takes; it is called once, for
@@ -138,7 +145,6 @@ impl Op {
         if changes && !self.opened.takes_writes() {
             return Err(ROFS);
         }
-        let end = |offset: u64, len: u64| offset..offset.saturating_add(len);
         let answer = match self.work {
             Work::Write { offset, .. } => {
                 // SAFETY: the callback has not come yet.
@@ -157,8 +163,6 @@ impl Op {
                 unsafe { std::ptr::copy_nonoverlapping(found.as_ptr(), to, got) };
                 Ok(isize::try_from(got).unwrap_or(isize::MAX))
             }
-            Work::Zero { len, offset } => world.zero(&at, end(offset, len)).map(|()| 0),
-            Work::Discard { len, offset } => world.discard(&at, end(offset, len)).map(|()| 0),
             Work::Flush => Ok(0),
         };
         full(answer, self.opened.full_try())
@@ -233,23 +237,6 @@ unsafe extern "C" fn rbd_aio_read(
     c: &Completion,
 ) -> c_int {
     submit(image, "rbd_aio_read", off, Work::Read { to: buf.cast(), len, offset: off }, c)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_aio_write_zeroes(
-    image: &Handle,
-    off: u64,
-    len: usize,
-    c: &Completion,
-    _zero_flags: c_int,
-    _op_flags: c_int,
-) -> c_int {
-    submit(image, "rbd_aio_write_zeroes", off, Work::Zero { len: len as u64, offset: off }, c)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_aio_discard(image: &Handle, off: u64, len: u64, c: &Completion) -> c_int {
-    submit(image, "rbd_aio_discard", off, Work::Discard { len, offset: off }, c)
 }
 
 #[unsafe(no_mangle)]

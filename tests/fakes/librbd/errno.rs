@@ -1,5 +1,6 @@
 //! Error numbers of the system, as C would return them but positive.
 
+pub(crate) const PERM: i32 = 1;
 pub(crate) const NOENT: i32 = 2;
 pub(crate) const ACCES: i32 = 13;
 pub(crate) const BUSY: i32 = 16;

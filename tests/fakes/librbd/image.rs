@@ -9,16 +9,16 @@ use std::{
 };
 
 use imaged_ffi::sys::{
-    librbd_progress_fn_t, rbd_image_info_t, rbd_image_watcher_t, rbd_linked_image_spec_t,
-    rbd_snap_info_t,
+    RBD_OPERATION_FEATURE_CLONE_PARENT, librbd_progress_fn_t, rbd_image_watcher_t,
+    rbd_linked_image_spec_t, rbd_snap_info_t,
 };
 
 use crate::{
     State,
     c::{Text, each, fill, given, list, taken},
-    errno::{INVAL, RANGE, ROFS},
+    errno::{RANGE, ROFS},
     lock,
-    pool::{Options, full, told},
+    pool::{full, told},
     rados::Io,
     script::Verdict,
     world::{Answer, At, Watcher, World},
@@ -69,7 +69,8 @@ impl Handle {
     ) -> c_int {
         let takes_writes = self.0.takes_writes();
         self.call(function, of, number, |world, at| {
-            if takes_writes { work(world, at).map(|()| 0) } else { Err(ROFS) }
+            let is_locked = world.image(at).is_ok_and(|image| image.locker.is_some());
+            if takes_writes && !is_locked { work(world, at).map(|()| 0) } else { Err(ROFS) }
         })
     }
 }
@@ -89,15 +90,17 @@ impl Opened {
 }
 
 fn open(io: &Io, function: &'static str, name: &str, snap: Text, image: &mut *mut Handle) -> c_int {
-    let read_only = function == "rbd_open_read_only";
+    let read_only = function.ends_with("_read_only");
     let mut opened = None;
     let answer = io.state.call(function, name, 0, |world| {
         let id = match function {
-            "rbd_open_by_id" => name.to_owned(),
+            "rbd_open_by_id" | "rbd_open_by_id_read_only" => name.to_owned(),
             _ => world.pool(&io.pool)?.id_of(name)?,
         };
         let mut at = At { pool: io.pool.clone(), image: id, snap: None };
-        world.image(&at)?;
+        if world.image(&at)?.migrates && !read_only {
+            return Err(ROFS);
+        }
         if let Some(snap) = snap.get() {
             at.snap = Some(world.snap_id(&at, &snap)?);
         }
@@ -161,16 +164,27 @@ unsafe extern "C" fn rbd_open_by_id(
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_open_by_id_read_only(
+    io: &Io,
+    id: Text,
+    image: &mut *mut Handle,
+    snap_name: Text,
+) -> c_int {
+    open(io, "rbd_open_by_id_read_only", &id.text(), snap_name, image)
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn rbd_close(image: *mut Handle) -> c_int {
     // SAFETY: made by `rbd_open`, and the caller gives it up.
     let handle = unsafe { Box::from_raw(image) };
     let opened = &handle.0;
     let verdict = opened.state.gate("rbd_close", &opened.name, 0);
-    let flying = opened.state.queue.of(opened.cookie);
+    let flying = opened.state.queue.unanswered(opened.cookie);
     if flying > 0 {
         opened.state.breach(format!("{} closed with {flying} in flight", opened.name));
-        opened.state.queue.wait_for(opened.cookie);
     }
+    // Also for those threads that have called back and not returned yet.
+    opened.state.queue.wait_for(opened.cookie);
     let at = opened.at();
     if let Ok(image) = opened.state.world().image_mut(&at) {
         image.watchers.retain(|watcher| watcher.cookie != opened.cookie);
@@ -184,28 +198,6 @@ unsafe extern "C" fn rbd_close(image: *mut Handle) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_flush(image: &Handle) -> c_int {
-    image.0.state.queue.wait_for(image.0.cookie);
-    image.call("rbd_flush", "", 0, |_, _| Ok(0))
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_stat(image: &Handle, info: &mut rbd_image_info_t, size: usize) -> c_int {
-    image.call("rbd_stat", "", 0, |world, at| {
-        if size < size_of::<rbd_image_info_t>() {
-            return Err(INVAL);
-        }
-        let image = world.image(at)?;
-        info.size = world.size(at)?;
-        info.obj_size = image.object_size();
-        info.num_objs = info.size.div_ceil(info.obj_size);
-        info.order = c_int::from(image.order);
-        info.parent_pool = -1;
-        Ok(0)
-    })
-}
-
-#[unsafe(no_mangle)]
 unsafe extern "C" fn rbd_get_size(image: &Handle, size: &mut u64) -> c_int {
     image.call("rbd_get_size", "", 0, |world, at| {
         world.size(at).map(|found| *size = found).map(|()| 0)
@@ -213,9 +205,9 @@ unsafe extern "C" fn rbd_get_size(image: &Handle, size: &mut u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_get_features(image: &Handle, features: &mut u64) -> c_int {
-    image.call("rbd_get_features", "", 0, |world, at| {
-        *features = world.image(at)?.features;
+unsafe extern "C" fn rbd_get_op_features(image: &Handle, features: &mut u64) -> c_int {
+    image.call("rbd_get_op_features", "", 0, |world, at| {
+        *features = u64::from(world.is_clone_parent(at)) * RBD_OPERATION_FEATURE_CLONE_PARENT;
         Ok(0)
     })
 }
@@ -237,8 +229,17 @@ unsafe extern "C" fn rbd_get_overlap(image: &Handle, overlap: &mut u64) -> c_int
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_resize(image: &Handle, size: u64) -> c_int {
-    image.change("rbd_resize", "", size, |world, at| world.resize(at, size))
+unsafe extern "C" fn rbd_resize_with_progress(
+    image: &Handle,
+    size: u64,
+    cb: librbd_progress_fn_t,
+    cbdata: *mut c_void,
+) -> c_int {
+    let mut step = told(cb, cbdata);
+    image.change("rbd_resize_with_progress", "", size, |world, at| {
+        step(0, 1);
+        world.resize(at, size)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -249,22 +250,6 @@ unsafe extern "C" fn rbd_flatten_with_progress(
 ) -> c_int {
     let mut step = told(cb, cbdata);
     image.change("rbd_flatten_with_progress", "", 0, |world, at| world.flatten(at, &mut step))
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_deep_copy_with_progress(
-    image: &Handle,
-    dest_io_ctx: &Io,
-    destname: Text,
-    dest_opts: &Options,
-    cb: librbd_progress_fn_t,
-    cbdata: *mut c_void,
-) -> c_int {
-    let (name, mut step) = (destname.text(), told(cb, cbdata));
-    image.call("rbd_deep_copy_with_progress", &name, 0, |world, at| {
-        let wanted = dest_opts.get();
-        world.deep_copy(at, &dest_io_ctx.pool, &name, &wanted, &mut step).map(|()| 0)
-    })
 }
 
 #[unsafe(no_mangle)]
@@ -326,6 +311,36 @@ unsafe extern "C" fn rbd_watchers_list_cleanup(watchers: *mut rbd_image_watcher_
     let take = |watcher: rbd_image_watcher_t| unsafe { taken(watcher.addr) };
     // SAFETY: the caller vouches for its entries.
     unsafe { each(watchers, count, take) };
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_list_lockers(
+    image: &Handle,
+    exclusive: &mut c_int,
+    tag: *mut c_char,
+    tag_len: &mut usize,
+    clients: *mut c_char,
+    clients_len: &mut usize,
+    cookies: *mut c_char,
+    cookies_len: &mut usize,
+    addrs: *mut c_char,
+    addrs_len: &mut usize,
+) -> isize {
+    let answer = image.call("rbd_list_lockers", "", 0, |world, at| {
+        let Some(locker) = &world.image(at)?.locker else { return Ok(0) };
+        *exclusive = 1;
+        let texts = ["", "client.4120", locker, "127.0.0.1:0/4120"];
+        let rooms = [tag, clients, cookies, addrs];
+        for ((text, room), len) in
+            texts.iter().zip(rooms).zip([tag_len, clients_len, cookies_len, addrs_len])
+        {
+            let had = std::mem::replace(len, text.len() + 1);
+            // SAFETY: the caller vouches for its buffers.
+            unsafe { fill(room, had, text) }.ok_or(RANGE)?;
+        }
+        Ok(1)
+    });
+    answer as isize
 }
 
 #[unsafe(no_mangle)]
@@ -416,12 +431,6 @@ unsafe extern "C" fn rbd_snap_create(image: &Handle, snapname: Text) -> c_int {
 unsafe extern "C" fn rbd_snap_remove(image: &Handle, snapname: Text) -> c_int {
     let name = snapname.text();
     image.change("rbd_snap_remove", &name, 0, |world, at| world.snap_remove(at, &name))
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_snap_rename(image: &Handle, from: Text, to: Text) -> c_int {
-    let (from, to) = (from.text(), to.text());
-    image.change("rbd_snap_rename", &from, 0, |world, at| world.snap_rename(at, &from, &to))
 }
 
 #[unsafe(no_mangle)]

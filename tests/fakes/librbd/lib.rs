@@ -109,6 +109,16 @@ impl State {
         verdict
     }
 
+    /// Goes on when nobody has a lock on the image of this name.
+    pub(crate) fn unlocked<T>(&self, pool: &str, name: &str, then: impl FnOnce() -> T) -> T {
+        let mut script = lock(&self.script);
+        while self.world().is_locked(pool, name) {
+            script = self.released.wait(script).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(script);
+        then()
+    }
+
     /// A call that does `work`, unless it is to fail. The answer as C returns it.
     pub(crate) fn call(
         &self,
@@ -173,6 +183,11 @@ impl Cluster {
     /// From now on a call is to fail, beside what was planned before.
     pub fn plan(&self, plan: Plan) {
         lock(&self.0.script).plan(plan);
+    }
+
+    /// After so many calls all fail, so that it is as if whoever calls had died.
+    pub fn cut(&self, calls: usize) {
+        lock(&self.0.script).cut(calls);
     }
 
     /// Every call succeeds again, and none is counted so far. Whether a plan was left that had not
@@ -266,6 +281,85 @@ impl Cluster {
     #[must_use]
     pub fn trashed(&self, pool: &str) -> usize {
         self.0.world().pool(pool).map_or(0, |pool| pool.trash.len())
+    }
+
+    /// Clones an image's snapshot `snap` in its pool, in this format.
+    pub fn clone_image(&self, pool: &str, image: &str, child: &str, format: u64) {
+        let wanted = world::Wanted { format: Some(format), ..world::Wanted::default() };
+        let mut world = self.0.world();
+        let cloned = world.clone_image((pool, image, "snap"), pool, child, &wanted);
+        cloned.expect("there is such a snapshot, and no such clone");
+    }
+
+    /// Flattens an image.
+    pub fn flatten(&self, pool: &str, image: &str) {
+        let mut world = self.0.world();
+        let id =
+            world.pool(pool).and_then(|pool| pool.id_of(image)).expect("there is such an image");
+        let at = world::At { pool: pool.to_owned(), image: id, snap: None };
+        world.flatten(&at, &mut |_, _| 0).expect("it is a clone");
+    }
+
+    /// Removes an image that has no snapshot and that nobody has open.
+    pub fn remove(&self, pool: &str, image: &str) {
+        self.0.world().remove(pool, image).expect("it can be removed");
+    }
+
+    /// The bytes of an image.
+    #[must_use]
+    pub fn content(&self, pool: &str, image: &str) -> Vec<u8> {
+        let world = self.0.world();
+        let id =
+            world.pool(pool).and_then(|pool| pool.id_of(image)).expect("there is such an image");
+        let at = world::At { pool: pool.to_owned(), image: id, snap: None };
+        let size = world.size(&at).expect("it has a size");
+        let mut bytes = vec![0; usize::try_from(size).expect("it fits into memory")];
+        world.read(&at, 0, &mut bytes).expect("it can be read");
+        bytes
+    }
+
+    /// Moves an image into the trash, as its users do, to be kept there for so many seconds.
+    pub fn trash(&self, pool: &str, image: &str, deferred_s: u64) {
+        self.0.world().trash_move(pool, image, deferred_s).expect("there is such an image");
+    }
+
+    /// Gives an image in the trash its name back, as its users do.
+    pub fn restore(&self, pool: &str, image: &str) {
+        let mut world = self.0.world();
+        let named =
+            |(id, trashed): (&String, &world::Trashed)| (trashed.name == image).then(|| id.clone());
+        let id = world.pool(pool).ok().and_then(|pool| pool.trash.iter().find_map(named));
+        let id = id.expect("there is such an image in the trash");
+        world.trash_restore(pool, &id, image).expect("its name is free");
+    }
+
+    /// Begins the migration of an image to another place in its pool.
+    pub fn migrate(&self, pool: &str, image: &str) {
+        self.0.world().migrate(pool, image).expect("there is such an image");
+    }
+
+    /// Puts a lock of this name on an image, or takes it off. Until then nothing is written, and what
+    /// needs librbd's own lock waits.
+    pub fn lock(&self, pool: &str, image: &str, name: Option<&str>) {
+        let mut world = self.0.world();
+        let id =
+            world.pool(pool).and_then(|pool| pool.id_of(image)).expect("there is such an image");
+        let at = world::At { pool: pool.to_owned(), image: id, snap: None };
+        let image = world.image_mut(&at).expect("there is such an image");
+        image.locker = name.map(str::to_owned);
+        drop(world);
+        // Who looks at it and then waits does both under this.
+        drop(lock(&self.0.script));
+        self.0.released.notify_all();
+        self.0.queue.look();
+    }
+
+    /// A key of an image's metadata.
+    #[must_use]
+    pub fn metadata(&self, pool: &str, image: &str, key: &str) -> Option<String> {
+        let world = self.0.world();
+        let pool = world.pool(pool).ok()?;
+        pool.images.get(pool.names.get(image)?)?.metadata.get(key).cloned()
     }
 
     /// Bytes of a pool's objects.

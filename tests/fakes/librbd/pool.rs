@@ -7,16 +7,16 @@ use std::{
 
 use imaged_ffi::sys::{
     RBD_IMAGE_OPTION_CLONE_FORMAT, RBD_IMAGE_OPTION_DATA_POOL, RBD_IMAGE_OPTION_FEATURES,
-    RBD_IMAGE_OPTION_FLATTEN, RBD_IMAGE_OPTION_FORMAT, RBD_IMAGE_OPTION_ORDER, rbd_image_spec_t,
+    RBD_IMAGE_OPTION_FORMAT, RBD_IMAGE_OPTION_ORDER, librbd_progress_fn_t, rbd_image_spec_t,
     rbd_trash_image_info_t,
 };
 
 use crate::{
     c::{Text, each, given, list, taken},
-    errno::{DQUOT, INVAL},
+    errno::{DQUOT, INVAL, NOENT, PERM},
     lock,
     rados::Io,
-    world::{Answer, Wanted, World},
+    world::{Answer, Trashed, Wanted, World},
 };
 
 /// An `rbd_image_options_t`.
@@ -35,7 +35,21 @@ pub(crate) fn full<T>(answer: Answer<T>, full_try: bool) -> Answer<T> {
     answer.map_err(|errno| if errno == DQUOT && !full_try { 110 } else { errno })
 }
 
+/// When all images in the trash were put there, in seconds since 1970.
+const MOVED: i64 = 1_700_000_000;
+
 impl Io {
+    /// The same of what waits for the lock of an image, for ever if it is not taken off.
+    fn call_with_lock(
+        &self,
+        function: &'static str,
+        name: &str,
+        number: u64,
+        work: impl FnOnce(&mut World, &str) -> Answer,
+    ) -> c_int {
+        self.state.unlocked(&self.pool, name, || self.call(function, name, number, work))
+    }
+
     fn call(
         &self,
         function: &'static str,
@@ -48,11 +62,6 @@ impl Io {
             full(work(world, &self.pool), self.full_try.load(Ordering::SeqCst)).map(|()| 0)
         })
     }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_version(major: &mut c_int, minor: &mut c_int, extra: &mut c_int) {
-    (*major, *minor, *extra) = (1, 16, 0);
 }
 
 #[unsafe(no_mangle)]
@@ -78,7 +87,6 @@ unsafe extern "C" fn rbd_image_options_set_uint64(
         RBD_IMAGE_OPTION_ORDER => wanted.order = Some(optval),
         RBD_IMAGE_OPTION_FEATURES => wanted.features = Some(optval),
         RBD_IMAGE_OPTION_CLONE_FORMAT => wanted.format = Some(optval),
-        RBD_IMAGE_OPTION_FLATTEN => wanted.flatten = optval != 0,
         _ => return -INVAL,
     }
     0
@@ -119,21 +127,50 @@ unsafe extern "C" fn rbd_clone3(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_remove(io: &Io, name: Text) -> c_int {
-    let name = name.text();
-    io.call("rbd_remove", &name, 0, |world, pool| world.remove(pool, &name))
+unsafe extern "C" fn rbd_remove_with_progress(
+    io: &Io,
+    name: Text,
+    cb: librbd_progress_fn_t,
+    cbdata: *mut c_void,
+) -> c_int {
+    let (name, mut step) = (name.text(), told(cb, cbdata));
+    io.call_with_lock("rbd_remove_with_progress", &name, 0, |world, pool| {
+        step(0, 1);
+        world.remove(pool, &name)
+    })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rbd_trash_move(io: &Io, name: Text, delay: u64) -> c_int {
     let name = name.text();
-    io.call("rbd_trash_move", &name, delay, |world, pool| world.trash_move(pool, &name))
+    io.call_with_lock("rbd_trash_move", &name, delay, |world, pool| {
+        world.trash_move(pool, &name, delay)
+    })
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_trash_remove(io: &Io, id: Text, _force: bool) -> c_int {
-    let id = id.text();
-    io.call("rbd_trash_remove", &id, 0, |world, pool| world.trash_remove(pool, &id))
+unsafe extern "C" fn rbd_trash_restore(io: &Io, id: Text, name: Text) -> c_int {
+    let (id, name) = (id.text(), name.text());
+    io.call("rbd_trash_restore", &id, 0, |world, pool| world.trash_restore(pool, &id, &name))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_trash_remove_with_progress(
+    io: &Io,
+    id: Text,
+    force: bool,
+    cb: librbd_progress_fn_t,
+    cbdata: *mut c_void,
+) -> c_int {
+    let (id, mut step) = (id.text(), told(cb, cbdata));
+    io.call_with_lock("rbd_trash_remove_with_progress", &id, 0, |world, pool| {
+        let entry = world.pool(pool)?.trash.get(&id).ok_or(NOENT)?;
+        if entry.deferred_s > 0 && !force {
+            return Err(PERM);
+        }
+        step(0, 1);
+        world.trash_remove(pool, &id)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -144,12 +181,12 @@ unsafe extern "C" fn rbd_trash_list(
 ) -> c_int {
     io.state.call("rbd_trash_list", &io.pool, *count as u64, |world| {
         let found: Vec<_> = world.pool(&io.pool)?.trash.iter().collect();
-        let entry = |(id, name): &(&String, &String)| rbd_trash_image_info_t {
+        let entry = |(id, trashed): &(&String, &Trashed)| rbd_trash_image_info_t {
             id: given(id),
-            name: given(name),
+            name: given(&trashed.name),
             source: 0,
-            deletion_time: 0,
-            deferment_end_time: 0,
+            deletion_time: MOVED,
+            deferment_end_time: MOVED.saturating_add_unsigned(trashed.deferred_s),
         };
         // SAFETY: the caller vouches for its room.
         Ok(unsafe { list(entries, count, &found, entry) })
@@ -192,10 +229,7 @@ unsafe extern "C" fn rbd_image_spec_list_cleanup(images: *mut rbd_image_spec_t, 
 }
 
 /// What a caller's progress callback is told, and may end.
-pub(crate) fn told(
-    call: imaged_ffi::sys::librbd_progress_fn_t,
-    data: *mut c_void,
-) -> impl FnMut(u64, u64) -> i32 {
+pub(crate) fn told(call: librbd_progress_fn_t, data: *mut c_void) -> impl FnMut(u64, u64) -> i32 {
     move |done, all| match call {
         // SAFETY: the caller vouches for its callback and what it takes.
         Some(call) => unsafe { call(done, all, data) },

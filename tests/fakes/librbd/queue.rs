@@ -54,6 +54,8 @@ struct Flight {
     /// Waits for those that were begun before.
     last: bool,
     due: Instant,
+    /// It has called back, or is about to.
+    answered: bool,
 }
 
 pub(crate) struct Queue {
@@ -71,8 +73,8 @@ impl Flights {
             .waiting
             .iter()
             .enumerate()
-            .filter(|(_, (flight, _))| {
-                flight.due <= now && !(flight.last && self.is_behind(flight))
+            .filter(|(_, (flight, op))| {
+                flight.due <= now && !(flight.last && self.is_behind(flight)) && !op.is_blocked()
             })
             .map(|(place, _)| place)
             .collect();
@@ -139,6 +141,7 @@ impl Queue {
             bytes: op.bytes(),
             last: op.waits(),
             due: Instant::now() + flights.rules.delay,
+            answered: false,
         };
         flights.waiting.push_back((flight, op));
         let bytes = flights.waiting.iter().map(|(flight, _)| flight.bytes).sum();
@@ -156,12 +159,21 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// How many operations of a handle have not returned from their callback.
-    pub(crate) fn of(&self, handle: u64) -> usize {
-        lock(&self.flights).of(handle)
+    /// How many operations of a handle have not called back.
+    pub(crate) fn unanswered(&self, handle: u64) -> usize {
+        let flights = lock(&self.flights);
+        let waiting = flights.waiting.iter().map(|(flight, _)| flight);
+        let all = waiting.chain(&flights.landing);
+        all.filter(|flight| flight.handle == handle && !flight.answered).count()
     }
 
-    /// Waits until there are none.
+    /// Something has changed that operations may wait for.
+    pub(crate) fn look(&self) {
+        drop(lock(&self.flights));
+        self.changed.notify_all();
+    }
+
+    /// Waits until all operations of a handle have returned from their callbacks.
     pub(crate) fn wait_for(&self, handle: u64) {
         let flights = lock(&self.flights);
         drop(
@@ -179,7 +191,13 @@ impl Queue {
                 Ok((flight, op)) => {
                     flights.landing.push(flight);
                     drop(flights);
-                    op.land();
+                    op.land(|| {
+                        let mut flights = lock(&self.flights);
+                        let ours = |landing: &&mut Flight| landing.number == flight.number;
+                        if let Some(landing) = flights.landing.iter_mut().find(ours) {
+                            landing.answered = true;
+                        }
+                    });
                     flights = lock(&self.flights);
                     flights.landing.retain(|landing| landing.number != flight.number);
                     self.changed.notify_all();

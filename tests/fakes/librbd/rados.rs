@@ -9,8 +9,6 @@ use std::{
     },
 };
 
-use imaged_ffi::sys::rados_pool_stat_t;
-
 use crate::{
     State,
     c::{Text, fill},
@@ -267,24 +265,6 @@ unsafe extern "C" fn rados_ioctx_destroy(io: *mut Io) {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rados_set_pool_full_try(io: &Io) {
     io.full_try.store(true, Ordering::SeqCst);
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rados_ioctx_pool_stat(io: &Io, stats: &mut rados_pool_stat_t) -> c_int {
-    io.state.call("rados_ioctx_pool_stat", &io.pool, 0, |world| {
-        let pool = world.pool(&io.pool)?;
-        let (used, objects) = (pool.used(), pool.parts().count() as u64);
-        // All of it is written, the end too.
-        *stats = rados_pool_stat_t {
-            num_bytes: used,
-            num_kb: used.div_ceil(1024),
-            num_objects: objects,
-            num_object_copies: objects,
-            num_user_bytes: used,
-            ..rados_pool_stat_t::default()
-        };
-        Ok(0)
-    })
 }
 
 #[unsafe(no_mangle)]

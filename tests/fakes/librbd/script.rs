@@ -69,14 +69,24 @@ pub(crate) struct Script {
     /// With how often their function was called since.
     plans: Vec<(Plan, usize)>,
     held: BTreeSet<&'static str>,
+    /// So many calls are left, and then none is answered any more.
+    left: Option<usize>,
 }
+
+/// What every call says once no call is left.
+const SHUTDOWN: i32 = 108;
 
 impl Script {
     pub(crate) fn plan(&mut self, plan: Plan) {
         self.plans.push((plan, 0));
     }
 
+    pub(crate) fn cut(&mut self, left: usize) {
+        self.left = Some(left);
+    }
+
     pub(crate) fn forget(&mut self) -> bool {
+        self.left = None;
         self.calls.clear();
         self.plans.drain(..).any(|(plan, seen)| seen < plan.nth)
     }
@@ -99,6 +109,11 @@ impl Script {
 
     pub(crate) fn call(&mut self, name: &'static str, of: &str, number: u64) -> Verdict {
         self.calls.push(Call { name, of: of.to_owned(), number });
+        match &mut self.left {
+            Some(0) => return Verdict::Fail(SHUTDOWN),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         let mut verdict = Verdict::Do;
         for (plan, seen) in self.plans.iter_mut().filter(|(plan, _)| plan.call == name) {
             *seen += 1;

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::errno::{BUSY, DOM, DQUOT, EXIST, INVAL, NOENT, NOTEMPTY};
+use crate::errno::{BUSY, DOM, DQUOT, EXIST, INVAL, NOENT, NOTEMPTY, ROFS};
 
 /// What C would return, with a positive error number.
 pub(crate) type Answer<T = ()> = Result<T, i32>;
@@ -17,9 +17,6 @@ pub(crate) type Objects = BTreeMap<u64, Arc<Vec<u8>>>;
 
 /// The object that names the images in a pool's trash.
 const TRASH: &str = "rbd_trash";
-
-/// Discards below this many bytes do nothing.
-const GRANULARITY: u64 = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct World {
@@ -34,12 +31,21 @@ pub(crate) struct Pool {
     pub(crate) images: BTreeMap<String, Image>,
     /// Internal ids by name.
     pub(crate) names: BTreeMap<String, String>,
-    /// Names that images in the trash had, by internal id.
-    pub(crate) trash: BTreeMap<String, String>,
+    /// What is in the trash, by internal id.
+    pub(crate) trash: BTreeMap<String, Trashed>,
     /// Objects that are no part of an image.
     pub(crate) objects: BTreeMap<String, Vec<u8>>,
     /// Bytes at which the pool is full.
     pub(crate) quota: Option<u64>,
+}
+
+/// An image in the trash.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trashed {
+    /// The name it had.
+    pub(crate) name: String,
+    /// How long it is to be kept, in seconds.
+    pub(crate) deferred_s: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -53,6 +59,10 @@ pub(crate) struct Image {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) parent: Option<Parent>,
     pub(crate) watchers: Vec<Watcher>,
+    /// Who has put a lock on it.
+    pub(crate) locker: Option<String>,
+    /// It is being migrated, and this is where its bytes come from: in the trash, not to be written to.
+    pub(crate) migrates: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -99,7 +109,6 @@ pub(crate) struct Wanted {
     pub(crate) features: Option<u64>,
     pub(crate) data_pool: Option<String>,
     pub(crate) format: Option<u64>,
-    pub(crate) flatten: bool,
 }
 
 /// Which state of which image.
@@ -295,7 +304,8 @@ impl World {
                     continue;
                 };
                 let named = pool.names.iter().find(|(_, id)| **id == image.id);
-                let name = named.map_or_else(|| pool.trash.get(&image.id), |(name, _)| Some(name));
+                let trashed = || pool.trash.get(&image.id).map(|trashed| &trashed.name);
+                let name = named.map_or_else(trashed, |(name, _)| Some(name));
                 found.push(Child {
                     pool: pool_name.clone(),
                     number: pool.number,
@@ -337,6 +347,9 @@ impl World {
     fn remove_image(&mut self, pool: &str, id: &str) -> Answer {
         let at = At { pool: pool.to_owned(), image: id.to_owned(), snap: None };
         let image = self.image(&at)?;
+        if image.migrates {
+            return Err(ROFS);
+        }
         if !image.snaps.is_empty() {
             return Err(NOTEMPTY);
         }
@@ -359,11 +372,48 @@ impl World {
         }
     }
 
-    pub(crate) fn trash_move(&mut self, pool: &str, name: &str) -> Answer {
+    pub(crate) fn trash_move(&mut self, pool: &str, name: &str, deferred_s: u64) -> Answer {
         let pool = self.pool_mut(pool)?;
         let id = pool.names.remove(name).ok_or(NOENT)?;
-        pool.trash.insert(id, name.to_owned());
+        pool.trash.insert(id, Trashed { name: name.to_owned(), deferred_s });
         Ok(())
+    }
+
+    pub(crate) fn trash_restore(&mut self, pool: &str, id: &str, name: &str) -> Answer {
+        let pool = self.pool_mut(pool)?;
+        if !pool.trash.contains_key(id) {
+            return Err(NOENT);
+        }
+        if pool.names.contains_key(name) {
+            return Err(EXIST);
+        }
+        pool.trash.remove(id);
+        pool.names.insert(name.to_owned(), id.to_owned());
+        Ok(())
+    }
+
+    /// Whether it has clones of the second format.
+    pub(crate) fn is_clone_parent(&self, at: &At) -> bool {
+        self.children(&At { snap: None, ..at.clone() }).iter().any(|child| child.format == 2)
+    }
+
+    /// Whether somebody has put a lock on the image of this name, or with this internal id.
+    pub(crate) fn is_locked(&self, pool: &str, image: &str) -> bool {
+        let of =
+            |pool: &'_ Pool| pool.names.get(image).cloned().unwrap_or_else(|| image.to_owned());
+        let image = self.pool(pool).ok().and_then(|pool| pool.images.get(&of(pool)));
+        image.is_some_and(|image| image.locker.is_some())
+    }
+
+    /// Begins a migration: the name is another image's, which reads from this one in the trash.
+    pub(crate) fn migrate(&mut self, pool: &str, name: &str) -> Answer {
+        let id = self.pool(pool)?.id_of(name)?;
+        self.trash_move(pool, name, 0)?;
+        let at = At { pool: pool.to_owned(), image: id, snap: None };
+        let source = self.image_mut(&at)?;
+        source.migrates = true;
+        let to = Image { watchers: Vec::new(), migrates: false, ..source.clone() };
+        self.add(pool, name, to).map(drop)
     }
 
     pub(crate) fn snap_create(&mut self, at: &At, name: &str) -> Answer {
@@ -398,15 +448,6 @@ impl World {
         }
         image.snaps.retain(|snap| snap.id != id);
         self.orphan(parent);
-        Ok(())
-    }
-
-    pub(crate) fn snap_rename(&mut self, at: &At, from: &str, to: &str) -> Answer {
-        let image = self.image_mut(at)?;
-        if image.snap(to).is_ok() {
-            return Err(EXIST);
-        }
-        to.clone_into(&mut image.snap_mut(from)?.name);
         Ok(())
     }
 
@@ -465,47 +506,6 @@ impl World {
             }
         }
         self.orphan(Some(parent));
-        Ok(())
-    }
-
-    /// Copies the image at a snapshot with that snapshot, or at the head with all of them.
-    pub(crate) fn deep_copy(
-        &mut self,
-        at: &At,
-        pool: &str,
-        name: &str,
-        wanted: &Wanted,
-        step: &mut dyn FnMut(u64, u64) -> i32,
-    ) -> Answer {
-        let image = self.image(at)?;
-        let (size, objects, parent) = image.at(at.snap)?;
-        let snaps = image.snaps.iter().filter(|snap| at.snap.is_none_or(|at| snap.id == at));
-        let mut copy = Image {
-            size,
-            order: image.order,
-            features: wanted.features.unwrap_or(image.features),
-            objects: copied(objects),
-            snaps: snaps.cloned().collect(),
-            metadata: image.metadata.clone(),
-            parent: parent.cloned(),
-            ..Image::default()
-        };
-        for snap in &mut copy.snaps {
-            snap.objects = copied(&snap.objects);
-        }
-        let all = image.parts(0..size).count() as u64;
-        for done in 0..all {
-            let ended = step(done, all);
-            if ended < 0 {
-                return Err(-ended);
-            }
-        }
-        let flatten = wanted.flatten && copy.parent.is_some();
-        let id = self.add(pool, name, copy)?;
-        if flatten {
-            let to = At { pool: pool.to_owned(), image: id, snap: None };
-            self.flatten(&to, &mut |_, _| 0)?;
-        }
         Ok(())
     }
 
@@ -596,33 +596,6 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn zero(&mut self, at: &At, range: Range<u64>) -> Answer {
-        let image = self.image(at)?;
-        let (size, object_size) = (image.size, image.object_size());
-        if range.start > size {
-            return Err(INVAL);
-        }
-        for (number, part) in image.parts(range.start..range.end.min(size)) {
-            self.copy_up(at, number)?;
-            let image = self.image_mut(at)?;
-            let covered = image.parent.as_ref().is_some_and(|of| number * object_size < of.overlap);
-            if part.end - part.start == object_size && !covered {
-                image.objects.remove(&number);
-            } else if let Some(object) = image.objects.get_mut(&number) {
-                let from = usize::try_from(part.start - number * object_size).unwrap_or(0);
-                let len = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
-                Arc::make_mut(object).iter_mut().skip(from).take(len).for_each(|byte| *byte = 0);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn discard(&mut self, at: &At, range: Range<u64>) -> Answer {
-        let start = range.start.next_multiple_of(GRANULARITY);
-        let end = range.end / GRANULARITY * GRANULARITY;
-        if start < end { self.zero(at, start..end) } else { Ok(()) }
-    }
-
     /// Makes an object the image's own where it shares it with a parent.
     fn copy_up(&mut self, at: &At, number: u64) -> Answer {
         let image = self.image(at)?;
@@ -670,9 +643,4 @@ impl World {
         found.reverse();
         Ok(found)
     }
-}
-
-/// Objects that share nothing with these.
-fn copied(objects: &Objects) -> Objects {
-    objects.iter().map(|(number, bytes)| (*number, Arc::new(bytes.to_vec()))).collect()
 }

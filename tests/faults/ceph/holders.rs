@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use imaged_drivers::{ImageId, Kind, Location, Recovered};
+use imaged_drivers::{ImageId, Kind, Location, Recovered, Volume};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -99,7 +99,7 @@ async fn an_image_with_clones_that_do_not_need_its_name_goes_and_they_stay() {
     assert_eq!(trash.lines().count(), 1, "{trash}");
     of(&f).rbd_must(&["rm", "--no-progress", &named("child")]);
     let entry = named(trash.split(' ').next().unwrap());
-    of(&f).rbd_must(&["trash", "rm", "--no-progress", &entry]);
+    of(&f).rbd_must(&["trash", "rm", "--force", "--no-progress", &entry]);
     of(&f).assert_empty();
     f.assert_empty().await;
 }
@@ -116,6 +116,121 @@ async fn an_image_with_a_snapshot_of_somebodys_stays_whole() {
     of(&f).rbd_must(&["snap", "rm", "--no-progress", &theirs]);
     f.store.delete(&at, "test").await.unwrap();
     of(&f).assert_empty();
+    f.assert_empty().await;
+}
+
+/// Both kinds of clones at once show only in the trash, and then the image comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_users_put_into_the_trash_after_a_refused_delete_stays_there() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Mixed, 5_000_000, 57);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    for format in [1, 2] {
+        clone(&f, &id, format, &format!("clone-{format}"));
+    }
+    assert_held(&f, &at, &id, &bytes, "it has clones").await;
+    let meta = of(&f).rbd(&["image-meta", "get", &named(&id), "imaged.trashed"]);
+    assert_eq!(meta, "", "the mark of a delete that did not happen");
+    for expires in [None, Some("--expires-at=tomorrow"), Some("--expires-at=1 hour")] {
+        let name = named(&id);
+        of(&f).rbd_must(&[&["trash", "mv", &name][..], expires.as_slice()].concat());
+        for _ in 0..2 {
+            f.driver.purge().await.unwrap();
+        }
+        let trash = of(&f).rbd(&["trash", "ls", POOL]);
+        let entry = trash.split(' ').next().unwrap();
+        of(&f).rbd_must(&["trash", "restore", &named(entry)]);
+        assert_reads(&*f.driver, &at, &bytes, "restored").await;
+    }
+    for format in [1, 2] {
+        of(&f).rbd_must(&["rm", "--no-progress", &named(format!("clone-{format}"))]);
+    }
+    f.store.delete(&at, "test").await.unwrap();
+    f.assert_empty().await;
+}
+
+/// Takes somebody's lock off.
+fn unlock(f: &Fixture, image: &str) {
+    let locks = of(f).rbd_must(&["lock", "ls", "--format", "json", image]);
+    let locks: serde_json::Value = serde_json::from_str(&locks).unwrap();
+    let lock = &locks[0];
+    let (id, locker) = (lock["id"].as_str().unwrap(), lock["locker"].as_str().unwrap());
+    of(f).rbd_must(&["lock", "rm", image, id, locker]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_locked_stays_whole_and_no_thread_waits_for_it() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Mixed, 5_000_000, 58);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    of(&f).rbd_must(&["lock", "add", &named(&id), "theirs"]);
+    for _ in 0..10 {
+        assert_held(&f, &at, &id, &bytes, "locked by `theirs`").await;
+        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        f.driver.probe().await.unwrap();
+    }
+    stores::idle(&f.store).await;
+    unlock(&f, &named(&id));
+    f.store.delete(&at, "test").await.unwrap();
+    of(&f).assert_empty();
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_is_locked_is_refused_and_an_earlier_seal_goes_when_it_is_not() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Mixed, 5_000_000, 59);
+    of(&f).volume("locked", &bytes);
+    let name = "volumes/locked";
+    let volume = Volume::Rbd(name.parse().unwrap());
+    let id = f.id();
+    // Sealed before it is locked: that cannot be undone yet, and is said at once.
+    f.driver.seal(&volume, &id).await.unwrap();
+    of(&f).rbd_must(&["lock", "add", name, "theirs"]);
+    for _ in 0..20 {
+        let error = stores::soon("an answer", f.driver.unseal(&volume, &id)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::InUse, "{error:?}");
+        assert!(error.to_string().contains("locked by `theirs`"), "{error}");
+        let other = f.id();
+        let sealing = f.driver.seal(&volume, &other);
+        let error = stores::soon("an answer", sealing).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::InUse, "{error:?}");
+        f.driver.unseal(&volume, &other).await.unwrap();
+    }
+    stores::idle(&f.store).await;
+    unlock(&f, name);
+    f.driver.unseal(&volume, &id).await.unwrap();
+    assert_eq!(of(&f).rbd(&["snap", "ls", name]), "");
+    of(&f).rbd_must(&["rm", "--no-progress", name]);
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_being_migrated_stops_nothing() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Mixed, 5_000_000, 60);
+    let (moved, id) = (f.id(), f.id());
+    let (at_moved, at) = (f.place(&moved, &bytes).await, f.place(&id, &bytes).await);
+    of(&f).rbd_must(&["migration", "prepare", &named(&moved), &named(&moved)]);
+    f.driver.probe().await.unwrap();
+    f.driver.purge().await.unwrap();
+    assert_eq!(f.list().await.len(), 2);
+    // A daemon that starts now opens the store.
+    let home = tempfile::tempdir().unwrap();
+    let after = Fixture::new("rbd", &[], &of(&f).options(), None, home).await;
+    after.store.health().unwrap();
+    for at in [&at_moved, &at] {
+        assert_reads(&*after.driver, at, &bytes, "meanwhile").await;
+    }
+    let error = after.store.delete(&at_moved, "test").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::InUse, "{error:?}");
+    after.store.delete(&at, "test").await.unwrap();
+    stores::idle(&after.store).await;
+    of(&f).rbd_must(&["migration", "abort", "--no-progress", &named(&moved)]);
+    assert_reads(&*f.driver, &at_moved, &bytes, "aborted").await;
+    f.store.delete(&at_moved, "test").await.unwrap();
     f.assert_empty().await;
 }
 

@@ -1,6 +1,7 @@
 //! What goes wrong in a Ceph cluster, or between it and a daemon: each on a real one.
 
 mod access;
+mod deletes;
 mod full;
 mod holders;
 mod kills;

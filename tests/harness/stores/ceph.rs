@@ -94,6 +94,9 @@ impl Ceph {
                 }
                 for line in this.rbd(&["trash", "ls", "--all", pool]).lines() {
                     let id = line.split(' ').next().unwrap_or_default();
+                    let of = ["--pool", pool, "--image-id", id];
+                    this.rbd(&[&["snap", "unprotect", "--snap", "snap"][..], &of].concat());
+                    this.rbd(&[&["snap", "purge", "--no-progress"][..], &of].concat());
                     this.rbd(&["trash", "rm", "--force", &format!("{pool}/{id}")]);
                 }
             }

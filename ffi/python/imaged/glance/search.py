@@ -5,11 +5,6 @@ cache, and for images that have a location without a store. glance_store then as
 type the location begins with, and goes on while a store has no such image. A store that is served
 says more: that the location is another's, which is no reason either to ask no further.
 
-The drivers in Glance take any location that they may: one for files reads and deletes every file.
-So those stores that are served are asked first, and what one of them says of a location of its own
-is the last word. Then a file of theirs is never deleted behind the daemon, or from a store that may
-not be written.
-
 Only such calls are wrapped. Where Glance names the store, a location of another one is an error.
 """
 
@@ -35,9 +30,6 @@ PASSED = (
     exceptions.BadStoreUri,
     exceptions.BadStoreConfiguration,
     exceptions.RemoteServiceUnavailable,
-    exceptions.Forbidden,
-    # What is not caught in a driver in Glance.
-    OSError,
 )
 
 
@@ -61,38 +53,30 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if not any(isinstance(store, Served) for store in stores.values()):
             return original(uri, backend, *args, **more)
         first: Exception | None = None
-        for name, store in stores.items():
+        for name in stores:
             try:
                 return original(uri, name, *args, **more)
             except PASSED as refused:
-                if _is_last_word(store, uri, refused):
+                passed: Exception = refused
+            except exceptions.Forbidden as refused:
+                if not isinstance(refused.__cause__, ours.Invalid):
                     raise
-                # That a store has no such image says less than any other reason.
-                if first is None or isinstance(first, exceptions.NotFound):
-                    first = refused
+                passed = refused
+            # That a store has no such image says less than any other reason.
+            if first is None or isinstance(first, exceptions.NotFound):
+                first = passed
         raise first or exceptions.NotFound("no configured store has a type that fits this location")
 
     call.by_imaged = True  # type: ignore[attr-defined]
     return call
 
 
-def _is_last_word(store: Any, uri: str, refused: Exception) -> bool:
-    """Whether what a store says of a location is of its own."""
-    if not isinstance(store, Served):
-        return False
-    if isinstance(refused, exceptions.Forbidden):
-        return not isinstance(refused.__cause__, ours.Invalid)
-    return isinstance(refused, exceptions.RemoteServiceUnavailable) and store.holds(uri)
-
-
 def _stores(uri: str) -> dict[str, Any]:
-    """The stores whose type a location begins with: those that are served, then the others."""
+    """The stores whose type a location begins with, in the order of the configuration."""
     backends = {**cfg.CONF.enabled_backends, **multi_backend._RESERVED_STORES}
     loaded = location.SCHEME_TO_CLS_BACKEND_MAP
-    found = [
-        (name, loaded[kind][name]["store"])
+    return {
+        name: loaded[kind][name]["store"]
         for name, kind in backends.items()
         if uri.startswith(kind) and name in loaded.get(kind, {})
-    ]
-    # Beside that in the order of the configuration.
-    return dict(sorted(found, key=lambda one: not isinstance(one[1], Served)))
+    }

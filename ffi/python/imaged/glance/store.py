@@ -175,10 +175,6 @@ class Served:
                 self._known(Client(self.socket, timeout=BRIEFLY))
         return self._url_prefix
 
-    def holds(self, uri: str) -> bool:
-        """Whether a location is known to be in this store, without asking anybody."""
-        return self._url_prefix is not None and uri.startswith(self._url_prefix.rstrip("/") + "/")
-
     @driver.back_compat_add  # type: ignore[untyped-decorator]
     @capabilities.check  # type: ignore[untyped-decorator]
     def add(

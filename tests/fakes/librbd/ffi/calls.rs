@@ -1,6 +1,6 @@
 //! Calls that block: pools, images by name, what is asked of an open one.
 
-use imaged_ffi::{Errno, Image, Options, Pool, sys};
+use imaged_ffi::{Errno, Image, Options, Pool};
 
 use crate::{
     Rig, bytes,
@@ -37,12 +37,10 @@ fn a_cluster_says_what_it_is() {
 #[tokio::test]
 async fn a_pool_says_what_it_holds() {
     let rig = Rig::new();
-    assert_eq!(rig.pool.stat().unwrap().bytes, 0);
     let image = rig.image("a", 1 << 20);
     let slot = image.slot().await.unwrap();
     image.write_at(slot, bytes(100_000, 1).into(), 0).unwrap().await.unwrap();
-    let stat = rig.pool.stat().unwrap();
-    assert_eq!((stat.bytes, stat.objects), (100_000, 2));
+    assert_eq!(rig.fake.used("images"), 100_000);
     let found = rig.pool.read("rbd_id.a", 256).unwrap();
     assert_eq!(&found[4..], image.id().unwrap().as_bytes());
     assert_eq!(rig.pool.read("rbd_id.a", 6).unwrap(), &found[..6]);
@@ -73,20 +71,19 @@ fn images_are_made_and_removed_by_name() {
     with(Options { data_pool, features: Some(1), order: Some(20), ..Options::default() }).unwrap();
 
     let a = Image::open(pool, "a", None).unwrap();
-    assert_eq!((a.size().unwrap(), a.object_size().unwrap()), (5 << 20, 4 << 20));
-    assert_eq!(a.features().unwrap() & sys::RBD_FEATURE_DEEP_FLATTEN, 32);
+    assert_eq!((a.size().unwrap(), a.op_features().unwrap()), (5 << 20, 0));
     assert_eq!(format!("{a:?}"), "Image { pool: \"images\", .. }");
+    assert_eq!(a.pool().name(), "images");
     let b = Image::open(pool, "b", None).unwrap();
-    assert_eq!(b.features().unwrap(), sys::RBD_FEATURE_LAYERING);
     assert_ne!(a.id().unwrap(), b.id().unwrap());
     assert_eq!(pool.list().unwrap(), ["a", "b"]);
-    assert_eq!(pool.remove("a"), Err(Errno::BUSY));
+    assert_eq!(pool.remove("a", |_, _| true), Err(Errno::BUSY));
     a.snap_create("snap").unwrap();
     a.close().unwrap();
-    assert_eq!(pool.remove("a"), Err(Errno::NOTEMPTY));
+    assert_eq!(pool.remove("a", |_, _| true), Err(Errno::NOTEMPTY));
     b.close().unwrap();
-    pool.remove("b").unwrap();
-    assert_eq!(pool.remove("b"), Err(Errno::NOENT));
+    pool.remove("b", |_, _| true).unwrap();
+    assert_eq!(pool.remove("b", |_, _| true), Err(Errno::NOENT));
     assert_eq!(Image::open(pool, "b", None).map(drop), Err(Errno::NOENT));
     assert_eq!(Image::open(pool, "a", Some("other")).map(drop), Err(Errno::NOENT));
     assert_eq!(rig.fake.images("images"), ["a"]);
@@ -100,27 +97,36 @@ fn a_name_is_free_once_its_image_is_in_the_trash() {
     let image = rig.image("a", 77);
     let id = image.id().unwrap();
     // Also while somebody has it open.
-    pool.trash_move("a").unwrap();
-    assert_eq!(pool.trash_move("a"), Err(Errno::NOENT));
+    pool.trash_move("a", 77).unwrap();
+    assert_eq!(pool.trash_move("a", 77), Err(Errno::NOENT));
     pool.create("a", 78, &small()).unwrap();
     assert_eq!(image.size().unwrap(), 77);
-    assert_eq!(pool.trash_remove(&id), Err(Errno::BUSY));
+    assert_eq!(pool.trash_remove(&id, |_, _| true), Err(Errno::BUSY));
     image.close().unwrap();
     let found = pool.trash_list().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id.as_str(), found[0].name.as_str()), (id.as_str(), "a"));
-    assert_eq!(rig.fake.trashed("images"), 1);
+    assert_eq!((found[0].deferred_s, rig.fake.trashed("images")), (77, 1));
+    assert_eq!(pool.trash_restore(&id, "a"), Err(Errno::EXIST));
+    assert_eq!(pool.trash_restore("none", "b"), Err(Errno::NOENT));
+    pool.trash_restore(&id, "b").unwrap();
+    assert_eq!(pool.list().unwrap(), ["a", "b"]);
+    pool.trash_move("b", 0).unwrap();
+    let unwatched = Image::open_by_id_unwatched(pool, &id).unwrap();
+    assert_eq!((unwatched.size().unwrap(), unwatched.watchers().unwrap().len()), (77, 0));
+    unwatched.close().unwrap();
     let image = Image::open_by_id(pool, &id).unwrap();
     assert_eq!(image.size().unwrap(), 77);
     image.snap_create("s").unwrap();
     image.close().unwrap();
-    assert_eq!(pool.trash_remove(&id), Err(Errno::NOTEMPTY));
+    assert_eq!(pool.trash_remove(&id, |_, _| true), Err(Errno::NOTEMPTY));
     let image = Image::open_by_id(pool, &id).unwrap();
     image.snap_remove("s").unwrap();
     image.close().unwrap();
-    pool.trash_remove(&id).unwrap();
-    assert_eq!(pool.trash_remove(&id), Err(Errno::NOENT));
+    pool.trash_remove(&id, |_, _| true).unwrap();
+    assert_eq!(pool.trash_remove(&id, |_, _| true), Err(Errno::NOENT));
     assert_eq!(Image::open_by_id(pool, &id).map(drop), Err(Errno::NOENT));
+    assert_eq!(Image::open_by_id_unwatched(pool, &id).map(drop), Err(Errno::NOENT));
     rig.finish();
 }
 
@@ -150,7 +156,7 @@ fn lists_of_any_length_fit() {
     let watcher = &parent.watchers().unwrap()[7];
     assert!(watcher.address.ends_with(&watcher.client.to_string()), "{watcher:?}");
     for count in 1..=150_usize {
-        pool.trash_move(&format!("image-{count:03}")).unwrap();
+        pool.trash_move(&format!("image-{count:03}"), 0).unwrap();
     }
     assert_eq!(pool.trash_list().unwrap().len(), 150);
     assert!(parent.children().unwrap().iter().all(|child| child.trash));
@@ -218,10 +224,10 @@ async fn a_full_pool_says_so() {
     image.snap_create("snap").unwrap();
     image.snap_remove("snap").unwrap();
     assert_eq!(rig.pool.write_nothing("object"), Err(Errno::DQUOT));
-    assert_eq!(rig.pool.remove("a"), Err(Errno::NOENT));
-    image.resize(0).unwrap();
+    assert_eq!(rig.pool.remove("a", |_, _| true), Err(Errno::NOENT));
+    image.resize(0, |_, _| true).unwrap();
     image.close().unwrap();
-    assert_eq!((rig.fake.used("images"), rig.pool.remove("a")), (0, Ok(())));
+    assert_eq!((rig.fake.used("images"), rig.pool.remove("a", |_, _| true)), (0, Ok(())));
     rig.finish();
 }
 
@@ -239,8 +245,8 @@ fn every_call_that_blocks_can_fail() {
         assert_eq!(Pool::open(&rig.cluster, "images").err().map(number), failed);
         fails("rbd_open", errno);
         assert_eq!(Image::open(&rig.pool, "a", None).err().map(number), failed);
-        fails("rbd_resize", errno);
-        assert_eq!(image.resize(5).err().map(number), failed);
+        fails("rbd_resize_with_progress", errno);
+        assert_eq!(image.resize(5, |_, _| true).err().map(number), failed);
         fails("rbd_snap_create", errno);
         assert_eq!(image.snap_create("s").err().map(number), failed);
         fails("rbd_get_id", errno);
@@ -251,8 +257,6 @@ fn every_call_that_blocks_can_fail() {
         assert_eq!(image.extents(0..1).err().map(number), failed);
         fails("rbd_trash_list", errno);
         assert_eq!(rig.pool.trash_list().err().map(number), failed);
-        fails("rados_ioctx_pool_stat", errno);
-        assert_eq!(rig.pool.stat().err().map(number), failed);
     }
     // Done, although nobody was told.
     rig.fake.plan(Plan::once("rbd_snap_create", 1, 110, How::Lose));

@@ -93,17 +93,6 @@ async fn what_is_written_is_read() {
         model[offset..offset + len].copy_from_slice(&written);
         assert_eq!(write(&image, written.clone(), offset as u64).await.unwrap(), written);
     }
-    // Exactly these; a discard only where it is worth while.
-    for (offset, len) in [(100, 5), (65_536, 65_536), (190_000, 20_000)] {
-        model[offset..offset + len].fill(0);
-        let slot = image.slot().await.unwrap();
-        image.write_zeroes(slot, len, offset as u64).unwrap().await.unwrap();
-    }
-    let slot = image.slot().await.unwrap();
-    image.discard(slot, 1000, 10).unwrap().await.unwrap();
-    model[262_144..262_144 + 65_536].fill(0);
-    let slot = image.slot().await.unwrap();
-    image.discard(slot, 65_536, 262_144).unwrap().await.unwrap();
     let slot = image.slot().await.unwrap();
     image.flush(slot).unwrap().await.unwrap();
 
@@ -118,7 +107,6 @@ async fn what_is_written_is_read() {
     assert_eq!(read(&image, 0, 0).await.unwrap(), [0; 0]);
     let extents = image.extents(0..size as u64).unwrap();
     assert!(extents.is_sorted_by_key(|extent| extent.start), "{extents:?}");
-    assert!(!extents.iter().any(|extent| extent.contains(&65_536)), "{extents:?}");
     all_slots(&image).await;
     image.close().unwrap();
     rig.finish();
@@ -230,14 +218,6 @@ async fn every_error_comes_home_with_the_slot() {
             soon("the memory to be freed", || !is_alive(&alive));
             fails("rbd_aio_read");
             assert_eq!(read(&image, 70_000, 0).await.unwrap_err().number(), errno);
-            fails("rbd_aio_write_zeroes");
-            let slot = image.slot().await.unwrap();
-            let landing = image.write_zeroes(slot, 10, 10).unwrap();
-            assert_eq!(landing.await.unwrap_err().number(), errno);
-            fails("rbd_aio_discard");
-            let slot = image.slot().await.unwrap();
-            let landing = image.discard(slot, 1 << 16, 0).unwrap();
-            assert_eq!(landing.await.unwrap_err().number(), errno);
             fails("rbd_aio_flush");
             let slot = image.slot().await.unwrap();
             assert_eq!(image.flush(slot).unwrap().await.unwrap_err().number(), errno);
@@ -260,13 +240,7 @@ async fn what_is_refused_never_calls_back() {
     for completions in [false, true] {
         let slot = async || image.slot().await.unwrap();
         if !completions {
-            for call in [
-                "rbd_aio_write",
-                "rbd_aio_read",
-                "rbd_aio_write_zeroes",
-                "rbd_aio_discard",
-                "rbd_aio_flush",
-            ] {
+            for call in ["rbd_aio_write", "rbd_aio_read", "rbd_aio_flush"] {
                 rig.fake.plan(Plan::always(call, 5, How::Refuse));
             }
         }
@@ -277,10 +251,6 @@ async fn what_is_refused_never_calls_back() {
         refused(refuse_completions(errno, || image.write_at(free, Bytes::from_owner(written), 0)));
         let free = slot().await;
         refused(refuse_completions(errno, || image.read_at(free, room, 0)));
-        let free = slot().await;
-        refused(refuse_completions(errno, || image.write_zeroes(free, 1, 0)));
-        let free = slot().await;
-        refused(refuse_completions(errno, || image.discard(free, 1, 0)));
         let free = slot().await;
         refused(refuse_completions(errno, || image.flush(free)));
         assert!(!is_alive(&write_alive) && !is_alive(&read_alive));
@@ -333,6 +303,32 @@ async fn closing_waits_for_what_is_in_flight() {
         image.close().unwrap();
         rig.finish();
     }
+}
+
+/// Whoever waits for that holds no thread meanwhile, however long it takes.
+#[tokio::test]
+async fn an_image_is_idle_once_all_has_landed() {
+    let rig = Rig::new();
+    let image = rig.image("a", 1 << 20);
+    image.idle().await;
+    rig.fake.lock("images", "a", Some("theirs"));
+    for is_awaited in [true, false] {
+        let slot = image.slot().await.unwrap();
+        let landing = image.write_at(slot, bytes(100, 1).into(), 0).unwrap();
+        let landing = is_awaited.then_some(landing);
+        let mut idle = std::pin::pin!(image.idle());
+        assert!(once(idle.as_mut()).is_pending());
+        rig.fake.lock("images", "a", None);
+        if let Some(landing) = landing {
+            landing.await.unwrap();
+        }
+        idle.await;
+        rig.fake.lock("images", "a", Some("theirs"));
+    }
+    rig.fake.lock("images", "a", None);
+    assert!(read(&image, 100, 0).await.unwrap() == bytes(100, 1));
+    image.close().unwrap();
+    rig.finish();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

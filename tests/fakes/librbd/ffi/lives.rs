@@ -119,7 +119,7 @@ fn many_connections_at_a_time_share_nothing() {
                     let landing = image.read_at(slot, vec![0; 50_000], 0).unwrap();
                     assert!(runtime.block_on(landing).unwrap().1 == written);
                     image.close().unwrap();
-                    rig.pool.remove(&name).unwrap();
+                    rig.pool.remove(&name, |_, _| true).unwrap();
                 }
                 rig.finish();
             })
@@ -136,8 +136,29 @@ fn an_image_that_cannot_be_closed_cleanly_is_closed() {
     let image = rig.image("a", 10);
     rig.fake.plan(Plan::once("rbd_close", 1, 110, How::Fail));
     assert_eq!(image.close(), Err(Errno::TIMEDOUT));
+    rig.finish();
+}
+
+#[test]
+fn an_image_that_another_has_locked_is_closed_at_once() {
+    let rig = Rig::new();
+    let image = rig.image("a", 10);
+    assert_eq!(image.lockers(), Ok(Vec::new()));
+    // One whose name does not fit at the first try.
+    for name in ["theirs".to_owned(), "t".repeat(5000)] {
+        rig.fake.lock("images", "a", Some(&name));
+        let lockers = image.lockers().unwrap();
+        assert_eq!(lockers.len(), 1);
+        assert_eq!((lockers[0].client.as_str(), &lockers[0].lock), ("client.4120", &name));
+        assert_eq!(lockers[0].address, "127.0.0.1:0/4120");
+        assert_eq!(image.snap_create("s"), Err(Errno::ROFS));
+        assert_eq!(image.metadata_set("key", "value"), Err(Errno::ROFS));
+        assert_eq!(image.resize(1, |_, _| true), Err(Errno::ROFS));
+    }
+    image.close().unwrap();
+    rig.fake.plan(Plan::always("rbd_list_lockers", 34, How::Fail));
     let image = Image::open(&rig.pool, "a", None).unwrap();
-    rig.fake.plan(Plan::once("rbd_flush", 1, 110, How::Fail));
+    assert_eq!(image.lockers(), Err(Errno::RANGE));
     image.close().unwrap();
     rig.finish();
 }

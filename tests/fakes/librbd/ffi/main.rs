@@ -86,6 +86,7 @@ fn every_function_is_called_here() {
         include_str!("../../../../ffi/ceph/cluster.rs"),
         include_str!("../../../../ffi/ceph/errno.rs"),
         include_str!("../../../../ffi/ceph/image.rs"),
+        include_str!("../../../../ffi/ceph/locks.rs"),
         include_str!("../../../../ffi/ceph/pool.rs"),
         include_str!("../../../../ffi/ceph/snap.rs"),
     ]

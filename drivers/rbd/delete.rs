@@ -1,0 +1,136 @@
+//! Deleting an image: it is looked at, marked, moved into the trash, and there its deletion is brought to
+//! an end, see [`trash`].
+
+use imaged_ffi::{Errno, Image, Pool, sys};
+
+use super::{
+    failure::{Late, failed},
+    kept,
+    location::SNAP,
+    store::{Store, close, is_sealed},
+    trash::{self, Ended},
+    upload,
+};
+use crate::{Error, Kind, Result, lane::Going, missing, point};
+
+/// Removes an image, or leaves it as it was. Returns whether it was a clone. Blocks.
+pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<bool> {
+    let fail = |errno| match errno {
+        Errno::NOENT => missing(name, &store.name),
+        errno => failed("delete", name, errno, Late::Away),
+    };
+    let image = match Image::open(pool, name, None) {
+        // What an earlier delete did not get done.
+        Err(Errno::NOENT) => {
+            let goes_on = |_done, _all| {
+                going.on();
+                true
+            };
+            return pool.remove(name, goes_on).map(|()| false).map_err(fail);
+        }
+        image => image.map_err(fail)?,
+    };
+    let ready = may_delete(store, &image, name).and_then(|clones| {
+        let cloned = image.overlap().map_err(fail)? > 0;
+        let internal = image.id().map_err(fail)?;
+        let number = kept::mark_trashed(&image, &internal, &store.instance).map_err(fail)?;
+        Ok((clones, cloned, internal, number))
+    });
+    close(image, name);
+    store.forget(name);
+    let (clones, cloned, internal, number) = ready?;
+    point::pass("delete-marked");
+    // The name is free at once, and after a crash the rest is done all the same.
+    match pool.trash_move(name, number) {
+        Ok(()) => {}
+        // It may come to be yet; then the mark says what it is.
+        Err(errno @ Errno::TIMEDOUT) => return Err(fail(errno)),
+        Err(errno) => {
+            trash::unmark(pool, name, &internal);
+            return Err(match errno {
+                Errno::BUSY => in_use(name, "it is being removed or migrated"),
+                errno => fail(errno),
+            });
+        }
+    }
+    point::pass("delete-moved");
+    let mut decided = !clones;
+    match trash::end(pool, (&internal, name), going, &mut decided, point::pass) {
+        Ok(Ended::Gone | Ended::Kept(_)) => Ok(cloned),
+        Ok(Ended::Back(why)) => Err(in_use(name, why)),
+        Err(errno) if decided => {
+            // What takes its time can be done again.
+            tracing::debug!(image = name, %errno, "a deleted image stays in the trash");
+            Ok(cloned)
+        }
+        Err(errno) => {
+            tracing::warn!(
+                image = name, %errno,
+                "an image that was to be deleted is in the trash: it goes, or comes back, with the next \
+                 look at that"
+            );
+            Err(fail(errno))
+        }
+    }
+}
+
+/// Whether the image has clones that do not mind; refuses where somebody does.
+fn may_delete(store: &Store, image: &Image, name: &str) -> Result<bool> {
+    let fail = |errno| failed("look at", name, errno, Late::Away);
+    // Without the mon nothing is begun: some of what follows waits for it without a limit.
+    let _answers = image.pool().cluster().stat().map_err(fail)?;
+    let internal = image.id().map_err(fail)?;
+    let sealed = is_sealed(image).map_err(fail)?;
+    let marked = kept::marked(image, &internal).map_err(fail)?;
+    let theirs = marked.as_ref().is_some_and(|instance| *instance != store.instance);
+    if !sealed && (theirs || upload::is_making(store, name)) {
+        return Err(missing(name, &store.name));
+    }
+    let watchers = image.watchers().map_err(fail)?;
+    if watchers.len() > 1 {
+        let who: Vec<_> = watchers.iter().map(|watcher| watcher.address.as_str()).collect();
+        return Err(in_use(name, &format!("it is open at {}", who.join(", "))));
+    }
+    // librbd would wait for the lock, for ever.
+    if let Some(why) = locked_by(image).map_err(fail)? {
+        return Err(in_use(name, &why));
+    }
+    let snaps = image.snaps().map_err(fail)?;
+    let others: Vec<_> =
+        snaps.iter().map(|snap| snap.name.as_str()).filter(|name| *name != SNAP).collect();
+    if !others.is_empty() {
+        return Err(in_use(name, &format!("it has other snapshots, {}", others.join(", "))));
+    }
+    if !sealed {
+        return Ok(false);
+    }
+    let has_clones = !image.children().map_err(fail)?.is_empty();
+    let second = image.op_features().map_err(fail)? & sys::RBD_OPERATION_FEATURE_CLONE_PARENT;
+    // Those of the first format need its protection; where there are both, that shows in the trash.
+    if has_clones && second == 0 {
+        return Err(in_use(name, "it has clones"));
+    }
+    Ok(has_clones)
+}
+
+fn in_use(name: &str, why: &str) -> Error {
+    Error::new(Kind::InUse, format!("the image cannot be deleted now, {why}: image=`{name}`"))
+}
+
+/// The refusal of an image that is being read.
+pub(super) fn is_read(name: &str) -> Error {
+    in_use(name, "it is being read")
+}
+
+/// Who has put a lock on the image, if anybody, in words. Blocks.
+pub(super) fn locked_by(image: &Image) -> imaged_ffi::Result<Option<String>> {
+    let lockers = image.lockers()?;
+    let who: Vec<_> = lockers
+        .iter()
+        .map(|locker| {
+            format!("locked by `{}` of {} at {}", locker.lock, locker.client, locker.address)
+        })
+        .collect();
+    Ok((!who.is_empty())
+        .then(|| format!("it is {} (`rbd lock rm` takes a lock off)", who.join(", "))))
+}

@@ -1,0 +1,255 @@
+//! Deletes that are broken off, refused, or followed by somebody else's: the image is whole, readable
+//! and listed, or it is gone.
+
+use bytes::Bytes;
+use imaged_drivers::{Error, ImageId, Kind, Location};
+use imaged_fake_librbd::{Cluster, How, Plan};
+
+use crate::{
+    ceph::{Ceph, POOL},
+    harness::stores::{
+        self, Fixture, assert_free, assert_reads,
+        content::{Look, image},
+        soon,
+    },
+};
+
+/// What says that a daemon deletes an image.
+const MARK: &str = "imaged.trashed";
+
+fn fake(f: &Fixture) -> &Cluster {
+    &f.ceph.as_ref().unwrap().fake
+}
+
+/// Another daemon with the same store.
+async fn another(f: &Fixture) -> Fixture {
+    let options = Ceph { fake: fake(f).clone() }.options();
+    Fixture::new("rbd", &[], &options, None, tempfile::tempdir().unwrap()).await
+}
+
+/// Waits until all handles are closed.
+async fn closed(f: &Fixture) {
+    soon("all handles to be closed", async {
+        while f.driver.busy() > 0 || !f.ceph.as_ref().unwrap().is_idle() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The clones that an image has: of the first format, of the second.
+type Clones = (bool, bool);
+
+const CLONES: [Clones; 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+/// An image with these clones.
+async fn cloned(f: &Fixture, clones: Clones, bytes: &Bytes) -> (ImageId, Location) {
+    let id = f.id();
+    let at = f.place(&id, bytes).await;
+    for (is_there, format) in [(clones.0, 1), (clones.1, 2)] {
+        if is_there {
+            fake(f).clone_image(POOL, id.as_str(), &format!("clone-{format}"), format);
+        }
+    }
+    (id, at)
+}
+
+fn remove_clones(f: &Fixture) {
+    for name in fake(f).images(POOL) {
+        if name.starts_with("clone-") {
+            fake(f).remove(POOL, &name);
+        }
+    }
+}
+
+/// That the image is as it was, for whoever looks.
+async fn assert_whole(f: &Fixture, id: &ImageId, at: &Location, bytes: &Bytes, what: &str) {
+    assert_reads(&*f.driver, at, bytes, what).await;
+    assert!(f.list().await.iter().any(|listed| listed.id == *id), "{what}: it is not listed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_dies_at_any_call_of_a_delete_leaves_the_image_whole_or_gone() {
+    let bytes = image(Look::Random, 100_000, 31);
+    for clones in CLONES {
+        for calls in 0.. {
+            let what = format!("{clones:?}, after {calls} calls");
+            let f = stores::rbd().await;
+            let (id, at) = cloned(&f, clones, &bytes).await;
+            closed(&f).await;
+            fake(&f).forget();
+            fake(&f).cut(calls);
+            let ended = f.driver.delete(&at).await;
+            closed(&f).await;
+            let is_over = fake(&f).trace().len() <= calls;
+            fake(&f).forget();
+            // Another finds what was left, and takes it up without being asked.
+            let after = another(&f).await;
+            for _ in 0..3 {
+                after.settle().await;
+            }
+            closed(&f).await;
+            match after.driver.stat(&at).await {
+                Ok(_) => {
+                    assert!(ended.is_err(), "{what}: it is there and was said to be gone");
+                    assert_whole(&after, &id, &at, &bytes, &what).await;
+                    assert_eq!(fake(&f).trashed(POOL), 0, "{what}");
+                    // And it can be cloned again, in the old way too.
+                    fake(&f).clone_image(POOL, id.as_str(), "clone-3", 1);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::NotFound, "{what}: {error:?}");
+                    assert!(!clones.0, "{what}: clones that needed it have lost it");
+                    assert!(!fake(&f).images(POOL).contains(&id.to_string()), "{what}");
+                    let kept = usize::from(clones.1);
+                    assert_eq!(fake(&f).trashed(POOL), kept, "{what}: what is kept for clones");
+                }
+            }
+            for name in fake(&f).images(POOL).iter().filter(|name| name.starts_with("clone-")) {
+                assert!(fake(&f).content(POOL, name) == bytes, "{what}: {name}");
+            }
+            remove_clones(&f);
+            match after.driver.delete(&at).await {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{what}: {error:?}"),
+            }
+            after.settle().await;
+            assert_free(&after, &id, &what).await;
+            after.assert_empty().await;
+            assert_eq!(fake(&f).trashed(POOL), 0, "{what}");
+            if is_over {
+                assert!(calls > 5, "{what}");
+                break;
+            }
+        }
+    }
+}
+
+/// That what somebody else puts into the trash stays there, whatever daemons do, and comes back.
+async fn assert_kept(f: &Fixture, id: &ImageId, at: &Location, bytes: &Bytes, what: &str) {
+    for deferred_s in [0, 1, 60, 86_399] {
+        fake(f).trash(POOL, id.as_str(), deferred_s);
+        let after = another(f).await;
+        for _ in 0..2 {
+            after.settle().await;
+            f.settle().await;
+        }
+        assert_eq!(fake(f).trashed(POOL), 1, "{what}: it was removed");
+        fake(f).restore(POOL, id.as_str());
+        assert_whole(f, id, at, bytes, what).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_there() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 100_000, 32);
+    let kind = |error: Error| error.kind();
+    // Refused, failed, and died.
+    for clones in [(true, false), (true, true)] {
+        let (id, at) = cloned(&f, clones, &bytes).await;
+        assert_eq!(f.driver.delete(&at).await.map_err(kind), Err(Kind::InUse));
+        assert_eq!(fake(&f).metadata(POOL, id.as_str(), MARK), None, "{clones:?}");
+        assert_kept(&f, &id, &at, &bytes, "refused").await;
+        remove_clones(&f);
+        f.driver.delete(&at).await.unwrap();
+    }
+    for errno in [1, 5, 16, 108, 110, 122] {
+        let (id, at) = cloned(&f, (false, true), &bytes).await;
+        fake(&f).plan(Plan::once("rbd_trash_move", 1, errno, How::Fail));
+        let failed = f.driver.delete(&at).await;
+        assert!(failed.is_err(), "{errno}");
+        closed(&f).await;
+        fake(&f).forget();
+        // What did not answer in time may be done all the same.
+        let mark = fake(&f).metadata(POOL, id.as_str(), MARK);
+        assert_eq!(mark.is_some(), errno == 110, "{errno}");
+        assert_kept(&f, &id, &at, &bytes, &format!("failed by {errno}")).await;
+        remove_clones(&f);
+        f.driver.delete(&at).await.unwrap();
+    }
+    let (id, at) = cloned(&f, (false, false), &bytes).await;
+    fake(&f).plan(Plan::always("rbd_trash_move", 110, How::Fail));
+    let _died = f.driver.delete(&at).await.unwrap_err();
+    fake(&f).forget();
+    assert_kept(&f, &id, &at, &bytes, "died").await;
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_users_take_out_of_the_trash_is_theirs_again() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 100_000, 33);
+    let (id, at) = cloned(&f, (false, true), &bytes).await;
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    assert_eq!(fake(&f).trashed(POOL), 1, "its clone needs it");
+    fake(&f).restore(POOL, id.as_str());
+    remove_clones(&f);
+    fake(&f).trash(POOL, id.as_str(), 0);
+    let after = another(&f).await;
+    for _ in 0..2 {
+        after.settle().await;
+        f.settle().await;
+    }
+    assert_eq!(fake(&f).trashed(POOL), 1, "its users have put it there this time");
+    fake(&f).restore(POOL, id.as_str());
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+/// A delete whose move into the trash comes to be although nobody heard of it, and one after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_into_the_trash_that_is_not_answered_is_taken_up() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 100_000, 34);
+    for again in [false, true] {
+        let (id, at) = cloned(&f, (false, false), &bytes).await;
+        if again {
+            fake(&f).plan(Plan::once("rbd_trash_move", 1, 110, How::Fail));
+            assert_eq!(f.driver.delete(&at).await.unwrap_err().kind(), Kind::Unavailable);
+        }
+        fake(&f).forget();
+        fake(&f).plan(Plan::once("rbd_trash_move", 1, 110, How::Lose));
+        assert_eq!(f.driver.delete(&at).await.unwrap_err().kind(), Kind::Unavailable);
+        closed(&f).await;
+        fake(&f).forget();
+        let after = another(&f).await;
+        after.settle().await;
+        assert_eq!(fake(&f).trashed(POOL), 0);
+        assert_free(&f, &id, "moved").await;
+    }
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+/// Between the look at an image and its move somebody clones it in the old way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_whose_name_was_taken_meanwhile_is_not_put_back_over_it() {
+    let f = stores::rbd().await;
+    let (bytes, other) = (image(Look::Random, 100_000, 35), image(Look::Random, 90_000, 36));
+    let (id, at) = cloned(&f, (true, true), &bytes).await;
+    fake(&f).plan(Plan::always("rbd_trash_restore", 5, How::Fail));
+    assert!(f.driver.delete(&at).await.is_err());
+    closed(&f).await;
+    fake(&f).forget();
+    assert_eq!(fake(&f).images(POOL), ["clone-1", "clone-2"]);
+    f.place(&id, &other).await;
+    for _ in 0..2 {
+        f.settle().await;
+    }
+    assert_whole(&f, &id, &at, &other, "the other image").await;
+    assert_eq!((fake(&f).trashed(POOL), fake(&f).content(POOL, "clone-1")), (1, bytes.to_vec()));
+    // Once there is room it comes back, and then it can be deleted.
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    f.settle().await;
+    assert_whole(&f, &id, &at, &bytes, "put back").await;
+    remove_clones(&f);
+    f.driver.delete(&at).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
