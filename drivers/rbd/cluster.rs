@@ -179,10 +179,16 @@ impl Connection {
 
     /// As [`Connection::holds`] by what the cluster says now. Blocks.
     pub(super) fn holds_now(&self, pool: &Pool) -> Result<()> {
-        let fail = |errno| failed("look up the pool", &self.pool, errno, Late::Away);
         // The mon answers this in time or not at all; the other call waits for it for ever.
-        pool.cluster().stat().map_err(fail)?;
-        pool.cluster().wait_for_latest_osdmap().map_err(fail)?;
+        let answers = pool.cluster().stat();
+        answers.map_err(|errno| failed("look up the pool", &self.pool, errno, Late::Away))?;
+        self.holds_as_told(pool)
+    }
+
+    /// The same, of a mon that has just answered. Blocks.
+    pub(super) fn holds_as_told(&self, pool: &Pool) -> Result<()> {
+        let told = pool.cluster().wait_for_latest_osdmap();
+        told.map_err(|errno| failed("look up the pool", &self.pool, errno, Late::Away))?;
         self.holds(pool)
     }
 

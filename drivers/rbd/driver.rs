@@ -93,7 +93,7 @@ impl Rbd {
         blocking(&self.0, "look at the cluster", move |store| {
             let stat = live.cluster.stat();
             let stat = stat.map_err(|errno| failed("look at", &store.pool, errno, Late::Away))?;
-            store.connection.holds_now(&pool)?;
+            store.connection.holds_as_told(&pool)?;
             store.probe(&pool)?;
             Ok(Capacity {
                 total: Some(stat.total),
