@@ -324,7 +324,11 @@ class Glance:
     def _delete(self, images):
         for image in images:
             self.settled(image)
-            self.delete(image, (204, 404))
+            # A daemon that was killed while it read an image in Ceph holds it for a while longer.
+            until(
+                f"nobody to hold {image}",
+                lambda image=image: self.delete(image, (204, 404, 409)).status_code != 409,
+            )
 
 
 def check_accounts(rig, glance):
