@@ -278,7 +278,9 @@ async fn clones_of_the_second_format_outlive_their_image_whoever_deletes_it() {
         pair.ours(id, b"the next", true);
         pair.delete(id);
         pair.ceph.rbd(&["rm", "volumes/disk"]);
+        // What the daemon has put there it purges itself, once the clone is gone.
         pair.ceph.rbd(&["trash", "purge", "images"]);
+        pair.ceph.assert_empty();
     }
     pair.end();
 }
