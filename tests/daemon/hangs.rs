@@ -73,13 +73,18 @@ for line in sys.stdin:
 
 impl Caller {
     fn start(daemon: &Daemon, image: &Path) -> Self {
-        let mut child = Command::new("python3")
-            .args(["-c", CALLER])
-            .args([&daemon.socket, image])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::run(Command::new("python3").args(["-c", CALLER]).args([&daemon.socket, image]))
+    }
+
+    /// One of a user without rights, which lets go of the files that it passes.
+    fn lets_go(daemon: &Daemon, image: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", LETS_GO]).args([&daemon.socket, image]);
+        Self::run(command.uid(NOBODY).gid(NOBODY))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut caller = Self { child, to, from: BufReader::new(from) };
         assert_eq!(caller.hear(), "open");
@@ -240,18 +245,7 @@ fn a_descriptor_whose_last_holder_is_the_daemon_stops_nobody_wherever_it_came() 
         let image = mount.path().join("image");
         let plain = Plain::mount(mount.path(), "on-a-device");
         std::fs::write(&image, b"image").unwrap();
-        let mut child = Command::new("python3")
-            .args(["-c", LETS_GO])
-            .args([&daemon.socket, &image])
-            .uid(NOBODY)
-            .gid(NOBODY)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut caller = Caller { child, to, from: BufReader::new(from) };
-        assert_eq!(caller.hear(), "open");
+        let mut caller = Caller::lets_go(&daemon, &image);
         plain.hang("release");
         for how in WHERE {
             for _ in 0..TIMES {
@@ -275,18 +269,7 @@ fn a_peer_below_member_cannot_pass_descriptors() {
     let config = format!("{HANGING}[imaged]\nsocket_mode = 0666\nroles = 65534:service\n");
     let daemon = Daemon::start_in(Daemon::home(), &config, &THREADS);
     std::fs::write(daemon.path("image"), b"image").unwrap();
-    let mut child = Command::new("python3")
-        .args(["-c", LETS_GO])
-        .args([&daemon.socket, &daemon.path("image")])
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut caller = Caller { child, to, from: BufReader::new(from) };
-    assert_eq!(caller.hear(), "open");
+    let mut caller = Caller::lets_go(&daemon, &daemon.path("image"));
     // Once it has been answered, its role is known.
     writeln!(caller.to, "after an answer").unwrap();
     let said = caller.hear();
