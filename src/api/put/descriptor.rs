@@ -21,6 +21,7 @@ use bytes::Bytes;
 use imaged_drivers::{
     Error, Kind, Result,
     lane::{Aside, Lane},
+    open_file::Version,
     window::{self, Buffer, CHUNK, Window},
 };
 use rustix::{
@@ -40,7 +41,7 @@ pub(super) struct Source {
     /// Where its first byte for us is.
     from: u64,
     /// What it was when it came.
-    was: State,
+    was: Version,
 }
 
 /// A passed file, opened anew where that can be had.
@@ -48,14 +49,6 @@ struct Passed {
     descriptor: Arc<Aside<OwnedFd>>,
     /// Its offset is ours: looking for holes moves nobody else's.
     own: bool,
-}
-
-/// What tells a file that was changed from one that was not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    size: u64,
-    written: (i64, i64),
-    changed: (i64, i64),
 }
 
 impl Source {
@@ -124,7 +117,7 @@ fn failed(doing: &str) -> impl Fn(Errno) -> Error {
 }
 
 /// The file behind a descriptor, where it stands, and what it is now.
-fn look(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, State)> {
+fn look(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, Version)> {
     let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("the descriptor {why}")));
     let flags = fcntl_getfl(descriptor).map_err(failed("look at"))?;
     if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
@@ -142,7 +135,7 @@ fn look(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, S
              O_DIRECT, or send the bytes as the body",
         );
     }
-    let was = file.state()?;
+    let was = file.version()?;
     if from > was.size {
         return refuse("stands past the end of its file");
     }
@@ -160,13 +153,8 @@ impl Passed {
         }
     }
 
-    fn state(&self) -> Result<State> {
-        let stat = fstat(&*self.descriptor).map_err(failed("look at"))?;
-        Ok(State {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            written: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
-            changed: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
-        })
+    fn version(&self) -> Result<Version> {
+        Version::of(&*self.descriptor).map_err(failed("look at"))
     }
 
     /// `len` bytes from `at` on.
@@ -203,8 +191,8 @@ impl Passed {
     }
 
     /// Refuses a file that is not as it `was`, or that holds more than it tells.
-    fn is_still(&self, was: State) -> Result<()> {
-        let now = self.state()?;
+    fn is_still(&self, was: Version) -> Result<()> {
+        let now = self.version()?;
         if now != was {
             return Err(source_failed(format!(
                 "the passed file was changed while it was read: its size was `{}` and is `{}`",
