@@ -14,14 +14,11 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from . import errors, records
 from .wire import READ, Connection, Head
-
-if TYPE_CHECKING:
-    from .client import Client
 
 
 class Body(io.RawIOBase):
@@ -38,9 +35,11 @@ class Body(io.RawIOBase):
     _connection: Connection | None = None
     _file: int | None = None
 
-    def __init__(self, client: Client, connection: Connection, head: Head) -> None:
-        """Begin to read what follows `head`."""
-        self._client = client
+    def __init__(
+        self, connection: Connection, head: Head, give_back: Callable[[Connection], None]
+    ) -> None:
+        """Begin to read what follows `head`; `give_back` takes a connection that is done with."""
+        self._give_back = give_back
         self._connection = connection
         self._failed: errors.Error | None = None
         self._at = self._end = 0
@@ -69,7 +68,7 @@ class Body(io.RawIOBase):
         self.size = self._end - self._at
         self._file = connection.descriptor()
         self._connection = None
-        self._client._give(connection)
+        self._give_back(connection)
         self._version = _version(self._file)
         if self._version[0] != self.total:
             self._let_go()
@@ -115,7 +114,7 @@ class Body(io.RawIOBase):
         piece = connection.read(most)
         if not connection.left:
             self._connection = None
-            self._client._give(connection)
+            self._give_back(connection)
         return piece
 
     def readable(self) -> bool:
@@ -160,7 +159,7 @@ class Body(io.RawIOBase):
         connection, self._connection = self._connection, None
         if connection is not None:
             # Kept if its answer is over.
-            self._client._give(connection)
+            self._give_back(connection)
         file, self._file = self._file, None
         if file is not None:
             os.close(file)

@@ -186,7 +186,7 @@ class Client:
         try:
             if "Range" in headers and head.status != 206:
                 raise errors.Internal("the daemon answered with the whole image, not with a part")
-            return Body(self, connection, head)
+            return Body(connection, head, self._give)
         except BaseException:
             connection.close()
             raise
