@@ -1,6 +1,6 @@
 //! Every route and every refusal of the protocol.
 
-use std::{fs, io::Write as _, os::unix::fs::symlink};
+use std::{env, fs, io::Write as _, os::unix::fs::symlink};
 
 use crate::harness::{
     daemon::{Daemon, STORES, noise},
@@ -333,6 +333,32 @@ fn health_metrics_and_the_description_are_told() {
     for part in ["request=\"req-", "store=\"fast\"", "bytes=1048576", "mb_per_s=", "limit="] {
         assert!(line.contains(part), "{part}: {line}");
     }
+}
+
+/// With `IMAGED_REWRITE=1` in the environment it writes the file instead.
+#[test]
+fn the_committed_description_is_what_the_daemon_answers() {
+    let mut answer = Daemon::start(STORES).ask("GET", "/openapi.json").json();
+    answer.sort_all_objects();
+    let text = serde_json::to_string_pretty(&answer).unwrap() + "\n";
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/openapi.json");
+    if env::var_os("IMAGED_REWRITE").is_some() {
+        fs::write(file, text).unwrap();
+        return;
+    }
+    let committed = fs::read_to_string(file).unwrap_or_default();
+    let different = committed
+        .lines()
+        .zip(text.lines())
+        .position(|(committed, answered)| committed != answered)
+        .unwrap_or_else(|| committed.lines().count().min(text.lines().count()));
+    assert!(
+        committed == text,
+        "conf/openapi.json, line {}: not what this daemon answers; if its interface was to change, \
+         write the file anew and look at the difference:\n    \
+         IMAGED_REWRITE=1 cargo test --test suite the_committed_description",
+        different + 1,
+    );
 }
 
 #[test]
