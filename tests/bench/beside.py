@@ -17,7 +17,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 CONFIG = """\
 [DEFAULT]
-enabled_backends = fast:{kind}
+enabled_backends = {stores}
 [glance_store]
 default_backend = fast
 [fast]
@@ -61,13 +61,17 @@ def own_cpu():
 
 
 class Daemon:
-    """An imaged that serves one store, `fast`; what it needs is in DIR."""
+    """An imaged that serves the store `fast`; what it needs is in DIR.
 
-    def __init__(self, program, directory, kind, options, more=""):
+    `more` ends its configuration; stores that have their sections there are named in `others`.
+    """
+
+    def __init__(self, program, directory, kind, options, more="", others=()):
         self.program, self.socket = program, directory / "socket"
         config, log = directory / "imaged.conf", directory / "log"
         text = "\n".join(f"{name} = {value}" for name, value in options.items())
-        config.write_text(CONFIG.format(kind=kind, options=text, dir=directory, more=more))
+        stores = ", ".join([f"fast:{kind}", *others])
+        config.write_text(CONFIG.format(stores=stores, options=text, dir=directory, more=more))
         with open(log, "w", encoding="utf-8") as to:
             command = [program, "serve", "--config-file", config, "--socket", self.socket]
             self.process = subprocess.Popen(command, stderr=to)
