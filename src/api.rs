@@ -7,7 +7,6 @@ mod get;
 pub mod jobs;
 pub mod openapi;
 mod put;
-pub mod range;
 pub mod status;
 pub mod stores;
 
@@ -36,23 +35,13 @@ use crate::{
     config::Role,
     daemon::Daemon,
     digest::Algo,
-    socket::{Peer, Wire},
+    socket::Peer,
     store::Store,
+    wire::{
+        headers::{BODY, PROBLEM, REQUEST_ID},
+        stream::Wire,
+    },
 };
-
-/// The header that says where a body is: `fd`, beside the bytes.
-pub const BODY: HeaderName = HeaderName::from_static("imaged-body");
-/// The header that says a caller can take a descriptor.
-pub const ACCEPT: HeaderName = HeaderName::from_static("imaged-accept");
-/// The header that says how long an image is that is not in the body.
-pub const SIZE: HeaderName = HeaderName::from_static("imaged-size");
-/// The header of a request's id.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The header by which Glance's callers tell the size of a chunked body.
-pub const IMAGE_SIZE: HeaderName = HeaderName::from_static("x-openstack-image-size");
-
-/// The header that tells why in the answer to a HEAD, which has no body.
-pub const PROBLEM: HeaderName = HeaderName::from_static("imaged-problem");
 
 /// Which image of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
@@ -37,18 +36,17 @@ pub use self::{
     connection::Body,
     error::{Error, Result},
 };
-use crate::{
-    api::{ACCEPT, BODY, IMAGE_SIZE, PROBLEM, REQUEST_ID, SIZE},
-    digest::{Algo, hex},
+pub use crate::wire::{
+    digests::Promise,
+    records::{Entry, Health, Jobs, Mode, Origin, Receipt, Shown, State, Stores, View, Wanted},
 };
-pub use crate::{
-    api::{
-        copy::{Origin, Wanted},
-        jobs::Jobs,
-        stores::{Entry, Health, Shown, Stores},
+use crate::{
+    digest::Algo,
+    wire::{
+        digests,
+        headers::{ACCEPT, BODY, IMAGE_SIZE, PROBLEM, REPR_DIGEST, REQUEST_ID, SIZE},
+        range,
     },
-    jobs::{State, View},
-    store::{Mode, Promise, Receipt},
 };
 
 /// What a path's segment or a query's value may hold as it is.
@@ -290,13 +288,8 @@ impl Client {
         accept_fd: bool,
     ) -> Result<Got> {
         let mut headers = HeaderMap::new();
-        match span {
-            Span::All => {}
-            Span::From(first) => set(&mut headers, RANGE, &format!("bytes={first}-"))?,
-            Span::Last(count) => set(&mut headers, RANGE, &format!("bytes=-{count}"))?,
-            Span::Part(first, end) => {
-                set(&mut headers, RANGE, &format!("bytes={first}-{}", end.saturating_sub(1)))?;
-            }
+        if let Some(part) = range::write(span) {
+            set(&mut headers, RANGE, &part)?;
         }
         if accept_fd {
             headers.insert(ACCEPT, HeaderValue::from_static("fd"));
@@ -485,14 +478,8 @@ impl Answer {
 
     /// The digests in `Repr-Digest`.
     fn digests(&self) -> Vec<Promise> {
-        let fields = self.text(&HeaderName::from_static("repr-digest")).unwrap_or_default();
-        let read = |field: &str| {
-            let (name, value) = field.trim().split_once('=')?;
-            let algo = Algo::ALL.into_iter().find(|algo| algo.field_name() == Some(name))?;
-            let value = value.strip_prefix(':')?.strip_suffix(':')?;
-            Some(Promise { algo, value: hex(&STANDARD.decode(value).ok()?) })
-        };
-        fields.split(',').filter_map(read).collect()
+        let field = self.text(&REPR_DIGEST).unwrap_or_default();
+        digests::read(field).filter_map(|(_, told)| told).collect()
     }
 
     /// The same answer, unless it refuses.
@@ -599,7 +586,7 @@ impl Got {
     fn new(mut answer: Answer) -> Result<Self> {
         let digests = answer.digests();
         let part = answer.text(&CONTENT_RANGE).map(|text| {
-            content_range(text)
+            range::read_content(text)
                 .ok_or_else(|| Error::Broken(format!("the answer has a strange range: `{text}`")))
         });
         let part = part.transpose()?;
@@ -620,14 +607,6 @@ impl Got {
         };
         Ok(Self { size, range, digests, content: Content::Stream(answer.download()) })
     }
-}
-
-/// `bytes FIRST-LAST/SIZE`
-fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
-    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-    Some((first..last.checked_add(1)?, size.parse().ok()?))
 }
 
 /// What is known of an image.

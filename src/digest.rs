@@ -26,6 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use imaged_digest::{Md5, Sha512, State, Stream};
 use imaged_drivers::{Digests, Error, Kind, Result};
 use rayon::ThreadPool;
@@ -178,9 +179,9 @@ impl Hasher {
     #[must_use]
     pub fn finish(self) -> String {
         match self.0 {
-            Inner::Md5(md5) => hex(&md5.finish()),
-            Inner::Sha512(sha512) => hex(&sha512.finish()),
-            Inner::Other(other) => hex(&other.finalize()),
+            Inner::Md5(md5) => HEXLOWER.encode(&md5.finish()),
+            Inner::Sha512(sha512) => HEXLOWER.encode(&sha512.finish()),
+            Inner::Other(other) => HEXLOWER.encode(&other.finalize()),
         }
     }
 }
@@ -316,16 +317,6 @@ async fn answer(lane: oneshot::Receiver<String>) -> Result<String> {
 
 fn lost() -> Error {
     Error::new(Kind::Internal, "a digest was lost")
-}
-
-/// Lowercase hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// One digest of one image.

@@ -10,60 +10,13 @@ use std::{
 };
 
 use imaged_drivers::{Error, Kind, Result};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use utoipa::ToSchema;
+
+use crate::wire::records::{State, View};
 
 /// How many finished jobs are remembered.
 const REMEMBERED: usize = 1000;
-
-/// The state of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// At work.
-    Running,
-    /// Failed, and will be tried again.
-    Waiting,
-    /// Finished.
-    Done,
-    /// Given up.
-    Failed,
-    /// Ended by request.
-    Cancelled,
-}
-
-impl State {
-    /// Whether nothing more will happen.
-    #[must_use]
-    pub fn over(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
-    }
-}
-
-/// A job as callers see it.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct View {
-    /// Its id; a job that a request waits for has the request's id.
-    pub id: String,
-    /// `put`, `copy`, `digest` or `flatten`; the last counts objects, not bytes.
-    pub kind: String,
-    /// The store's name.
-    pub store: String,
-    /// The image's id.
-    pub image: String,
-    /// How it stands.
-    pub state: State,
-    /// Bytes done.
-    pub done: u64,
-    /// Bytes in all, where known.
-    pub total: Option<u64>,
-    /// Why it failed, or failed last.
-    pub error: Option<String>,
-    /// When it began, in seconds since 1970.
-    pub begun: u64,
-}
 
 #[derive(Clone, Debug)]
 struct Standing {

@@ -35,3 +35,4 @@ pub mod serve;
 pub mod socket;
 pub mod store;
 pub mod stores;
+pub mod wire;

@@ -1,7 +1,6 @@
 //! The socket: who may open it, who is calling, how many at once, and how it ends.
 
 mod peer;
-mod stream;
 mod users;
 
 use std::{
@@ -22,15 +21,18 @@ use nix::fcntl::{Flock, FlockArg};
 use peer::Caller;
 pub use peer::{Peer, Roles};
 use rustix::net::sockopt::set_socket_send_buffer_size;
-pub use stream::{Limits, Stream, Wire};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixListener, UnixStream},
 };
 use tokio_util::sync::CancellationToken;
-use users::{Full, Lanes, Place, Users};
+use users::{Full, Place, Users};
 
-use crate::{api, config, daemon::Daemon};
+use crate::{
+    api, config,
+    daemon::Daemon,
+    wire::stream::{Lanes, Limits, Stream, Wire},
+};
 
 /// A bound socket. While it lives, no other daemon takes its path.
 #[derive(Debug)]
@@ -206,7 +208,7 @@ async fn converse(daemon: &Arc<Daemon>, stream: UnixStream, lanes: Lanes, place:
         idle: settings.idle_timeout,
         stall: settings.stall_timeout,
     };
-    let (stream, wire) = Stream::of_daemon(stream, lanes, limits, place);
+    let (stream, wire) = Stream::of_daemon(stream, lanes, limits, Box::new(place));
     let caller = Arc::new(Caller::new(ids, &wire));
     // Before anything is read: whoever may pass no descriptors is to be kept from it soon.
     caller.look_up(&settings).await;

@@ -13,21 +13,19 @@ use std::{
     },
 };
 
-pub use copy::Mode;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use imaged_drivers::{
     self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Listed, Location,
     Reader, Result, Span, Stat,
 };
-pub use put::{Frame, Incoming, Promise, Put};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+pub use put::{Frame, Incoming, Put};
 
 use crate::{
     config,
     daemon::Shared,
     journal::{Claim, Intent},
     metrics::Outcome,
+    wire::records::Receipt,
 };
 
 /// So many things that the journal has left over are taken up at a time.
@@ -53,35 +51,6 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("name", &self.config.name).finish_non_exhaustive()
     }
-}
-
-/// What was stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Receipt {
-    /// The store's name.
-    pub store: String,
-    /// The image's id.
-    pub id: String,
-    /// Where it is: the URI that glance_store would have made.
-    pub location: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Its md5 in hexadecimal; absent while `digest_job` runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub checksum: Option<String>,
-    /// The multihash algorithm.
-    pub hash_algo: String,
-    /// The multihash in hexadecimal; absent while `digest_job` runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hash_value: Option<String>,
-    /// Location metadata for Glance; always has `store`.
-    #[schema(value_type = Object)]
-    pub metadata: drivers::Properties,
-    /// Bytes that take space after zeros were skipped.
-    pub stored_bytes: u64,
-    /// The job that computes the digests, if they follow.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest_job: Option<String>,
 }
 
 impl Store {

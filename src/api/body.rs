@@ -14,7 +14,7 @@ use imaged_drivers::{Error, Kind, Result};
 use crate::{
     daemon::Daemon,
     metrics::{Outcome, lap},
-    socket::Wire,
+    wire::stream::Wire,
 };
 
 /// The body of a response.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{Response, StatusCode, body::Incoming};
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Volume};
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use utoipa::ToSchema;
 
 use super::{Call, body::Body, json};
 use crate::{
@@ -15,39 +13,12 @@ use crate::{
     digest::Algo,
     jobs::Ticket,
     socket::Peer,
-    store::{Mode, Put, Store},
+    store::{Put, Store},
+    wire::records::{Origin, Wanted},
 };
 
 /// The largest body of a request that is not an image, in bytes.
 const LARGEST: usize = 64 << 10;
-
-/// The body of `POST /v1/stores/{store}/images/{id}`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Wanted {
-    /// What to make the image from.
-    pub source: Origin,
-    /// How.
-    #[serde(default)]
-    pub mode: Mode,
-    /// The multihash algorithm.
-    #[serde(default)]
-    pub hash_algo: Option<String>,
-}
-
-/// A source: exactly one of the three.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Origin {
-    /// The location of an image.
-    pub location: Option<String>,
-    /// The store it is in, or that reaches the volume; without it, the first one that does.
-    pub store: Option<String>,
-    /// A volume in Ceph, `pool/name` or `pool/name@snapshot`.
-    pub rbd_volume: Option<String>,
-    /// A Cinder volume.
-    pub cinder_volume: Option<String>,
-}
 
 pub(super) async fn copy(
     call: &Call,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::{
     Response, StatusCode,
     header::{
@@ -15,14 +14,19 @@ use imaged_drivers::{
 };
 
 use super::{
-    ACCEPT, BODY, Call, Image, SIZE,
+    Call, Image,
     body::{Body, Sending},
     conditions::{self, Conditions, Verdict, etag},
-    range,
 };
-use crate::{digest::Algo, metrics::Outcome, store::Store};
-
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+use crate::{
+    metrics::Outcome,
+    store::Store,
+    wire::{
+        digests,
+        headers::{ACCEPT, BODY, REPR_DIGEST, SIZE},
+        range,
+    },
+};
 
 /// Where the image is; whether it is there, what is done with it will show.
 async fn locate(store: &Store, image: &Image) -> Result<Location> {
@@ -106,7 +110,7 @@ async fn open(
     if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
-    let mut span = call.header(&RANGE)?.map_or(Ok(Span::All), range::parse)?;
+    let mut span = call.header(&RANGE)?.map_or(Ok(Span::All), range::read)?;
     let at = locate(store, image).await?;
     if !conditions.is_empty() {
         let stat = store.stat(&at).await?;
@@ -131,7 +135,7 @@ async fn open(
         Err(error) if error.kind() == Kind::Range => {
             let size = store.stat(&at).await?.size;
             let mut response = super::status::problem(&error, &call.request, None);
-            set(&mut response, CONTENT_RANGE, &format!("bytes */{size}"));
+            set(&mut response, CONTENT_RANGE, &range::unsatisfied(size));
             return Ok((response, None));
         }
         Err(error) => return Err(error),
@@ -139,13 +143,12 @@ async fn open(
     let mut response = Response::new(Body::empty());
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     describe(&mut response, reader.digests.as_ref());
-    let drivers::Reader { size, range, body, .. } = reader;
+    let drivers::Reader { size, range: part, body, .. } = reader;
     if span != Span::All {
-        let last = range.end.saturating_sub(1);
-        set(&mut response, CONTENT_RANGE, &format!("bytes {}-{last}/{size}", range.start));
+        set(&mut response, CONTENT_RANGE, &range::write_content(&part, size));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
-    let length = range.end - range.start;
+    let length = part.end - part.start;
     if by_descriptor && let drivers::Body::File(file) = &body {
         call.wire.send(file.descriptor()?);
         set(&mut response, BODY, "fd");
@@ -190,22 +193,11 @@ pub(super) async fn head(
 }
 
 /// The headers that every answer about an image has.
-fn describe(response: &mut Response<Body>, digests: Option<&Digests>) {
+fn describe(response: &mut Response<Body>, known: Option<&Digests>) {
     set(response, ACCEPT_RANGES, "bytes");
-    let Some(digests) = digests else { return };
-    set(response, ETAG, &etag(digests));
-    let mut fields = Vec::new();
-    let both = [("md5", &digests.checksum), (&digests.hash_algo, &digests.hash_value)];
-    for (algo, value) in both {
-        let name = algo.parse::<Algo>().ok().and_then(Algo::field_name);
-        if let (Some(name), Some(bytes)) = (name, unhex(value)) {
-            let field = format!("{name}=:{}:", STANDARD.encode(bytes));
-            if !fields.contains(&field) {
-                fields.push(field);
-            }
-        }
-    }
-    set(response, REPR_DIGEST, &fields.join(", "));
+    let Some(known) = known else { return };
+    set(response, ETAG, &etag(known));
+    set(response, REPR_DIGEST, &digests::write(known));
 }
 
 fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
@@ -213,17 +205,6 @@ fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
-}
-
-/// The bytes that hexadecimal text stands for.
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-        .collect()
 }
 
 pub(super) async fn delete(

@@ -4,18 +4,9 @@ use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 use imaged_drivers::Result;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{Call, body::Body, conditions::Conditions, json};
-use crate::jobs::View;
-
-/// `GET /v1/jobs`
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Jobs {
-    /// Oldest first.
-    pub jobs: Vec<View>,
-}
+use crate::wire::records::Jobs;
 
 pub(super) fn list(call: &Call) -> Result<Response<Body>> {
     json(StatusCode::OK, &Jobs { jobs: call.daemon.shared.jobs.list() })

@@ -3,11 +3,12 @@
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::{copy::Wanted, status::Problem, stores};
 use crate::{
     config::Role,
-    jobs,
-    store::{Mode, Receipt},
+    wire::{
+        problem::Problem,
+        records::{Jobs, Mode, Receipt, Shown, Stores, View, Wanted},
+    },
 };
 
 /// One route, as documented; a test holds it against the router.
@@ -177,14 +178,14 @@ fn schemas() -> Value {
     };
     add("Receipt", Receipt::schema());
     add("Problem", Problem::schema());
-    add("Stores", stores::Stores::schema());
-    add("Store", stores::Shown::schema());
-    add("Jobs", super::jobs::Jobs::schema());
-    add("View", jobs::View::schema());
+    add("Stores", Stores::schema());
+    add("Store", Shown::schema());
+    add("Jobs", Jobs::schema());
+    add("View", View::schema());
     add("Wanted", Wanted::schema());
     add("Mode", Mode::schema());
-    stores::Stores::schemas(&mut found);
-    super::jobs::Jobs::schemas(&mut found);
+    Stores::schemas(&mut found);
+    Jobs::schemas(&mut found);
     Wanted::schemas(&mut found);
     for (name, schema) in found {
         add(&name, schema);

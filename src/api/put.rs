@@ -4,13 +4,12 @@ mod descriptor;
 
 use std::time::{Duration, Instant};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Buf as _;
 use http_body_util::BodyExt as _;
 use hyper::{
     Response, StatusCode,
     body::{Body as _, Incoming},
-    header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderName},
+    header::{CONTENT_ENCODING, CONTENT_RANGE},
 };
 use imaged_drivers::{
     Error, ImageId, Kind, Result,
@@ -21,16 +20,19 @@ use tokio::{
     task::JoinError,
 };
 
-use super::{BODY, Call, IMAGE_SIZE, body::Body, default_algo, get::unhex, json};
 use tokio_util::sync::CancellationToken;
 
+use super::{Call, body::Body, default_algo, json};
 use crate::{
-    digest::{Algo, hex},
+    digest::Algo,
     jobs::Ticket,
-    store::{Frame, Incoming as Bytes, Promise, Put, Receipt},
+    store::{self, Frame, Put},
+    wire::{
+        digests::{self, Promise},
+        headers::{BODY, IMAGE_SIZE, REPR_DIGEST},
+        records::Receipt,
+    },
 };
-
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// Chunks between the caller's side and the store's.
 const BETWEEN: usize = 2;
@@ -87,7 +89,7 @@ pub(super) async fn put(
     let put = Put { id, size, algo, promises, request, job, cancel: cancel.clone() };
     let (frames, incoming) = mpsc::channel(BETWEEN);
     let (ready, readied) = oneshot::channel();
-    let stored = store.put(put, Bytes::Caller(incoming), ready);
+    let stored = store.put(put, store::Incoming::Caller(incoming), ready);
     let mut task = call.daemon.shared.tasks.spawn(stored);
     // A put that is refused drops `ready`; not a byte is asked for then.
     if readied.await.is_ok()
@@ -176,31 +178,20 @@ fn too_large(size: &str) -> Error {
 
 /// The digests that the caller promises in `Repr-Digest`.
 fn promises(field: Option<&str>, algo: Algo) -> Result<Vec<Promise>> {
-    let mut promises = Vec::new();
-    for one in field.unwrap_or_default().split(',').map(str::trim).filter(|one| !one.is_empty()) {
-        let refuse = || {
+    let promised = digests::read(field.unwrap_or_default());
+    let checked = promised.map(|(member, promise)| {
+        let ours = promise.filter(|promise| [Algo::Md5, algo].contains(&promise.algo));
+        ours.ok_or_else(|| {
             Error::new(
                 Kind::Invalid,
                 format!(
                     "Repr-Digest promises md5 or the image's hash_algo, as name=:base64: : \
-                     field=`{one}` hash_algo=`{algo}`"
+                     field=`{member}` hash_algo=`{algo}`"
                 ),
             )
-        };
-        let (name, value) = one.split_once('=').ok_or_else(refuse)?;
-        let algo = [Algo::Md5, algo]
-            .into_iter()
-            .find(|algo| algo.field_name() == Some(name))
-            .ok_or_else(refuse)?;
-        let value = value.strip_prefix(':').and_then(|v| v.strip_suffix(':')).ok_or_else(refuse)?;
-        let bytes = STANDARD.decode(value).map_err(|error| refuse().because(error))?;
-        let value = hex(&bytes);
-        if unhex(&value).is_none_or(|bytes| bytes.is_empty()) {
-            return Err(refuse());
-        }
-        promises.push(Promise { algo, value });
-    }
-    Ok(promises)
+        })
+    });
+    checked.collect()
 }
 
 /// The memory for an image of `size`: a small one takes little.

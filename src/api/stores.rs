@@ -6,63 +6,13 @@ use hyper::{
     Response, StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
 };
-use imaged_drivers::{Capacity, Error, Kind, Listed, Properties, Result};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use imaged_drivers::{Error, Kind, Listed, Properties, Result};
 
 use super::{Call, body::Body, json};
-use crate::store::Store;
-
-/// `GET /v1/stores`
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Stores {
-    /// In the order of `enabled_backends`.
-    pub stores: Vec<Shown>,
-}
-
-/// Whether a store can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// It can.
-    Up,
-    /// It cannot, for the reason beside it.
-    Down,
-}
-
-/// A store as callers see it.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct Shown {
-    /// Its name.
-    pub id: String,
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `store_description`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
-    /// Whether it is the default.
-    pub default: bool,
-    /// `weight`: larger is preferred.
-    pub weight: i64,
-    /// Whether nothing may be written or deleted.
-    pub read_only: bool,
-    /// Whether it can be used.
-    pub state: Health,
-    /// Why it is down, or, of one that is up, why it can only be read now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// What it can do; empty until it could be opened.
-    #[schema(value_type = Object)]
-    pub capabilities: serde_json::Value,
-    /// What Glance shows of it.
-    #[schema(value_type = Object)]
-    pub properties: Properties,
-    /// Space in bytes, where the backend tells; only of one store at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub capacity: Option<Capacity>,
-}
+use crate::{
+    store::Store,
+    wire::records::{Entry, Health, Shown, Stores},
+};
 
 fn show(store: &Store, default: &str) -> Shown {
     let down = store.health().err();
@@ -97,17 +47,6 @@ pub(super) async fn one(call: &Call, name: &str) -> Result<Response<Body>> {
     let mut shown = show(&store, call.daemon.stores().default_name());
     shown.capacity = store.health().ok();
     json(StatusCode::OK, &shown)
-}
-
-/// One image of a listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its id.
-    pub id: String,
-    /// Where it is.
-    pub location: String,
-    /// Its length in bytes.
-    pub size: u64,
 }
 
 pub(super) async fn images(call: &Call, name: &str) -> Result<Response<Body>> {

@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser as _},
     error::ErrorKind,
 };
-use imaged::{api::range, client::Mode, config::HASHES, digest::Algo};
+use imaged::{client::Mode, config::HASHES, digest::Algo, wire::range};
 use imaged_drivers::Span;
 
 use super::output::{Failure, Output};
@@ -226,7 +226,7 @@ fn mode() -> impl clap::builder::TypedValueParser<Value = Mode> {
 }
 
 fn span(text: &str) -> Result<Span, String> {
-    let range = range::parse(&format!("bytes={text}"));
+    let range = range::read(&format!("bytes={text}"));
     range.map_err(|_unread| "write A-B with A not after B, or A-, or -N".to_owned())
 }
 

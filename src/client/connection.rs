@@ -24,8 +24,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Error, Result};
-use crate::socket::{Stream, Wire};
+use super::error::{Error, Result};
+use crate::wire::stream::{Stream, Wire};
 
 /// The connections to one daemon.
 #[derive(Debug)]

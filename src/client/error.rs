@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use hyper::{Method, StatusCode};
 use imaged_drivers::Kind;
 
-use crate::api::status::{Problem, status};
+use crate::wire::problem::{Problem, status};
 
 /// `Result` with this module's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

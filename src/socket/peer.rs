@@ -13,10 +13,10 @@ use nix::{
 };
 use tokio::sync::Mutex;
 
-use super::Wire;
 use crate::{
     api::Action,
     config::{self, Grant, Role, Who},
+    wire::stream::Wire,
 };
 
 /// The grants of the configuration.

@@ -13,6 +13,8 @@ use std::{
 use imaged_drivers::lane::Lane;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::wire::stream::Lanes;
+
 /// Calls at a time that look at and read the descriptors of one user.
 const PLACES: usize = 16;
 /// How long such a call may take.
@@ -26,16 +28,6 @@ pub(super) struct Users {
     places: Arc<Semaphore>,
     each: usize,
     users: Mutex<HashMap<u32, Arc<User>>>,
-}
-
-/// Where what may hang with what one user has passed is done.
-#[derive(Clone, Debug)]
-pub(super) struct Lanes {
-    /// Descriptors are looked at, read and closed here.
-    pub(super) descriptors: Lane,
-    /// Sockets are closed here, with the descriptors in them that nobody has received. Apart, for a
-    /// user whose files hang may have other requests that need none.
-    pub(super) sockets: Lane,
 }
 
 /// One user.

@@ -9,11 +9,9 @@ use futures_util::StreamExt as _;
 use imaged_drivers::{
     self as drivers, Digests, Driver, Error, ImageId, Kind, Location, Recovered, Result, Span,
 };
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
-    Put, Receipt, Store,
+    Put, Store,
     put::{unsure, unwanted},
 };
 use crate::{
@@ -22,22 +20,8 @@ use crate::{
     journal::{Claim, Intent, Work},
     metrics::{Outcome, lap},
     point,
+    wire::records::{Mode, Receipt},
 };
-
-/// How to copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Inside the backend if it can, else through the daemon.
-    #[default]
-    Auto,
-    /// Inside the backend; digests may follow.
-    Clone,
-    /// Inside the backend; digests before the answer.
-    Copy,
-    /// Through the daemon.
-    Stream,
-}
 
 /// How often a delete looks whether our own work with the image has ended.
 const TRIES: u32 = 200;

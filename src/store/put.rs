@@ -16,13 +16,14 @@ use imaged_drivers::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Receipt, Store};
+use super::Store;
 use crate::{
     digest::{Algo, Lanes},
     jobs::Ticket,
     journal::{Claim, Intent, Work},
     metrics::{Outcome, lap},
     point,
+    wire::{digests::Promise, records::Receipt},
 };
 
 /// A piece of a body on its way to a store.
@@ -68,15 +69,6 @@ impl Incoming {
             },
         }
     }
-}
-
-/// A digest that the caller promises, in lowercase hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Promise {
-    /// Its algorithm.
-    pub algo: Algo,
-    /// Its value.
-    pub value: String,
 }
 
 /// What to put.

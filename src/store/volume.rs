@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Instant};
 
 use imaged_drivers::{Error, ImageId, Kind, Result, Source, Volume, window::CHUNK};
 
-use super::{Mode, Put, Receipt, Store};
+use super::{Put, Store};
 use crate::{
     jobs::Ticket,
     journal::{Claim, Work},
     metrics::{Outcome, lap},
     point,
+    wire::records::{Mode, Receipt},
 };
 
 /// Whether a failure to seal says that nothing was done.

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use imaged::{
     digest::Algo,
-    jobs::State,
-    store::{Frame, Promise, Receipt, Store},
+    store::{Frame, Store},
+    wire::{
+        digests::Promise,
+        records::{Receipt, State},
+    },
 };
 use imaged_drivers::{Error, ImageId, Kind, Result};
 
@@ -244,7 +247,7 @@ pub(super) async fn a_store_that_is_read_only_takes_and_removes_nothing(f: &Fixt
         order(&id, None),
         Arc::clone(&store),
         at.clone(),
-        imaged::store::Mode::Auto,
+        imaged::wire::records::Mode::Auto,
     );
     assert_eq!(copied.await.unwrap_err().kind(), Kind::Unsupported);
     assert_eq!(store.delete(&at, "r").await.unwrap_err().kind(), Kind::Unsupported);

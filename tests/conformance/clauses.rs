@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
-use imaged::{
-    digest::Algo,
-    store::{Mode, Store},
-};
+use imaged::{digest::Algo, store::Store, wire::records::Mode};
 use imaged_drivers::{
     Body, Caps, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Source, Span, Volume,
     window::{CHUNK, PAGE},

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use imaged::{
     digest::Algo,
-    jobs::State,
-    store::{Mode, Receipt, Store},
+    store::Store,
+    wire::records::{Mode, Receipt, State},
 };
 use imaged_drivers::{Kind, Location, Result, window::CHUNK};
 

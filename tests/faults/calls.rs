@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use imaged::{
     digest::Algo,
-    jobs::State,
-    store::{Frame, Mode, Store},
+    store::{Frame, Store},
+    wire::records::{Mode, State},
 };
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use imaged::store::Mode;
+use imaged::wire::records::Mode;
 use imaged_drivers::{Body, Kind, Location, Span, window::CHUNK};
 
 use crate::harness::{

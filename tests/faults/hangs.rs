@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use imaged::store::{Mode, Receipt};
+use imaged::wire::records::{Mode, Receipt};
 use imaged_drivers::{Kind, Location, Recovered, Result};
 
 use crate::harness::stores::{

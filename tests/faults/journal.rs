@@ -7,9 +7,9 @@ use imaged::{
     config::Config,
     daemon::Daemon,
     digest::Algo,
-    jobs::State,
     journal::{Intent, Journal, Work},
     store::{Frame, Store},
+    wire::records::State,
 };
 use imaged_drivers::{ImageId, Kind, Location, Recovered};
 use tempfile::TempDir;

@@ -26,7 +26,8 @@ use imaged::{
     config::Config,
     daemon::{Daemon, Shared},
     digest::Algo,
-    store::{Frame, Incoming, Put, Receipt, Store},
+    store::{Frame, Incoming, Put, Store},
+    wire::records::Receipt,
 };
 use imaged_drivers::{
     Committed, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Span,

@@ -1,14 +1,14 @@
 //! A `Range` header: read or refused, and what is read stays within an image of any size.
 #![no_main]
 
-use imaged::api::range;
+use imaged::wire::range;
 use imaged_drivers::Kind;
 use libfuzzer_sys::fuzz_target;
 
 const SIZES: [u64; 5] = [0, 1, 7, 1 << 40, u64::MAX];
 
 fuzz_target!(|text: &str| {
-    let span = match range::parse(text) {
+    let span = match range::read(text) {
         Ok(span) => span,
         Err(error) => return assert_eq!(error.kind(), Kind::Invalid, "{error:?}"),
     };

@@ -23,6 +23,7 @@
 //!   lets a caller without any role stop everybody's uploads by descriptor.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
@@ -48,8 +49,6 @@ use tokio::{
     sync::watch,
     time::{Instant, Sleep},
 };
-
-use super::users::{Lanes, Place};
 
 /// As many descriptors as Linux sends with one message.
 const SCM_MAX_FD: usize = 253;
@@ -90,7 +89,20 @@ enum Phase {
 struct Held {
     // Let go of in this order.
     stream: UnixStream,
-    _place: Option<Place>,
+    _until_closed: UntilClosed,
+}
+
+/// What is dropped when a connection's socket is closed, and not before.
+pub type UntilClosed = Box<dyn Any + Send + Sync>;
+
+/// Where what may hang with the descriptors that one user passes is done.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    /// Descriptors are looked at, read and closed here.
+    pub descriptors: Lane,
+    /// Sockets are closed here, with the descriptors in them that nobody has received. Apart, for a
+    /// user whose files hang may have other requests that need none.
+    pub sockets: Lane,
 }
 
 /// What the service and the stream of one connection tell each other.
@@ -248,27 +260,28 @@ impl Stream {
     pub fn of_client(stream: UnixStream) -> (Self, Wire) {
         let lane = |what| Lane::new(what, 16, Duration::from_secs(10));
         let lanes = Lanes { descriptors: lane("descriptors"), sockets: lane("sockets") };
-        Self::new(stream, lanes, None, None)
+        Self::new(stream, lanes, None, Box::new(()))
     }
 
-    /// The daemon's stream over `stream`, of a caller whose user has these `lanes`. `place` is held
-    /// until the socket is closed.
-    pub(super) fn of_daemon(
+    /// The daemon's stream over `stream`, of a caller whose user has these `lanes`.
+    #[must_use]
+    pub fn of_daemon(
         stream: UnixStream,
         lanes: Lanes,
         limits: Limits,
-        place: Place,
+        until_closed: UntilClosed,
     ) -> (Self, Wire) {
-        Self::new(stream, lanes, Some(limits), Some(place))
+        Self::new(stream, lanes, Some(limits), until_closed)
     }
 
     fn new(
         stream: UnixStream,
         lanes: Lanes,
         limits: Option<Limits>,
-        place: Option<Place>,
+        until_closed: UntilClosed,
     ) -> (Self, Wire) {
-        let inner = Arc::new(Aside::new(&lanes.sockets, Held { stream, _place: place }));
+        let inner =
+            Arc::new(Aside::new(&lanes.sockets, Held { stream, _until_closed: until_closed }));
         let lane = lanes.descriptors;
         let state = State {
             phase: Phase::Idle,

@@ -1,0 +1,86 @@
+//! The digests of an image as `Repr-Digest` tells them (RFC 9530): `md5=:BASE64:, sha-512=:BASE64:`.
+
+use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
+use imaged_drivers::Digests;
+
+use crate::digest::Algo;
+
+/// A digest that is told beside an image, or promised of it, in lowercase hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// Its algorithm.
+    pub algo: Algo,
+    /// Its value.
+    pub value: String,
+}
+
+/// Each member of the field as it is written, and the digest that it tells, unless it cannot be
+/// read or its algorithm is not one of ours.
+pub fn read(field: &str) -> impl Iterator<Item = (&str, Option<Promise>)> {
+    let members = field.split(',').map(str::trim).filter(|member| !member.is_empty());
+    members.map(|member| (member, one(member)))
+}
+
+fn one(member: &str) -> Option<Promise> {
+    let (name, value) = member.split_once('=')?;
+    let algo = Algo::ALL.into_iter().find(|algo| algo.field_name() == Some(name))?;
+    let value = value.strip_prefix(':')?.strip_suffix(':')?;
+    let bytes = BASE64.decode(value.as_bytes()).ok().filter(|bytes| !bytes.is_empty())?;
+    Some(Promise { algo, value: HEXLOWER.encode(&bytes) })
+}
+
+/// The field that tells `digests`, as far as their algorithms have a name in it.
+#[must_use]
+pub fn write(digests: &Digests) -> String {
+    let mut members = Vec::new();
+    let both = [("md5", &digests.checksum), (&digests.hash_algo, &digests.hash_value)];
+    for (algo, value) in both {
+        let name = algo.parse::<Algo>().ok().and_then(Algo::field_name);
+        if let (Some(name), Ok(bytes)) = (name, HEXLOWER_PERMISSIVE.decode(value.as_bytes())) {
+            let member = format!("{name}=:{}:", BASE64.encode(&bytes));
+            if !members.contains(&member) {
+                members.push(member);
+            }
+        }
+    }
+    members.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let digests = |algo: Algo| Digests {
+            checksum: "900150983cd24fb0d6963f7d28e17f72".into(),
+            hash_algo: algo.name().into(),
+            hash_value: "A9993E36".into(),
+        };
+        let found = |algo| read(&write(&digests(algo))).map(|(_, told)| told).collect::<Vec<_>>();
+        let told = |algo, value: &str| Some(Promise { algo, value: value.to_owned() });
+        let md5 = told(Algo::Md5, "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(found(Algo::Sha512), [md5.clone(), told(Algo::Sha512, "a9993e36")]);
+        assert_eq!(found(Algo::Blake2b), [md5], "an algorithm without a name there is left out");
+        let same = Digests { hash_value: digests(Algo::Md5).checksum, ..digests(Algo::Md5) };
+        assert_eq!(read(&write(&same)).count(), 1, "md5 is told once");
+    }
+
+    #[test]
+    fn each_member_is_told_with_what_it_says() {
+        let field = "md5=:kAFQmDzST7DWlj99KOF/cg==:, crc32=:AAAA:,,\tsha-256=AAAA , sha-512=:QQ=:";
+        let found: Vec<_> = read(field).map(|(text, told)| (text, told.is_some())).collect();
+        assert_eq!(
+            found,
+            [
+                ("md5=:kAFQmDzST7DWlj99KOF/cg==:", true),
+                ("crc32=:AAAA:", false),
+                ("sha-256=AAAA", false),
+                ("sha-512=:QQ=:", false)
+            ]
+        );
+        for bad in ["", " , ", "md5", "md5=", "md5=:", "md5=::", "md5=:QR==:", "MD5=:QQ==:"] {
+            assert!(read(bad).all(|(_, told)| told.is_none()), "{bad:?}");
+        }
+    }
+}
