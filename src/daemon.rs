@@ -1,46 +1,22 @@
-//! What one process shares, and its life: start, reload, drain.
+//! The life of one daemon: start, reload, drain.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use imaged_drivers::{Result, window::Budget};
+use imaged_drivers::Result;
 use tokio::{sync::Mutex, time::MissedTickBehavior};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{self, Config},
-    digest::Pool,
-    jobs::Jobs,
-    journal::Journal,
-    metrics::{Metrics, Now},
+    metrics::Now,
+    shared::Shared,
     store::Store,
     stores::Stores,
 };
 
 /// How often stores are looked at, and what is left over is taken up.
 const ROUND: Duration = Duration::from_secs(10);
-
-/// What every store and every request may use.
-#[derive(Debug)]
-pub struct Shared {
-    /// The threads that digests run on.
-    pub digests: Pool,
-    /// The memory of all transfers.
-    pub budget: Budget,
-    /// Intents and claims.
-    pub journal: Journal,
-    /// Counters.
-    pub metrics: Metrics,
-    /// Background work.
-    pub jobs: Jobs,
-    /// Every task that a drain waits for.
-    pub tasks: TaskTracker,
-    /// Fires when no new work is taken.
-    pub closing: CancellationToken,
-    /// Fires when what is still under way must end.
-    pub stop: CancellationToken,
-}
 
 /// One imaged.
 #[derive(Debug)]
@@ -60,16 +36,7 @@ impl Daemon {
     /// The state directory cannot be used.
     pub fn new(config: &Config) -> Result<Arc<Self>> {
         let settings = config.daemon.clone();
-        let shared = Arc::new(Shared {
-            digests: Pool::new(settings.digest_threads)?,
-            budget: Budget::new(settings.total_window).with_patience(settings.stall_timeout),
-            journal: Journal::open(&settings.state_dir)?,
-            metrics: Metrics::new(),
-            jobs: Jobs::default(),
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
-            stop: CancellationToken::new(),
-        });
+        let shared = Shared::new(&settings)?;
         let stores = Stores::build(config, None, &shared);
         Ok(Arc::new(Self {
             shared,

@@ -194,9 +194,9 @@ impl fmt::Debug for Hasher {
 
 /// The threads that digests run on.
 #[derive(Clone)]
-pub struct Pool(Arc<Shared>);
+pub struct Pool(Arc<Threads>);
 
-struct Shared {
+struct Threads {
     threads: ThreadPool,
     /// Threads at work.
     busy: AtomicUsize,
@@ -222,7 +222,7 @@ impl Pool {
             .build()
             .map(|threads| {
                 let (busy, ready) = (AtomicUsize::new(0), Default::default());
-                Self(Arc::new(Shared { threads, busy, ready }))
+                Self(Arc::new(Threads { threads, busy, ready }))
             })
             .map_err(|error| {
                 Error::new(Kind::Unavailable, "cannot start the digest threads").because(error)

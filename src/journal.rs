@@ -59,9 +59,9 @@ impl Intent {
 
 /// The journal of one daemon.
 #[derive(Clone, Debug)]
-pub struct Journal(Arc<Shared>);
+pub struct Journal(Arc<Inner>);
 
-struct Shared {
+struct Inner {
     dir: PathBuf,
     instance: String,
     lane: Lane,
@@ -88,7 +88,7 @@ enum State {
     TakenOver,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal").field("dir", &self.dir).finish_non_exhaustive()
     }
@@ -118,7 +118,7 @@ impl Journal {
         })?;
         let instance = instance(&state_dir.join("instance"))?;
         let claims = read(&dir)?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(Inner {
             dir,
             instance,
             lane: Lane::new("journal", 8, Duration::from_secs(60)),
@@ -205,7 +205,7 @@ impl Journal {
     }
 }
 
-impl Shared {
+impl Inner {
     fn claims(&self) -> MutexGuard<'_, BTreeMap<Key, Claimed>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }

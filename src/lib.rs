@@ -32,6 +32,7 @@ pub mod journal;
 pub mod metrics;
 pub mod point;
 pub mod serve;
+pub mod shared;
 pub mod socket;
 pub mod store;
 pub mod stores;

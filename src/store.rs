@@ -22,9 +22,9 @@ pub use put::{Frame, Incoming, Put};
 
 use crate::{
     config,
-    daemon::Shared,
     journal::{Claim, Intent},
     metrics::Outcome,
+    shared::Shared,
     wire::records::Receipt,
 };
 

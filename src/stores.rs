@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use imaged_drivers::{Error, Kind, Result};
 
-use crate::{config, daemon::Shared, store::Store};
+use crate::{config, shared::Shared, store::Store};
 
 /// How long it is worth waiting for a store to open before callers are told that it is down.
 const SOON: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use imaged_drivers::options::Options;
 
-use super::{Grant, places::Places};
+use super::{places::Places, roles::Grant};
 
 /// The daemon's own settings. Each field names its option in `[imaged]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

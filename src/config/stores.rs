@@ -7,7 +7,7 @@ use imaged_drivers::options::{
 };
 
 use super::{
-    Problem, daemon,
+    daemon,
     layers::{Layers, folded},
 };
 
@@ -27,7 +27,7 @@ pub struct Store {
     /// What its driver needs; `None` if this build has no driver of its type.
     pub driver: Option<imaged_drivers::Config>,
     /// Why it has no driver.
-    pub problem: Option<Problem>,
+    pub problem: Option<Finding>,
 }
 
 const BACKENDS: &str = "enabled_backends";

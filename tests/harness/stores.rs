@@ -24,8 +24,9 @@ use ceph::Ceph;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use imaged::{
     config::Config,
-    daemon::{Daemon, Shared},
+    daemon::Daemon,
     digest::Algo,
+    shared::Shared,
     store::{Frame, Incoming, Put, Store},
     wire::records::Receipt,
 };

@@ -12,7 +12,7 @@ fuzz_target!(|line: &str| {
         None => (target, None),
     };
     let Ok(method) = method.parse() else { return };
-    if let Err(error) = imaged::api::route(&method, path, query) {
+    if let Err(error) = imaged::api::route::route(&method, path, query) {
         assert_ne!(error.kind(), Kind::Internal, "{error:?}");
     }
 });
