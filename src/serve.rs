@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt::time::ChronoLocal};
 
 use crate::{
+    api::connection,
     config::{Config, LogFormat},
     daemon::{Daemon, Sources},
     socket::Socket,
@@ -71,7 +72,7 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
     );
     let serving = tokio::spawn({
         let daemon = Arc::clone(&daemon);
-        async move { listening.serve(&daemon).await }
+        async move { connection::serve(listening, &daemon).await }
     });
     tell(&[NotifyState::Ready]);
     loop {

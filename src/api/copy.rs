@@ -7,7 +7,7 @@ use hyper::{Response, StatusCode, body::Incoming};
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Volume};
 use tokio_util::sync::CancellationToken;
 
-use super::{Call, body::Body, json};
+use super::{answer::json, body::Body, call::Call};
 use crate::{
     config::Role,
     digest::Algo,
@@ -31,7 +31,7 @@ pub(super) async fn copy(
     let wanted = read(call, body).await?;
     let algo = match &wanted.hash_algo {
         Some(name) => name.parse()?,
-        None => super::default_algo(call)?,
+        None => call.default_algo()?,
     };
     let found = find(call, &store, &wanted.source, peer).await?;
     if call.daemon.shared.closing.is_cancelled() {

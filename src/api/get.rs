@@ -14,9 +14,12 @@ use imaged_drivers::{
 };
 
 use super::{
-    Call, Image,
+    answer::{self, no_content},
     body::{Body, Sending},
+    call::Call,
     conditions::{self, Conditions, Verdict, etag},
+    route::Image,
+    status,
 };
 use crate::{
     metrics::Outcome,
@@ -134,7 +137,7 @@ async fn open(
         Ok(reader) => reader,
         Err(error) if error.kind() == Kind::Range => {
             let size = store.stat(&at).await?.size;
-            let mut response = super::status::problem(&error, &call.request, None);
+            let mut response = status::problem(&error, &call.request, None);
             set(&mut response, CONTENT_RANGE, &range::unsatisfied(size));
             return Ok((response, None));
         }
@@ -161,7 +164,7 @@ async fn open(
 
 /// The answer to a caller who already has the image of these digests.
 fn not_modified(digests: Option<&Digests>) -> Response<Body> {
-    let mut response = super::not_modified();
+    let mut response = answer::not_modified();
     describe(&mut response, digests);
     response
 }
@@ -224,7 +227,5 @@ pub(super) async fn delete(
         conditions.judge_change(stat.digests.as_ref())?;
     }
     store.delete(&at, &call.request).await?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(no_content())
 }

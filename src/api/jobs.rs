@@ -5,7 +5,12 @@ use std::time::Duration;
 use hyper::{Response, StatusCode};
 use imaged_drivers::Result;
 
-use super::{Call, body::Body, conditions::Conditions, json};
+use super::{
+    answer::{json, no_content},
+    body::Body,
+    call::Call,
+    conditions::Conditions,
+};
 use crate::wire::records::Jobs;
 
 pub(super) fn list(call: &Call) -> Result<Response<Body>> {
@@ -27,7 +32,5 @@ pub(super) async fn cancel(
         conditions.judge_change(None)?;
     }
     jobs.cancel(id)?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    Ok(no_content())
 }

@@ -22,7 +22,7 @@ use tokio::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Call, body::Body, default_algo, json};
+use super::{answer::json, body::Body, call::Call};
 use crate::{
     digest::Algo,
     jobs::Ticket,
@@ -58,7 +58,7 @@ pub(super) async fn put(
     }
     let algo = match algo {
         Some(algo) => algo,
-        None => default_algo(call)?,
+        None => call.default_algo()?,
     };
     let promises = promises(call.header(&REPR_DIGEST)?, algo)?;
     let inline = body.as_ref().and_then(|body| body.size_hint().exact());
@@ -237,20 +237,14 @@ async fn send(
             let taken = buffer.push(&bytes);
             bytes.advance(taken);
             if buffer.is_full() {
-                deliver(frames, buffer.freeze()).await?;
+                Frame::Data(buffer.freeze()).send(frames).await?;
             } else {
                 filling = Some(buffer);
             }
         }
     }
     if let Some(rest) = filling {
-        deliver(frames, rest.freeze()).await?;
+        Frame::Data(rest.freeze()).send(frames).await?;
     }
     Ok(())
-}
-
-async fn deliver(frames: &mpsc::Sender<Frame>, bytes: bytes::Bytes) -> Result<()> {
-    frames.send(Frame::Data(bytes)).await.map_err(|gone| {
-        Error::new(Kind::Internal, "the store ended before the body").because(gone.to_string())
-    })
 }

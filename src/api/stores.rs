@@ -8,7 +8,7 @@ use hyper::{
 };
 use imaged_drivers::{Error, Kind, Listed, Properties, Result};
 
-use super::{Call, body::Body, json};
+use super::{answer::json, body::Body, call::Call};
 use crate::{
     store::Store,
     wire::records::{Entry, Health, Shown, Stores},

@@ -14,7 +14,6 @@ use nix::{
 use tokio::sync::Mutex;
 
 use crate::{
-    api::Action,
     config::{self, Grant, Role, Who},
     wire::stream::Wire,
 };
@@ -27,7 +26,7 @@ static NAMES: LazyLock<Lane> = LazyLock::new(|| Lane::new("names", 8, Duration::
 
 /// Who is at the other end of one connection, and what they may do.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     /// The uid and gid, if the kernel tells.
     ids: Option<(u32, u32)>,
     wire: Wire,
@@ -36,13 +35,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    pub(super) fn new(ids: Option<(u32, u32)>, wire: &Wire) -> Self {
+    pub(crate) fn new(ids: Option<(u32, u32)>, wire: &Wire) -> Self {
         Self { ids, wire: wire.clone(), known: Mutex::default() }
     }
 
     /// The peer, with the role that `settings` give it. Who is calling stays; what they may do is
     /// looked up again when the configuration changes, and when it could not be found out before.
-    pub(super) async fn look_up(&self, settings: &Arc<config::Daemon>) -> Peer {
+    pub(crate) async fn look_up(&self, settings: &Arc<config::Daemon>) -> Peer {
         let mut known = self.known.lock().await;
         if let Some((then, peer)) = &*known
             && Arc::ptr_eq(then, settings)
@@ -128,14 +127,6 @@ impl Peer {
     #[must_use]
     pub fn with(role: Option<Role>) -> Self {
         Self { uid: u32::MAX, gid: u32::MAX, name: None, role, unsure: false }
-    }
-
-    /// Refuses what the peer's role does not allow.
-    ///
-    /// # Errors
-    /// As [`Peer::needs`].
-    pub fn may(&self, action: &Action) -> Result<()> {
-        action.role().map_or(Ok(()), |least| self.needs(least))
     }
 
     /// Refuses a peer below the role `least`.

@@ -24,7 +24,7 @@ const UNCLOSED: usize = 64;
 
 /// Everybody who is connected.
 #[derive(Debug)]
-pub(super) struct Users {
+pub(crate) struct Users {
     places: Arc<Semaphore>,
     each: usize,
     users: Mutex<HashMap<u32, Arc<User>>>,
@@ -39,14 +39,14 @@ struct User {
 
 /// A connection's place among those that there may be, until its socket is closed.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
 }
 
 /// Which limit keeps a caller out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(crate) enum Full {
     /// `connection_limit`
     All,
     /// `connection_limit_per_user`
@@ -55,12 +55,12 @@ pub(super) enum Full {
 
 impl Users {
     /// Nobody yet; `all` connections are the most at a time, and `each` of one user.
-    pub(super) fn new(all: usize, each: usize) -> Self {
+    pub(crate) fn new(all: usize, each: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(all)), each, users: Mutex::default() }
     }
 
     /// The lanes of `uid`, and a place for one more connection, if there is one.
-    pub(super) fn admit(&self, uid: u32) -> (Lanes, Result<Place, Full>) {
+    pub(crate) fn admit(&self, uid: u32) -> (Lanes, Result<Place, Full>) {
         let user = self.user(uid);
         let place = Arc::clone(&user.places)
             .try_acquire_owned()

@@ -39,6 +39,18 @@ pub enum Frame {
     Failed(Error),
 }
 
+impl Frame {
+    /// Hands it to the store.
+    ///
+    /// # Errors
+    /// The store wants no more; its own error says why.
+    pub async fn send(self, frames: &mpsc::Sender<Self>) -> Result<()> {
+        frames.send(self).await.map_err(|gone| {
+            Error::new(Kind::Internal, "the store ended before the body").because(gone.to_string())
+        })
+    }
+}
+
 /// Where a put's bytes come from.
 pub enum Incoming {
     /// A caller, who may go away.

@@ -30,7 +30,6 @@ use rustix::{
 };
 use tokio::sync::mpsc;
 
-use super::deliver;
 use crate::store::Frame;
 
 /// A file that a caller passed. All that touches it runs on the caller's lane: it may be of a
@@ -77,7 +76,7 @@ impl Source {
             let read = move || file.read(at, len, buffer);
             let bytes = on_lane(&self.lane, "read the passed file", read).await?;
             at = at.saturating_add(len as u64);
-            deliver(frames, bytes).await?;
+            Frame::Data(bytes).send(frames).await?;
         }
         let (file, was) = (Arc::clone(&self.file), self.was);
         on_lane(&self.lane, "look at the passed file again", move || file.is_still(was)).await

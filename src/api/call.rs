@@ -1,0 +1,110 @@
+//! One request: its headers, its id, and the descriptors that came with it.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hyper::header::{HeaderMap, HeaderName};
+use imaged_drivers::{Error, Kind, Result};
+
+use crate::{
+    daemon::Daemon,
+    digest::Algo,
+    store::Store,
+    wire::{headers::REQUEST_ID, stream::Wire},
+};
+
+/// The descriptors that came with a request's head.
+#[derive(Debug)]
+pub(super) struct Came {
+    pub(super) descriptors: Vec<OwnedFd>,
+    /// More came than this process had numbers for.
+    pub(super) lost: bool,
+}
+
+/// One request being served.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) daemon: Arc<Daemon>,
+    pub(super) wire: Wire,
+    /// The request's id.
+    pub(super) request: String,
+    pub(super) headers: HeaderMap,
+    /// Descriptors that came with the head; what is not taken is closed with the call.
+    descriptors: Mutex<Vec<OwnedFd>>,
+    /// More came than this process had numbers for.
+    lost: bool,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let left = self.descriptors.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.wire.close(std::mem::take(left));
+    }
+}
+
+impl Call {
+    /// A call with these `headers`, and the descriptors that came with them.
+    pub(super) fn new(daemon: Arc<Daemon>, wire: Wire, headers: HeaderMap, came: Came) -> Self {
+        let Came { descriptors, lost } = came;
+        let request = request_id(&headers);
+        Self { daemon, wire, request, headers, descriptors: Mutex::new(descriptors), lost }
+    }
+
+    /// The store `name`, as it is now.
+    pub(super) fn store(&self, name: &str) -> Result<Arc<Store>> {
+        self.daemon.stores().get(name)
+    }
+
+    /// The text of a header, if it is there once and is text.
+    pub(super) fn header(&self, name: &HeaderName) -> Result<Option<&str>> {
+        let mut values = self.headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        match (value.to_str(), values.next()) {
+            (Ok(text), None) => Ok(Some(text.trim())),
+            _ => Err(Error::new(
+                Kind::Invalid,
+                format!("a header is given twice or is no text: header=`{name}`"),
+            )),
+        }
+    }
+
+    /// The one descriptor that must have come.
+    pub(super) fn descriptor(&self) -> Result<OwnedFd> {
+        if self.lost {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "the daemon has as many open files as it may have, and cannot take a descriptor; \
+                 try again, or raise its limit (LimitNOFILE)",
+            ));
+        }
+        let mut came = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = came.len();
+        // What is not taken stays, to be closed with the call.
+        came.pop_if(|_| count == 1).ok_or_else(|| {
+            Error::new(
+                Kind::Invalid,
+                format!(
+                    "`Imaged-Body: fd` takes one descriptor, sent by SCM_RIGHTS with the head: \
+                     came=`{count}`"
+                ),
+            )
+        })
+    }
+
+    /// The multihash algorithm of a request that names none.
+    pub(super) fn default_algo(&self) -> Result<Algo> {
+        self.daemon.settings().hash_algo.parse()
+    }
+}
+
+/// The request's id: the caller's if it is plain, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| !id.is_empty() && id.len() <= 128 && id.bytes().all(plain))
+        .map_or_else(|| format!("req-{}", uuid::Uuid::new_v4()), str::to_owned)
+}
