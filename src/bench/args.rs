@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{Error, Result};
+use super::error::{Error, Result};
 use crate::digest::Algo;
 
 /// Throughput, latency, CPU and memory of a store, against what the machine could do.

@@ -23,7 +23,12 @@ use rustix::{
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Result, pattern::Pattern, process::own_cpu, report::Rate};
+use super::{
+    error::{Error, Result},
+    pattern::Pattern,
+    process::own_cpu,
+    rate::Rate,
+};
 use crate::digest::{Algo, Hasher};
 
 /// The most that one stream writes to the disk in a round.

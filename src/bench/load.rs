@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Args, Error, Op, Result,
+    args::{Args, Op},
     ceiling::unnamed,
+    error::{Error, Result},
     pattern::Pattern,
     process::{Process, Watch, own_cpu},
 };

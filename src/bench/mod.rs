@@ -16,18 +16,19 @@
 
 mod args;
 mod ceiling;
+mod error;
 mod html;
 mod load;
 mod machine;
 mod pattern;
 mod plot;
 mod process;
+mod rate;
 mod report;
 mod text;
 mod words;
 
 use std::{
-    fmt,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -44,9 +45,11 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     args::{Args, Op},
     ceiling::{Ceilings, Digest},
+    error::{Error, Result},
     load::Failure,
     machine::Machine,
-    report::{Cpu, Latency, Measured, Place, Point, Rate, Report, Rss, Shape, Stage},
+    rate::Rate,
+    report::{Cpu, Latency, Measured, Place, Point, Report, Rss, Shape, Stage},
 };
 use self::{
     ceiling::Wanted,
@@ -54,65 +57,7 @@ use self::{
     pattern::Pattern,
     process::{Process, Watch},
 };
-use crate::client::{self, Client, Shown};
-
-/// `Result` with this module's [`Error`].
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Why nothing could be measured. A request that fails is no such error: it is counted.
-#[derive(Debug)]
-pub enum Error {
-    /// The daemon cannot be reached or refuses.
-    Client(client::Error),
-    /// This cannot be asked for.
-    Usage(String),
-    /// Something on this side failed.
-    Local(String),
-    /// A signal came; the images with these ids could not be removed.
-    Interrupted(Vec<String>),
-}
-
-impl Error {
-    /// The process exit code.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Client(error) => error.exit_code(),
-            Self::Usage(_) => 2,
-            Self::Local(_) | Self::Interrupted(_) => 1,
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Client(error) => error.fmt(f),
-            Self::Usage(what) | Self::Local(what) => f.write_str(what),
-            Self::Interrupted(left) if left.is_empty() => {
-                f.write_str("interrupted; no image is left")
-            }
-            Self::Interrupted(left) => {
-                write!(f, "interrupted; these images may be left: {}", left.join(", "))
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Client(error) => Some(error),
-            Self::Usage(_) | Self::Local(_) | Self::Interrupted(_) => None,
-        }
-    }
-}
-
-impl From<client::Error> for Error {
-    fn from(error: client::Error) -> Self {
-        Self::Client(error)
-    }
-}
+use crate::client::{Client, Shown};
 
 /// Measures, and writes the page if one is asked for. What is under way is told to `progress`, a
 /// line each. SIGINT and SIGTERM end it early and remove the images all the same; a second one
@@ -181,7 +126,8 @@ async fn measure(
     signals: &mut Signals,
     progress: &mut (dyn Write + Send),
 ) -> Result<Report> {
-    let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let begun_unix_s =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let data_dir = shown.properties.get("data_dir").and_then(|dir| dir.as_str()).map(PathBuf::from);
     let machine = Machine::here(data_dir.as_deref());
     let mut notes = Vec::new();
@@ -207,18 +153,7 @@ async fn measure(
     let phases = phases?;
     say(progress, "measuring what each stage can do alone");
     let hash_algo = load.algo().unwrap_or_else(|| args.hash_algo.unwrap_or_default().to_string());
-    let wanted = Wanted {
-        size: args.size,
-        streams: args.jobs,
-        algo: hash_algo.parse().unwrap_or_default(),
-        dir: data_dir
-            .as_deref()
-            .ok_or_else(|| format!("a store of type {} has no directory to measure", shown.kind)),
-        free: shown.capacity.and_then(|capacity| capacity.available),
-        pattern: &pattern,
-        stop,
-    };
-    let ceilings = ceiling::measure(&wanted).await;
+    let ceilings = ceilings(args, shown, data_dir.as_deref(), &hash_algo, &pattern, stop).await;
     if stop.is_cancelled() {
         return Err(Error::Interrupted(left));
     }
@@ -227,29 +162,37 @@ async fn measure(
     if load.streamed() {
         notes.push("the store passes no descriptors: images were read by the socket".to_owned());
     }
-    let shape = Shape::new(args, hash_algo);
-    let measured = phases.iter().filter(|phase| args.measures(phase.op));
-    let ops =
-        measured.map(|phase| Measured::new(phase, &shape, &ceilings, machine.cores)).collect();
+    let place = Place {
+        id: shown.id.clone(),
+        kind: shown.kind.clone(),
+        data_dir: data_dir.map(|dir| dir.display().to_string()),
+    };
+    let report = Report::new(args, machine, place, hash_algo, ceilings, &phases);
     let series = watch.series(report::POINTS).into_iter();
-    Ok(Report {
-        imaged: env!("CARGO_PKG_VERSION").to_owned(),
-        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
-        begun_unix_s: begun,
-        machine,
-        store: Place {
-            id: shown.id.clone(),
-            kind: shown.kind.clone(),
-            data_dir: data_dir.map(|dir| dir.display().to_string()),
-        },
-        load: shape,
-        ops,
-        ceilings,
-        rss: series.map(|(seconds, bytes)| Point { seconds, bytes }).collect(),
-        failures: phases.iter().flat_map(|phase| phase.tally.failures.clone()).collect(),
-        left,
-        notes,
-    })
+    let rss = series.map(|(seconds, bytes)| Point { seconds, bytes }).collect();
+    Ok(Report { begun_unix_s, rss, left, notes, ..report })
+}
+
+/// What each stage can do alone, with images such as those that were measured.
+async fn ceilings(
+    args: &Args,
+    shown: &Shown,
+    data_dir: Option<&Path>,
+    hash_algo: &str,
+    pattern: &Pattern,
+    stop: &CancellationToken,
+) -> Result<Ceilings> {
+    let wanted = Wanted {
+        size: args.size,
+        streams: args.jobs,
+        algo: hash_algo.parse().unwrap_or_default(),
+        dir: data_dir
+            .ok_or_else(|| format!("a store of type {} has no directory to measure", shown.kind)),
+        free: shown.capacity.and_then(|capacity| capacity.available),
+        pattern,
+        stop,
+    };
+    ceiling::measure(&wanted).await
 }
 
 /// Puts, then whatever is to be measured.

@@ -8,6 +8,7 @@ use plotters::{
 };
 
 use super::{
+    args::Op,
     report::{Measured, Report},
     words,
 };
@@ -24,7 +25,7 @@ pub(super) const INK: RGBColor = RGBColor(1, 1, 1);
 pub(super) const PALE: RGBColor = RGBColor(2, 2, 2);
 /// Lines of the grid.
 pub(super) const GRID: RGBColor = RGBColor(3, 3, 3);
-/// One for each of [`super::Op::ALL`].
+/// One for each of [`Op::ALL`].
 pub(super) const OPS: [RGBColor; 4] =
     [RGBColor(4, 4, 4), RGBColor(5, 5, 5), RGBColor(6, 6, 6), RGBColor(7, 7, 7)];
 /// The daemon's share, and this program's.
@@ -49,10 +50,10 @@ fn svg(height: u32, draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>) -> Strin
 
 fn colour(op: &Measured) -> RGBColor {
     match op.op {
-        super::Op::Put => OPS[0],
-        super::Op::Get => OPS[1],
-        super::Op::Stat => OPS[2],
-        super::Op::Delete => OPS[3],
+        Op::Put => OPS[0],
+        Op::Get => OPS[1],
+        Op::Stat => OPS[2],
+        Op::Delete => OPS[3],
     }
 }
 

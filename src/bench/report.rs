@@ -3,14 +3,13 @@
 use serde::Serialize;
 
 use super::{
-    Args, Op,
+    args::{Args, Op},
     ceiling::Ceilings,
     load::{Failure, Phase},
     machine::Machine,
+    rate::{GIB, Rate, per_gib, ratio},
 };
 
-/// Bytes of a GiB, for what is counted per GiB.
-const GIB: f64 = (1_u64 << 30) as f64;
 /// Points of memory over time that are kept.
 pub(super) const POINTS: usize = 600;
 /// A stage used less than this limits nothing.
@@ -50,6 +49,36 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Report {
+    /// What `phases` amount to, those that were to be measured; the others were only needed for them.
+    pub(super) fn new(
+        args: &Args,
+        machine: Machine,
+        store: Place,
+        hash_algo: String,
+        ceilings: Ceilings,
+        phases: &[Phase],
+    ) -> Self {
+        let load = Shape::new(args, hash_algo);
+        let measured = phases.iter().filter(|phase| args.measures(phase.op));
+        let ops = measured.map(|phase| Measured::new(phase, &load, &ceilings, machine.cores));
+        Self {
+            imaged: env!("CARGO_PKG_VERSION").to_owned(),
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+            begun_unix_s: 0,
+            ops: ops.collect(),
+            failures: phases.iter().flat_map(|phase| phase.tally.failures.clone()).collect(),
+            machine,
+            store,
+            load,
+            ceilings,
+            rss: Vec::new(),
+            left: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// The store that was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Place {
@@ -82,7 +111,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    pub(super) fn new(args: &Args, hash_algo: String) -> Self {
+    fn new(args: &Args, hash_algo: String) -> Self {
         let Args { size, count, jobs, stats, zeros, descriptor, .. } = *args;
         Self { size, count, jobs, stats, zeros, descriptor, hash_algo }
     }
@@ -95,27 +124,6 @@ pub struct Point {
     pub seconds: f64,
     /// Its resident set.
     pub bytes: u64,
-}
-
-/// How fast bytes were moved.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Rate {
-    /// How many.
-    pub bytes: u64,
-    /// In what time.
-    pub seconds: f64,
-    /// Millions of them a second.
-    pub mb_per_s: f64,
-    /// What it cost, where that was measured.
-    pub cpu_seconds_per_gib: Option<f64>,
-}
-
-impl Rate {
-    pub(super) fn new(bytes: u64, seconds: f64, cpu: Option<f64>) -> Self {
-        let mb_per_s = ratio(bytes as f64 / 1e6, seconds);
-        let cpu_seconds_per_gib = cpu.filter(|_| bytes > 0).map(|cpu| per_gib(cpu, bytes));
-        Self { bytes, seconds, mb_per_s, cpu_seconds_per_gib }
-    }
 }
 
 /// One kind of request, measured.
@@ -321,14 +329,6 @@ fn digests(ceilings: &Ceilings, jobs: u32, cores: f64) -> f64 {
 fn limit(stages: &[Stage]) -> Option<&'static str> {
     let most = stages.iter().max_by(|a, b| a.share.total_cmp(&b.share))?;
     (most.share >= LIMITING).then_some(most.stage)
-}
-
-fn per_gib(cpu: f64, bytes: u64) -> f64 {
-    ratio(cpu, bytes as f64 / GIB)
-}
-
-fn ratio(one: f64, other: f64) -> f64 {
-    if other > 0.0 { one / other } else { 0.0 }
 }
 
 #[cfg(test)]

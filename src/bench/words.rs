@@ -3,7 +3,8 @@
 use super::{
     ceiling::Ceilings,
     machine::Machine,
-    report::{Measured, Rate, Report},
+    rate::Rate,
+    report::{Measured, Report},
 };
 
 /// `4 images of 1 GiB ...`
