@@ -2,15 +2,21 @@
 //!
 //! Connections are kept: one whose last answer was read to its end serves the next request. Each
 //! request that is dropped closes its connection, and the daemon undoes what it was making.
+//!
+//! # Decisions
+//! * Chose: hyper's connection over a stream of our own, and a list of idle connections here.
+//!   Because: a descriptor has to leave with the first byte of its request's head and be taken with
+//!   that of its answer, so whoever keeps connections must know which stream a request is on; and a
+//!   refusal has to be read although the body that it refuses can no longer be written. Instead of: a client
+//!   library (reqwest, or hyper-util's), which choose a connection themselves and show no stream.
 
+mod answer;
 mod connection;
 mod error;
 
 use std::{
     fs::File,
     io,
-    ops::Range,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,21 +24,22 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use http_body_util::BodyExt as _;
 use hyper::{
-    HeaderMap, Method, Request, StatusCode,
-    body::{Body as _, Incoming},
+    HeaderMap, Method, Request,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, HOST,
-        HeaderName, HeaderValue, RANGE,
+        CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RANGE,
     },
 };
 use imaged_drivers::Span;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
-use self::connection::{Connection, Fate, Outgoing, Pool};
+use self::{
+    answer::Lease,
+    connection::{Outgoing, Pool},
+};
 pub use self::{
+    answer::{Answer, Content, Download, Got, Listing, Stat},
     connection::Body,
     error::{Error, Result},
 };
@@ -43,17 +50,13 @@ pub use crate::wire::{
 use crate::{
     digest::Algo,
     wire::{
-        digests,
-        headers::{ACCEPT, BODY, IMAGE_SIZE, PROBLEM, REPR_DIGEST, REQUEST_ID, SIZE},
+        headers::{ACCEPT, BODY, IMAGE_SIZE, REQUEST_ID},
         range,
     },
 };
 
 /// What a path's segment or a query's value may hold as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// The largest answer that is taken into memory, in bytes.
-const LARGEST: usize = 64 << 20;
 
 /// The socket to try when none is named: `$IMAGED_SOCKET`, else the system's if it is there, else
 /// the user's.
@@ -327,7 +330,7 @@ impl Client {
     pub async fn list(&self, store: &str) -> Result<Listing> {
         let target = format!("/v1/stores/{}/images", plain(store));
         let answer = self.plain(Method::GET, &target).await?;
-        Ok(Listing { lines: answer.download(), rest: Vec::new(), at: 0 })
+        Ok(Listing::new(answer.download()))
     }
 
     /// Makes an image from a source that is there already.
@@ -393,262 +396,5 @@ fn put_target(store: &str, id: &str, algo: Option<Algo>) -> String {
     match algo {
         Some(algo) => format!("{target}?hash_algo={algo}"),
         None => target,
-    }
-}
-
-/// The right to one connection for one request; kept for the next when the answer is over.
-#[derive(Debug)]
-struct Lease {
-    pool: Arc<Pool>,
-    connection: Option<Connection>,
-    fate: Arc<Fate>,
-}
-
-impl Lease {
-    /// The answer has been read to its end.
-    fn end(&mut self) {
-        // One whose request was answered before it was sent whole cannot be used again.
-        if let Some(connection) = self.connection.take().filter(|_| self.fate.is_sent()) {
-            connection.wire.finished();
-            self.pool.keep(connection);
-        }
-    }
-}
-
-/// An answer whose head has come.
-#[derive(Debug)]
-pub struct Answer {
-    method: Method,
-    request_id: String,
-    head: hyper::http::response::Parts,
-    download: Download,
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Answer {
-    fn new(
-        method: Method,
-        request_id: String,
-        response: hyper::Response<Incoming>,
-        mut lease: Lease,
-    ) -> Self {
-        let descriptors =
-            lease.connection.as_ref().map_or_else(Vec::new, |connection| connection.wire.claim().0);
-        let (head, incoming) = response.into_parts();
-        let closes = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
-        if incoming.is_end_stream() && !closes {
-            lease.end();
-        }
-        let download = Download { incoming, lease, closes };
-        Self { method, request_id, head, download, descriptors }
-    }
-
-    /// Its status.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        self.head.status
-    }
-
-    /// Its headers.
-    #[must_use]
-    pub fn headers(&self) -> &HeaderMap {
-        &self.head.headers
-    }
-
-    /// The id of the request.
-    #[must_use]
-    pub fn request_id(&self) -> &str {
-        &self.request_id
-    }
-
-    /// The descriptors that came with it; taken once.
-    pub fn descriptors(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.descriptors)
-    }
-
-    fn text(&self, name: &HeaderName) -> Option<&str> {
-        self.head.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    fn number(&self, name: &HeaderName) -> Result<u64> {
-        self.text(name)
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| Error::Broken(format!("the answer has no size: header=`{name}`")))
-    }
-
-    /// The digests in `Repr-Digest`.
-    fn digests(&self) -> Vec<Promise> {
-        let field = self.text(&REPR_DIGEST).unwrap_or_default();
-        digests::read(field).filter_map(|(_, told)| told).collect()
-    }
-
-    /// The same answer, unless it refuses.
-    ///
-    /// # Errors
-    /// `Refused`; `Broken` if its body does not come.
-    pub async fn accepted(self) -> Result<Self> {
-        if self.head.status.is_success() {
-            return Ok(self);
-        }
-        let (method, status, id) = (self.method.clone(), self.head.status, self.request_id.clone());
-        let line = self.text(&PROBLEM).map(str::to_owned);
-        let body = self.bytes().await?;
-        Err(Error::refused(&method, status, &id, line.as_deref(), &body))
-    }
-
-    /// Its whole body, of 64 MiB at most.
-    ///
-    /// # Errors
-    /// `Broken`.
-    pub async fn bytes(self) -> Result<Bytes> {
-        let mut download = self.download;
-        let mut all = Vec::new();
-        while let Some(chunk) = download.chunk().await? {
-            if all.len() + chunk.len() > LARGEST {
-                return Err(Error::Broken("the answer is longer than any should be".to_owned()));
-            }
-            all.extend_from_slice(&chunk);
-        }
-        Ok(all.into())
-    }
-
-    /// Its body, as JSON.
-    ///
-    /// # Errors
-    /// `Broken`.
-    pub async fn json<T: DeserializeOwned>(self) -> Result<T> {
-        serde_json::from_slice(&self.bytes().await?)
-            .map_err(|error| Error::Broken(format!("the daemon's answer cannot be read: {error}")))
-    }
-
-    /// Its body, as it comes.
-    #[must_use]
-    pub fn download(self) -> Download {
-        self.download
-    }
-}
-
-/// A body being read.
-#[derive(Debug)]
-pub struct Download {
-    incoming: Incoming,
-    lease: Lease,
-    closes: bool,
-}
-
-impl Download {
-    /// The next bytes, never none of them; `None` at the end.
-    ///
-    /// # Errors
-    /// `Broken`: it ended before it was whole.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        while let Some(frame) = self.incoming.frame().await {
-            let frame = frame.map_err(|error| {
-                Error::Broken(format!("the daemon stopped in the middle of its answer: {error}"))
-            })?;
-            if let Ok(bytes) = frame.into_data()
-                && !bytes.is_empty()
-            {
-                return Ok(Some(bytes));
-            }
-        }
-        if !self.closes {
-            self.lease.end();
-        }
-        Ok(None)
-    }
-}
-
-/// The bytes of an image.
-#[derive(Debug)]
-pub struct Got {
-    /// The length of the whole image.
-    pub size: u64,
-    /// Which bytes these are.
-    pub range: Range<u64>,
-    /// The known digests of the whole image.
-    pub digests: Vec<Promise>,
-    /// The bytes.
-    pub content: Content,
-}
-
-/// The bytes of an image, in one of two forms.
-#[derive(Debug)]
-pub enum Content {
-    /// A file that holds the whole image from offset 0; read it by offset, of which only
-    /// [`Got::range`] was asked for.
-    Descriptor(OwnedFd),
-    /// The bytes asked for.
-    Stream(Download),
-}
-
-impl Got {
-    fn new(mut answer: Answer) -> Result<Self> {
-        let digests = answer.digests();
-        let part = answer.text(&CONTENT_RANGE).map(|text| {
-            range::read_content(text)
-                .ok_or_else(|| Error::Broken(format!("the answer has a strange range: `{text}`")))
-        });
-        let part = part.transpose()?;
-        if answer.text(&BODY) == Some("fd") {
-            let size = answer.number(&SIZE)?;
-            let descriptor = answer.descriptors().pop().ok_or_else(|| {
-                Error::Broken("the answer should come with a descriptor, and none came".to_owned())
-            })?;
-            let range = part.map_or(0..size, |(range, _)| range);
-            return Ok(Self { size, range, digests, content: Content::Descriptor(descriptor) });
-        }
-        let (range, size) = match part {
-            Some(part) => part,
-            None => {
-                let size = answer.number(&CONTENT_LENGTH)?;
-                (0..size, size)
-            }
-        };
-        Ok(Self { size, range, digests, content: Content::Stream(answer.download()) })
-    }
-}
-
-/// What is known of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// Its length in bytes.
-    pub size: u64,
-    /// Where it is.
-    pub location: Option<String>,
-    /// Its known digests.
-    pub digests: Vec<Promise>,
-}
-
-/// The images of a store, as they come.
-#[derive(Debug)]
-pub struct Listing {
-    lines: Download,
-    rest: Vec<u8>,
-    at: usize,
-}
-
-impl Listing {
-    /// The next image; `None` at the end.
-    ///
-    /// # Errors
-    /// `Broken`: the listing ended before it was whole.
-    pub async fn next(&mut self) -> Result<Option<Entry>> {
-        loop {
-            let rest = self.rest.get(self.at..).unwrap_or_default();
-            if let Some(length) = rest.iter().position(|byte| *byte == b'\n') {
-                let entry = serde_json::from_slice(rest.get(..length).unwrap_or_default())
-                    .map_err(|error| Error::Broken(format!("a line cannot be read: {error}")))?;
-                self.at += length + 1;
-                return Ok(Some(entry));
-            }
-            self.rest.drain(..self.at);
-            self.at = 0;
-            match self.lines.chunk().await? {
-                Some(chunk) => self.rest.extend_from_slice(&chunk),
-                None if self.rest.is_empty() => return Ok(None),
-                None => return Err(Error::Broken("the listing ends within a line".to_owned())),
-            }
-        }
     }
 }
