@@ -51,7 +51,7 @@ pub async fn serve(
     let (head, body) = request.into_parts();
     let call = Call::new(daemon, wire, head.headers, came);
     let mut body = Some(body);
-    let mut response = match answer(&call, &head.method, &head.uri, surplus, &mut body, peer).await
+    let mut response = match respond(&call, &head.method, &head.uri, surplus, &mut body, peer).await
     {
         Ok(response) => response,
         Err(refused) => {
@@ -91,7 +91,7 @@ struct Refused {
 }
 
 /// Does what is asked for, if the peer may ask for it.
-async fn answer(
+async fn respond(
     call: &Call,
     method: &Method,
     uri: &Uri,

@@ -1,9 +1,9 @@
 //! Checksum and multihash, computed on threads of their own from the bytes that are being stored.
 //!
-//! Each digest of each upload is a lane: a queue of chunks that at most one thread works on at
-//! a time, in order. All lanes share one pool with as many threads as cores, and a lane gives its
+//! Each digest of each upload is a queue of chunks that at most one thread works on at
+//! a time, in order. All queues share one pool with as many threads as cores, and a queue gives its
 //! thread back after every chunk, so that a stalled upload holds none and many share them fairly.
-//! A thread takes along the other lanes of its algorithm that wait just then: several abreast cost
+//! A thread takes along the other queues of its algorithm that wait just then: several abreast cost
 //! little more than one, see [`imaged_digest`], and the more there is to do the more wait.
 //!
 //! # Decisions
@@ -20,7 +20,7 @@ use std::{
     fmt,
     str::FromStr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -29,12 +29,13 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use imaged_digest::{Md5, Sha512, State, Stream};
 use imaged_drivers::{Digests, Error, Kind, Result};
+use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
 use sha2::digest::DynDigest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Chunks that may wait for a lane. Fewer than a window has, so that a slow digest is seen as such.
-const QUEUE: usize = 6;
+/// Chunks that may wait in a queue. Fewer than a window has, so that a slow digest is seen as such.
+const WAITING: usize = 6;
 
 /// A multihash algorithm, by its name in Python's hashlib.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -200,8 +201,8 @@ struct Threads {
     threads: ThreadPool,
     /// Threads at work.
     busy: AtomicUsize,
-    /// Lanes that wait for a thread, of each algorithm.
-    ready: [Mutex<VecDeque<Lane>>; Algo::ALL.len()],
+    /// Digesting that wait for a thread, of each algorithm.
+    ready: [Mutex<VecDeque<Queue>>; Algo::ALL.len()],
 }
 
 impl fmt::Debug for Pool {
@@ -229,65 +230,65 @@ impl Pool {
             })
     }
 
-    fn ready(&self, algo: Algo) -> Option<MutexGuard<'_, VecDeque<Lane>>> {
+    fn ready(&self, algo: Algo) -> Option<MutexGuard<'_, VecDeque<Queue>>> {
         let ready = self.0.ready.get(algo as usize)?;
-        Some(ready.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(ready.lock())
     }
 
-    /// Has a thread work on this lane, and on others that are ready by then.
-    fn schedule(&self, lane: Lane) {
-        let algo = lane.algo;
+    /// Has a thread work on this queue, and on others that are ready by then.
+    fn schedule(&self, queue: Queue) {
+        let algo = queue.algo;
         if let Some(mut ready) = self.ready(algo) {
-            ready.push_back(lane);
+            ready.push_back(queue);
         }
         let pool = self.clone();
         self.0.threads.spawn_fifo(move || pool.step(algo));
     }
 
-    /// Works on a chunk of each lane that is ready, as many as go abreast. There may be none left:
-    /// every lane comes with a step, and a step takes several.
+    /// Works on a chunk of each queue that is ready, as many as go abreast. There may be none left:
+    /// every queue comes with a step, and a step takes several.
     fn step(&self, algo: Algo) {
         // The one that begins here counts with those that have nothing to do.
         let before = self.0.busy.fetch_add(1, Ordering::Relaxed);
         let free = self.0.threads.current_num_threads().saturating_sub(before).max(1);
-        let taken: Vec<Lane> = self.ready(algo).map_or_else(Vec::new, |mut ready| {
+        let taken: Vec<Queue> = self.ready(algo).map_or_else(Vec::new, |mut ready| {
             let count = ready.len().div_ceil(free).min(algo.width());
             ready.drain(..count).collect()
         });
-        let mut begun: Vec<_> = taken.iter().map(Lane::begin).collect();
+        let mut begun: Vec<_> = taken.iter().map(Queue::begin).collect();
         Hasher::update_all(
             begun
                 .iter_mut()
                 .filter_map(|(hasher, next)| Some((hasher.as_mut()?, &next.as_ref()?.0[..]))),
         );
-        for (lane, (hasher, next)) in taken.iter().zip(begun) {
+        for (queue, (hasher, next)) in taken.iter().zip(begun) {
             drop(next);
-            lane.end_step(hasher);
+            queue.end_step(hasher);
         }
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The lanes of one image: md5, and `algo` beside it.
+    /// The queues of one image: md5, and `algo` beside it.
     #[must_use]
-    pub fn lanes(&self, algo: Algo) -> Lanes {
-        let other = (algo != Algo::Md5).then(|| Lane::new(self, algo));
-        Lanes { md5: Lane::new(self, Algo::Md5), other, algo }
+    pub fn begin(&self, algo: Algo) -> Digesting {
+        let other = (algo != Algo::Md5).then(|| Queue::new(self, algo));
+        Digesting { md5: Queue::new(self, Algo::Md5), other, algo }
     }
 }
 
 /// The digests of one image, under way.
 #[derive(Debug)]
-pub struct Lanes {
-    md5: Lane,
-    other: Option<Lane>,
+pub struct Digesting {
+    md5: Queue,
+    other: Option<Queue>,
     algo: Algo,
 }
 
-impl Lanes {
+impl Digesting {
     /// Takes the next chunk, waiting while too many are queued.
     ///
     /// # Errors
-    /// `Internal` if a lane is gone.
+    /// `Internal` if a queue is gone.
     pub async fn update(&self, chunk: &Bytes) -> Result<()> {
         if let Some(other) = &self.other {
             other.push(chunk.clone()).await?;
@@ -298,10 +299,10 @@ impl Lanes {
     /// The digests, when the last chunk is through.
     ///
     /// # Errors
-    /// `Internal` if a lane is gone.
+    /// `Internal` if a queue is gone.
     pub async fn finish(self) -> Result<Digests> {
         let md5 = self.md5.end();
-        let other = self.other.as_ref().map(Lane::end);
+        let other = self.other.as_ref().map(Queue::end);
         let checksum = answer(md5).await?;
         let hash_value = match other {
             Some(other) => answer(other).await?,
@@ -311,8 +312,8 @@ impl Lanes {
     }
 }
 
-async fn answer(lane: oneshot::Receiver<String>) -> Result<String> {
-    lane.await.map_err(|gone| lost().because(gone))
+async fn answer(ended: oneshot::Receiver<String>) -> Result<String> {
+    ended.await.map_err(|gone| lost().because(gone))
 }
 
 fn lost() -> Error {
@@ -321,7 +322,7 @@ fn lost() -> Error {
 
 /// One digest of one image.
 #[derive(Clone)]
-struct Lane {
+struct Queue {
     algo: Algo,
     shared: Arc<Mutex<Work>>,
     room: Arc<Semaphore>,
@@ -331,29 +332,29 @@ struct Lane {
 struct Work {
     hasher: Option<Hasher>,
     queue: VecDeque<(Bytes, OwnedSemaphorePermit)>,
-    /// Whether a thread has this lane, or will.
+    /// Whether a thread has this queue, or will.
     scheduled: bool,
     end: Option<oneshot::Sender<String>>,
 }
 
-impl Lane {
+impl Queue {
     fn new(pool: &Pool, algo: Algo) -> Self {
         let work = Work {
             hasher: Some(algo.hasher()),
-            queue: VecDeque::with_capacity(QUEUE),
+            queue: VecDeque::with_capacity(WAITING),
             scheduled: false,
             end: None,
         };
         Self {
             algo,
             shared: Arc::new(Mutex::new(work)),
-            room: Arc::new(Semaphore::new(QUEUE)),
+            room: Arc::new(Semaphore::new(WAITING)),
             pool: pool.clone(),
         }
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
     }
 
     async fn push(&self, chunk: Bytes) -> Result<()> {
@@ -404,9 +405,9 @@ impl Lane {
     }
 }
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane").finish_non_exhaustive()
+        f.debug_struct("Queue").finish_non_exhaustive()
     }
 }
 
@@ -426,10 +427,10 @@ mod tests {
             (Algo::Sha512, "ddaf35a193617aba"),
             (Algo::Blake2b, "ba80a53f981c4d0d"),
         ] {
-            let lanes = pool.lanes(algo);
-            lanes.update(&Bytes::from_static(b"a")).await.unwrap();
-            lanes.update(&Bytes::from_static(b"bc")).await.unwrap();
-            let digests = lanes.finish().await.unwrap();
+            let digesting = pool.begin(algo);
+            digesting.update(&Bytes::from_static(b"a")).await.unwrap();
+            digesting.update(&Bytes::from_static(b"bc")).await.unwrap();
+            let digests = digesting.finish().await.unwrap();
             assert_eq!(digests.checksum, "900150983cd24fb0d6963f7d28e17f72");
             assert!(digests.hash_value.starts_with(start), "{algo}: {}", digests.hash_value);
             assert_eq!(digests.hash_algo.parse::<Algo>().unwrap(), algo);
@@ -440,20 +441,20 @@ mod tests {
     async fn many_images_at_once_do_not_mix() {
         for (threads, algo) in [(1, Algo::Sha256), (1, Algo::Sha512), (3, Algo::Sha512)] {
             let pool = Pool::new(threads).unwrap();
-            let images: Vec<_> = (0_u8..20).map(|_| pool.lanes(algo)).collect();
+            let images: Vec<_> = (0_u8..20).map(|_| pool.begin(algo)).collect();
             let piece = |n: u8| Bytes::from(vec![n; 900 + usize::from(n) * 11]);
             for _ in 0..30 {
-                for (n, lanes) in (0_u8..).zip(&images) {
-                    lanes.update(&piece(n)).await.unwrap();
+                for (n, digesting) in (0_u8..).zip(&images) {
+                    digesting.update(&piece(n)).await.unwrap();
                 }
             }
-            for (n, lanes) in (0_u8..).zip(images) {
+            for (n, digesting) in (0_u8..).zip(images) {
                 let (mut md5, mut other) = (Algo::Md5.hasher(), algo.hasher());
                 for _ in 0..30 {
                     md5.update(&piece(n));
                     other.update(&piece(n));
                 }
-                let digests = lanes.finish().await.unwrap();
+                let digests = digesting.finish().await.unwrap();
                 assert_eq!(digests.checksum, md5.finish());
                 assert_eq!(digests.hash_value, other.finish());
             }

@@ -3,13 +3,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use imaged_drivers::{Error, Kind, Result};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +64,7 @@ pub struct Jobs(Arc<Mutex<Vec<Arc<Job>>>>);
 
 impl Jobs {
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Job>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A job that begins now. It ends when the ticket is finished, or failed if it is dropped.

@@ -12,12 +12,12 @@ use std::{
     fmt, fs,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use imaged_drivers::{Error, ImageId, Kind, Result, Volume, lane::Lane};
-use nix::fcntl::{Flock, FlockArg};
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 /// What is under way.
@@ -66,26 +66,27 @@ struct Inner {
     instance: String,
     lane: Lane,
     claims: Mutex<BTreeMap<Key, Claimed>>,
-    _lock: Flock<fs::File>,
+    /// Locked while the journal is open.
+    _lock: fs::File,
 }
 
-/// The state of a claim on an id.
+/// A claim on an id.
 #[derive(Debug)]
 struct Claimed {
     file: PathBuf,
     intent: Intent,
-    state: State,
+    owner: Owner,
 }
 
 /// Who is at work on an intent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    /// Who began it.
-    Begun,
-    /// Nobody: what there is of it has to be removed, or ended.
-    Stale,
-    /// Who removes or ends it.
-    TakenOver,
+enum Owner {
+    /// The request that began it.
+    Request,
+    /// None: the request is over, or its daemon died, and what it left has to be removed or ended.
+    None,
+    /// The round that removes or ends what was left.
+    Recovery,
 }
 
 impl fmt::Debug for Inner {
@@ -106,7 +107,7 @@ impl Journal {
             .map_err(|error| Error::io("create state_dir", dir.display(), error))?;
         let lock = fs::File::create(state_dir.join("lock"))
             .map_err(|error| Error::io("write into state_dir", state_dir.display(), error))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        lock.try_lock().map_err(|error| {
             Error::new(
                 Kind::InUse,
                 format!(
@@ -148,7 +149,7 @@ impl Journal {
                 return Err(busy(other));
             }
             let (file, intent) = (file.clone(), intent.clone());
-            claims.insert(key.clone(), Claimed { file, intent, state: State::Begun });
+            claims.insert(key.clone(), Claimed { file, intent, owner: Owner::Request });
         }
         let claim = Claim { journal: self.clone(), key, file: file.clone(), open: true };
         match self.0.lane.run("write the journal", move || write(&file, &intent)).await {
@@ -166,9 +167,9 @@ impl Journal {
         self.0
             .claims()
             .iter_mut()
-            .filter(|(_, claimed)| claimed.state == State::Stale)
+            .filter(|(_, claimed)| claimed.owner == Owner::None)
             .map(|(key, claimed)| {
-                claimed.state = State::TakenOver;
+                claimed.owner = Owner::Recovery;
                 let (key, file) = (key.clone(), claimed.file.clone());
                 let claim = Claim { journal: self.clone(), key, file, open: true };
                 (claimed.intent.clone(), claim)
@@ -207,19 +208,19 @@ impl Journal {
 
 impl Inner {
     fn claims(&self) -> MutexGuard<'_, BTreeMap<Key, Claimed>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.claims.lock()
     }
 }
 
 fn busy(claimed: &Claimed) -> Error {
     let Intent { work, store, image, .. } = &claimed.intent;
-    let (kind, why) = match (work, claimed.state) {
+    let (kind, why) = match (work, claimed.owner) {
         (Work::Digest, _) => (Kind::Exists, "its digests are being computed"),
-        (Work::Seal, State::Begun) => {
+        (Work::Seal, Owner::Request) => {
             (Kind::Exists, "an image of this id is being made from the volume")
         }
-        (Work::Put, State::Begun) => (Kind::Exists, "an upload of this id is under way"),
-        (Work::Put | Work::Seal, State::Stale | State::TakenOver) => {
+        (Work::Put, Owner::Request) => (Kind::Exists, "an upload of this id is under way"),
+        (Work::Put | Work::Seal, Owner::None | Owner::Recovery) => {
             (Kind::Unavailable, "what an earlier upload of this id left is still being cleared up")
         }
     };
@@ -299,7 +300,7 @@ impl Drop for Claim {
         if self.open
             && let Some(claimed) = self.journal.0.claims().get_mut(&self.key)
         {
-            claimed.state = State::Stale;
+            claimed.owner = Owner::None;
         }
     }
 }
@@ -336,7 +337,7 @@ fn read(dir: &Path) -> Result<BTreeMap<Key, Claimed>> {
         match serde_json::from_slice::<Intent>(&text) {
             Ok(intent) if intent.image.parse::<ImageId>().is_ok() => {
                 let key = intent.key();
-                let found = Claimed { file, intent, state: State::Stale };
+                let found = Claimed { file, intent, owner: Owner::None };
                 if let Some(other) = claims.insert(key.clone(), found) {
                     // It died while it turned the one into the other.
                     outdated(&mut claims, key, other).map_err(fail)?;

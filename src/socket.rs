@@ -10,7 +10,6 @@ use std::{
 };
 
 use imaged_drivers::{Error, Kind, Result};
-use nix::fcntl::{Flock, FlockArg};
 pub(crate) use peer::Caller;
 pub use peer::{Peer, Roles};
 use tokio::net::{UnixListener, UnixStream};
@@ -23,7 +22,8 @@ use crate::config;
 pub struct Socket {
     listener: UnixListener,
     path: Option<PathBuf>,
-    _lock: Option<Flock<fs::File>>,
+    /// The lock beside it, if the socket is ours.
+    _lock: Option<fs::File>,
 }
 
 impl Socket {
@@ -121,19 +121,20 @@ pub fn group_of(settings: &config::Daemon) -> Result<Option<u32>> {
 }
 
 /// Locks `<socket>.lock` for the life of the daemon: only its holder may remove a stale socket.
-fn lock(socket: &Path) -> Result<Flock<fs::File>> {
+fn lock(socket: &Path) -> Result<fs::File> {
     let mut name = socket.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
     let file = fs::File::create(&path)
         .map_err(|error| Error::io("create the lock of the socket", path.display(), error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+    file.try_lock().map_err(|error| {
         Error::new(
             Kind::InUse,
             format!("another imaged serves this socket: socket=`{}`", socket.display()),
         )
         .because(error)
-    })
+    })?;
+    Ok(file)
 }
 
 fn is_socket(meta: &fs::Metadata) -> bool {

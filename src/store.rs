@@ -1,29 +1,33 @@
 //! Put, get, stat, delete and copy as every store does them: size, digests, deadline, journal, and
-//! all or nothing. Here what a store is; `put` and `copy` have a file each.
+//! all or nothing. Here what a store is, and whether it is up; what is done with
+//! its images has a file each.
 
+mod background;
 mod copy;
+mod delete;
 mod put;
+mod read;
+mod recover;
 mod volume;
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, stream};
 use imaged_drivers::{
-    self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Listed, Location,
-    Reader, Result, Span, Stat,
+    self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Location, Result,
 };
+use parking_lot::Mutex;
 pub use put::{Frame, Incoming, Put};
 
 use crate::{
     config,
     journal::{Claim, Intent},
-    metrics::Outcome,
     shared::Shared,
     wire::records::Receipt,
 };
@@ -39,11 +43,11 @@ pub struct Store {
     /// Set once, when the backend could be opened.
     driver: OnceLock<Arc<dyn Driver>>,
     health: Mutex<Result<Capacity, String>>,
-    /// Held by whoever looks at the backend.
+    /// Held while the backend is opened or probed.
     looking: tokio::sync::Mutex<()>,
     /// How many looks have ended.
     looks: AtomicU64,
-    /// Held by the round that brings old deletes to their end.
+    /// Held while [`Store::look_after`] brings old deletes to their end: one at a time does.
     purging: tokio::sync::Mutex<()>,
 }
 
@@ -119,23 +123,6 @@ impl Store {
         tokio::join!(looked, recovered, self.purge());
     }
 
-    /// Brings to their end the deletes that had to wait, unless another round is at it.
-    async fn purge(&self) {
-        let Ok(_alone) = self.purging.try_lock() else { return };
-        let Ok(driver) = self.driver() else { return };
-        if self.config.read_only {
-            return;
-        }
-        if let Err(error) = driver.purge().await {
-            let error = error.chain();
-            tracing::warn!(
-                store = self.name(),
-                error,
-                "old deletes cannot be brought to their end"
-            );
-        }
-    }
-
     /// Opens the backend, or looks whether it still can be used. Who comes while somebody does shares
     /// what that one finds.
     pub async fn check(&self) {
@@ -149,7 +136,7 @@ impl Store {
             None => self.open_backend().await,
         };
         let found = looked.map_err(|error| error.to_string());
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health = self.health.lock();
         match (&*health, &found) {
             (Err(_), Ok(_)) => tracing::info!(store = self.name(), "store is up"),
             (Ok(_), Err(reason)) => tracing::error!(store = self.name(), reason, "store is down"),
@@ -191,7 +178,7 @@ impl Store {
     /// # Errors
     /// Why not.
     pub fn health(&self) -> Result<Capacity, String> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.health.lock().clone()
     }
 
     /// The backend.
@@ -258,57 +245,5 @@ impl Store {
             self.driver().map_or_else(|_| drivers::Properties::new(), |driver| driver.metadata(at));
         metadata.insert("store".to_owned(), self.name().into());
         metadata
-    }
-
-    /// Opens an image for reading. `chunk` is what the reader is given at a time; two are in
-    /// memory.
-    ///
-    /// # Errors
-    /// See [`Driver::open`]; `Unsupported` if the store can only read whole images.
-    pub async fn open(&self, at: &Location, span: Span, chunk: usize) -> Result<Reader> {
-        let driver = self.able(|caps| caps.seek || span == Span::All, "read a part of an image")?;
-        let window = self.window(driver.as_ref(), chunk).await?;
-        driver.open(at, span, window).await
-    }
-
-    /// Memory for reading, as the backend likes it, or two of `chunk` bytes.
-    async fn window(&self, driver: &dyn Driver, chunk: usize) -> Result<drivers::window::Window> {
-        let (chunk, chunks) = driver.reads().unwrap_or((chunk, 2));
-        self.shared.budget.window(chunk, chunks).await
-    }
-
-    /// Looks at an image.
-    ///
-    /// # Errors
-    /// See [`Driver::stat`].
-    pub async fn stat(&self, at: &Location) -> Result<Stat> {
-        self.driver()?.stat(at).await
-    }
-
-    /// Every image in the store, in no order.
-    ///
-    /// # Errors
-    /// `Unsupported` if the store cannot tell.
-    pub fn list(&self) -> Result<BoxStream<'static, Result<Listed>>> {
-        Ok(self.able(|caps| caps.list, "list images")?.list())
-    }
-
-    /// Removes an image.
-    ///
-    /// # Errors
-    /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
-    pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
-        let outcome = Outcome::begin("delete", request, self.name(), at);
-        let result = match self.able(|caps| caps.delete, "delete images") {
-            Ok(driver) => match driver.delete(at).await {
-                Err(error) if error.kind() == Kind::InUse => {
-                    self.delete_undisturbed(&*driver, at, error).await
-                }
-                deleted => deleted,
-            },
-            Err(error) => Err(error),
-        };
-        outcome.end(&self.shared.metrics, result.as_ref().err());
-        result
     }
 }

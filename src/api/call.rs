@@ -1,12 +1,10 @@
 //! One request: its headers, its id, and the descriptors that came with it.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use hyper::header::{HeaderMap, HeaderName};
 use imaged_drivers::{Error, Kind, Result};
+use parking_lot::Mutex;
 
 use crate::{
     daemon::Daemon,
@@ -39,7 +37,7 @@ pub(super) struct Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let left = self.descriptors.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left = self.descriptors.get_mut();
         self.wire.close(std::mem::take(left));
     }
 }
@@ -79,7 +77,7 @@ impl Call {
                  try again, or raise its limit (LimitNOFILE)",
             ));
         }
-        let mut came = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut came = self.descriptors.lock();
         let count = came.len();
         // What is not taken stays, to be closed with the call.
         came.pop_if(|_| count == 1).ok_or_else(|| {

@@ -52,7 +52,9 @@ pub(super) async fn put(
         if call.header(name)?.is_some_and(|value| value != "identity") {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("an image is put whole and as it is: header=`{name}`"),
+                format!(
+                    "an image is stored whole and its bytes as they are: leave this header out: header=`{name}`"
+                ),
             ));
         }
     }

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     os::unix::fs::FileExt as _,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use std::{
 use hdrhistogram::Histogram;
 use imaged_drivers::{Kind, Span, lane::Lane};
 use nix::sys::resource::UsageWho;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -90,10 +91,10 @@ pub(super) struct Phase {
 
 /// What the daemon may have of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Nothing,
+enum Presence {
+    Absent,
     /// A put whose outcome is not known.
-    Doubtful,
+    Unknown,
     Stored,
 }
 
@@ -101,12 +102,12 @@ enum State {
 struct Image {
     id: String,
     pattern: Pattern,
-    state: Mutex<State>,
+    presence: Mutex<Presence>,
 }
 
 impl Image {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence.lock()
     }
 }
 
@@ -140,7 +141,7 @@ impl Load {
                 let uuid = uuid::Uuid::new_v4();
                 let seed = if args.descriptor { 0 } else { uuid.as_u64_pair().1 };
                 let (id, pattern) = (format!("bench-{uuid}"), pattern.seeded(seed));
-                Image { id, pattern, state: Mutex::new(State::Nothing) }
+                Image { id, pattern, presence: Mutex::new(Presence::Absent) }
             })
             .collect();
         let mut load = Self {
@@ -187,7 +188,7 @@ impl Load {
 
     /// The algorithm that the daemon used, if an image was stored.
     pub(super) fn algo(&self) -> Option<String> {
-        self.algo.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.algo.lock().clone()
     }
 
     /// Whether a descriptor was asked for and bytes came.
@@ -202,7 +203,7 @@ impl Load {
         process: Option<Process>,
         watch: &Watch,
     ) -> Result<Phase> {
-        let stored = |image: &Image| *image.state() == State::Stored;
+        let stored = |image: &Image| *image.presence() == Presence::Stored;
         let rounds = if op == Op::Stat { self.args.stats } else { 1 };
         let these = (0..self.images.len())
             .filter(|n| op == Op::Put || self.images.get(*n).is_some_and(stored));
@@ -285,7 +286,7 @@ impl Load {
             }
             Op::Delete => {
                 self.client.delete(store, image.id.as_str()).await.map_err(failed)?;
-                *image.state() = State::Nothing;
+                *image.presence() = Presence::Absent;
                 Ok(0)
             }
         }
@@ -301,7 +302,7 @@ impl Load {
 
     async fn put(&self, image: &Image) -> client::Result<u64> {
         let Args { store, size, hash_algo, .. } = &self.args;
-        *image.state() = State::Doubtful;
+        *image.presence() = Presence::Unknown;
         let receipt = match &self.source {
             Some(source) => self.client.put_fd(store, &image.id, source, *hash_algo).await,
             None => {
@@ -311,8 +312,8 @@ impl Load {
         };
         match receipt {
             Ok(receipt) => {
-                *image.state() = State::Stored;
-                let mut algo = self.algo.lock().unwrap_or_else(PoisonError::into_inner);
+                *image.presence() = Presence::Stored;
+                let mut algo = self.algo.lock();
                 algo.get_or_insert(receipt.hash_algo);
                 self.same_size(receipt.size).map(|()| *size)
             }
@@ -320,7 +321,7 @@ impl Load {
                 if let client::Error::Refused(problem) = &error
                     && problem.location.is_none()
                 {
-                    *image.state() = State::Nothing;
+                    *image.presence() = Presence::Absent;
                 }
                 Err(error)
             }
@@ -376,7 +377,7 @@ impl Load {
 
     /// The ids of the images that may be there.
     pub(super) fn ids(&self) -> Vec<String> {
-        let there = self.images.iter().filter(|image| *image.state() != State::Nothing);
+        let there = self.images.iter().filter(|image| *image.presence() != Presence::Absent);
         there.map(|image| image.id.clone()).collect()
     }
 
@@ -384,11 +385,11 @@ impl Load {
     pub(super) async fn clean(&self) -> Vec<String> {
         let mut left = Vec::new();
         for image in &self.images {
-            let state = *image.state();
+            let state = *image.presence();
             let gone = match state {
-                State::Nothing => true,
-                State::Stored => self.remove(&image.id).await.is_ok(),
-                State::Doubtful => self.settle(&image.id).await,
+                Presence::Absent => true,
+                Presence::Stored => self.remove(&image.id).await.is_ok(),
+                Presence::Unknown => self.settle(&image.id).await,
             };
             if !gone {
                 left.push(image.id.clone());

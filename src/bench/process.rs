@@ -2,11 +2,12 @@
 
 use std::{
     fs,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use nix::sys::resource::{UsageWho, getrusage};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 
 /// Ticks of a second in `/proc/PID/stat`: `USER_HZ`, the same for every machine that Rust's
@@ -101,10 +102,10 @@ pub(super) fn own_cpu(who: UsageWho) -> f64 {
 
 /// Memory over time.
 #[derive(Clone, Debug)]
-pub(super) struct Watch(Arc<Shared>);
+pub(super) struct Watch(Arc<Watched>);
 
 #[derive(Debug)]
-struct Shared {
+struct Watched {
     begun: Instant,
     seen: Mutex<Vec<(f64, u64)>>,
 }
@@ -112,7 +113,7 @@ struct Shared {
 impl Watch {
     /// Watches `process` until the task is aborted.
     pub(super) fn begin(process: Option<Process>) -> (Self, JoinHandle<()>) {
-        let watch = Self(Arc::new(Shared { begun: Instant::now(), seen: Mutex::default() }));
+        let watch = Self(Arc::new(Watched { begun: Instant::now(), seen: Mutex::default() }));
         let this = watch.clone();
         let task = tokio::spawn(async move {
             let mut every = tokio::time::interval(EVERY);
@@ -126,7 +127,7 @@ impl Watch {
     }
 
     fn seen(&self) -> MutexGuard<'_, Vec<(f64, u64)>> {
-        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.seen.lock()
     }
 
     /// Seconds since the beginning.
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn a_long_series_keeps_its_peaks() {
         let seen = (0..1000_u32).map(|n| (f64::from(n), if n == 777 { 9 } else { 1 })).collect();
-        let watch = Watch(Arc::new(Shared { begun: Instant::now(), seen: Mutex::new(seen) }));
+        let watch = Watch(Arc::new(Watched { begun: Instant::now(), seen: Mutex::new(seen) }));
         let series = watch.series(100);
         assert_eq!(series.len(), 100);
         assert_eq!(series.iter().filter(|(_, rss)| *rss == 9).count(), 1);

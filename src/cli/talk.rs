@@ -1,12 +1,9 @@
 //! A conversation with the daemon, that a signal ends.
 
-use std::{
-    process::ExitCode,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use imaged::client::{Client, Which, default_socket};
+use parking_lot::Mutex;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -32,11 +29,11 @@ impl Talk {
     /// Remembers a job that must be cancelled if this command is interrupted: one that the daemon
     /// does not end by itself when its caller leaves.
     pub(crate) fn mind(&self, job: &str) {
-        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.to_owned());
+        *self.job.lock() = Some(job.to_owned());
     }
 
     async fn cancel(&self) {
-        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let job = self.job.lock().take();
         if let Some(job) = job {
             let cancelled = tokio::time::timeout(LAST_WORDS, self.client.cancel_job(&job)).await;
             if !matches!(cancelled, Ok(Ok(()))) {

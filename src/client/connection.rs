@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -18,6 +18,7 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
@@ -44,7 +45,7 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 
     /// A connection, and whether it is one that was kept.
@@ -222,7 +223,7 @@ impl Fate {
 
     /// Why its source failed.
     pub(super) fn failure(&self) -> Option<io::Error> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failed.lock().take()
     }
 }
 
@@ -265,7 +266,7 @@ impl HttpBody for Outgoing {
             Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Poll::Ready(Some(Err(error))) => {
                 let kind = error.kind();
-                *self.fate.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *self.fate.failed.lock() = Some(error);
                 Poll::Ready(Some(Err(kind.into())))
             }
             Poll::Pending => Poll::Pending,

@@ -4,13 +4,10 @@
 //! One user's descriptors can stop only that user: whoever passes files that cannot be closed, or
 //! keeps every connection that there is, uses up a share of their own.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use imaged_drivers::lane::Lane;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::wire::stream::Lanes;
@@ -73,7 +70,7 @@ impl Users {
     }
 
     fn user(&self, uid: u32) -> Arc<User> {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = self.users.lock();
         // Whoever is gone, with all that they left, is forgotten.
         users.retain(|other, user| {
             let connected = user.places.available_permits() < self.each;
@@ -111,6 +108,6 @@ mod tests {
         for uid in 3..100 {
             admit(uid).unwrap();
         }
-        assert_eq!(users.users.lock().unwrap().len(), 1, "those who are gone are forgotten");
+        assert_eq!(users.users.lock().len(), 1, "those who are gone are forgotten");
     }
 }

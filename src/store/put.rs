@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Store;
 use crate::{
-    digest::{Algo, Lanes},
+    digest::{Algo, Digesting},
     jobs::Ticket,
     journal::{Claim, Intent, Work},
     metrics::{Outcome, lap},
@@ -163,7 +163,7 @@ impl Store {
         let created = driver.create(&put.id, put.size).await;
         let upload = match created {
             Ok(upload) => upload,
-            Err(error) => return Err(self.settle(claim, unsure(error, &put.id)).await),
+            Err(error) => return Err(self.release_claim(claim, unsure(error, &put.id)).await),
         };
         point::pass("put-created");
         lap(&mut outcome.stages.backend, since);
@@ -172,7 +172,7 @@ impl Store {
         let written = self.write(put, body, upload, job, outcome).await;
         let (at, size, committed, digests) = match written {
             Ok(written) => written,
-            Err(error) => return Err(self.settle(claim, error).await),
+            Err(error) => return Err(self.release_claim(claim, error).await),
         };
         point::pass("put-committed");
         claim.clear().await;
@@ -201,8 +201,8 @@ impl Store {
         }
     }
 
-    /// A put has failed: frees the id, unless something may be left; then the journal keeps it.
-    pub(super) async fn settle(&self, claim: Claim, error: Error) -> Error {
+    /// A put has failed: frees the id, unless something may be left; then the journal keeps the intent.
+    pub(super) async fn release_claim(&self, claim: Claim, error: Error) -> Error {
         if error.left().is_none() && error.location().is_none() {
             claim.clear().await;
         }
@@ -219,9 +219,9 @@ impl Store {
         outcome: &mut Outcome,
     ) -> Result<(Location, u64, Committed, Digests)> {
         let at = upload.at().clone();
-        let lanes = self.shared.digests.lanes(put.algo);
+        let digesting = self.shared.digests.begin(put.algo);
         let filled = tokio::select! {
-            filled = fill(put, body, upload.as_mut(), lanes, job, outcome) => filled,
+            filled = fill(put, body, upload.as_mut(), digesting, job, outcome) => filled,
             () = self.shared.stop.cancelled() => Err(stopping()),
             () = put.cancel.cancelled() => Err(unwanted()),
         };
@@ -280,7 +280,7 @@ async fn fill(
     put: &Put,
     mut body: Incoming,
     upload: &mut dyn Upload,
-    lanes: Lanes,
+    digesting: Digesting,
     job: Option<&Ticket>,
     outcome: &mut Outcome,
 ) -> Result<Digests> {
@@ -305,7 +305,7 @@ async fn fill(
                 format!("the body is longer than promised: promised=`{promised}` came=`{size}`"),
             ));
         }
-        lanes.update(&chunk).await?;
+        digesting.update(&chunk).await?;
         since = lap(&mut outcome.stages.digest, since);
         outcome.bytes = size;
         if let Some(job) = job {
@@ -323,7 +323,7 @@ async fn fill(
             format!("the body is shorter than promised: promised=`{promised}` came=`{size}`"),
         ));
     }
-    let digests = lanes.finish().await?;
+    let digests = digesting.finish().await?;
     lap(&mut outcome.stages.digest, since);
     for promise in &put.promises {
         let found = if promise.algo == Algo::Md5 { &digests.checksum } else { &digests.hash_value };

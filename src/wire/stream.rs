@@ -29,13 +29,14 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use imaged_drivers::lane::{Aside, Lane};
 use nix::{libc, setsockopt_impl, sys::socket::setsockopt};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{
@@ -108,7 +109,7 @@ pub struct Lanes {
 /// What the service and the stream of one connection tell each other.
 #[derive(Clone, Debug)]
 pub struct Wire {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Exchange>>,
     inner: Weak<Aside<Held>>,
     lane: Lane,
     /// Whether the request that is being served changes something.
@@ -125,8 +126,9 @@ impl Drop for Changing {
     }
 }
 
+/// Where a connection is, and the descriptors of the exchange that is under way.
 #[derive(Debug)]
-struct State {
+struct Exchange {
     phase: Phase,
     /// Came, and no request has claimed them.
     came: VecDeque<OwnedFd>,
@@ -137,7 +139,7 @@ struct State {
     lane: Lane,
 }
 
-impl Drop for State {
+impl Drop for Exchange {
     fn drop(&mut self) {
         close(&self.lane, self.came.drain(..).chain(self.leaving.take()).collect());
     }
@@ -171,8 +173,8 @@ impl Wire {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, Exchange> {
+        self.state.lock()
     }
 
     /// A head has been read: gives the descriptors that came with it, and whether more came than
@@ -283,7 +285,7 @@ impl Stream {
         let inner =
             Arc::new(Aside::new(&lanes.sockets, Held { stream, _until_closed: until_closed }));
         let lane = lanes.descriptors;
-        let state = State {
+        let state = Exchange {
             phase: Phase::Idle,
             came: VecDeque::new(),
             lost: false,

@@ -1,0 +1,191 @@
+//! Work in the background that does not give up: digests that follow a copy, and making a copy
+//! independent of what it was made from.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt as _;
+use imaged_drivers::{Digests, Error, ImageId, Kind, Result, Span, window::CHUNK};
+
+use super::Store;
+use crate::{
+    digest::Algo,
+    jobs::Ticket,
+    journal::Claim,
+    metrics::{Outcome, lap},
+};
+
+/// Work in the background that does not give up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Background {
+    Digest(Algo),
+    Flatten,
+}
+
+impl Background {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Digest(_) => "digest",
+            Self::Flatten => "flatten",
+        }
+    }
+}
+
+/// How it has ended.
+enum Ended {
+    /// With this; a flatten yields no digests.
+    Over(Result<Option<Digests>>),
+    /// The daemon stops; the next start goes on.
+    Stopped(Error),
+}
+
+impl Store {
+    /// Computes and keeps the digests of a whole image, shown as the job `id`, then makes the image
+    /// independent of what it was copied from.
+    ///
+    /// # Errors
+    /// `NotFound` if the image is gone, `Mismatch` if it was cancelled.
+    pub fn digest(
+        self: &Arc<Self>,
+        claim: Claim,
+        image: ImageId,
+        algo: Algo,
+        id: &str,
+    ) -> impl Future<Output = Result<Digests>> + Send + use<> {
+        let this = Arc::clone(self);
+        let job = this.shared.jobs.begin("digest", id, this.name(), image.as_str(), None);
+        async move {
+            let work = Background::Digest(algo);
+            let result = match this.retry_until_done(&job, work, &image).await {
+                Ended::Over(result) => result.and_then(|digests| {
+                    digests.ok_or_else(|| Error::new(Kind::Internal, "there are no digests"))
+                }),
+                // The intent stays: the next start goes on.
+                Ended::Stopped(error) => {
+                    drop(claim);
+                    return Err(error);
+                }
+            };
+            let shares = this.driver().is_ok_and(|driver| driver.caps().flatten);
+            if result.is_err() || !shares {
+                claim.clear().await;
+                job.finish(result.as_ref().map(|_| ()));
+                return result;
+            }
+            job.finish(Ok(()));
+            this.flatten(claim, &image).await;
+            result
+        }
+    }
+
+    /// Makes an image independent of what it was copied from, as a job of its own.
+    async fn flatten(&self, claim: Claim, image: &ImageId) {
+        let id = format!("flatten-{}", uuid::Uuid::new_v4());
+        let job = self.shared.jobs.begin("flatten", &id, self.name(), image.as_str(), None);
+        match self.retry_until_done(&job, Background::Flatten, image).await {
+            Ended::Over(result) => {
+                claim.clear().await;
+                job.finish(result.as_ref().map(drop));
+            }
+            Ended::Stopped(_) => drop(claim),
+        }
+    }
+
+    async fn flatten_once(&self, image: &ImageId, job: &Ticket) -> Result<()> {
+        let driver = self.driver()?;
+        let at = driver.locate(image).await?;
+        let (shown, ended, stop) = (job.shown(), job.cancelled(), self.shared.stop.clone());
+        let progress = move |done, all| {
+            shown(done, all);
+            !ended.is_cancelled() && !stop.is_cancelled()
+        };
+        driver.flatten(&at, Arc::new(progress)).await
+    }
+
+    /// Tries until it succeeds, is cancelled, or the image is gone.
+    async fn retry_until_done(&self, job: &Ticket, work: Background, image: &ImageId) -> Ended {
+        let cancelled = job.cancelled();
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let mut outcome = Outcome::begin(work.name(), job.id(), self.name(), image);
+            let tried = tokio::select! {
+                tried = self.once(work, image, job, &mut outcome) => tried,
+                () = self.shared.stop.cancelled() => {
+                    let why = Error::new(Kind::Unavailable, "the daemon is stopping");
+                    return Ended::Stopped(why);
+                }
+                // A flatten looks itself, and then still has to let go of the image.
+                () = cancelled.cancelled(), if work != Background::Flatten => {
+                    // Nothing to try again: somebody wanted it ended.
+                    return Ended::Over(Err(Error::new(Kind::Mismatch, "the job was cancelled")));
+                }
+            };
+            outcome.end(&self.shared.metrics, tried.as_ref().err());
+            let error = match tried {
+                Err(error) if error.kind() != Kind::NotFound && !cancelled.is_cancelled() => error,
+                ended => return Ended::Over(ended),
+            };
+            job.wait(&error);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = cancelled.cancelled() => {}
+                // Not worth waiting for at the end; the next start goes on.
+                () = self.shared.closing.cancelled() => return Ended::Stopped(error),
+            }
+            pause = (pause * 2).min(Duration::from_secs(300));
+        }
+    }
+
+    async fn once(
+        &self,
+        work: Background,
+        image: &ImageId,
+        job: &Ticket,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Digests>> {
+        match work {
+            Background::Digest(algo) => self.digest_once(image, algo, job, outcome).await.map(Some),
+            Background::Flatten => self.flatten_once(image, job).await.map(|()| None),
+        }
+    }
+
+    async fn digest_once(
+        &self,
+        image: &ImageId,
+        algo: Algo,
+        job: &Ticket,
+        outcome: &mut Outcome,
+    ) -> Result<Digests> {
+        let driver = self.driver()?;
+        let at = driver.locate(image).await?;
+        let reader = self.open(&at, Span::All, CHUNK).await?;
+        job.restart(Some(reader.size));
+        if let Some(digests) = reader.digests.filter(|digests| digests.hash_algo == algo.name()) {
+            job.advance(reader.size);
+            return Ok(digests);
+        }
+        let digesting = self.shared.digests.begin(algo);
+        let mut stream = reader.body.into_stream();
+        let mut since = Instant::now();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            since = lap(&mut outcome.stages.backend, since);
+            digesting.update(&chunk).await?;
+            since = lap(&mut outcome.stages.digest, since);
+            outcome.bytes += chunk.len() as u64;
+            job.advance(chunk.len() as u64);
+        }
+        let digests = digesting.finish().await?;
+        driver.record(&at, &digests).await?;
+        Ok(digests)
+    }
+
+    /// Computes the digests of an image in the background.
+    pub(super) fn follow(self: &Arc<Self>, claim: Claim, image: ImageId, algo: Algo) {
+        let id = format!("digest-{}", uuid::Uuid::new_v4());
+        tracing::info!(store = self.name(), image = %image, job = id, "digests are taken up");
+        self.shared.tasks.spawn(self.digest(claim, image, algo, &id));
+    }
+}

@@ -1,0 +1,99 @@
+//! Removing images, also those that our own work in the background still holds open.
+
+use std::{sync::Arc, time::Duration};
+
+use imaged_drivers::{Driver, Error, ImageId, Kind, Location, Result};
+
+use super::Store;
+use crate::metrics::Outcome;
+
+/// How often a delete looks whether our own work with the image has ended.
+const TRIES: u32 = 200;
+const BETWEEN: Duration = Duration::from_millis(25);
+
+impl Store {
+    /// Removes an image.
+    ///
+    /// # Errors
+    /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
+    pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
+        let outcome = Outcome::begin("delete", request, self.name(), at);
+        let result = match self.able(|caps| caps.delete, "delete images") {
+            Ok(driver) => match driver.delete(at).await {
+                Err(error) if error.kind() == Kind::InUse => {
+                    self.delete_undisturbed(&*driver, at, error).await
+                }
+                deleted => deleted,
+            },
+            Err(error) => Err(error),
+        };
+        outcome.end(&self.shared.metrics, result.as_ref().err());
+        result
+    }
+
+    /// Brings to their end the deletes that had to wait, unless another round is at it.
+    pub(super) async fn purge(&self) {
+        let Ok(_alone) = self.purging.try_lock() else { return };
+        let Ok(driver) = self.driver() else { return };
+        if self.config.read_only {
+            return;
+        }
+        if let Err(error) = driver.purge().await {
+            let error = error.chain();
+            tracing::warn!(
+                store = self.name(),
+                error,
+                "old deletes cannot be brought to their end"
+            );
+        }
+    }
+
+    /// Deletes an image that our own work in the background kept from going, as `refused` said: that
+    /// work is ended first, and taken up again if the image stays all the same.
+    async fn delete_undisturbed(
+        self: &Arc<Self>,
+        driver: &dyn Driver,
+        at: &Location,
+        refused: Error,
+    ) -> Result<()> {
+        let mut intent = None;
+        for candidate in self.shared.journal.digests(self.name()) {
+            let Ok(id) = candidate.image.parse::<ImageId>() else { continue };
+            if driver.locate(&id).await.is_ok_and(|there| there == *at) {
+                intent = Some((candidate, id));
+            }
+        }
+        // Ours may have ended just now.
+        let Some((intent, id)) = intent else { return driver.delete(at).await };
+        let mut deleted = Err(refused);
+        // The digests may be over and the flattening about to begin, or either about to end.
+        for _ in 0..TRIES {
+            let jobs = &self.shared.jobs;
+            for job in jobs.background(self.name(), &intent.image) {
+                if jobs.cancel(&job).is_ok() {
+                    jobs.get(&job, Duration::from_secs(60)).await?;
+                }
+            }
+            deleted = driver.delete(at).await;
+            let in_use = deleted.as_ref().is_err_and(|error| error.kind() == Kind::InUse);
+            if !in_use {
+                break;
+            }
+            if self.shared.journal.of(self.name(), &intent.image).is_none() {
+                // Ours has ended since that look: whoever has it open now is another.
+                deleted = driver.delete(at).await;
+                break;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        let stays = deleted.as_ref().is_err_and(|error| error.kind() != Kind::NotFound);
+        if stays
+            && self.shared.journal.of(self.name(), &intent.image).is_none()
+            && let Ok(algo) = intent.hash_algo.parse()
+        {
+            let claim = self.shared.journal.begin(intent).await?;
+            self.follow(claim, id, algo);
+        }
+        deleted
+    }
+}

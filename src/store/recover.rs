@@ -1,0 +1,67 @@
+//! What a put, a copy or a seal has left that did not come to its end.
+
+use std::sync::Arc;
+
+use imaged_drivers::{ImageId, Recovered};
+
+use super::Store;
+use crate::journal::{Claim, Intent, Work};
+
+impl Store {
+    /// Whether it may be a copy that was made and no more.
+    async fn lacks_digests(&self, image: &ImageId) -> bool {
+        let Ok(driver) = self.driver() else { return false };
+        if !driver.caps().flatten {
+            return false;
+        }
+        match driver.locate(image).await {
+            Ok(at) => driver.stat(&at).await.is_ok_and(|stat| stat.digests.is_none()),
+            Err(_) => false,
+        }
+    }
+
+    /// Removes what an unfinished put of `image` has left, or takes up its digests again.
+    pub async fn take_up(self: &Arc<Self>, intent: &Intent, claim: Claim) {
+        let (Ok(image), Ok(algo)) = (intent.image.parse::<ImageId>(), intent.hash_algo.parse())
+        else {
+            tracing::error!(?intent, "an intent of the journal makes no sense and is dropped");
+            return claim.clear().await;
+        };
+        if let (Work::Seal, Some(volume)) = (intent.work, &intent.volume) {
+            return self.unseal(volume, &image, claim).await;
+        }
+        if intent.work == Work::Digest {
+            return self.follow(claim, image, algo);
+        }
+        let recovered = match self.driver() {
+            Ok(driver) => driver.recover(&image).await,
+            Err(error) => Err(error),
+        };
+        match recovered {
+            // A copy that nobody was told of: it may lack its digests, and share what it was made from.
+            Ok(Recovered::Whole) if self.lacks_digests(&image).await => {
+                match claim.turn(Work::Digest).await {
+                    Ok(claim) => self.follow(claim, image, algo),
+                    Err(error) => tracing::warn!(
+                        store = self.name(), image = %image, error = %error.chain(),
+                        "digests cannot be taken up yet"
+                    ),
+                }
+            }
+            Ok(found) => {
+                let found = match found {
+                    Recovered::Nothing => "nothing was left".to_owned(),
+                    Recovered::Whole => "the image is whole and stays".to_owned(),
+                    Recovered::Removed(what) => format!("removed {}", what.join(", ")),
+                };
+                tracing::info!(store = self.name(), image = %image, found, "an unfinished put is resolved");
+                claim.clear().await;
+            }
+            // Dropping the claim leaves the intent for the next round.
+            Err(error) => tracing::warn!(
+                store = self.name(), image = %image, error = %error.chain(),
+                "an unfinished put cannot be resolved yet"
+            ),
+        }
+    }
+}
