@@ -3,34 +3,25 @@
 //! The board by the door: [`Config`], [`Location`] and [`open`] have one arm a driver. A new
 //! backend is one folder here, these three arms, a harness in `tests/`, and a stanza in `conf/`.
 //!
-//! * [`driver`]: the contract; read it first
-//! * [`mem`]: the smallest driver that keeps it; newcomers copy it
-//! * [`mod@file`]: images as plain files; [`rbd`]: images in Ceph
-//! * [`lane`]: where calls that block wait; [`window`]: the memory of a transfer;
-//!   [`open_file`]: files that others may change while they are read;
-//!   [`options`]: how a driver reads its section of the configuration; [`error`]: what can go wrong
+//! * [`contract`]: what every backend promises; read it first
+//! * [`kit`]: what drivers are built from
+//! * [`mem`]: the smallest driver; [`mod@file`]: images as plain files; [`rbd`]: images in Ceph
 
 #![forbid(unsafe_code)]
 
-pub mod driver;
-pub mod error;
+pub mod contract;
 pub mod file;
-pub mod lane;
+pub mod kit;
 pub mod mem;
-pub mod open_file;
-pub mod options;
-pub mod point;
 pub mod rbd;
-pub mod window;
-pub mod zeros;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-pub use driver::{
-    Body, Capacity, Caps, Committed, Copied, Digests, Driver, ImageId, Listed, Part, Progress,
-    Properties, Reader, Recovered, Source, Span, Stat, Upload, Usable,
+pub use contract::{
+    Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part,
+    Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Usable,
 };
-pub use error::{Error, Kind, Result};
+pub use kit::{DropOnLane, lane, open_file, options, point, window, zeros};
 
 /// The section of one store, typed: what its driver needs to open it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,25 +162,4 @@ impl fmt::Display for Volume {
             Self::Rbd(volume) => volume.fmt(f),
         }
     }
-}
-
-/// The refusal of a location that belongs to another driver or store.
-pub(crate) fn foreign(at: &Location, store: &str) -> Error {
-    Error::new(
-        Kind::Invalid,
-        format!("this location is not one of the store's: location=`{at}` store=`{store}`"),
-    )
-}
-
-/// The refusal of an upload under an id that is taken.
-pub(crate) fn taken(id: impl fmt::Display, store: &str) -> Error {
-    Error::new(
-        Kind::Exists,
-        format!("the store has an image of this id: id=`{id}` store=`{store}`"),
-    )
-}
-
-/// The answer to a question about an image that is not there.
-pub(crate) fn missing(what: impl fmt::Display, store: &str) -> Error {
-    Error::new(Kind::NotFound, format!("no such image: image=`{what}` store=`{store}`"))
 }

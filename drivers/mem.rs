@@ -24,9 +24,15 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
 use crate::{
-    Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Reader,
-    Recovered, Result, Source, Span, Stat, Upload, foreign, missing, options::Options, taken,
-    window::Window,
+    contract::{
+        Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+        Reader, Recovered, Result, Source, Span, Stat, Upload,
+    },
+    kit::{
+        options::Options,
+        refusals::{already_exists, foreign, missing},
+        window::Window,
+    },
 };
 
 /// The options of a `mem` section.
@@ -160,7 +166,7 @@ impl Driver for Mem {
     async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
         let mut images = lock(&self.images);
         if images.whole.contains_key(id) || images.begun.contains(id) {
-            return Err(taken(id, &self.name));
+            return Err(already_exists(id, &self.name));
         }
         if images.used.saturating_add(size.unwrap_or(0)) > self.capacity {
             return Err(full(&self.name));
@@ -207,7 +213,7 @@ impl Driver for Mem {
         let size = image.bytes.len() as u64;
         let mut images = lock(&self.images);
         if images.whole.contains_key(id) || images.begun.contains(id) {
-            return Err(taken(id, &self.name));
+            return Err(already_exists(id, &self.name));
         }
         if images.used.saturating_add(size) > self.capacity {
             return Err(full(&self.name));

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::options::{Options, shown};
+use crate::kit::options::{Options, shown};
 
 const DATADIR: &str = "filesystem_store_datadir";
 const DATADIRS: &str = "filesystem_store_datadirs";

@@ -21,7 +21,7 @@ use std::{
 use rustix::fs::{AtFlags, CWD, StatVfs, StatxFlags, readlinkat, statx};
 
 use super::place::{Dir, let_through};
-use crate::{Error, Kind, Result, Usable};
+use crate::contract::{Error, Kind, Result, Usable};
 
 /// A configured directory.
 #[derive(Debug)]

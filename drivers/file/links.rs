@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{directory::real_path, place::Dir, store::Store};
-use crate::Result;
+use crate::contract::Result;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::{Error, Kind, Result};
+use crate::contract::{Error, Kind, Result};
 
 /// An absolute path, as glance_store writes it: `file://` and the path, nothing percent-encoded.
 ///

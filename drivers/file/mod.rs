@@ -35,9 +35,7 @@ mod config;
 mod directory;
 mod links;
 mod location;
-mod making;
 mod place;
-mod read;
 mod store;
 mod upload;
 
@@ -51,16 +49,17 @@ pub use config::{Config, Datadir};
 use directory::Directory;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 pub use location::Location;
-pub use read::{Body, Shared};
 use rustix::fs::AtFlags;
 use store::Store;
 
 use crate::{
-    Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part, Properties,
-    Reader, Recovered, Result, Source, Span, Stat, Upload,
-    lane::{Aside, Lane},
-    missing,
-    window::Window,
+    contract::{
+        Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part,
+        Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    },
+    kit::{
+        DropOnLane, file_body::FileBody, lane::Lane, making::Ids, refusals::missing, window::Window,
+    },
 };
 
 /// One file store.
@@ -85,7 +84,7 @@ impl File {
             mounts: Vec::new(),
             lane: lane.clone(),
             naming: Mutex::new(()),
-            making: making::Ids::default(),
+            making: Ids::default(),
         };
         let open = move || {
             store.survey()?;
@@ -192,7 +191,7 @@ impl Driver for File {
         let making = self.0.making.make(id);
         let target = self
             .run("create an image", move |store| {
-                Ok(Aside::new(&store.lane, upload::Target::create(store, making, size)?))
+                Ok(DropOnLane::new(&store.lane, upload::Target::create(store, making, size)?))
             })
             .await?;
         Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, self.0.config.thin)))
@@ -202,11 +201,10 @@ impl Driver for File {
         let (at, lane) = (at.clone(), self.0.lane.clone());
         self.run("open an image", move |store| {
             let opened = store.entry(&at)?.open()?;
-            let range = span.of(opened.size)?;
             let digests = opened.digests();
-            let size = opened.size;
-            let body = Body::new(opened, range.clone(), lane, window);
-            let body = crate::Body::File(body);
+            let size = opened.file.size;
+            let range = span.of(size)?;
+            let body = Body::File(FileBody::new(opened.file, range.clone(), lane, window));
             Ok(Reader { at, identity: None, size, range, digests, body })
         })
         .await
@@ -216,7 +214,7 @@ impl Driver for File {
         let at = at.clone();
         self.run("look at an image", move |store| {
             let opened = store.entry(&at)?.open()?;
-            Ok(Stat { size: opened.size, digests: opened.digests() })
+            Ok(Stat { size: opened.file.size, digests: opened.digests() })
         })
         .await
     }
@@ -227,12 +225,12 @@ impl Driver for File {
     }
 
     async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
-        let Some(Shared(source)) = from.file else { return Ok(None) };
+        let Some(source) = from.file else { return Ok(None) };
         let (making, size) = (self.0.making.make(id), from.size);
         let begin = move |store: &Arc<Store>| {
             let target = upload::Target::create(store, making, Some(size))?;
-            let same = source.same_filesystem(&target)?;
-            Ok((Aside::new(&store.lane, target), source, same))
+            let same = target.is_beside(&source)?;
+            Ok((DropOnLane::new(&store.lane, target), source, same))
         };
         let (target, source, same) = self.run("create an image", begin).await?;
         if !same {

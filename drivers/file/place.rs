@@ -17,7 +17,10 @@ use super::{
     links::{Followed, follow},
     store::Store,
 };
-use crate::{Digests, Error, ImageId, Kind, Result, open_file::Version};
+use crate::{
+    contract::{Digests, Error, ImageId, Kind, Result},
+    kit::open_file::OpenFile,
+};
 
 /// How the names of staged files begin; image ids do not start with a dot.
 pub(super) const STAGED: &str = ".imaged-";
@@ -212,17 +215,8 @@ impl<'a> Entry<'a> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(self.foreign);
         }
-        let version = Version::from(&stat);
-        let held = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        Ok(Opened {
-            path: self.dir.path.join(&self.name),
-            size: version.size,
-            version,
-            sparse: held < version.size,
-            device: stat.st_dev,
-            ours,
-            file: fd.into(),
-        })
+        let path = self.dir.path.join(&self.name);
+        Ok(Opened { file: OpenFile::new(fd.into(), path, &stat), ours })
     }
 
     /// Removes the file, durably; of a symbolic link the link alone, as glance_store does: others may
@@ -261,57 +255,17 @@ fn is_file(fd: &OwnedFd) -> bool {
 /// An image's file, open for reading.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) file: fs::File,
-    pub(super) path: PathBuf,
-    /// Length in bytes.
-    pub(super) size: u64,
-    /// What it was when it was opened.
-    version: Version,
-    /// Whether it takes less space than its length.
-    pub(super) sparse: bool,
-    pub(super) device: u64,
+    pub(super) file: OpenFile,
     /// Whether it is where the store writes.
     ours: bool,
 }
 
-/// How much of a file must stay as it was while it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unchanged {
-    /// Its bytes: an image may be removed while it is read, and its readers go on.
-    Bytes,
-    /// All of it, so that nobody who sets times back is believed: what is made of it is kept.
-    Everything,
-}
-
 impl Opened {
-    /// Fails if the file is not what it was when it was opened. To be called after bytes were read,
-    /// before they are passed on.
-    pub(super) fn check(&self, what: Unchanged) -> Result<()> {
-        let now = Version::of(&self.file)
-            .map_err(|error| Error::io("look at", self.path.display(), error.into()))?;
-        let same = match what {
-            Unchanged::Bytes => now.reads_like(&self.version),
-            Unchanged::Everything => now == self.version,
-        };
-        if same { Ok(()) } else { Err(self.changed()) }
-    }
-
-    /// The refusal of a file that changes while it is read.
-    pub(super) fn changed(&self) -> Error {
-        Error::new(
-            Kind::Mismatch,
-            format!(
-                "the file was changed while it was read, so what was read is no image: path=`{}`",
-                self.path.display()
-            ),
-        )
-    }
-
     /// The digests kept with the file. Whoever changes an image in place leaves them as they are,
     /// and so is found out.
     pub(super) fn digests(&self) -> Option<Digests> {
         let mut room = [0_u8; 1024];
-        let len = fgetxattr(&self.file, DIGESTS, &mut room[..]).ok()?;
+        let len = fgetxattr(&self.file.file, DIGESTS, &mut room[..]).ok()?;
         serde_json::from_slice(room.get(..len)?).ok()
     }
 
@@ -320,8 +274,9 @@ impl Opened {
         if !self.ours {
             return Ok(());
         }
-        record(&self.file, digests)
-            .map_err(|error| Error::io("keep the digests of", self.path.display(), error.into()))
+        record(&self.file.file, digests).map_err(|error| {
+            Error::io("keep the digests of", self.file.path.display(), error.into())
+        })
     }
 }
 

@@ -8,12 +8,15 @@ use serde::Deserialize;
 use super::{
     Config,
     directory::Directory,
-    making,
     place::{self, Dir, Entry},
 };
 use crate::{
-    Capacity, Error, ImageId, Kind, Listed, Part, Properties, Result, Usable, foreign, lane::Lane,
-    missing,
+    contract::{Capacity, Error, ImageId, Kind, Listed, Part, Properties, Result, Usable},
+    kit::{
+        lane::Lane,
+        making::Ids,
+        refusals::{foreign, missing},
+    },
 };
 
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub(super) struct Store {
     pub(super) lane: Lane,
     /// Held while a file gets its name, where there are several directories.
     pub(super) naming: Mutex<()>,
-    pub(super) making: making::Ids,
+    pub(super) making: Ids,
 }
 
 /// An entry of `filesystem_store_metadata_file`.
@@ -233,7 +236,7 @@ impl Store {
                 return true;
             }
             let at = crate::Location::File(at.clone());
-            *size = self.entry(&at).and_then(Entry::open).map(|opened| opened.size).ok();
+            *size = self.entry(&at).and_then(Entry::open).map(|opened| opened.file.size).ok();
             size.is_some()
         });
         let listed = |(id, at, size): (_, _, Option<u64>)| Listed {

@@ -33,17 +33,21 @@ use rustix::{
 
 use super::{
     Location,
-    making::Making,
-    place::{Dir, Opened, Unchanged, keeps_digests, record},
+    place::{Dir, keeps_digests, record},
     store::Store,
 };
 use crate::{
-    Committed, Digests, Error, ImageId, Kind, Result, Upload,
-    lane::{Aside, Lane},
-    open_file::{Next, next_data, next_hole},
-    taken,
-    window::PAGE,
-    zeros,
+    contract::{Committed, Digests, Error, ImageId, Kind, Result, Upload},
+    kit::{
+        DropOnLane,
+        file_body::SharedFile,
+        lane::Lane,
+        making::Making,
+        open_file::{Next, OpenFile, Unchanged, next_data, next_hole},
+        refusals::already_exists,
+        window::PAGE,
+        zeros,
+    },
 };
 
 /// How far behind the last write its pages may still be on their way to the disk, in bytes.
@@ -71,7 +75,7 @@ impl Target {
     pub(super) fn create(store: &Arc<Store>, making: Making, size: Option<u64>) -> Result<Self> {
         let id = making.id();
         if store.find(id)?.is_some() {
-            return Err(taken(id, &store.name));
+            return Err(already_exists(id, &store.name));
         }
         let (_, dir) = store.choose(size)?;
         let mode = Mode::from_raw_mode(0o666);
@@ -117,6 +121,11 @@ impl Target {
         self.making.id()
     }
 
+    /// Whether a copy of `source` can stay inside one filesystem.
+    pub(super) fn is_beside(&self, source: &OpenFile) -> Result<bool> {
+        Ok(self.dir.device()? == source.device)
+    }
+
     pub(super) fn at(&self) -> &crate::Location {
         &self.at
     }
@@ -156,7 +165,7 @@ impl Target {
         let _turn =
             several.then(|| self.store.naming.lock().unwrap_or_else(PoisonError::into_inner));
         if several && self.store.find(self.id())?.is_some() {
-            return Err(taken(self.id(), &self.store.name));
+            return Err(already_exists(self.id(), &self.store.name));
         }
         // The image would be in a directory that its location does not name.
         if !self.store.is_still(&self.dir)? {
@@ -187,7 +196,7 @@ impl Target {
             }
         };
         linked.map_err(|error| match error {
-            Errno::EXIST => taken(self.id(), &self.store.name),
+            Errno::EXIST => already_exists(self.id(), &self.store.name),
             error => self.error("name", error),
         })
     }
@@ -287,7 +296,7 @@ fn in_the_way(store: &Store, making: &Making, dir: &Dir, name: &str) -> Error {
             Kind::Exists,
             format!("an upload of this id is under way: id=`{id}` store=`{}`", store.name),
         ),
-        Ok(Some(_)) => taken(id, &store.name),
+        Ok(Some(_)) => already_exists(id, &store.name),
         Err(error) => error,
     }
 }
@@ -295,13 +304,13 @@ fn in_the_way(store: &Store, making: &Making, dir: &Dir, name: &str) -> Error {
 /// A file store's [`Upload`].
 pub(super) struct Writing {
     lane: Lane,
-    target: Arc<Aside<Target>>,
+    target: Arc<DropOnLane<Target>>,
     pen: Pen,
     size: u64,
 }
 
 impl Writing {
-    pub(super) fn new(lane: Lane, target: Aside<Target>, thin: bool) -> Self {
+    pub(super) fn new(lane: Lane, target: DropOnLane<Target>, thin: bool) -> Self {
         let pen = Pen::new(&target.file, thin);
         Self { lane, target: Arc::new(target), pen, size: 0 }
     }
@@ -414,27 +423,20 @@ impl Pen {
     }
 }
 
-impl Opened {
-    /// Whether a copy to `target` can stay inside one filesystem.
-    pub(super) fn same_filesystem(&self, target: &Target) -> Result<bool> {
-        Ok(target.dir.device()? == self.device)
-    }
-}
-
 /// Copies a whole file inside the filesystem, by reference where it can (XFS, btrfs), hole by hole
 /// where it cannot; gives the space the copy takes. `None` if the filesystem will not; nothing is
 /// left then. A file that is changed before its copy is whole has none.
 pub(super) async fn copy(
     lane: &Lane,
-    target: Aside<Target>,
-    source: Arc<Aside<Opened>>,
+    target: DropOnLane<Target>,
+    source: SharedFile,
     digests: Option<Digests>,
 ) -> Result<Option<u64>> {
     let target = Arc::new(target);
     let (mut at, mut stored_bytes) = (0, 0_u64);
     let size = source.size;
     while at < size {
-        let (from, to) = (Arc::clone(&source), Arc::clone(&target));
+        let (from, to) = (source.clone(), Arc::clone(&target));
         match lane.run("copy", move || copy_step(&from, &to.file, at)).await {
             Ok(Some((next, data))) => {
                 at = next;
@@ -456,14 +458,14 @@ pub(super) async fn copy(
 }
 
 /// Removes what there is of a copy because of `error`.
-async fn abandoned(lane: &Lane, target: Arc<Aside<Target>>, error: Error) -> Error {
+async fn abandoned(lane: &Lane, target: Arc<DropOnLane<Target>>, error: Error) -> Error {
     let failed = lane.run("abandon a copy", move || Err::<(), _>(target.fail(error))).await;
     failed.err().unwrap_or_else(|| Error::new(Kind::Internal, "a failed copy succeeded"))
 }
 
 /// Copies the next stretch of data at or after `at`, and says where it ended and how long it was;
 /// `None` if the filesystem cannot copy between these two files.
-fn copy_step(source: &Opened, target: &fs::File, at: u64) -> Result<Option<(u64, u64)>> {
+fn copy_step(source: &OpenFile, target: &fs::File, at: u64) -> Result<Option<(u64, u64)>> {
     let fail = |error: Errno| Error::io("copy", source.path.display(), error.into());
     let start = match next_data(&source.file, at, source.size).map_err(fail)? {
         Next::Data(start) => start,

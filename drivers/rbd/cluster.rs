@@ -26,7 +26,10 @@ use super::{
     config::Timeout,
     failure::{Late, failed},
 };
-use crate::{Error, Kind, Result, lane::Lane};
+use crate::{
+    contract::{Error, Kind, Result},
+    kit::lane::Lane,
+};
 
 /// Options that bound how long the cluster may take, and what they are where nobody has set them.
 const LIMITS: [(&str, &str); 3] =

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::options::{Options, shown};
+use crate::kit::options::{Options, shown};
 
 /// The option that names pools beside the store's own.
 pub(super) const ALSO: &str = "imaged_also_pools";

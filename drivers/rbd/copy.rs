@@ -14,7 +14,13 @@ use super::{
     store::{Store, close, is_still},
     upload::{self, Making},
 };
-use crate::{Copied, Digests, Error, Kind, Progress, Result, Source, lane::Going, missing, taken};
+use crate::{
+    contract::{Copied, Digests, Error, Kind, Progress, Result, Source},
+    kit::{
+        lane::Going,
+        refusals::{already_exists, missing},
+    },
+};
 
 /// How many objects a flatten works on at a time: an option of librbd's, for one image.
 const CONCURRENCY: &str = "conf_rbd_concurrent_management_ops";
@@ -56,7 +62,7 @@ pub(super) fn clone(
         _ => pool.clone_from((&from, &image, &snap), name, &options),
     };
     made.map_err(|errno| match errno {
-        Errno::EXIST => taken(name, &store.name),
+        Errno::EXIST => already_exists(name, &store.name),
         Errno::NOENT => missing(format!("{}/{image}@{snap}", from.name()), &store.name),
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
         errno => failed("clone", name, errno, Late::Unsure),

@@ -11,7 +11,10 @@ use super::{
     trash::{self, Ended},
     upload,
 };
-use crate::{Error, Kind, Result, lane::Going, missing, point};
+use crate::{
+    contract::{Error, Kind, Result},
+    kit::{lane::Going, point, refusals::missing},
+};
 
 /// Removes an image, or leaves it as it was. Returns whether it was a clone. Blocks.
 pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<bool> {

@@ -21,9 +21,15 @@ use super::{
     upload::{self, Making},
 };
 use crate::{
-    Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Progress,
-    Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, foreign, lane::Lane,
-    missing, taken, window::Window,
+    contract::{
+        Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Progress,
+        Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    },
+    kit::{
+        lane::Lane,
+        refusals::{already_exists, foreign, missing},
+        window::Window,
+    },
 };
 
 /// The option that names the store's own pool.
@@ -258,7 +264,7 @@ impl Driver for Rbd {
         // One that names no place could be looked up only in this pool, where it may be another.
         let Some((parent, snap)) = at.place_in(&live.fsid) else { return Ok(None) };
         let Some(making) = Making::begin(&self.0, id.as_str()) else {
-            return Err(taken(id, &self.0.name));
+            return Err(already_exists(id, &self.0.name));
         };
         self.0.forget(id.as_str());
         let parent = copy::Parent {

@@ -4,7 +4,7 @@ use std::io;
 
 use imaged_ffi::Errno;
 
-use crate::{Error, Kind};
+use crate::contract::{Error, Kind};
 
 /// What it means that no answer came in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

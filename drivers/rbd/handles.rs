@@ -15,7 +15,10 @@ use super::{
     failure::{Late, failed},
     store::{close, is_still},
 };
-use crate::{Error, Kind, Result, lane::Lane};
+use crate::{
+    contract::{Error, Kind, Result},
+    kit::lane::Lane,
+};
 
 /// All of one store.
 #[derive(Debug, Default)]

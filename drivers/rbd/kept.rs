@@ -9,7 +9,7 @@ use std::{
 use imaged_ffi::{Errno, Image, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::Digests;
+use crate::contract::Digests;
 
 /// Who makes the image; matters as long as it has no protected snapshot.
 const UPLOAD: &str = "imaged.upload";

@@ -12,8 +12,8 @@ use super::{
     handles::Reading,
 };
 use crate::{
-    Error, Kind, Result,
-    window::{self, Buffer, CHUNK, Window},
+    contract::{Error, Kind, Result},
+    kit::window::{self, Buffer, CHUNK, Window},
 };
 
 /// Bytes of one read, and how many reads are in flight.

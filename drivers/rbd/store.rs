@@ -25,9 +25,11 @@ use super::{
     read, trash, upload,
 };
 use crate::{
-    Error, Kind, Recovered, Result, Stat, foreign,
-    lane::{Going, Lane},
-    missing,
+    contract::{Error, Kind, Recovered, Result, Stat},
+    kit::{
+        lane::{Going, Lane},
+        refusals::{foreign, missing},
+    },
 };
 
 /// Images whose size and digests are remembered.

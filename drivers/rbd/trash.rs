@@ -14,7 +14,7 @@ use super::{
     location::SNAP,
     store::{Store, close, lock},
 };
-use crate::{Result, lane::Going};
+use crate::{contract::Result, kit::lane::Going};
 
 /// How a deletion has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,10 @@ use super::{
     location::{Location, SNAP},
     store::{Store, at_length, blocking, close, lock, no_data_pool},
 };
-use crate::{Committed, Digests, Error, ImageId, Kind, Result, Upload, lane::Going, taken, zeros};
+use crate::{
+    contract::{Committed, Digests, Error, ImageId, Kind, Result, Upload},
+    kit::{lane::Going, refusals::already_exists, zeros},
+};
 
 /// The length that an image of unknown size begins with, in bytes; doubled as often as needed. It
 /// takes no space.
@@ -85,7 +88,7 @@ pub(super) async fn create(
     size: Option<u64>,
 ) -> Result<Box<dyn Upload>> {
     let Some(making) = Making::begin(store, id.as_str()) else {
-        return Err(taken(id.as_str(), &store.name));
+        return Err(already_exists(id.as_str(), &store.name));
     };
     let making = Arc::new(making);
     let (live, pool) = store.connected().await?;
@@ -118,7 +121,7 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
         ..Options::default()
     };
     pool.create(name, length, &options).map_err(|errno| match (errno, &options.data_pool) {
-        (Errno::EXIST, _) => taken(name, &store.name),
+        (Errno::EXIST, _) => already_exists(name, &store.name),
         (Errno::NOENT, Some(data)) => {
             store.connection.holds(pool).err().unwrap_or_else(|| no_data_pool(data))
         }

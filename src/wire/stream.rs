@@ -34,7 +34,7 @@ use std::{
     time::Duration,
 };
 
-use imaged_drivers::lane::{Aside, Lane};
+use imaged_drivers::{DropOnLane, lane::Lane};
 use nix::{libc, setsockopt_impl, sys::socket::setsockopt};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::{
@@ -110,7 +110,7 @@ pub struct Lanes {
 #[derive(Clone, Debug)]
 pub struct Wire {
     state: Arc<Mutex<Exchange>>,
-    inner: Weak<Aside<Held>>,
+    inner: Weak<DropOnLane<Held>>,
     lane: Lane,
     /// Whether the request that is being served changes something.
     changing: Arc<watch::Sender<bool>>,
@@ -249,7 +249,7 @@ setsockopt_impl!(
 /// The stream under one connection.
 #[derive(Debug)]
 pub struct Stream {
-    inner: Arc<Aside<Held>>,
+    inner: Arc<DropOnLane<Held>>,
     wire: Wire,
     limits: Option<Limits>,
     reading: Option<Pin<Box<Sleep>>>,
@@ -283,7 +283,7 @@ impl Stream {
         until_closed: UntilClosed,
     ) -> (Self, Wire) {
         let inner =
-            Arc::new(Aside::new(&lanes.sockets, Held { stream, _until_closed: until_closed }));
+            Arc::new(DropOnLane::new(&lanes.sockets, Held { stream, _until_closed: until_closed }));
         let lane = lanes.descriptors;
         let state = Exchange {
             phase: Phase::Idle,

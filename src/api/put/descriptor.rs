@@ -19,8 +19,8 @@ use std::{
 
 use bytes::Bytes;
 use imaged_drivers::{
-    Error, Kind, Result,
-    lane::{Aside, Lane},
+    DropOnLane, Error, Kind, Result,
+    lane::Lane,
     open_file::Version,
     window::{self, Buffer, CHUNK, Window},
 };
@@ -45,7 +45,7 @@ pub(super) struct Source {
 
 /// A passed file, opened anew where that can be had.
 struct Passed {
-    descriptor: Arc<Aside<OwnedFd>>,
+    descriptor: Arc<DropOnLane<OwnedFd>>,
     /// Its offset is ours: looking for holes moves nobody else's.
     own: bool,
 }
@@ -54,7 +54,7 @@ impl Source {
     /// Looks at a descriptor.
     pub(super) async fn new(descriptor: OwnedFd, lane: &Lane) -> Result<Self> {
         // Let go of here and not on the lane: nobody needs to wait until it is closed.
-        let descriptor = Arc::new(Aside::new(lane, descriptor));
+        let descriptor = Arc::new(DropOnLane::new(lane, descriptor));
         let (came, aside) = (Arc::clone(&descriptor), lane.clone());
         let looked = on_lane(lane, "look at the passed file", move || look(&came, &aside));
         let (file, from, was) = looked.await?;
@@ -116,7 +116,7 @@ fn failed(doing: &str) -> impl Fn(Errno) -> Error {
 }
 
 /// The file behind a descriptor, where it stands, and what it is now.
-fn look(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, Version)> {
+fn look(descriptor: &Arc<DropOnLane<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, Version)> {
     let refuse = |why: &str| Err(Error::new(Kind::Invalid, format!("the descriptor {why}")));
     let flags = fcntl_getfl(descriptor).map_err(failed("look at"))?;
     if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
@@ -144,10 +144,10 @@ fn look(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Result<(Passed, u64, V
 impl Passed {
     /// The same file by an open description of our own. Where that cannot be had, as of another
     /// user's file, the caller's will do.
-    fn open(descriptor: &Arc<Aside<OwnedFd>>, lane: &Lane) -> Self {
+    fn open(descriptor: &Arc<DropOnLane<OwnedFd>>, lane: &Lane) -> Self {
         let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
         match open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(ours) => Self { descriptor: Arc::new(Aside::new(lane, ours)), own: true },
+            Ok(ours) => Self { descriptor: Arc::new(DropOnLane::new(lane, ours)), own: true },
             Err(_) => Self { descriptor: Arc::clone(descriptor), own: false },
         }
     }

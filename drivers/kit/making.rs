@@ -7,11 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::ImageId;
+use crate::contract::ImageId;
 
 /// The ids of one store, with how many calls or uploads each has.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ids(Arc<Mutex<BTreeMap<ImageId, usize>>>);
+pub(crate) struct Ids(Arc<Mutex<BTreeMap<ImageId, usize>>>);
 
 impl Ids {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ImageId, usize>> {
@@ -19,7 +19,7 @@ impl Ids {
     }
 
     /// One more.
-    pub(super) fn make(&self, id: &ImageId) -> Making {
+    pub(crate) fn make(&self, id: &ImageId) -> Making {
         let mut ids = self.lock();
         let count = ids.entry(id.clone()).or_default();
         *count = count.saturating_add(1);
@@ -27,7 +27,7 @@ impl Ids {
     }
 
     /// The only one; `None` while there is another.
-    pub(super) fn make_alone(&self, id: &ImageId) -> Option<Making> {
+    pub(crate) fn make_alone(&self, id: &ImageId) -> Option<Making> {
         let mut ids = self.lock();
         if ids.contains_key(id) {
             return None;
@@ -39,18 +39,18 @@ impl Ids {
 
 /// A file in the making, or a call about one. It belongs to what runs on the lane, not to who waits
 /// for it: whoever gives up leaves it there.
-pub(super) struct Making {
+pub(crate) struct Making {
     ids: Ids,
     id: ImageId,
 }
 
 impl Making {
-    pub(super) fn id(&self) -> &ImageId {
+    pub(crate) fn id(&self) -> &ImageId {
         &self.id
     }
 
     /// Whether there is no other of this id.
-    pub(super) fn is_alone(&self) -> bool {
+    pub(crate) fn is_alone(&self) -> bool {
         self.ids.lock().get(&self.id) == Some(&1)
     }
 }

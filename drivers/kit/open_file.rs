@@ -5,12 +5,14 @@
 //! read after that change, so the look that follows it sees the change: what was passed on is all of
 //! one version, whatever becomes of the file.
 
-use std::os::fd::AsFd;
+use std::{fs, os::fd::AsFd, path::PathBuf};
 
 use rustix::{
     fs::{SeekFrom, Stat, fstat, seek},
-    io::{Errno, Result},
+    io::{self, Errno},
 };
+
+use crate::contract::{Error, Kind, Result};
 
 /// What tells one state of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl Version {
     ///
     /// # Errors
     /// What the system says when it cannot be looked at.
-    pub fn of(file: impl AsFd) -> Result<Self> {
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
         fstat(file).map(|stat| Self::from(&stat))
     }
 
@@ -50,6 +52,70 @@ impl From<&Stat> for Version {
     }
 }
 
+/// How much of a file must stay as it was while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unchanged {
+    /// Its bytes: an image may be removed while it is read, and its readers go on.
+    Bytes,
+    /// All of it, so that nobody who sets times back is believed: what is made of it is kept.
+    Everything,
+}
+
+/// An image in a file that is open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The file.
+    pub file: fs::File,
+    /// Where it was found, for people.
+    pub path: PathBuf,
+    /// Length in bytes.
+    pub size: u64,
+    /// Whether it takes less space than its length.
+    pub sparse: bool,
+    /// The device that it is on.
+    pub device: u64,
+    /// What it was when it was opened.
+    version: Version,
+}
+
+impl OpenFile {
+    /// `file`, which was just opened and is as `stat` says.
+    #[must_use]
+    pub fn new(file: fs::File, path: PathBuf, stat: &Stat) -> Self {
+        let version = Version::from(stat);
+        let held = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let (size, sparse, device) = (version.size, held < version.size, stat.st_dev);
+        Self { file, path, size, sparse, device, version }
+    }
+
+    /// Fails if the file is not what it was when it was opened. To be called after bytes were read,
+    /// before they are passed on.
+    ///
+    /// # Errors
+    /// `Mismatch` if it was changed.
+    pub fn check(&self, what: Unchanged) -> Result<()> {
+        let now = Version::of(&self.file)
+            .map_err(|error| Error::io("look at", self.path.display(), error.into()))?;
+        let same = match what {
+            Unchanged::Bytes => now.reads_like(&self.version),
+            Unchanged::Everything => now == self.version,
+        };
+        if same { Ok(()) } else { Err(self.changed()) }
+    }
+
+    /// The refusal of a file that changes while it is read.
+    #[must_use]
+    pub fn changed(&self) -> Error {
+        Error::new(
+            Kind::Mismatch,
+            format!(
+                "the file was changed while it was read, so what was read is no image: path=`{}`",
+                self.path.display()
+            ),
+        )
+    }
+}
+
 /// What comes at an offset of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -66,7 +132,7 @@ pub enum Next {
 ///
 /// # Errors
 /// What the system says when the file cannot be looked at.
-pub fn next_data(file: impl AsFd, from: u64, size: u64) -> Result<Next> {
+pub fn next_data(file: impl AsFd, from: u64, size: u64) -> io::Result<Next> {
     match seek(&file, SeekFrom::Data(from)) {
         Ok(at) => Ok(Next::Data(at)),
         // It says so of a hole up to the end, and of an offset past the end.

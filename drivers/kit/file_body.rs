@@ -1,8 +1,9 @@
-//! Reading an image's file: as a stream that skips holes, or by handing out the descriptor.
+//! An image in an open file, which any driver can hand out: as a stream that skips holes, or as the
+//! descriptor.
 
 use std::{
     fmt,
-    ops::Range,
+    ops::{Deref, Range},
     os::{fd::OwnedFd, unix::fs::FileExt as _},
     sync::Arc,
 };
@@ -11,32 +12,50 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use rustix::fs::{Advice, fadvise};
 
-use super::place::{Opened, Unchanged};
-use crate::{
-    Error, Kind, Result,
-    lane::{Aside, Lane},
-    open_file::{Next, next_data},
+use super::{
+    drop_on_lane::DropOnLane,
+    lane::Lane,
+    open_file::{Next, OpenFile, Unchanged, next_data},
     window::{self, CHUNK, Window},
 };
+use crate::contract::{Error, Kind, Result};
 
 /// Reads in flight of one stream: one being sent, one being read.
 const AHEAD: usize = 2;
 
-/// An open file that a copy is made from.
+/// An open file that several hold: who reads it, and a copy that is made from it.
 #[derive(Clone, Debug)]
-pub struct Shared(pub(super) Arc<Aside<Opened>>);
+pub struct SharedFile(Arc<DropOnLane<OpenFile>>);
 
-/// An image in an open file.
-pub struct Body {
-    opened: Arc<Aside<Opened>>,
+impl SharedFile {
+    /// `file`, to be closed on `lane` when the last holder has let go.
+    #[must_use]
+    pub fn new(lane: &Lane, file: OpenFile) -> Self {
+        Self(Arc::new(DropOnLane::new(lane, file)))
+    }
+}
+
+impl Deref for SharedFile {
+    type Target = OpenFile;
+
+    fn deref(&self) -> &OpenFile {
+        &self.0
+    }
+}
+
+/// The bytes of a range of an image in an open file.
+pub struct FileBody {
+    file: SharedFile,
     range: Range<u64>,
     lane: Lane,
     window: Window,
 }
 
-impl Body {
-    pub(super) fn new(opened: Opened, range: Range<u64>, lane: Lane, window: Window) -> Self {
-        Self { opened: Arc::new(Aside::new(&lane, opened)), range, lane, window }
+impl FileBody {
+    /// The bytes of `range`, read on `lane` into chunks of `window`.
+    #[must_use]
+    pub fn new(file: OpenFile, range: Range<u64>, lane: Lane, window: Window) -> Self {
+        Self { file: SharedFile::new(&lane, file), range, lane, window }
     }
 
     /// A descriptor of the whole file, read-only, to be read at the offsets of the range.
@@ -44,16 +63,17 @@ impl Body {
     /// # Errors
     /// `Unavailable` if the process has no descriptor left.
     pub fn descriptor(&self) -> Result<OwnedFd> {
-        self.opened
+        self.file
             .file
             .try_clone()
             .map(OwnedFd::from)
-            .map_err(|error| Error::io("duplicate", self.opened.path.display(), error))
+            .map_err(|error| Error::io("duplicate", self.file.path.display(), error))
     }
 
     /// The open file, as the source of a copy.
-    pub(crate) fn shared(&self) -> Shared {
-        Shared(Arc::clone(&self.opened))
+    #[must_use]
+    pub fn shared(&self) -> SharedFile {
+        self.file.clone()
     }
 
     /// The bytes of the range, in order, at most two chunks in memory. Ends in `Mismatch` once the
@@ -70,10 +90,10 @@ impl Body {
     }
 
     fn stream(self, unchanged: Unchanged) -> BoxStream<'static, Result<Bytes>> {
-        let Self { opened, range, lane, window } = self;
+        let Self { file: opened, range, lane, window } = self;
         let _hint = fadvise(&opened.file, range.start, None, Advice::Sequential);
         let chunk = window.chunk().min(CHUNK) as u64;
-        let (last, closing) = (Arc::clone(&opened), lane.clone());
+        let (last, closing) = (opened.clone(), lane.clone());
         let starts = stream::iter(
             std::iter::successors(Some(range.start), move |start| start.checked_add(chunk))
                 .take_while(move |start| *start < range.end),
@@ -81,7 +101,7 @@ impl Body {
         let pieces = starts
             .map(move |start| {
                 let part = start..range.end.min(start.saturating_add(chunk));
-                let (opened, lane, window) = (Arc::clone(&opened), lane.clone(), window.clone());
+                let (opened, lane, window) = (opened.clone(), lane.clone(), window.clone());
                 async move { read_part(opened, part, unchanged, lane, window).await }
             })
             .buffered(AHEAD);
@@ -94,14 +114,17 @@ impl Body {
     }
 }
 
-impl fmt::Debug for Body {
+impl fmt::Debug for FileBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("path", &self.opened.path).field("range", &self.range).finish()
+        f.debug_struct("FileBody")
+            .field("path", &self.file.path)
+            .field("range", &self.range)
+            .finish()
     }
 }
 
 async fn read_part(
-    opened: Arc<Aside<Opened>>,
+    opened: SharedFile,
     part: Range<u64>,
     unchanged: Unchanged,
     lane: Lane,
@@ -135,7 +158,7 @@ async fn read_part(
 }
 
 /// Whether there is no data in `part`.
-fn is_hole(opened: &Opened, part: &Range<u64>) -> Result<bool> {
+fn is_hole(opened: &OpenFile, part: &Range<u64>) -> Result<bool> {
     let next = next_data(&opened.file, part.start, opened.size)
         .map_err(|error| Error::io("look for data in", opened.path.display(), error.into()))?;
     match next {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use memmap2::MmapMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Error, Kind, Result};
+use crate::contract::{Error, Kind, Result};
 
 /// Bytes of a page; every chunk is a multiple of it, and every buffer starts on one.
 pub const PAGE: usize = 4096;

@@ -8,29 +8,24 @@
 //! * Chose: a task of its own waits for a place. Because: places are given in turn, and one given to a
 //!   future that nobody polls, such as the read-ahead of a caller who has stopped reading, would be
 //!   lost to all others. Instead of: waiting in the caller's future.
-//! * Chose: what is dropped aside takes no place, and has a few threads of its own. Because: it would
+//! * Chose: what is dropped in the queue ([`Drops`]) takes no place, and has a few threads of its own. Because: it would
 //!   wait for a store that is busy, and a place is the right to begin something. It is bounded all
 //!   the same: what finds no thread waits in a queue, and a lane in which too many drops wait begins
 //!   nothing more. Instead of: dropping it where it happens to be, which blocks a worker if closing
 //!   a file hangs; or a thread for each, of which one hung mount would take a thousand.
 
 use std::{
-    cell::Cell,
-    collections::VecDeque,
-    fmt,
-    ops::Deref,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot},
     time::{Instant, timeout_at},
 };
 
-use crate::{Error, Kind, Result};
+use super::drops::{Drops, may_block, on_blocking_thread};
+use crate::contract::{Error, Kind, Result};
 
 /// How much longer the caller waits than the queue does.
 const GRACE: Duration = Duration::from_millis(20);
@@ -38,9 +33,6 @@ const GRACE: Duration = Duration::from_millis(20);
 /// As many drops may wait in one lane before it begins nothing more. More than any daemon in health
 /// has at one time.
 const DROPS: usize = 1024;
-
-/// As many threads of one lane drop at a time.
-const DROPPERS: usize = 16;
 
 /// Whether a call that takes long goes on: it says so from time to time, from any thread.
 #[derive(Clone, Debug)]
@@ -61,33 +53,6 @@ impl Going {
     fn last(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-thread_local! {
-    /// Whether this thread is a lane's, and so may block.
-    static ASIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `work` on a thread where it may block. Whoever calls this counts.
-fn aside(work: impl FnOnce() + Send + 'static) {
-    /// Threads are given back, also by a panic.
-    struct Here;
-    impl Drop for Here {
-        fn drop(&mut self) {
-            ASIDE.set(false);
-        }
-    }
-    #[expect(clippy::disallowed_methods, reason = "those who call this count")]
-    let _goes_on = tokio::task::spawn_blocking(move || {
-        ASIDE.set(true);
-        let _here = Here;
-        work();
-    });
-}
-
-/// Whether a drop may block here: on a lane's thread, or where there is no other to be had.
-fn may_block() -> bool {
-    ASIDE.try_with(Cell::get).unwrap_or(true) || Handle::try_current().is_err()
 }
 
 /// The threads of one store, at most `places` at a time.
@@ -221,11 +186,11 @@ impl Lane {
         if may_block() {
             drop(value);
         } else {
-            self.drop_aside(move || drop(value));
+            self.queue_drop(move || drop(value));
         }
     }
 
-    fn drop_aside(&self, drops: impl FnOnce() + Send + 'static) {
+    pub(super) fn queue_drop(&self, drops: impl FnOnce() + Send + 'static) {
         self.drops.push(Box::new(drops));
     }
 
@@ -271,7 +236,7 @@ fn begin<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
     answer: oneshot::Sender<Result<T>>,
 ) {
-    aside(move || {
+    on_blocking_thread(move || {
         // A panic drops `answer`, and the place with it.
         let place = place;
         let result = work();
@@ -286,148 +251,13 @@ fn begin<T: Send + 'static>(
     });
 }
 
-/// What is to be dropped, in turn, and the threads that are at it.
-#[derive(Default)]
-struct Drops(Mutex<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    queue: VecDeque<Box<dyn FnOnce() + Send>>,
-    threads: usize,
-}
-
-impl fmt::Debug for Drops {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drops").field("count", &self.count()).finish_non_exhaustive()
-    }
-}
-
-impl Drops {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many wait or are under way.
-    fn count(&self) -> usize {
-        let waiting = self.waiting();
-        waiting.queue.len().saturating_add(waiting.threads)
-    }
-
-    fn push(self: &Arc<Self>, drops: Box<dyn FnOnce() + Send>) {
-        let mut waiting = self.waiting();
-        waiting.queue.push_back(drops);
-        if waiting.threads >= DROPPERS {
-            return;
-        }
-        waiting.threads += 1;
-        drop(waiting);
-        Dropper::begin(self);
-    }
-}
-
-/// One thread that drops what waits, until nothing does.
-struct Dropper {
-    drops: Arc<Drops>,
-    runs: bool,
-}
-
-impl Dropper {
-    fn begin(drops: &Arc<Drops>) {
-        let mut thread = Self { drops: Arc::clone(drops), runs: false };
-        aside(move || {
-            thread.runs = true;
-            while let Some(drops) = thread.next() {
-                drops();
-            }
-        });
-    }
-
-    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        self.drops.waiting().queue.pop_front()
-    }
-}
-
-impl Drop for Dropper {
-    fn drop(&mut self) {
-        let mut waiting = self.drops.waiting();
-        waiting.threads = waiting.threads.saturating_sub(1);
-        // It may have ended by a panic, or have missed what came after its last look. One that never
-        // ran belongs to a runtime that has ended.
-        let again = self.runs && !waiting.queue.is_empty();
-        waiting.threads += usize::from(again);
-        drop(waiting);
-        if again {
-            Self::begin(&self.drops);
-        }
-    }
-}
-
-/// A value that is dropped where that may block, wherever it is let go of: an open file, whose
-/// closing may hang.
-pub struct Aside<T: Send + Sync + 'static> {
-    // Let go of in this order.
-    value: Arc<T>,
-    let_go: Option<mpsc::Sender<()>>,
-    lane: Lane,
-}
-
-impl<T: Send + Sync + 'static> Aside<T> {
-    /// `value`, to be dropped by [`Lane::discard`].
-    #[must_use]
-    pub fn new(lane: &Lane, value: T) -> Self {
-        Self { value: Arc::new(value), let_go: None, lane: lane.clone() }
-    }
-}
-
-impl<T: Send + Sync + 'static> Drop for Aside<T> {
-    fn drop(&mut self) {
-        if may_block() {
-            return;
-        }
-        let (let_go, ours) = mpsc::channel::<()>();
-        self.let_go = Some(let_go);
-        let value = Arc::clone(&self.value);
-        self.lane.drop_aside(move || {
-            // When the other holder has let go, this one is the last.
-            let _let_go = ours.recv().is_err();
-            drop(value);
-        });
-    }
-}
-
-impl<T: Send + Sync + 'static> Deref for Aside<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T: AsFd + Send + Sync + 'static> AsFd for Aside<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.value.as_fd()
-    }
-}
-
-impl<T: AsRawFd + Send + Sync + 'static> AsRawFd for Aside<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.value.as_raw_fd()
-    }
-}
-
-impl<T: fmt::Debug + Send + Sync + 'static> fmt::Debug for Aside<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value.fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, thread::ThreadId};
+    use std::{sync::mpsc, thread::ThreadId};
 
     use futures_util::FutureExt as _;
 
-    use super::*;
+    use super::{super::drops::DROPPERS, *};
 
     #[tokio::test]
     async fn a_hung_store_fills_its_own_lane_and_no_other() {
@@ -538,38 +368,6 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_is_let_go_of_anywhere_is_dropped_where_that_may_block() {
-        let lane = Lane::new("a", 1, Duration::from_secs(5));
-        let (tell, told) = mpsc::channel();
-        let told = Arc::new(Mutex::new(told));
-        let here = std::thread::current().id();
-        let hear = || {
-            let told = Arc::clone(&told);
-            lane.run("hear", move || Ok(told.lock().unwrap().recv().unwrap()))
-        };
-        drop(Aside::new(&lane, Told(tell.clone())));
-        assert_ne!(hear().await.unwrap(), here, "not by a worker");
-        lane.discard(Told(tell.clone()));
-        assert_ne!(hear().await.unwrap(), here, "not by a worker");
-        let (inside, told_inside) = mpsc::channel();
-        let value = Aside::new(&lane, Told(inside));
-        let on = lane.run("drop", move || {
-            drop(value);
-            Ok(std::thread::current().id())
-        });
-        let on = on.await.unwrap();
-        assert_eq!(told_inside.try_recv().unwrap(), on, "at once where that may block");
-        // Without a runtime there is no other thread.
-        let value = Aside::new(&lane, Told(tell));
-        let outside = std::thread::spawn(move || {
-            drop(value);
-            std::thread::current().id()
-        });
-        let outside = outside.join().unwrap();
-        assert_eq!(hear().await.unwrap(), outside);
-    }
-
     /// Is dropped when its gate opens.
     struct Stuck(Arc<Mutex<mpsc::Receiver<()>>>);
 
@@ -591,7 +389,7 @@ mod tests {
         }
         hung.run("read", || Ok(())).await.unwrap();
         hung.discard(Stuck(Arc::clone(&gate)));
-        assert_eq!(hung.drops.waiting().threads, DROPPERS, "the others wait in the queue");
+        assert_eq!(hung.drops.threads(), DROPPERS, "the others wait in the queue");
         assert_eq!(hung.run("read", || Ok(())).await.unwrap_err().kind(), Kind::Unavailable);
         well.run("read", || Ok(())).await.unwrap();
         drop(release);

@@ -1,0 +1,21 @@
+//! What drivers are built from; all of it serves any driver, and none is named here.
+//!
+//! * [`lane`]: where calls that block wait; [`DropOnLane`]: what must not be dropped elsewhere
+//! * [`window`]: the memory of a transfer; [`zeros`]: bytes that need not be stored
+//! * [`open_file`]: open files as images, which others may change while they are read
+//! * [`options`]: how a driver reads its section of the configuration
+//! * [`refusals`]: what every driver says alike; [`point`]: where tests kill the process
+
+mod drop_on_lane;
+mod drops;
+pub mod file_body;
+pub mod lane;
+pub(crate) mod making;
+pub mod open_file;
+pub mod options;
+pub mod point;
+pub(crate) mod refusals;
+pub mod window;
+pub mod zeros;
+
+pub use drop_on_lane::DropOnLane;
