@@ -3,10 +3,10 @@
 use std::{ffi::c_char, fmt, mem::ManuallyDrop, thread};
 
 use crate::{
-    aio::Slots,
     errno::{Result, check},
     pool::{Pool, gathered},
     progress::told,
+    slots::Slots,
     sys,
     text::{c, grow, owned, until_nul},
 };

@@ -24,6 +24,7 @@ mod image;
 mod locks;
 mod pool;
 mod progress;
+mod slots;
 mod snap;
 pub mod sys;
 mod text;
@@ -35,5 +36,6 @@ pub use self::{
     image::{Child, Image, Watcher},
     locks::Locker,
     pool::{Options, Pool, Trashed},
+    slots::{SLOTS, Slot},
     snap::{Extent, Snap},
 };

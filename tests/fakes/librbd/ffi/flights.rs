@@ -10,10 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use imaged_ffi::{
-    Errno, Image,
-    aio::{Landing, SLOTS},
-};
+use imaged_ffi::{Errno, Image, SLOTS, aio::Landing};
 
 use crate::{
     Rig, bytes,
