@@ -9,18 +9,13 @@
 //!   after each mount of NFS, FUSE or a loop device.
 
 use std::{
-    ffi::OsString,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::ffi::OsStringExt as _,
-    },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-use rustix::fs::{AtFlags, CWD, StatVfs, StatxFlags, readlinkat, statx};
+use rustix::fs::{AtFlags, CWD, StatVfs, StatxFlags, statx};
 
-use super::place::{Dir, let_through};
+use super::dir::{Dir, let_through, real_path};
 use crate::contract::{Error, Kind, Result, Usable};
 
 /// A configured directory.
@@ -164,10 +159,4 @@ fn look(path: &Path) -> rustix::io::Result<(u32, u32, u64)> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let found = statx(CWD, path, flags, StatxFlags::MNT_ID)?;
     Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
-}
-
-/// The path of an open directory, without symbolic links.
-pub(super) fn real_path(dir: &OwnedFd) -> rustix::io::Result<PathBuf> {
-    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
-    Ok(OsString::from_vec(readlinkat(CWD, link, Vec::new())?.into_bytes()).into())
 }

@@ -15,7 +15,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{directory::real_path, place::Dir, store::Store};
+use super::{
+    dir::{Dir, real_path},
+    directory::Directory,
+};
 use crate::contract::Result;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
@@ -33,12 +36,18 @@ pub(super) enum Followed {
     Outside,
 }
 
+/// The open also-directory that holds `path`, and the rest of the path.
+fn holder<'a>(also: &[Directory], path: &'a Path) -> Result<Option<(Dir, &'a Path)>> {
+    let mut holding = also.iter().filter_map(|also| Some((also, also.rest_of(path)?)));
+    holding.next().map(|(also, rest)| Ok((also.open()?, rest))).transpose()
+}
+
 /// Opens `path` beneath `dir`, or beneath an also-directory of `links` if a symbolic link leads there.
 pub(super) fn follow(
     dir: &Dir,
     path: &Path,
     flags: OFlags,
-    links: Option<&Store>,
+    links: Option<&[Directory]>,
 ) -> Result<Followed> {
     match openat2(dir.fd(), path, flags, Mode::empty(), RESOLVE) {
         Ok(fd) => return Ok(Followed::Here(fd)),
@@ -47,7 +56,7 @@ pub(super) fn follow(
         Err(error) => return Err(dir.error("open", &path.to_string_lossy(), error)),
     }
     let Some(target) = links.and_then(|_| target(dir, path)) else { return Ok(Followed::Outside) };
-    let also = links.map_or(Ok(None), |store| store.also(&target))?;
+    let also = links.map_or(Ok(None), |also| holder(also, &target))?;
     let Some((also, rest)) = also else { return Ok(Followed::Outside) };
     let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
     match openat2(also.fd(), rest, flags, Mode::empty(), RESOLVE) {

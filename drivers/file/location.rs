@@ -8,6 +8,9 @@ use std::{
 
 use crate::contract::{Error, Kind, Result};
 
+/// The schemes of such locations.
+pub const SCHEMES: [&str; 2] = ["file", "filesystem"];
+
 /// An absolute path, as glance_store writes it: `file://` and the path, nothing percent-encoded.
 ///
 /// Parsing drops a query and a fragment, as glance_store does. A path is only a claim: the driver

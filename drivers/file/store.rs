@@ -6,9 +6,10 @@ use rustix::fs::StatVfs;
 use serde::Deserialize;
 
 use super::{
-    Config,
+    config::Config,
+    dir::{Dir, STAGED},
     directory::Directory,
-    place::{self, Dir, Entry},
+    place::Entry,
 };
 use crate::{
     contract::{Capacity, Error, ImageId, Kind, Listed, Part, Properties, Result, Usable},
@@ -66,14 +67,8 @@ impl Store {
         let (dir, rest) = self.holder(file.path()).ok_or_else(|| foreign(at, &self.name))?;
         let refusals = (foreign(at, &self.name), missing(at, &self.name));
         // Links lead on from where images are written, and no further.
-        let links = dir.priority.is_some().then_some(self);
+        let links = dir.priority.is_some().then_some(self.also.as_slice());
         Entry::beneath(dir.open()?, rest, refusals, links)
-    }
-
-    /// The open also-directory that holds `path`, and the rest of the path.
-    pub(super) fn also<'a>(&self, path: &'a Path) -> Result<Option<(Dir, &'a Path)>> {
-        let mut holding = self.also.iter().filter_map(|also| Some((also, also.rest_of(path)?)));
-        holding.next().map(|(also, rest)| Ok((also.open()?, rest))).transpose()
     }
 
     /// Whether the path of `dir` still leads to it: it may have been replaced, or unmounted.
@@ -223,7 +218,7 @@ impl Store {
     }
 
     pub(super) fn part(&self, id: &ImageId) -> String {
-        format!("{}{id}-{}.part", place::STAGED, self.instance)
+        format!("{}{id}-{}.part", STAGED, self.instance)
     }
 
     /// The images in one directory.

@@ -32,8 +32,9 @@ use rustix::{
 };
 
 use super::{
-    Location,
-    place::{Dir, keeps_digests, record},
+    dir::Dir,
+    location::Location,
+    place::{keeps_digests, record},
     store::Store,
 };
 use crate::{

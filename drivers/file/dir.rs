@@ -1,0 +1,172 @@
+//! Open directories and the names in them, by descriptor.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{ffi::OsStringExt as _, fs::PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{
+        Access, AtFlags, CWD, Mode, OFlags, StatVfs, accessat, fstat, fstatvfs, fsync, open,
+        readlinkat, statat, unlinkat,
+    },
+    io::Errno,
+};
+
+use super::location::Location;
+use crate::contract::{Error, ImageId, Kind, Result};
+
+/// How the names of staged files begin; image ids do not start with a dot.
+pub(super) const STAGED: &str = ".imaged-";
+
+pub(super) const PLAIN: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// The directory that is open as `fd`, found at `path`.
+    pub(super) fn new(fd: OwnedFd, path: PathBuf) -> Self {
+        Self { fd, path }
+    }
+
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match open(path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path: path.to_owned() }),
+            Err(Errno::NOENT) => Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the directory does not exist; mount it, or create it for the daemon's user: \
+                     directory=`{}`",
+                    path.display()
+                ),
+            )),
+            Err(error) => {
+                Err(about_directory(Error::io("open directory", path.display(), error.into())))
+            }
+        }
+    }
+
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a file of this name is here.
+    pub(super) fn has(&self, name: &str) -> Result<bool> {
+        absent(statat(&self.fd, name, PLAIN))
+            .map(|found| found.is_some())
+            .map_err(|error| self.error("look at", name, error))
+    }
+
+    /// Removes a file; false if there was none.
+    pub(super) fn remove(&self, name: &str) -> Result<bool> {
+        absent(unlinkat(&self.fd, name, AtFlags::empty()))
+            .map(|found| found.is_some())
+            .map_err(|error| self.error("remove", name, error))
+    }
+
+    /// Makes additions and removals durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        fsync(&self.fd).map_err(|error| self.error("sync", "", error))
+    }
+
+    pub(super) fn writable(&self) -> Result<()> {
+        accessat(&self.fd, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|error| Error::io("write into directory", self.path.display(), error.into()))
+    }
+
+    /// Device and inode.
+    pub(super) fn identity(&self) -> Result<(u64, u64)> {
+        fstat(&self.fd)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .map_err(|error| self.error("look at", "", error))
+    }
+
+    pub(super) fn device(&self) -> Result<u64> {
+        fstat(&self.fd).map(|stat| stat.st_dev).map_err(|error| self.error("look at", "", error))
+    }
+
+    pub(super) fn space(&self) -> Result<StatVfs> {
+        fstatvfs(&self.fd).map_err(|error| self.error("look at", "", error))
+    }
+
+    /// The images here: id, location, size; symbolic links, which may lead to one, are without.
+    pub(super) fn images(&self) -> Result<Vec<(ImageId, Location, Option<u64>)>> {
+        let mut found = Vec::new();
+        let fail = |error| about_directory(Error::io("list", self.path.display(), error));
+        for entry in fs::read_dir(&self.path).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ImageId>().ok())
+            else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) if meta.is_file() || meta.is_symlink() => {
+                    let at = Location::new(&self.path, id.as_str());
+                    found.push((id, at, meta.is_file().then_some(meta.len())));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What failed here. That a file is not there is said by whoever knows that this is the reason.
+    pub(super) fn error(&self, doing: &str, name: &str, error: Errno) -> Error {
+        about_directory(Error::io(doing, self.path.join(name).display(), error.into()))
+    }
+}
+
+/// A failure of a directory: where it is not there, or no directory, that says nothing of the images
+/// that should be in it.
+fn about_directory(error: Error) -> Error {
+    if matches!(error.kind(), Kind::NotFound | Kind::Invalid) {
+        return Error::new(Kind::Unavailable, error.to_string()).because(error);
+    }
+    error
+}
+
+/// Lets others pass through `path` where `mode` lets them read the images in it, as glance_store
+/// does for `filesystem_store_file_perm`.
+pub(super) fn let_through(path: &Path, mode: u32) -> Result<()> {
+    let fail = |error| Error::io("change the mode of", path.display(), error);
+    let now = fs::metadata(path).map_err(fail)?.permissions().mode();
+    let group = if mode & 0o040 != 0 { 0o010 } else { 0 };
+    let others = if mode & 0o004 != 0 { 0o001 } else { 0 };
+    let wanted = now | group | others;
+    if wanted == now {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(wanted)).map_err(fail)
+}
+
+/// The path of an open directory, without symbolic links.
+pub(super) fn real_path(dir: &OwnedFd) -> rustix::io::Result<PathBuf> {
+    let link = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    Ok(OsString::from_vec(readlinkat(CWD, link, Vec::new())?.into_bytes()).into())
+}
+
+/// `ENOENT` is an answer here, not a failure; so is `ENAMETOOLONG`, for there can be no such file.
+fn absent<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

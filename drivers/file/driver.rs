@@ -1,0 +1,282 @@
+//! The contract, kept by calls to the [`Store`] on its lane.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+
+use super::{
+    config::{Config, Datadir},
+    directory::Directory,
+    location::Location,
+    store::{Store, read_mounts},
+    upload,
+};
+use crate::{
+    contract::{
+        Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part,
+        Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    },
+    kit::{
+        DropOnLane, file_body::FileBody, lane::Lane, making::Ids, refusals::missing, window::Window,
+    },
+};
+
+/// Opens the store `name`; see [`crate::open`].
+///
+/// # Errors
+/// As [`File::open`].
+pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(File::open(config, name, instance).await?))
+}
+
+/// One file store.
+#[derive(Clone, Debug)]
+pub struct File(Arc<Store>);
+
+impl File {
+    /// Opens the store `name`; see [`crate::open`]. It is open when images can be read.
+    ///
+    /// # Errors
+    /// What is wrong with its directories, with the remedy, if none of them can be read.
+    pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Self> {
+        let lane = Lane::new(name, config.threads, config.timeout);
+        let dir = |dir: &Datadir| Directory::new(dir.path.clone(), Some(dir.priority));
+        let also = |path: &PathBuf| Directory::new(path.clone(), None);
+        let mut store = Store {
+            name: name.to_owned(),
+            instance: instance.to_owned(),
+            config: config.clone(),
+            data: config.datadirs.iter().map(dir).collect(),
+            also: config.also_directories.iter().map(also).collect(),
+            mounts: Vec::new(),
+            lane: lane.clone(),
+            naming: Mutex::new(()),
+            making: Ids::default(),
+        };
+        let open = move || {
+            store.survey()?;
+            if let Some(path) = &store.config.metadata_file {
+                store.mounts = read_mounts(path)?;
+            }
+            Ok(Self(Arc::new(store)))
+        };
+        lane.run("open the store", open).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(&self.0);
+        self.0.lane.run(doing, move || work(&store)).await
+    }
+}
+
+#[async_trait]
+impl Driver for File {
+    fn caps(&self) -> Caps {
+        Caps {
+            write: true,
+            delete: true,
+            seek: true,
+            list: true,
+            copy: true,
+            descriptor: true,
+            volumes: false,
+            flatten: false,
+        }
+    }
+
+    fn serves(&self, at: &crate::Location) -> bool {
+        self.0.serves(at)
+    }
+
+    fn properties(&self) -> Properties {
+        let config = &self.0.config;
+        let mut facts = Properties::new();
+        if let Some(first) = config.datadirs.first() {
+            facts.insert("data_dir".into(), first.path.display().to_string().into());
+        }
+        let told = |dir: &Directory| {
+            let usable = dir.usable();
+            let mut told = serde_json::json!({
+                "path": dir.path.display().to_string(),
+                "also": dir.priority.is_none(),
+                "state": usable.word(),
+            });
+            if let (Some(reason), Some(told)) = (usable.reason(), told.as_object_mut()) {
+                told.insert("reason".into(), reason.into());
+            }
+            told
+        };
+        let directories: Vec<_> = self.0.data.iter().chain(&self.0.also).map(told).collect();
+        facts.insert("directories".into(), directories.into());
+        facts.insert("chunk_size".into(), config.chunk_size.into());
+        facts.insert("thin_provisioning".into(), config.thin.into());
+        facts
+    }
+
+    fn metadata(&self, at: &crate::Location) -> Properties {
+        let crate::Location::File(at) = at else { return Properties::new() };
+        let Some(mount) =
+            self.0.mounts.iter().find(|mount| at.path().starts_with(&mount.mountpoint))
+        else {
+            return Properties::new();
+        };
+        let mut facts = mount.rest.clone();
+        facts.insert("mountpoint".into(), mount.mountpoint.clone().into());
+        facts
+    }
+
+    fn busy(&self) -> usize {
+        self.0.lane.taken()
+    }
+
+    async fn probe(&self) -> Result<Capacity> {
+        self.run("look at the store", |store| store.survey()).await
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.0.parts()
+    }
+
+    fn reading_only(&self) -> Option<String> {
+        self.0.reading_only()
+    }
+
+    async fn locate(&self, id: &ImageId) -> Result<crate::Location> {
+        let id = id.clone();
+        self.run("look for an image", move |store| match store.find(&id)? {
+            Some(dir) => Ok(crate::Location::File(Location::new(&dir.path, id.as_str()))),
+            None => Err(missing(&id, &store.name)),
+        })
+        .await
+    }
+
+    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
+        let making = self.0.making.make(id);
+        let target = self
+            .run("create an image", move |store| {
+                Ok(DropOnLane::new(&store.lane, upload::Target::create(store, making, size)?))
+            })
+            .await?;
+        Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, self.0.config.thin)))
+    }
+
+    async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
+        let (at, lane) = (at.clone(), self.0.lane.clone());
+        self.run("open an image", move |store| {
+            let opened = store.entry(&at)?.open()?;
+            let digests = opened.digests();
+            let size = opened.file.size;
+            let range = span.of(size)?;
+            let body = Body::File(FileBody::new(opened.file, range.clone(), lane, window));
+            Ok(Reader { at, identity: None, size, range, digests, body })
+        })
+        .await
+    }
+
+    async fn stat(&self, at: &crate::Location) -> Result<Stat> {
+        let at = at.clone();
+        self.run("look at an image", move |store| {
+            let opened = store.entry(&at)?.open()?;
+            Ok(Stat { size: opened.file.size, digests: opened.digests() })
+        })
+        .await
+    }
+
+    async fn delete(&self, at: &crate::Location) -> Result<()> {
+        let at = at.clone();
+        self.run("delete an image", move |store| store.entry(&at)?.remove()).await
+    }
+
+    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+        let Some(source) = from.file else { return Ok(None) };
+        let (making, size) = (self.0.making.make(id), from.size);
+        let begin = move |store: &Arc<Store>| {
+            let target = upload::Target::create(store, making, Some(size))?;
+            let same = target.is_beside(&source)?;
+            Ok((DropOnLane::new(&store.lane, target), source, same))
+        };
+        let (target, source, same) = self.run("create an image", begin).await?;
+        if !same {
+            self.run("abandon a copy", move |_| target.abort()).await?;
+            return Ok(None);
+        }
+        let at = target.at().clone();
+        let digests = from.digests;
+        let stored_bytes = upload::copy(&self.0.lane, target, source, digests.clone()).await?;
+        Ok(stored_bytes.map(|stored_bytes| Copied {
+            at,
+            size,
+            stored_bytes,
+            digests,
+            shared: false,
+        }))
+    }
+
+    async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
+        let (at, digests) = (at.clone(), digests.clone());
+        self.run("keep digests", move |store| store.entry(&at)?.open()?.record(&digests)).await
+    }
+
+    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
+        // What has not returned may still name the image, after we have said that there is none.
+        let Some(making) = self.0.making.make_alone(id) else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "an earlier call for this id has not returned yet: id=`{id}` store=`{}`",
+                    self.0.name
+                ),
+            ));
+        };
+        self.run("clear away an unfinished upload", move |store| {
+            let id = making.id();
+            let mut removed = Vec::new();
+            let part = store.part(id);
+            for dir in &store.data {
+                let open = dir.open()?;
+                // Looked for first: where nothing can be written, nothing was left either.
+                if open.has(&part)? && open.remove(&part)? {
+                    open.sync()?;
+                    removed.push(dir.path.join(&part).display().to_string());
+                }
+            }
+            Ok(match (store.find(id)?, removed.is_empty()) {
+                (Some(_), _) => Recovered::Whole,
+                (None, true) => Recovered::Nothing,
+                (None, false) => Recovered::Removed(removed),
+            })
+        })
+        .await
+    }
+
+    fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        let this = self.clone();
+        // What can be listed comes first, and then why it is not all.
+        let failed = Arc::new(Mutex::new(Vec::new()));
+        let failures = Arc::clone(&failed);
+        let listed = stream::iter(0..self.0.data.len()).then(move |number| {
+            let (this, failures) = (this.clone(), Arc::clone(&failures));
+            async move {
+                let found = this.run("list images", move |store| store.images(number)).await;
+                stream::iter(found.unwrap_or_else(|error| {
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                    Vec::new()
+                }))
+            }
+        });
+        let wrong = stream::once(async move {
+            let failed =
+                std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+            stream::iter(failed)
+        });
+        listed.flatten().map(Ok).chain(wrong.flatten().map(Err)).boxed()
+    }
+}
