@@ -1,0 +1,182 @@
+//! The contract, kept by a map under a lock.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+
+use super::{
+    config::Config,
+    images::{Begun, Image, Images, full, lock},
+    location::Location,
+    read,
+    upload::Writing,
+};
+use crate::{
+    contract::{
+        Capacity, Caps, Copied, Digests, Driver, ImageId, Listed, Reader, Recovered, Result,
+        Source, Span, Stat, Upload,
+    },
+    kit::{
+        refusals::{already_exists, foreign, missing},
+        window::Window,
+    },
+};
+
+/// Opens the store `name`; see [`crate::open`]. Another daemon never sees what is in it.
+///
+/// # Errors
+/// None.
+pub async fn open(config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(Mem::new(config, name)))
+}
+
+/// One store in memory.
+#[derive(Debug)]
+pub struct Mem {
+    name: String,
+    capacity: u64,
+    images: Arc<Mutex<Images>>,
+}
+
+impl Mem {
+    /// An empty store.
+    #[must_use]
+    pub fn new(config: &Config, name: &str) -> Self {
+        Self { name: name.to_owned(), capacity: config.capacity, images: Arc::default() }
+    }
+
+    fn at(&self, id: &ImageId) -> crate::Location {
+        crate::Location::Mem(Location { store: self.name.clone(), id: id.clone() })
+    }
+
+    fn find(&self, at: &crate::Location) -> Result<(ImageId, Image)> {
+        let crate::Location::Mem(mem) = at else { return Err(foreign(at, &self.name)) };
+        if mem.store != self.name {
+            return Err(foreign(at, &self.name));
+        }
+        let images = lock(&self.images);
+        let image = images.whole.get(&mem.id).ok_or_else(|| missing(&mem.id, &self.name))?;
+        Ok((mem.id.clone(), image.clone()))
+    }
+}
+
+#[async_trait]
+impl Driver for Mem {
+    fn caps(&self) -> Caps {
+        Caps {
+            write: true,
+            delete: true,
+            seek: true,
+            list: true,
+            copy: true,
+            descriptor: false,
+            volumes: false,
+            flatten: false,
+        }
+    }
+
+    fn serves(&self, at: &crate::Location) -> bool {
+        matches!(at, crate::Location::Mem(at) if at.store == self.name)
+    }
+
+    async fn probe(&self) -> Result<Capacity> {
+        let used = lock(&self.images).used;
+        Ok(Capacity {
+            total: Some(self.capacity),
+            used: Some(used),
+            available: Some(self.capacity.saturating_sub(used)),
+            trash: None,
+        })
+    }
+
+    async fn locate(&self, id: &ImageId) -> Result<crate::Location> {
+        let at = self.at(id);
+        self.find(&at).map(|_| at)
+    }
+
+    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
+        let mut images = lock(&self.images);
+        if images.whole.contains_key(id) || images.begun.contains(id) {
+            return Err(already_exists(id, &self.name));
+        }
+        if images.used.saturating_add(size.unwrap_or(0)) > self.capacity {
+            return Err(full(&self.name));
+        }
+        images.begun.insert(id.clone());
+        drop(images);
+        Ok(Box::new(Writing {
+            at: self.at(id),
+            begun: Begun { id: id.clone(), images: Arc::clone(&self.images), held: 0 },
+            name: self.name.clone(),
+            capacity: self.capacity,
+            bytes: Vec::new(),
+        }))
+    }
+
+    async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
+        let (_, image) = self.find(at)?;
+        let (range, body) = read::read(&image, span, window.chunk())?;
+        let size = image.bytes.len() as u64;
+        Ok(Reader { at: at.clone(), identity: None, size, range, digests: image.digests, body })
+    }
+
+    async fn stat(&self, at: &crate::Location) -> Result<Stat> {
+        let (_, image) = self.find(at)?;
+        Ok(Stat { size: image.bytes.len() as u64, digests: image.digests })
+    }
+
+    async fn delete(&self, at: &crate::Location) -> Result<()> {
+        let (id, _) = self.find(at)?;
+        let mut images = lock(&self.images);
+        let image = images.whole.remove(&id).ok_or_else(|| missing(&id, &self.name))?;
+        images.used = images.used.saturating_sub(image.bytes.len() as u64);
+        Ok(())
+    }
+
+    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+        let Ok((_, image)) = self.find(&from.at) else { return Ok(None) };
+        let size = image.bytes.len() as u64;
+        let mut images = lock(&self.images);
+        if images.whole.contains_key(id) || images.begun.contains(id) {
+            return Err(already_exists(id, &self.name));
+        }
+        if images.used.saturating_add(size) > self.capacity {
+            return Err(full(&self.name));
+        }
+        images.used += size;
+        images.whole.insert(id.clone(), image.clone());
+        Ok(Some(Copied {
+            at: self.at(id),
+            size,
+            stored_bytes: 0,
+            digests: image.digests,
+            shared: false,
+        }))
+    }
+
+    async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
+        let (id, _) = self.find(at)?;
+        let mut images = lock(&self.images);
+        let image = images.whole.get_mut(&id).ok_or_else(|| missing(&id, &self.name))?;
+        image.digests = Some(digests.clone());
+        Ok(())
+    }
+
+    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
+        let whole = lock(&self.images).whole.contains_key(id);
+        Ok(if whole { Recovered::Whole } else { Recovered::Nothing })
+    }
+
+    fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        let images = lock(&self.images);
+        let lines: Vec<_> = images
+            .whole
+            .iter()
+            .map(|(id, image)| {
+                Ok(Listed { id: id.clone(), at: self.at(id), size: image.bytes.len() as u64 })
+            })
+            .collect();
+        stream::iter(lines).boxed()
+    }
+}

@@ -1,0 +1,53 @@
+//! The images of one store, and those that are being made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use crate::contract::{Digests, Error, ImageId, Kind};
+
+/// What a store holds.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    pub(super) whole: BTreeMap<ImageId, Image>,
+    pub(super) begun: BTreeSet<ImageId>,
+    pub(super) used: u64,
+}
+
+/// A whole image.
+#[derive(Clone, Debug)]
+pub(super) struct Image {
+    pub(super) bytes: Bytes,
+    pub(super) digests: Option<Digests>,
+}
+
+pub(super) fn lock(images: &Mutex<Images>) -> MutexGuard<'_, Images> {
+    images.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The refusal of bytes for which there is no space.
+pub(super) fn full(store: &str) -> Error {
+    Error::new(
+        Kind::Full,
+        format!("the store is full; delete images or raise mem_capacity: store=`{store}`"),
+    )
+}
+
+/// The claim on an id and on space, given up when dropped.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) id: ImageId,
+    pub(super) images: Arc<Mutex<Images>>,
+    pub(super) held: u64,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut images = lock(&self.images);
+        images.begun.remove(&self.id);
+        images.used = images.used.saturating_sub(self.held);
+    }
+}

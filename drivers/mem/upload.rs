@@ -1,0 +1,56 @@
+//! Writing an image: its bytes are gathered, and inserted whole.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::images::{Begun, Image, full, lock};
+use crate::contract::{Committed, Digests, Result, Upload};
+
+/// An image whose bytes are gathered.
+pub(super) struct Writing {
+    pub(super) at: crate::Location,
+    pub(super) begun: Begun,
+    pub(super) name: String,
+    pub(super) capacity: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writing").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Upload for Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        let mut images = lock(&self.begun.images);
+        if images.used.saturating_add(chunk.len() as u64) > self.capacity {
+            return Err(full(&self.name));
+        }
+        images.used += chunk.len() as u64;
+        self.begun.held += chunk.len() as u64;
+        drop(images);
+        self.bytes.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    fn at(&self) -> &crate::Location {
+        &self.at
+    }
+
+    async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        let stored_bytes = bytes.len() as u64;
+        let image = Image { bytes, digests: Some(digests.clone()) };
+        lock(&self.begun.images).whole.insert(self.begun.id.clone(), image);
+        self.begun.held = 0; // the space is the image's now
+        Ok(Committed { stored_bytes })
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
