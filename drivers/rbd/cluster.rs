@@ -22,8 +22,7 @@ use imaged_ffi::{Cluster, Connecting, Errno, Pool};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    Config,
-    config::Timeout,
+    config::{Config, Timeout},
     failure::{Late, failed},
 };
 use crate::{

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use imaged_ffi::{Errno, Image, Options, Pool, sys};
 
 use super::{
-    Location, Volume,
     cluster::Live,
-    delete,
     failure::{Late, failed},
+    image::{cleared, close, is_still, locked_by, remove, unpublished},
     kept,
-    location::SNAP,
-    store::{Store, close, is_still},
-    upload::{self, Making},
+    location::{Location, SNAP, Volume},
+    making::Making,
+    store::Store,
+    upload::is_in_store,
 };
 use crate::{
     contract::{Copied, Digests, Error, Kind, Progress, Result, Source},
@@ -67,14 +67,13 @@ pub(super) fn clone(
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
         errno => failed("clone", name, errno, Late::Unsure),
     })?;
-    let other =
-        |errno| upload::cleared(pool, name, failed("clone", name, errno, Late::Away), going);
+    let other = |errno| cleared(pool, name, failed("clone", name, errno, Late::Away), going);
     // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
     // before, too.
     if let Some(identity) = &identity
         && !is_still(&from, &image, identity).map_err(other)?
     {
-        upload::remove(pool, name, going)
+        remove(pool, name, going)
             .map_err(|errno| failed("remove", name, errno, Late::Away).leaving(name))?;
         return Ok(None);
     }
@@ -98,10 +97,10 @@ pub(super) fn clone(
     let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
     match publish(&mut snapped, &mut size) {
         Ok(()) => {
-            upload::is_in_store(store, pool, name, going)?;
+            is_in_store(store, pool, name, going)?;
             Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 }))
         }
-        Err(errno) => Err(upload::unpublished(pool, name, errno, snapped, at, going)),
+        Err(errno) => Err(unpublished(pool, name, errno, snapped, at, going)),
     }
 }
 
@@ -219,7 +218,7 @@ pub(super) fn unseal(store: &Store, live: &Live, volume: &Volume, name: &str) ->
 /// Why the snapshot of a volume cannot be made or removed. Blocks.
 fn unfixed(store: &Store, volume: &Volume, image: &Image, errno: Errno) -> Error {
     if errno == Errno::ROFS
-        && let Ok(Some(why)) = delete::locked_by(image)
+        && let Ok(Some(why)) = locked_by(image)
     {
         return Error::new(
             Kind::InUse,

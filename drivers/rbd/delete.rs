@@ -1,18 +1,19 @@
-//! Deleting an image: it is looked at, marked, moved into the trash, and there its deletion is brought to
-//! an end, see [`trash`].
+//! Removing images. One that is deleted is looked at, marked, moved into the trash, and there its deletion is brought to
+//! an end, see [`trash`]; what an upload has left is removed at once.
 
 use imaged_ffi::{Errno, Image, Pool, sys};
 
 use super::{
     failure::{Late, failed},
+    image::{close, is_sealed, locked_by, remove},
     kept,
     location::SNAP,
-    store::{Store, close, is_sealed},
+    making::is_making,
+    store::Store,
     trash::{self, Ended},
-    upload,
 };
 use crate::{
-    contract::{Error, Kind, Result},
+    contract::{Error, Kind, Recovered, Result},
     kit::{lane::Going, point, refusals::missing},
 };
 
@@ -86,7 +87,7 @@ fn may_delete(store: &Store, image: &Image, name: &str) -> Result<bool> {
     let sealed = is_sealed(image).map_err(fail)?;
     let marked = kept::marked(image, &internal).map_err(fail)?;
     let theirs = marked.as_ref().is_some_and(|instance| *instance != store.instance);
-    if !sealed && (theirs || upload::is_making(store, name)) {
+    if !sealed && (theirs || is_making(store, name)) {
         return Err(missing(name, &store.name));
     }
     let watchers = image.watchers().map_err(fail)?;
@@ -125,15 +126,53 @@ pub(super) fn is_read(name: &str) -> Error {
     in_use(name, "it is being read")
 }
 
-/// Who has put a lock on the image, if anybody, in words. Blocks.
-pub(super) fn locked_by(image: &Image) -> imaged_ffi::Result<Option<String>> {
-    let lockers = image.lockers()?;
-    let who: Vec<_> = lockers
-        .iter()
-        .map(|locker| {
-            format!("locked by `{}` of {} at {}", locker.lock, locker.client, locker.address)
-        })
-        .collect();
-    Ok((!who.is_empty())
-        .then(|| format!("it is {} (`rbd lock rm` takes a lock off)", who.join(", "))))
+/// Removes what an upload of `name` has left. Blocks.
+pub(super) fn recover(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
+    let fail = |errno| failed("look at", name, errno, Late::Away);
+    let image = match Image::open(pool, name, None) {
+        Ok(image) => image,
+        // It may be half removed.
+        Err(Errno::NOENT) => return remove_residue(pool, name, going),
+        Err(errno) => return Err(fail(errno)),
+    };
+    let looked = || {
+        let internal = image.id()?;
+        if is_sealed(&image)? {
+            return Ok(Recovered::Whole);
+        }
+        let ours = match kept::marked(&image, &internal)? {
+            Some(instance) => instance == store.instance,
+            // Ours if we died between making and marking it. If not, nobody loses anything: it is
+            // empty.
+            None => image.snaps()?.is_empty() && !image.has_objects()?,
+        };
+        if ours && image.watchers()?.len() > 1 {
+            // The dead watch it for a while, and glance_store's would be filled by and by.
+            return Err(Errno::BUSY);
+        }
+        Ok(if ours { Recovered::Removed(Vec::new()) } else { Recovered::Nothing })
+    };
+    let found = looked().map_err(|errno| match errno {
+        Errno::BUSY => Error::new(
+            Kind::Unavailable,
+            format!("it is removed when nobody has it open any more: image=`{name}`"),
+        ),
+        errno => fail(errno),
+    });
+    close(image, name);
+    match found? {
+        Recovered::Removed(_) => remove_residue(pool, name, going),
+        found @ (Recovered::Nothing | Recovered::Whole) => Ok(found),
+    }
+}
+
+fn remove_residue(pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
+    match remove(pool, name, going) {
+        Ok(true) => {
+            let removed = format!("image {name} in pool {}", pool.name());
+            Ok(Recovered::Removed(vec![removed]))
+        }
+        Ok(false) => Ok(Recovered::Nothing),
+        Err(errno) => Err(failed("remove", name, errno, Late::Away)),
+    }
 }

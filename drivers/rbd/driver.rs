@@ -1,24 +1,22 @@
 //! The contract, kept by calls to the [`Store`].
 
-use std::{
-    sync::{Arc, Mutex, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use imaged_ffi::{Errno, Image};
-use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    Config, Location, Timeout, Volume,
-    cluster::Connection,
-    config::ALSO,
+    config::{ALSO, Config, Timeout},
     copy, delete,
     failure::{Late, failed},
-    kept, read,
-    store::{Store, at_length, blocking, close, is_away, lock, long_on, on},
-    upload::{self, Making},
+    image::close,
+    kept,
+    location::{Location, Volume},
+    making::{Making, is_making},
+    read,
+    store::{Lanes, Store, at_length, blocking, is_away, lock, long_on, on},
+    trash, upload,
 };
 use crate::{
     contract::{
@@ -26,7 +24,6 @@ use crate::{
         Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
-        lane::Lane,
         refusals::{already_exists, foreign, missing},
         window::Window,
     },
@@ -34,14 +31,20 @@ use crate::{
 
 /// The option that names the store's own pool.
 const POOL: &str = "rbd_store_pool";
-/// Calls to librbd that block, at a time.
-const PLACES: usize = 16;
 /// Answers of the cluster that one call may have to wait for, one after the other.
 const ANSWERS: u32 = 6;
 /// What takes as long as an image has objects, or has no limit, may take so long.
 const LONG: Duration = Duration::from_hours(24);
 /// Images that a listing looks at, at a time.
 const LOOKS: usize = 8;
+
+/// Opens the store `name`; see [`crate::open`].
+///
+/// # Errors
+/// As [`Rbd::open`].
+pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(Rbd::open(config, name, instance).await?))
+}
 
 /// One rbd store.
 #[derive(Clone, Debug)]
@@ -57,31 +60,8 @@ impl Rbd {
             Timeout::Default(limit) | Timeout::Fixed(limit) => limit.saturating_mul(ANSWERS),
             Timeout::None => LONG,
         };
-        let mut store = Store {
-            name: name.to_owned(),
-            instance: instance.to_owned(),
-            config: config.clone(),
-            pool: config.pool.clone(),
-            option: POOL,
-            also: Vec::new(),
-            lane: Lane::new(name, PLACES, patience),
-            long: Lane::new(name, PLACES, patience),
-            purge_lane: Lane::new(name, 1, patience),
-            flattening: Lane::new(name, 1, patience),
-            connection: Connection::new(config, &config.pool, POOL),
-            patience,
-            handles: Arc::default(),
-            making: Mutex::default(),
-            seen: Mutex::default(),
-            foreign: Mutex::default(),
-            told: Mutex::default(),
-            trash: Mutex::default(),
-            purging: AsyncMutex::default(),
-            purge_again: AtomicBool::default(),
-            fsid: Mutex::default(),
-        };
-        let also = config.also_pools.iter().map(|pool| Arc::new(store.in_pool(pool)));
-        store.also = also.collect();
+        let (of, lanes) = ((name, instance), Lanes::new(name, patience));
+        let store = Store::new(config, of, (POOL, &config.pool), lanes).with_also_pools();
         let store = Arc::new(store);
         store.connected().await?;
         Ok(Self(store))
@@ -172,7 +152,7 @@ impl Driver for Rbd {
     }
 
     async fn purge(&self) -> Result<()> {
-        self.0.purge().await
+        trash::purge(&self.0).await
     }
 
     fn place(&self, id: &ImageId) -> Option<crate::Location> {
@@ -184,7 +164,8 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), id.as_str()));
         let id = id.clone();
-        blocking(&self.0, "look for an image", move |store| store.look(&pool, id.as_str())).await?;
+        blocking(&self.0, "look for an image", move |store| read::look(store, &pool, id.as_str()))
+            .await?;
         Ok(at)
     }
 
@@ -201,7 +182,7 @@ impl Driver for Rbd {
         let (reading, extents, range, seen) = {
             let name = name.clone();
             blocking(store, "open an image", move |store| {
-                let (image, seen) = store.open_whole(&pool, &name)?;
+                let (image, seen) = read::open_whole(store, &pool, &name)?;
                 let range = match span.of(seen.stat.size) {
                     Ok(range) => range,
                     Err(error) => {
@@ -209,7 +190,7 @@ impl Driver for Rbd {
                         return Err(error);
                     }
                 };
-                let (mut reading, extents) = store.reading(image, &name, range.clone())?;
+                let (mut reading, extents) = read::reading(store, image, &name, range.clone())?;
                 if !seen.watched {
                     reading = reading.unwatched(&pool, &seen.internal);
                 }
@@ -233,7 +214,7 @@ impl Driver for Rbd {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
         let name = store.image_at(at, &live)?;
-        blocking(store, "look at an image", move |store| store.look(&pool, &name)).await
+        blocking(store, "look at an image", move |store| read::look(store, &pool, &name)).await
     }
 
     async fn delete(&self, at: &crate::Location) -> Result<()> {
@@ -253,7 +234,7 @@ impl Driver for Rbd {
         // It may have been the last clone of what was deleted before. At the trash of a pool beside the
         // store's own nobody looks in rounds.
         if deleted.await? || store.option == ALSO {
-            store.purge_soon();
+            trash::purge_soon(store);
         }
         Ok(())
     }
@@ -292,7 +273,7 @@ impl Driver for Rbd {
         })
         .await?;
         // What it was cloned from may have waited for this.
-        self.0.purge_soon();
+        trash::purge_soon(&self.0);
         Ok(())
     }
 
@@ -322,14 +303,13 @@ impl Driver for Rbd {
 
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
         let (live, _) = self.0.connected().await?;
-        let place = match &sealed.at {
-            crate::Location::Rbd(at) => at.place_in(&live.fsid).map(|place| (place, at.image())),
-            crate::Location::File(_) | crate::Location::Mem(_) => None,
-        };
-        let Some(((pool, snap), image)) = place else {
+        let crate::Location::Rbd(at) = &sealed.at else {
             return Err(foreign(&sealed.at, &self.0.name));
         };
-        let (pool, image, snap) = (pool.to_owned(), image.to_owned(), snap.to_owned());
+        let Some((pool, snap)) = at.place_in(&live.fsid) else {
+            return Err(foreign(&sealed.at, &self.0.name));
+        };
+        let (pool, image, snap) = (pool.to_owned(), at.image().to_owned(), snap.to_owned());
         let Source { at, identity, size, .. } = sealed.clone();
         // No image has such a name.
         let name = format!("{pool}/{image}");
@@ -339,7 +319,7 @@ impl Driver for Rbd {
                 let pool = copy::open_pool(&live, &pool)?;
                 let opened = copy::open_sealed(store, &pool, &image, &snap)?;
                 let opened = copy::that_very(opened, &name, identity.as_deref())?;
-                store.reading(opened, &name, 0..size)
+                read::reading(store, opened, &name, 0..size)
             })
             .await?
         };
@@ -371,7 +351,7 @@ impl Driver for Rbd {
         let name = self.0.image_at(at, &live)?;
         let digests = digests.clone();
         blocking(&self.0, "keep digests", move |store| {
-            let size = store.look(&pool, &name)?.size;
+            let size = read::look(store, &pool, &name)?.size;
             let fail = |errno| match errno {
                 Errno::NOENT => missing(&name, &store.name),
                 errno => failed("keep the digests of", &name, errno, Late::Away),
@@ -391,13 +371,13 @@ impl Driver for Rbd {
         let alone = self.0.handles.alone(id.as_str(), self.0.patience).await?;
         at_length(&self.0, "clear away an unfinished upload", move |store, going| {
             let _until_done = alone;
-            if upload::is_making(store, id.as_str()) {
+            if is_making(store, id.as_str()) {
                 return Err(Error::new(
                     Kind::Unavailable,
                     format!("an earlier call for this id has not returned yet: id=`{id}`"),
                 ));
             }
-            let recovered = store.recover(&pool, id.as_str(), going)?;
+            let recovered = delete::recover(store, &pool, id.as_str(), going)?;
             // In a pool that is gone there is nothing; what was left may come back with it.
             store.connection.holds(&pool)?;
             Ok(recovered)
@@ -424,7 +404,7 @@ impl Driver for Rbd {
                     let name = id.as_str().to_owned();
                     let at = Location::new(&live.fsid, pool.name(), &name);
                     let looked = blocking(&this.0, "look at an image", move |store| {
-                        store.look(&pool, &name)
+                        read::look(store, &pool, &name)
                     });
                     match looked.await {
                         Ok(Stat { size, .. }) => {

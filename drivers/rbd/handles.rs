@@ -13,7 +13,7 @@ use tokio::{runtime, sync::Notify};
 
 use super::{
     failure::{Late, failed},
-    store::{close, is_still},
+    image::{close, is_still},
 };
 use crate::{
     contract::{Error, Kind, Result},

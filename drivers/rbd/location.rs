@@ -14,6 +14,9 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-'
 /// The snapshot that every image of a store has, protected: what Nova and Cinder clone.
 pub(super) const SNAP: &str = "snap";
 
+/// The schemes of such locations.
+pub const SCHEMES: [&str; 1] = ["rbd"];
+
 /// `rbd://<fsid>/<pool>/<image>/<snapshot>`, each part quoted; or `rbd://<image>` as old ones were.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Location {

@@ -54,6 +54,8 @@
 //!   Because: librbd clones by name alone, and digests that were read before would be another image's.
 //!   Instead of: trusting the name for the time between.
 
+#[cfg(not(feature = "ceph"))]
+mod absent;
 #[cfg(feature = "ceph")]
 mod cluster;
 mod config;
@@ -68,10 +70,16 @@ mod failure;
 #[cfg(feature = "ceph")]
 mod handles;
 #[cfg(feature = "ceph")]
+mod image;
+#[cfg(feature = "ceph")]
 mod kept;
 mod location;
 #[cfg(feature = "ceph")]
+mod making;
+#[cfg(feature = "ceph")]
 mod read;
+#[cfg(feature = "ceph")]
+mod seen;
 #[cfg(feature = "ceph")]
 mod store;
 #[cfg(feature = "ceph")]
@@ -79,7 +87,9 @@ mod trash;
 #[cfg(feature = "ceph")]
 mod upload;
 
+#[cfg(not(feature = "ceph"))]
+pub use absent::open;
 pub use config::{Config, Timeout};
 #[cfg(feature = "ceph")]
-pub use driver::Rbd;
-pub use location::{Location, Volume};
+pub use driver::{Rbd, open};
+pub use location::{Location, SCHEMES, Volume};

@@ -4,20 +4,114 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use imaged_ffi::Errno;
+use imaged_ffi::{Errno, Extent, Image, Pool};
 use tokio::time::timeout;
 
 use super::{
     failure::{Late, failed},
-    handles::Reading,
+    handles::{Reading, close_later},
+    image::{close, is_still},
+    kept,
+    location::SNAP,
+    seen::Seen,
+    store::{Store, lock},
 };
 use crate::{
-    contract::{Error, Kind, Result},
-    kit::window::{self, Buffer, CHUNK, Window},
+    contract::{Error, Kind, Result, Stat},
+    kit::refusals::missing,
+    window::{self, Buffer, CHUNK, Window},
 };
 
 /// Bytes of one read, and how many reads are in flight.
 pub(super) const READS: (usize, usize) = (CHUNK, 4);
+
+/// Size and digests of a whole image. One that was seen before costs one look whether it is
+/// still the same. Blocks.
+pub(super) fn look(store: &Store, pool: &Pool, name: &str) -> Result<Stat> {
+    let known = lock(&store.seen).get(name);
+    if let Some(Seen { internal, stat, .. }) = known
+        && is_still(pool, name, &internal)
+            .map_err(|errno| failed("look at", name, errno, Late::Away))?
+    {
+        return Ok(stat);
+    }
+    // A watch costs as much as all else, and what is asked for here never changes.
+    let image =
+        Image::open_unwatched(pool, name, SNAP).map_err(|errno| unopened(store, name, errno))?;
+    let (image, seen) = whole(store, pool, image, name, false)?;
+    // Closing takes as long as looking, and the answer is here.
+    close_later(image, name, &store.handles, &store.lane);
+    Ok(seen.stat)
+}
+
+fn unopened(store: &Store, name: &str, errno: Errno) -> Error {
+    match errno {
+        Errno::NOENT => missing(name, &store.name),
+        errno => failed("open", name, errno, Late::Away),
+    }
+}
+
+/// Opens a whole image at its snapshot. Blocks.
+pub(super) fn open_whole(store: &Store, pool: &Pool, name: &str) -> Result<(Image, Seen)> {
+    let opened = match Image::open(pool, name, Some(SNAP)) {
+        Err(Errno::PERM) => Image::open_unwatched(pool, name, SNAP).map(|image| (image, false)),
+        opened => opened.map(|image| (image, true)),
+    };
+    let (image, watched) = opened.map_err(|errno| unopened(store, name, errno))?;
+    whole(store, pool, image, name, watched)
+}
+
+/// What is known of an image that is open at its snapshot; closes it if it is not whole. Blocks.
+fn whole(
+    store: &Store,
+    pool: &Pool,
+    image: Image,
+    name: &str,
+    watched: bool,
+) -> Result<(Image, Seen)> {
+    let looked = || {
+        if !image.snap_is_protected(SNAP)? {
+            return Err(Errno::NOENT); // on its way to be one
+        }
+        let (internal, size) = (image.id()?, image.size()?);
+        let digests = kept::kept(&image, &internal, size)?;
+        Ok(Seen { internal, stat: Stat { size, digests }, watched })
+    };
+    let found = looked().map_err(|errno| unopened(store, name, errno));
+    // By now the client has heard what the OSD knows of the pool.
+    match found.and_then(|seen| store.connection.holds(pool).map(|()| seen)) {
+        Ok(seen) => {
+            lock(&store.seen).insert(name, seen.clone());
+            Ok((image, seen))
+        }
+        Err(error) => {
+            close(image, name);
+            Err(error)
+        }
+    }
+}
+
+/// An open image as something that is read, and what of `range` may hold something, if asking is
+/// worth while. Blocks.
+pub(super) fn reading(
+    store: &Store,
+    image: Image,
+    name: &str,
+    range: Range<u64>,
+) -> Result<(Reading, Option<Vec<Extent>>)> {
+    let extents = if range.end.saturating_sub(range.start) > READS.0 as u64 {
+        match image.extents(range) {
+            Ok(extents) => Some(extents),
+            Err(errno) => {
+                close(image, name);
+                return Err(failed("read", name, errno, Late::Away));
+            }
+        }
+    } else {
+        None
+    };
+    Ok((Reading::new(image, name, &store.handles, &store.lane, store.patience), extents))
+}
 
 /// The part of a buffer that librbd fills.
 struct Room {

@@ -1,43 +1,35 @@
-//! One store: its connection, and what it does where blocking is allowed.
+//! One store: what it is made of, and how calls for it run where blocking is allowed.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     fmt, io,
-    ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
-use imaged_ffi::{Errno, Extent, Image, Pool};
+use imaged_ffi::{Errno, Pool};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    Config,
     cluster::{Connection, Live},
-    config,
+    config::{self, Config},
     failure::{Late, failed},
-    handles::{Handles, Reading, close_later},
-    kept,
-    location::SNAP,
-    read, trash, upload,
+    handles::Handles,
+    seen::AllSeen,
 };
 use crate::{
-    contract::{Error, Kind, Recovered, Result, Stat},
+    contract::{Error, Kind, Result},
     kit::{
         lane::{Going, Lane},
-        refusals::{foreign, missing},
+        refusals::foreign,
     },
 };
 
-/// Images whose size and digests are remembered.
-const REMEMBERED: usize = 4096;
 /// The object that has the names of a pool's images; made with the first of them.
 const DIRECTORY: &str = "rbd_directory";
-/// The length in bytes of what names an image's internal id.
-const ID_OBJECT: usize = 256;
+
+/// Calls to librbd that block, at a time.
+const PLACES: usize = 16;
 
 /// What a store is made of.
 pub(super) struct Store {
@@ -64,8 +56,8 @@ pub(super) struct Store {
     pub(super) handles: Arc<Handles>,
     /// Images that this process makes.
     pub(super) making: Mutex<BTreeSet<String>>,
-    /// Whole images that were looked at: what is sealed by a snapshot never changes.
-    pub(super) seen: Mutex<HashMap<String, Seen>>,
+    /// Whole images that were looked at.
+    pub(super) seen: Mutex<AllSeen>,
     /// What others have put into the trash, by internal id, as far as that had to be looked at.
     pub(super) foreign: Mutex<BTreeSet<String>>,
     /// What the trash holds of ours of which it was told that it stays there.
@@ -86,13 +78,27 @@ impl fmt::Debug for Store {
     }
 }
 
-/// What is known of a whole image.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) internal: String,
-    pub(super) stat: Stat,
-    /// Whether an open handle keeps it from being removed.
-    pub(super) watched: bool,
+/// The lanes that all pools of a store share.
+#[derive(Clone)]
+pub(super) struct Lanes {
+    calls: Lane,
+    long: Lane,
+    purge: Lane,
+    flatten: Lane,
+    patience: Duration,
+}
+
+impl Lanes {
+    /// For the store `name`; each step gets `patience`.
+    pub(super) fn new(name: &str, patience: Duration) -> Self {
+        Self {
+            calls: Lane::new(name, PLACES, patience),
+            long: Lane::new(name, PLACES, patience),
+            purge: Lane::new(name, 1, patience),
+            flatten: Lane::new(name, 1, patience),
+            patience,
+        }
+    }
 }
 
 /// Runs `work` where it may block.
@@ -172,21 +178,27 @@ fn is_shut_out(error: &Error) -> bool {
 }
 
 impl Store {
-    /// The same in another pool of the cluster.
-    pub(super) fn in_pool(&self, pool: &str) -> Self {
+    /// The store of the pool that `option` names, and of no others yet; what may take long gets
+    /// `patience` for each step.
+    pub(super) fn new(
+        config: &Config,
+        (name, instance): (&str, &str),
+        (option, pool): (&'static str, &str),
+        lanes: Lanes,
+    ) -> Self {
         Self {
-            name: self.name.clone(),
-            instance: self.instance.clone(),
-            config: self.config.clone(),
+            name: name.to_owned(),
+            instance: instance.to_owned(),
+            config: config.clone(),
             pool: pool.to_owned(),
-            option: config::ALSO,
+            option,
             also: Vec::new(),
-            lane: self.lane.clone(),
-            long: self.long.clone(),
-            purge_lane: self.purge_lane.clone(),
-            flattening: self.flattening.clone(),
-            connection: Connection::new(&self.config, pool, config::ALSO),
-            patience: self.patience,
+            lane: lanes.calls,
+            long: lanes.long,
+            purge_lane: lanes.purge,
+            flattening: lanes.flatten,
+            connection: Connection::new(config, pool, option),
+            patience: lanes.patience,
             handles: Arc::default(),
             making: Mutex::default(),
             seen: Mutex::default(),
@@ -197,6 +209,23 @@ impl Store {
             purge_again: AtomicBool::default(),
             fsid: Mutex::default(),
         }
+    }
+
+    /// With the pools of the section that are only read and deleted in, which share its lanes.
+    pub(super) fn with_also_pools(mut self) -> Self {
+        let lanes = Lanes {
+            calls: self.lane.clone(),
+            long: self.long.clone(),
+            purge: self.purge_lane.clone(),
+            flatten: self.flattening.clone(),
+            patience: self.patience,
+        };
+        let of = (self.name.as_str(), self.instance.as_str());
+        let in_pool = |pool: &String| {
+            Arc::new(Self::new(&self.config, of, (config::ALSO, pool), lanes.clone()))
+        };
+        self.also = self.config.also_pools.iter().map(in_pool).collect();
+        self
     }
 
     pub(super) async fn connected(&self) -> Result<(Arc<Live>, Pool)> {
@@ -247,187 +276,15 @@ impl Store {
 
     /// The image that `at` names, if it may be one of this store's.
     pub(super) fn image_at(&self, at: &crate::Location, live: &Live) -> Result<String> {
-        match at {
-            crate::Location::Rbd(rbd) if rbd.is_in(&live.fsid, &self.pool) => {
-                Ok(rbd.image().to_owned())
-            }
-            crate::Location::Rbd(_) | crate::Location::File(_) | crate::Location::Mem(_) => {
-                Err(foreign(at, &self.name))
-            }
+        let crate::Location::Rbd(rbd) = at else { return Err(foreign(at, &self.name)) };
+        if !rbd.is_in(&live.fsid, &self.pool) {
+            return Err(foreign(at, &self.name));
         }
-    }
-
-    /// Size and digests of a whole image. One that was seen before costs one look whether it is
-    /// still the same. Blocks.
-    pub(super) fn look(&self, pool: &Pool, name: &str) -> Result<Stat> {
-        let known = lock(&self.seen).get(name).cloned();
-        if let Some(Seen { internal, stat, .. }) = known
-            && is_still(pool, name, &internal)
-                .map_err(|errno| failed("look at", name, errno, Late::Away))?
-        {
-            return Ok(stat);
-        }
-        // A watch costs as much as all else, and what is asked for here never changes.
-        let image =
-            Image::open_unwatched(pool, name, SNAP).map_err(|errno| self.unopened(name, errno))?;
-        let (image, seen) = self.whole(pool, image, name, false)?;
-        // Closing takes as long as looking, and the answer is here.
-        close_later(image, name, &self.handles, &self.lane);
-        Ok(seen.stat)
-    }
-
-    /// Begins to purge the trash, for nobody who waits for it.
-    pub(super) fn purge_soon(self: &Arc<Self>) {
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            if let Err(error) = this.purge().await {
-                let error = error.chain();
-                tracing::warn!(store = this.name, error, "the trash is not purged now");
-            }
-        });
-    }
-
-    /// Purges the trash, one at a time: who comes meanwhile waits for the next time.
-    pub(super) async fn purge(self: &Arc<Self>) -> Result<()> {
-        self.purge_again.store(true, Ordering::SeqCst);
-        let _one = self.purging.lock().await;
-        if !self.purge_again.swap(false, Ordering::SeqCst) {
-            return Ok(());
-        }
-        let (_, pool) = self.connected().await?;
-        let purged = long_on(&self.purge_lane, self, "purge the trash", move |store, going| {
-            trash::purge(store, &pool, going)
-        });
-        purged.await
-    }
-
-    fn unopened(&self, name: &str, errno: Errno) -> Error {
-        match errno {
-            Errno::NOENT => missing(name, &self.name),
-            errno => failed("open", name, errno, Late::Away),
-        }
-    }
-
-    /// Opens a whole image at its snapshot. Blocks.
-    pub(super) fn open_whole(&self, pool: &Pool, name: &str) -> Result<(Image, Seen)> {
-        let opened = match Image::open(pool, name, Some(SNAP)) {
-            Err(Errno::PERM) => Image::open_unwatched(pool, name, SNAP).map(|image| (image, false)),
-            opened => opened.map(|image| (image, true)),
-        };
-        let (image, watched) = opened.map_err(|errno| self.unopened(name, errno))?;
-        self.whole(pool, image, name, watched)
-    }
-
-    /// What is known of an image that is open at its snapshot; closes it if it is not whole. Blocks.
-    fn whole(&self, pool: &Pool, image: Image, name: &str, watched: bool) -> Result<(Image, Seen)> {
-        let looked = || {
-            if !image.snap_is_protected(SNAP)? {
-                return Err(Errno::NOENT); // on its way to be one
-            }
-            let (internal, size) = (image.id()?, image.size()?);
-            let digests = kept::kept(&image, &internal, size)?;
-            Ok(Seen { internal, stat: Stat { size, digests }, watched })
-        };
-        let found = looked().map_err(|errno| self.unopened(name, errno));
-        // By now the client has heard what the OSD knows of the pool.
-        match found.and_then(|seen| self.connection.holds(pool).map(|()| seen)) {
-            Ok(seen) => {
-                let mut all = lock(&self.seen);
-                if all.len() >= REMEMBERED {
-                    all.clear();
-                }
-                all.insert(name.to_owned(), seen.clone());
-                Ok((image, seen))
-            }
-            Err(error) => {
-                close(image, name);
-                Err(error)
-            }
-        }
-    }
-
-    /// An open image as something that is read, and what of `range` may hold something, if asking is
-    /// worth while. Blocks.
-    pub(super) fn reading(
-        &self,
-        image: Image,
-        name: &str,
-        range: Range<u64>,
-    ) -> Result<(Reading, Option<Vec<Extent>>)> {
-        let extents = if range.end.saturating_sub(range.start) > read::READS.0 as u64 {
-            match image.extents(range) {
-                Ok(extents) => Some(extents),
-                Err(errno) => {
-                    close(image, name);
-                    return Err(failed("read", name, errno, Late::Away));
-                }
-            }
-        } else {
-            None
-        };
-        Ok((Reading::new(image, name, &self.handles, &self.lane, self.patience), extents))
+        Ok(rbd.image().to_owned())
     }
 
     pub(super) fn forget(&self, name: &str) {
-        lock(&self.seen).remove(name);
-    }
-
-    /// Removes what an upload of `name` has left. Blocks.
-    pub(super) fn recover(&self, pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
-        let fail = |errno| failed("look at", name, errno, Late::Away);
-        let image = match Image::open(pool, name, None) {
-            Ok(image) => image,
-            // It may be half removed.
-            Err(Errno::NOENT) => return self.remove(pool, name, going),
-            Err(errno) => return Err(fail(errno)),
-        };
-        let looked = || {
-            let internal = image.id()?;
-            if is_sealed(&image)? {
-                return Ok(Recovered::Whole);
-            }
-            let ours = match kept::marked(&image, &internal)? {
-                Some(instance) => instance == self.instance,
-                // Ours if we died between making and marking it. If not, nobody loses anything: it is
-                // empty.
-                None => image.snaps()?.is_empty() && !image.has_objects()?,
-            };
-            if ours && image.watchers()?.len() > 1 {
-                // The dead watch it for a while, and glance_store's would be filled by and by.
-                return Err(Errno::BUSY);
-            }
-            Ok(if ours { Recovered::Removed(Vec::new()) } else { Recovered::Nothing })
-        };
-        let found = looked().map_err(|errno| match errno {
-            Errno::BUSY => Error::new(
-                Kind::Unavailable,
-                format!("it is removed when nobody has it open any more: image=`{name}`"),
-            ),
-            errno => fail(errno),
-        });
-        close(image, name);
-        match found? {
-            Recovered::Removed(_) => self.remove(pool, name, going),
-            found @ (Recovered::Nothing | Recovered::Whole) => Ok(found),
-        }
-    }
-
-    fn remove(&self, pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
-        match upload::remove(pool, name, going) {
-            Ok(true) => {
-                let removed = format!("image {name} in pool {}", pool.name());
-                Ok(Recovered::Removed(vec![removed]))
-            }
-            Ok(false) => Ok(Recovered::Nothing),
-            Err(errno) => Err(failed("remove", name, errno, Late::Away)),
-        }
-    }
-}
-
-/// Closes a handle; what goes wrong then is nobody's business but the log's. Blocks.
-pub(super) fn close(image: Image, name: &str) {
-    if let Err(errno) = image.close() {
-        tracing::warn!(image = name, %errno, "a handle was not closed cleanly");
+        lock(&self.seen).forget(name);
     }
 }
 
@@ -441,22 +298,4 @@ pub(super) fn no_data_pool(name: &str) -> Error {
         Kind::Unavailable,
         format!("the pool for data does not exist, create it: rbd_store_data_pool=`{name}`"),
     )
-}
-
-/// Whether the image has its protected snapshot.
-pub(super) fn is_sealed(image: &Image) -> imaged_ffi::Result<bool> {
-    match image.snap_is_protected(SNAP) {
-        Err(Errno::NOENT) => Ok(false),
-        other => other,
-    }
-}
-
-/// Whether the image of this name still has this internal id.
-pub(super) fn is_still(pool: &Pool, name: &str, internal: &str) -> imaged_ffi::Result<bool> {
-    match pool.read(&format!("rbd_id.{name}"), ID_OBJECT) {
-        // A length of four bytes, then the id.
-        Ok(found) => Ok(found.get(4..) == Some(internal.as_bytes())),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno),
-    }
 }

@@ -6,13 +6,16 @@
 //! is decided by one call, the unprotecting of its snapshot: it goes, or clones need that protection and
 //! it comes back.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use imaged_ffi::{Errno, Image, Pool, Trashed};
 
 use super::{
     failure::{Late, failed},
+    image::close,
     kept,
     location::SNAP,
-    store::{Store, close, lock},
+    store::{Store, lock, long_on},
 };
 use crate::{contract::Result, kit::lane::Going};
 
@@ -153,12 +156,37 @@ pub(super) fn unmark(pool: &Pool, name: &str, id: &str) {
     }
 }
 
+/// Begins to purge the trash, for nobody who waits for it.
+pub(super) fn purge_soon(store: &Arc<Store>) {
+    let store = Arc::clone(store);
+    tokio::spawn(async move {
+        if let Err(error) = purge(&store).await {
+            let error = error.chain();
+            tracing::warn!(store = store.name, error, "the trash is not purged now");
+        }
+    });
+}
+
+/// Purges the trash, one at a time: who comes meanwhile waits for the next time.
+pub(super) async fn purge(store: &Arc<Store>) -> Result<()> {
+    store.purge_again.store(true, Ordering::SeqCst);
+    let _one = store.purging.lock().await;
+    if !store.purge_again.swap(false, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let (_, pool) = store.connected().await?;
+    let purged = long_on(&store.purge_lane, store, "purge the trash", move |store, going| {
+        end_all(store, &pool, going)
+    });
+    purged.await
+}
+
 /// Brings the deletions to their end that daemons have begun and not ended. What others have put into
 /// the trash is left alone, and what cannot be looked at is for another time. Blocks.
 ///
 /// # Errors
 /// The trash cannot be listed.
-pub(super) fn purge(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
+fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
     let fail = |errno| failed("look at the trash of", pool.name(), errno, Late::Away);
     let entries = pool.trash_list().map_err(fail)?;
     for known in [&store.foreign, &store.told] {

@@ -1,6 +1,6 @@
 //! Writing an image: at its full size at once where that is known, with a window of writes in flight.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,9 +9,11 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     failure::{Late, failed},
+    image::{cleared, give_up, remove, unpublished},
     kept,
     location::{Location, SNAP},
-    store::{Store, at_length, blocking, close, lock, no_data_pool},
+    making::Making,
+    store::{Store, at_length, blocking, no_data_pool},
 };
 use crate::{
     contract::{Committed, Digests, Error, ImageId, Kind, Result, Upload},
@@ -22,38 +24,11 @@ use crate::{
 /// takes no space.
 const FIRST: u64 = 1 << 30;
 
-/// How often an image that is still watched is tried to be removed.
-const TRIES: u32 = 5;
-const BETWEEN: Duration = Duration::from_millis(200);
-
-/// An id that this process is making an image of, or the name of another call of which there is one at a
-/// time; given up when dropped.
-#[derive(Debug)]
-pub(super) struct Making {
-    store: Arc<Store>,
-    name: String,
-}
-
-impl Making {
-    pub(super) fn begin(store: &Arc<Store>, name: &str) -> Option<Self> {
-        let new = lock(&store.making).insert(name.to_owned());
-        new.then(|| Self { store: Arc::clone(store), name: name.to_owned() })
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        lock(&self.store.making).remove(&self.name);
-    }
-}
-
-/// Whether this process is making an image of this name, or a call for one has not returned.
-pub(super) fn is_making(store: &Store, name: &str) -> bool {
-    lock(&store.making).contains(name)
+/// Removes an image that was made whole in a pool that has not the store's name any more: it is not
+/// where its location says. A snapshot is made with the latest news of the pools, so this hears of
+/// whatever happened before. Blocks.
+pub(super) fn is_in_store(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<()> {
+    store.connection.holds(pool).map_err(|moved| cleared(pool, name, moved, going))
 }
 
 /// An rbd store's [`Upload`].
@@ -95,9 +70,10 @@ pub(super) async fn create(
     let length = size.unwrap_or(FIRST);
     let at = Location::new(&live.fsid, pool.name(), id.as_str());
     let (until_done, to) = (Arc::clone(&making), pool.clone());
-    let (image, internal) =
-        blocking(store, "create an image", move |store| make(store, &to, &until_done.name, length))
-            .await?;
+    let (image, internal) = blocking(store, "create an image", move |store| {
+        make(store, &to, until_done.name(), length)
+    })
+    .await?;
     Ok(Box::new(Writing {
         making,
         pool,
@@ -146,120 +122,13 @@ fn is_gone(error: &Error) -> bool {
     cause.and_then(io::Error::raw_os_error) == Some(Errno::NOENT.number())
 }
 
-/// Removes an image that was made whole in a pool that has not the store's name any more: it is not
-/// where its location says. A snapshot is made with the latest news of the pools, so this hears of
-/// whatever happened before. Blocks.
-pub(super) fn is_in_store(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<()> {
-    store.connection.holds(pool).map_err(|moved| cleared(pool, name, moved, going))
-}
-
-/// Closes a handle, unless a call that has not returned still uses it: its end closes it then.
-fn give_up(image: Arc<Image>, name: &str) {
-    if let Some(image) = Arc::into_inner(image) {
-        close(image, name);
-    }
-}
-
-/// Removes an image that is no whole one, with its snapshot; false if there is none.
-pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Result<bool> {
-    let goes_on = |_done, _all| {
-        going.on();
-        true
-    };
-    match Image::open(pool, name, None) {
-        Ok(image) => {
-            let unsnapped = match image.lockers() {
-                // librbd would wait for the lock, for ever.
-                Ok(lockers) if !lockers.is_empty() => Err(Errno::ROFS),
-                Ok(_) => unsnap(&image),
-                Err(errno) => Err(errno),
-            };
-            let closed = image.close();
-            unsnapped.and(closed)?;
-        }
-        // A removal that was broken off has left the rest in the trash, where this finds it.
-        Err(Errno::NOENT) => {
-            return match pool.remove(name, goes_on) {
-                Ok(()) => Ok(true),
-                Err(Errno::NOENT) => Ok(false),
-                Err(errno) => Err(errno),
-            };
-        }
-        Err(errno) => return Err(errno),
-    }
-    for _ in 1..TRIES {
-        match pool.remove(name, goes_on) {
-            Ok(()) => return Ok(true),
-            // A handle of our own may still be closing.
-            Err(Errno::BUSY) => {
-                #[expect(clippy::disallowed_methods, reason = "this is a thread of the lane")]
-                std::thread::sleep(BETWEEN);
-            }
-            // A pool that is full may refuse to note the removal, and yet gives space back.
-            Err(Errno::NOENT | Errno::DQUOT | Errno::NOSPC) => {
-                match Image::open(pool, name, None) {
-                    Ok(image) => {
-                        let shrunk = image.resize(0, goes_on);
-                        image.close().and(shrunk)?;
-                    }
-                    Err(Errno::NOENT) => return Ok(true),
-                    Err(errno) => return Err(errno),
-                }
-            }
-            Err(errno) => return Err(errno),
-        }
-    }
-    match pool.remove(name, goes_on) {
-        Ok(()) => Ok(true),
-        // Shrunk it is, and it could not be noted.
-        Err(Errno::NOENT) => Err(Errno::DQUOT),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Removes an image that could not be made whole; the failure says what is left of it. `snapped`: its
-/// snapshot had been begun. Blocks.
-pub(super) fn unpublished(
-    pool: &Pool,
-    name: &str,
-    errno: Errno,
-    snapped: bool,
-    at: crate::Location,
-    going: &Going,
-) -> Error {
-    // A snapshot that did not come in time may come later: only a look can tell.
-    if errno == Errno::TIMEDOUT && snapped {
-        return failed("commit", name, errno, Late::Unsure).at(at);
-    }
-    cleared(pool, name, failed("commit", name, errno, Late::Away), going)
-}
-
-/// Removes an image because of `error`, which says so if it is left. Blocks.
-pub(super) fn cleared(pool: &Pool, name: &str, error: Error, going: &Going) -> Error {
-    match remove(pool, name, going) {
-        Ok(_) => error,
-        Err(_left) => error.leaving(name),
-    }
-}
-
-/// Removes the snapshot of an image that is to go. Blocks.
-fn unsnap(image: &Image) -> imaged_ffi::Result<()> {
-    if !image.snaps()?.iter().any(|snap| snap.name == SNAP) {
-        return Ok(());
-    }
-    match image.snap_unprotect(SNAP) {
-        Ok(()) | Err(Errno::INVAL) => image.snap_remove(SNAP),
-        Err(errno) => Err(errno),
-    }
-}
-
 impl Writing {
     fn name(&self) -> &str {
-        &self.making.name
+        self.making.name()
     }
 
     fn store(&self) -> &Arc<Store> {
-        &self.making.store
+        self.making.store()
     }
 
     fn fail(&self, errno: Errno) -> Error {
@@ -442,7 +311,7 @@ impl Writing {
     /// Gives the image its length and digests, then its snapshot. Blocks.
     fn publish(self, digests: &Digests, going: &Going) -> Result<()> {
         let Self { making, pool, image, internal, length, size, at, .. } = self;
-        let name = making.name.as_str();
+        let name = making.name();
         let mut snapped = false;
         let publish = |snapped: &mut bool| {
             if length != size {
@@ -459,19 +328,19 @@ impl Writing {
         let published = publish(&mut snapped);
         give_up(image, name);
         published.map_err(|errno| unpublished(&pool, name, errno, snapped, at, going))?;
-        is_in_store(&making.store, &pool, name, going)
+        is_in_store(making.store(), &pool, name, going)
     }
 
     /// Leaves what was written. Blocks.
     fn close(self) {
         let Self { making, image, .. } = self;
-        give_up(image, &making.name);
+        give_up(image, making.name());
     }
 
     /// Removes what was written. Blocks.
     fn remove(self, going: &Going) -> Result<()> {
         let Self { making, pool, image, .. } = self;
-        let name = making.name.as_str();
+        let name = making.name();
         give_up(image, name);
         match remove(&pool, name, going) {
             Ok(_) => Ok(()),
