@@ -50,6 +50,8 @@ pub(super) struct Drops(Mutex<Waiting>);
 struct Waiting {
     queue: VecDeque<Box<dyn FnOnce() + Send>>,
     threads: usize,
+    /// Those that threads have taken from the queue, and not yet dropped.
+    taken: usize,
 }
 
 impl fmt::Debug for Drops {
@@ -72,7 +74,7 @@ impl Drops {
     /// How many wait or are under way.
     pub(super) fn count(&self) -> usize {
         let waiting = self.waiting();
-        waiting.queue.len().saturating_add(waiting.threads)
+        waiting.queue.len().saturating_add(waiting.taken)
     }
 
     pub(super) fn push(self: &Arc<Self>, drops: Box<dyn FnOnce() + Send>) {
@@ -91,11 +93,13 @@ impl Drops {
 struct Dropper {
     drops: Arc<Drops>,
     runs: bool,
+    /// Whether it has taken one that is not dropped yet.
+    has_one: bool,
 }
 
 impl Dropper {
     fn begin(drops: &Arc<Drops>) {
-        let mut thread = Self { drops: Arc::clone(drops), runs: false };
+        let mut thread = Self { drops: Arc::clone(drops), runs: false, has_one: false };
         on_blocking_thread(move || {
             thread.runs = true;
             while let Some(drops) = thread.next() {
@@ -104,8 +108,13 @@ impl Dropper {
         });
     }
 
-    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
-        self.drops.waiting().queue.pop_front()
+    fn next(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut waiting = self.drops.waiting();
+        let next = waiting.queue.pop_front();
+        waiting.taken = waiting.taken.saturating_sub(usize::from(self.has_one));
+        self.has_one = next.is_some();
+        waiting.taken = waiting.taken.saturating_add(usize::from(self.has_one));
+        next
     }
 }
 
@@ -113,6 +122,7 @@ impl Drop for Dropper {
     fn drop(&mut self) {
         let mut waiting = self.drops.waiting();
         waiting.threads = waiting.threads.saturating_sub(1);
+        waiting.taken = waiting.taken.saturating_sub(usize::from(self.has_one));
         // It may have ended by a panic, or have missed what came after its last look. One that never
         // ran belongs to a runtime that has ended.
         let again = self.runs && !waiting.queue.is_empty();

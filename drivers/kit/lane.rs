@@ -285,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_goes_on_is_waited_for_and_what_does_not_is_given_up() {
-        let lane = Lane::new("a", 2, Duration::from_millis(200));
+        let lane = Lane::new("a", 2, Duration::from_secs(1));
         let (tell, told) = mpsc::channel::<()>();
         let goes_on = lane.run_long("remove", move |going| {
             let mut steps = 0;
@@ -297,7 +297,7 @@ mod tests {
         });
         let steps = async {
             for _ in 0..10 {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(150)).await;
                 tell.send(()).unwrap();
             }
             drop(tell);
