@@ -36,7 +36,7 @@ pub use contract::{
     Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part,
     Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Usable,
 };
-pub use kit::{DropOnLane, lane, open_file, options, point, window, zeros};
+pub use kit::{DropOnLane, lane, memory, open_file, options, point, window, zeros};
 pub use location::{Location, Volume};
 
 /// Waits until what backends had open is closed, a few seconds at most. To be called last in `main`,

@@ -152,7 +152,7 @@ impl Daemon {
             (store.name().to_owned(), store.health().is_ok(), busy)
         };
         Now {
-            window_bytes: self.shared.budget.taken(),
+            window_bytes: self.shared.memory.held(),
             journal: self.shared.journal.len(),
             jobs: self.shared.jobs.running(),
             stores: self.stores().iter().map(of).collect(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{Result, window::Budget};
+use imaged_drivers::{Result, memory::Memory};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config, digest::Pool, jobs::Jobs, journal::Journal, metrics::Metrics};
@@ -13,7 +13,7 @@ pub struct Shared {
     /// The threads that digests run on.
     pub digests: Pool,
     /// The memory of all transfers.
-    pub budget: Budget,
+    pub memory: Memory,
     /// Intents and claims.
     pub journal: Journal,
     /// Counters.
@@ -36,7 +36,8 @@ impl Shared {
     pub fn new(settings: &config::Daemon) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             digests: Pool::new(settings.digest_threads)?,
-            budget: Budget::new(settings.total_window).with_patience(settings.stall_timeout),
+            memory: Memory::new(settings.total_window, settings.connection_limit)
+                .with_patience(settings.stall_timeout),
             journal: Journal::open(&settings.state_dir)?,
             metrics: Metrics::new(),
             jobs: Jobs::default(),

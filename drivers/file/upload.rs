@@ -379,7 +379,7 @@ impl Pen {
         if !self.thin {
             return self.put(file, at, chunk).map_err(fail);
         }
-        for run in zeros::data(chunk) {
+        for run in zeros::data(chunk, at) {
             let at = at.saturating_add(run.start as u64);
             self.put(file, at, chunk.get(run).unwrap_or_default()).map_err(fail)?;
         }

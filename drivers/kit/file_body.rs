@@ -16,11 +16,11 @@ use super::{
     drop_on_lane::DropOnLane,
     lane::Lane,
     open_file::{Next, OpenFile, Unchanged, next_data},
-    window::{self, CHUNK, Window},
+    window::{self, Buffer, Window},
 };
-use crate::contract::{Error, Kind, Result};
+use crate::contract::{Error, Result};
 
-/// Reads in flight of one stream: one being sent, one being read.
+/// Reads under way of one stream: one that is ready to be sent, one being read.
 const AHEAD: usize = 2;
 
 /// An open file that several hold: who reads it, and a copy that is made from it.
@@ -76,7 +76,7 @@ impl FileBody {
         self.file.clone()
     }
 
-    /// The bytes of the range, in order, at most two chunks in memory. Ends in `Mismatch` once the
+    /// The bytes of the range, in order. Ends in `Mismatch` once the
     /// file's bytes are changed.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
@@ -92,19 +92,11 @@ impl FileBody {
     fn stream(self, unchanged: Unchanged) -> BoxStream<'static, Result<Bytes>> {
         let Self { file: opened, range, lane, window } = self;
         let _hint = fadvise(&opened.file, range.start, None, Advice::Sequential);
-        let chunk = window.chunk().min(CHUNK) as u64;
         let (last, closing) = (opened.clone(), lane.clone());
-        let starts = stream::iter(
-            std::iter::successors(Some(range.start), move |start| start.checked_add(chunk))
-                .take_while(move |start| *start < range.end),
-        );
-        let pieces = starts
-            .map(move |start| {
-                let part = start..range.end.min(start.saturating_add(chunk));
-                let (opened, lane, window) = (opened.clone(), lane.clone(), window.clone());
-                async move { read_part(opened, part, unchanged, lane, window).await }
-            })
-            .buffered(AHEAD);
+        let pieces = window.pieces(range, AHEAD, move |start, len, buffer| {
+            let (opened, lane) = (opened.clone(), lane.clone());
+            read_piece(opened, start, len, unchanged, lane, buffer)
+        });
         if unchanged == Unchanged::Bytes {
             return pieces.boxed();
         }
@@ -123,33 +115,29 @@ impl fmt::Debug for FileBody {
     }
 }
 
-async fn read_part(
+async fn read_piece(
     opened: SharedFile,
-    part: Range<u64>,
+    start: u64,
+    len: usize,
     unchanged: Unchanged,
     lane: Lane,
-    from: Window,
+    mut buffer: Buffer,
 ) -> Result<Bytes> {
-    let mut buffer = from.buffer().await?;
     lane.run("read", move || {
-        let len = usize::try_from(part.end - part.start)
-            .map_err(|error| Error::new(Kind::Internal, "a chunk exceeds memory").because(error))?;
-        if opened.sparse && is_hole(&opened, &part)? {
+        if opened.sparse && is_hole(&opened, start, len)? {
             opened.check(unchanged)?;
             return Ok(window::zeros(len));
         }
-        let mut at = part.start;
-        while at < part.end {
+        while buffer.len() < len {
+            let at = start.saturating_add(buffer.len() as u64);
             let left = len.saturating_sub(buffer.len());
             let room = buffer.room().get_mut(..left).unwrap_or_default();
-            let got = match opened.file.read_at(room, at) {
+            match opened.file.read_at(room, at) {
                 Ok(0) => return Err(opened.changed()),
-                Ok(got) => got,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Ok(got) => buffer.filled(got),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::io("read", opened.path.display(), error)),
-            };
-            buffer.filled(got);
-            at = at.saturating_add(got as u64);
+            }
         }
         opened.check(unchanged)?;
         Ok(buffer.freeze())
@@ -157,12 +145,12 @@ async fn read_part(
     .await
 }
 
-/// Whether there is no data in `part`.
-fn is_hole(opened: &OpenFile, part: &Range<u64>) -> Result<bool> {
-    let next = next_data(&opened.file, part.start, opened.size)
+/// Whether there is no data in the `len` bytes at `start`.
+fn is_hole(opened: &OpenFile, start: u64, len: usize) -> Result<bool> {
+    let next = next_data(&opened.file, start, opened.size)
         .map_err(|error| Error::io("look for data in", opened.path.display(), error.into()))?;
     match next {
-        Next::Data(at) => Ok(at >= part.end),
+        Next::Data(at) => Ok(at >= start.saturating_add(len as u64)),
         Next::Hole => Ok(true),
         Next::Short(_) => Err(opened.changed()),
     }

@@ -1,7 +1,7 @@
 //! What drivers are built from; all of it serves any driver, and none is named here.
 //!
 //! * [`lane`]: where calls that block wait; [`DropOnLane`]: what must not be dropped elsewhere
-//! * [`window`]: the memory of a transfer; [`zeros`]: bytes that need not be stored
+//! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
 //! * [`options`]: how a driver reads its section of the configuration
 //! * [`refusals`]: what every driver says alike; [`point`]: where tests kill the process
@@ -11,6 +11,7 @@ mod drops;
 pub mod file_body;
 pub mod lane;
 pub(crate) mod making;
+pub mod memory;
 pub mod open_file;
 pub mod options;
 pub mod point;

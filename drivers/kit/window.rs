@@ -1,30 +1,41 @@
-//! The memory that one transfer may hold, and the total that all may hold together.
+//! The memory of one transfer.
 //!
-//! A [`Window`] hands out page-aligned buffers of one chunk each, a fixed number at a time. A
-//! filled buffer becomes [`Bytes`], which can be cloned to digests and backend without copying; its
-//! memory returns to the window when the last clone is dropped. So the window bounds what a slow
-//! stage can pile up, and memory stays the same whatever the size of the image.
+//! A [`Window`] hands out page-aligned buffers. A filled buffer becomes [`Bytes`], which can be
+//! cloned to digests and backend without copying; its memory returns with the last clone. So the
+//! window bounds what a slow stage can pile up, and memory stays the same whatever the size of the
+//! image.
 //!
-//! A part of the [`Budget`] is kept for readers: uploads whose callers are slow hold much memory for
-//! long, and nobody is to wait behind them who only wants to read.
+//! It begins with the minimum, in two small buffers. Each buffer that comes back within a second
+//! allows as many bytes more, up to the window's size; each that took longer halves what is allowed.
+//! Buffers grow with that, up to a chunk: at least two of them may be out at a time. So a transfer
+//! holds about as much as it moves in a second, and a slow one its minimum, whichever of its ends is
+//! slow.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt as _,
+    future::{Either, ready},
+    stream,
+};
 use memmap2::MmapMut;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{sync::Notify, time::Instant};
 
-use crate::contract::{Error, Kind, Result};
+pub use super::memory::PAGE;
+use super::memory::{For, Memory, Share, map};
+use crate::contract::Result;
 
-/// Bytes of a page; every chunk is a multiple of it, and every buffer starts on one.
-pub const PAGE: usize = 4096;
-
-/// Bytes of a chunk: what digests and backends are given at a time.
+/// Bytes of a chunk: what digests and backends are given at a time, at most.
 pub const CHUNK: usize = 4 << 20;
+
+/// A buffer that comes back sooner was put to good use.
+const SOON: Duration = Duration::from_secs(1);
 
 #[repr(align(4096))]
 struct Zeros([u8; CHUNK]);
@@ -36,184 +47,232 @@ pub fn zeros(len: usize) -> Bytes {
     Bytes::from_static(ZEROS.0.get(..len).unwrap_or(&ZEROS.0))
 }
 
-/// How long a transfer waits for memory, unless it is told otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The share of a budget that uploads never take: one of so many.
-const KEPT: u32 = 8;
-
-/// The memory that all transfers together may hold, in bytes.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    pages: Arc<Semaphore>,
-    total: u32,
-    uploads: Arc<Semaphore>,
-    for_uploads: u32,
-    patience: Duration,
-}
-
-impl Budget {
-    /// A budget of `bytes`, rounded down to pages.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        let total = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
-        let for_uploads = total - total / KEPT;
-        Self {
-            pages: Arc::new(Semaphore::new(total as usize)),
-            total,
-            uploads: Arc::new(Semaphore::new(for_uploads as usize)),
-            for_uploads,
-            patience: PATIENCE,
-        }
-    }
-
-    /// The same budget, for which transfers wait so long.
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
-    }
-
-    /// Takes a window for an upload: `chunks` buffers of `chunk` bytes, or as many as uploads may
-    /// have, waiting until there is room.
-    ///
-    /// # Errors
-    /// As [`Budget::window`].
-    pub async fn upload_window(&self, chunk: usize, chunks: usize) -> Result<Window> {
-        let most = self.for_uploads as usize * PAGE / chunk.max(1);
-        let chunks = chunks.min(most.max(1));
-        let pages = u32::try_from(chunk / PAGE * chunks).unwrap_or(u32::MAX);
-        if pages > self.for_uploads {
-            return Err(self.too_large(chunk, chunks));
-        }
-        let share = self.waited(Arc::clone(&self.uploads), pages).await?;
-        self.granted(chunk, chunks, Some(share)).await
-    }
-
-    /// Takes a window of `chunks` buffers of `chunk` bytes, waiting until the budget has room.
-    ///
-    /// # Errors
-    /// `Internal` if `chunk` is no multiple of [`PAGE`], or the window is larger than the budget;
-    /// `Unavailable` if no room came free in time.
-    pub async fn window(&self, chunk: usize, chunks: usize) -> Result<Window> {
-        self.granted(chunk, chunks, None).await
-    }
-
-    async fn granted(
-        &self,
-        chunk: usize,
-        chunks: usize,
-        share: Option<OwnedSemaphorePermit>,
-    ) -> Result<Window> {
-        let pages = u32::try_from(chunk / PAGE * chunks).unwrap_or(u32::MAX);
-        if chunk == 0 || !chunk.is_multiple_of(PAGE) || chunks == 0 || pages > self.total {
-            return Err(self.too_large(chunk, chunks));
-        }
-        let grant = self.waited(Arc::clone(&self.pages), pages).await?;
-        Ok(Window(Arc::new(Shared {
-            chunk,
-            chunks,
-            room: Arc::new(Semaphore::new(chunks)),
-            free: Mutex::new(Vec::with_capacity(chunks)),
-            _grant: grant,
-            _share: share,
-        })))
-    }
-
-    async fn waited(&self, of: Arc<Semaphore>, pages: u32) -> Result<OwnedSemaphorePermit> {
-        match tokio::time::timeout(self.patience, of.acquire_many_owned(pages)).await {
-            Ok(granted) => granted.map_err(|closed| {
-                Error::new(Kind::Unavailable, "the daemon is stopping").because(closed)
-            }),
-            Err(late) => Err(Error::new(
-                Kind::Unavailable,
-                format!(
-                    "other transfers have all the memory, and none came free within {} s; try \
-                     again, or raise total_window_mib",
-                    self.patience.as_secs()
-                ),
-            )
-            .because(late)),
-        }
-    }
-
-    fn too_large(&self, chunk: usize, chunks: usize) -> Error {
-        Error::new(
-            Kind::Internal,
-            format!(
-                "a window of {chunks} chunks of {chunk} bytes does not fit the total of {} bytes",
-                self.total as usize * PAGE
-            ),
-        )
-    }
-
-    /// Bytes that windows hold now.
-    #[must_use]
-    pub fn taken(&self) -> usize {
-        (self.total as usize).saturating_sub(self.pages.available_permits()) * PAGE
-    }
-}
-
 /// The buffers of one transfer. Clones share them.
 #[derive(Clone)]
-pub struct Window(Arc<Shared>);
+pub struct Window(Arc<Inner>);
 
-struct Shared {
+struct Inner {
+    memory: Memory,
+    share: Share,
+    /// Bytes of a buffer, at most.
     chunk: usize,
-    chunks: usize,
-    room: Arc<Semaphore>,
-    free: Mutex<Vec<MmapMut>>,
-    _grant: OwnedSemaphorePermit,
-    /// Of what uploads may have, if this is one's.
-    _share: Option<OwnedSemaphorePermit>,
+    /// Bytes of all buffers that are out, at most.
+    most: usize,
+    /// Bytes of the minimum.
+    minimum: usize,
+    held: Mutex<Held>,
+    /// A buffer has come back.
+    back: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Bytes that the memory counts as ours: the minimum from the first buffer on.
+    lent: usize,
+    /// Bytes of the buffers that are out.
+    out: usize,
+    /// Bytes that may be out now.
+    allowed: usize,
+}
+
+impl Memory {
+    /// The window of one transfer: buffers of at most `chunk` bytes (a multiple of [`PAGE`]), at most
+    /// `in_flight` such at a time. Takes no memory before the first buffer is asked for.
+    #[must_use]
+    pub fn window(&self, share: Share, chunk: usize, in_flight: usize) -> Window {
+        let chunk = chunk.max(1).next_multiple_of(PAGE);
+        let most = chunk.saturating_mul(in_flight.max(1));
+        let minimum = self.minimum().min(most);
+        let (memory, held, back) = (self.clone(), Mutex::default(), Notify::new());
+        Window(Arc::new(Inner { memory, share, chunk, most, minimum, held, back }))
+    }
 }
 
 impl Window {
-    /// Bytes of one buffer.
+    /// Bytes of a buffer, at most.
     #[must_use]
     pub fn chunk(&self) -> usize {
         self.0.chunk
     }
 
-    /// How many buffers there are. Pieces that are read at once and given in order must be no more:
-    /// a later one could hold the buffer that an earlier one waits for.
-    #[must_use]
-    pub fn chunks(&self) -> usize {
-        self.0.chunks
-    }
-
-    /// An empty buffer, waiting until one is free.
+    /// An empty buffer for `want` bytes that belong at the offset `at`; it may have room for fewer, and
+    /// ends at a multiple of its size, as the blocks of backends do. Waits until one can be had: the
+    /// first for the memory of others, the rest for this window's own alone.
     ///
     /// # Errors
-    /// `Unavailable` if the system has no memory.
-    pub async fn buffer(&self) -> Result<Buffer> {
-        let permit = Arc::clone(&self.0.room).acquire_owned().await.map_err(|closed| {
-            Error::new(Kind::Unavailable, "the daemon is stopping").because(closed)
-        })?;
-        let kept = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let map = match kept {
-            Some(map) => map,
-            None => MmapMut::map_anon(self.0.chunk)
-                .map_err(|error| Error::io("allocate", "a transfer buffer", error))?,
+    /// `Unavailable` if there is no memory.
+    pub async fn buffer(&self, at: u64, want: usize) -> Result<Buffer> {
+        let this = &*self.0;
+        if this.lock().lent == 0 {
+            this.memory.minimum_for(&this.share, this.minimum).await?;
+            this.begin();
+        }
+        loop {
+            let mut back = std::pin::pin!(this.back.notified());
+            // From here on no buffer that comes back is missed.
+            back.as_mut().enable();
+            if let Some(room) = this.take(at, want) {
+                let (since, bytes) = (Instant::now(), room.next_multiple_of(PAGE));
+                let home = Some(Arc::clone(&self.0));
+                return match this.memory.map(bytes) {
+                    Ok(map) => Ok(Buffer { map: Some(map), room, len: 0, since, home }),
+                    Err(error) => {
+                        this.give_back(bytes, since);
+                        Err(error)
+                    }
+                };
+            }
+            back.await;
+        }
+    }
+
+    /// The bytes of `range`, in order, read in pieces of which at most `in_flight` are under way: `read`
+    /// is given where a piece begins, its length, and a buffer with room for it.
+    ///
+    /// A piece is given its buffer before the next one asks for any: so none that comes later can hold
+    /// what an earlier one waits for.
+    pub fn pieces<F, R>(
+        self,
+        range: Range<u64>,
+        in_flight: usize,
+        mut read: F,
+    ) -> impl Stream<Item = Result<Bytes>>
+    where
+        F: FnMut(u64, usize, Buffer) -> R,
+        R: Future<Output = Result<Bytes>>,
+    {
+        let buffers = stream::try_unfold((self, range.start), move |(window, at)| async move {
+            let left = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX);
+            if left == 0 {
+                return Ok(None);
+            }
+            let buffer = window.buffer(at, left).await?;
+            let len = buffer.capacity();
+            Ok(Some(((at, len, buffer), (window, at.saturating_add(len as u64)))))
+        });
+        buffers
+            .map(move |piece| match piece {
+                Ok((at, len, buffer)) => Either::Left(read(at, len, buffer)),
+                Err(error) => Either::Right(ready(Err(error))),
+            })
+            .buffered(in_flight.max(1))
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the minimum that was lent, unless another call was faster and it goes back.
+    fn begin(&self) {
+        let mut held = self.lock();
+        if held.lent == 0 {
+            held.lent = self.minimum;
+            held.allowed = self.minimum;
+        } else {
+            self.memory.take_back(&self.share, self.minimum);
+        }
+    }
+
+    /// Bytes for a buffer, if one can be had now.
+    fn take(&self, at: u64, want: usize) -> Option<usize> {
+        let mut held = self.lock();
+        let small = (self.minimum / 2 / PAGE * PAGE).max(PAGE);
+        let room = to_multiple(at, half(held.allowed).clamp(small, self.chunk.max(small)), want);
+        let out = held.out.saturating_add(room.next_multiple_of(PAGE));
+        if out <= held.allowed {
+            let more = out.saturating_sub(held.lent);
+            if more == 0 || self.memory.lend(&self.share, more, For::Growth) {
+                held.lent = held.lent.saturating_add(more);
+                held.out = out;
+                return Some(room);
+            }
+        }
+        let room = to_multiple(at, small, want);
+        let out = held.out.saturating_add(room.next_multiple_of(PAGE));
+        (out <= self.minimum).then(|| {
+            held.out = out;
+            room
+        })
+    }
+
+    fn give_back(&self, room: usize, since: Instant) {
+        let mut held = self.lock();
+        held.out = held.out.saturating_sub(room);
+        held.allowed = match since.elapsed() < SOON {
+            true => held.allowed.saturating_add(room).min(self.most),
+            false => (held.allowed / 2).max(self.minimum),
         };
-        Ok(Buffer { map: Some(map), len: 0, home: Arc::clone(&self.0), _permit: permit })
+        let keep = held.out.max(self.minimum);
+        let over = held.lent.saturating_sub(keep);
+        if over > 0 {
+            held.lent = keep;
+            self.memory.take_back(&self.share, over);
+        }
+        drop(held);
+        self.back.notify_waiters();
+    }
+}
+
+/// Bytes from `at` to the next multiple of `size`, at most `want` and at least one.
+fn to_multiple(at: u64, size: usize, want: usize) -> usize {
+    let past = usize::try_from(at % size.max(1) as u64).unwrap_or_default();
+    size.saturating_sub(past).min(want).max(1)
+}
+
+/// The largest power of two that is no more than half of `bytes`, so that buffers of different
+/// transfers have the same few sizes.
+fn half(bytes: usize) -> usize {
+    (bytes / 2).checked_ilog2().map_or(0, |log| 1 << log)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let lent = self.lock().lent;
+        if lent > 0 {
+            self.memory.take_back(&self.share, lent);
+        }
     }
 }
 
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Window").field("chunk", &self.0.chunk).finish_non_exhaustive()
+        f.debug_struct("Window")
+            .field("share", &self.0.share)
+            .field("chunk", &self.0.chunk)
+            .field("most", &self.0.most)
+            .finish_non_exhaustive()
     }
 }
 
 /// One page-aligned buffer being filled.
 pub struct Buffer {
     map: Option<MmapMut>,
+    /// Bytes that it may be filled with.
+    room: usize,
     len: usize,
-    home: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
+    since: Instant,
+    /// `None`: of no transfer.
+    home: Option<Arc<Inner>>,
 }
 
 impl Buffer {
+    /// A buffer for `bytes` that no memory counts: for measuring and for tests.
+    ///
+    /// # Errors
+    /// `Unavailable` if the system has no memory.
+    pub fn uncounted(bytes: usize) -> Result<Self> {
+        let map = map(bytes.max(1).next_multiple_of(PAGE))?;
+        Ok(Self { map: Some(map), room: bytes, len: 0, since: Instant::now(), home: None })
+    }
+
+    /// Bytes that it has room for in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.room
+    }
+
     /// Bytes filled so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -228,12 +287,12 @@ impl Buffer {
 
     /// The part still to be filled; follow with [`Buffer::filled`].
     pub fn room(&mut self) -> &mut [u8] {
-        self.map.as_deref_mut().and_then(|map| map.get_mut(self.len..)).unwrap_or_default()
+        self.map.as_deref_mut().and_then(|map| map.get_mut(self.len..self.room)).unwrap_or_default()
     }
 
     /// Counts `count` more bytes of [`Buffer::room`] as filled, at most all of it.
     pub fn filled(&mut self, count: usize) {
-        self.len = self.len.saturating_add(count).min(self.home.chunk);
+        self.len = self.len.saturating_add(count).min(self.capacity());
     }
 
     /// Copies as much of `bytes` as there is room for, and says how much that was.
@@ -250,7 +309,7 @@ impl Buffer {
     /// Whether there is no room left.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.len == self.home.chunk
+        self.len == self.capacity()
     }
 
     /// The filled part, shareable; the memory goes back to the window with the last clone.
@@ -268,8 +327,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(map) = self.map.take() {
-            self.home.free.lock().unwrap_or_else(PoisonError::into_inner).push(map);
+        if let (Some(map), Some(home)) = (self.map.take(), &self.home) {
+            home.give_back(map.len(), self.since);
+            home.memory.unmap(map);
         }
     }
 }
@@ -282,51 +342,133 @@ impl fmt::Debug for Buffer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use futures_util::TryStreamExt as _;
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_window_gives_no_more_than_its_chunks_until_the_last_clone_is_dropped() {
-        let budget = Budget::new(1 << 20);
-        let window = budget.window(PAGE, 2).await.unwrap();
-        let mut first = window.buffer().await.unwrap();
-        assert_eq!(first.push(&[7; PAGE + 1]), PAGE);
-        assert!(first.is_full());
-        let first = first.freeze();
-        assert_eq!(first.as_ptr().align_offset(PAGE), 0);
-        let clone = first.clone();
-        let _second = window.buffer().await.unwrap();
-        drop(first);
-        let third = tokio::time::timeout(Duration::from_millis(20), window.buffer()).await;
-        assert!(third.is_err(), "a clone is still alive");
-        drop(clone);
-        window.buffer().await.unwrap();
+    const MIB: usize = 1 << 20;
+
+    fn window(memory: &Memory, chunk: usize, in_flight: usize) -> Window {
+        memory.window(Share::Put("x".into()), chunk, in_flight)
     }
 
-    #[tokio::test]
-    async fn the_budget_counts_windows_and_gets_them_back() {
-        let budget = Budget::new(4 * PAGE);
-        let window = budget.window(PAGE, 3).await.unwrap();
-        assert_eq!(budget.taken(), 3 * PAGE);
-        let bytes = window.buffer().await.unwrap().freeze();
-        drop(window);
-        assert_eq!(budget.taken(), 3 * PAGE, "bytes in flight hold their window");
+    /// What is at an offset.
+    fn byte(at: u64) -> u8 {
+        u8::try_from(at % 251).unwrap()
+    }
+
+    /// Whether `waiting` ends without anything else happening.
+    async fn at_once<T>(waiting: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(Duration::from_millis(1), waiting).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_holds_nothing_before_its_first_buffer_and_then_its_minimum() {
+        let memory = Memory::new(64 * MIB, 64);
+        let window = window(&memory, CHUNK, 16);
+        assert_eq!(memory.held(), 0);
+        let first = window.buffer(0, CHUNK).await.unwrap();
+        assert_eq!((first.capacity(), memory.held()), (MIB / 4, MIB / 2));
+        let second = window.buffer(0, CHUNK).await.unwrap();
+        assert_eq!((second.capacity(), memory.held()), (MIB / 4, MIB / 2));
+        assert!(at_once(window.buffer(0, 1)).await.is_none(), "it waits for its own");
+        let bytes = first.freeze();
+        let clone = bytes.clone();
         drop(bytes);
-        assert_eq!(budget.taken(), 0);
-        assert_eq!(budget.window(PAGE, 5).await.unwrap_err().kind(), Kind::Internal);
+        assert!(at_once(window.buffer(0, 1)).await.is_none(), "a clone is still alive");
+        drop(clone);
+        let third = window.buffer(0, 1).await.unwrap();
+        assert_eq!(third.capacity(), 1);
+        drop((window, second));
+        assert_eq!(memory.held(), MIB / 2, "a buffer that is out holds its window");
+        drop(third);
+        assert_eq!(memory.held(), 0);
     }
 
-    #[tokio::test]
-    async fn uploads_leave_room_for_readers_and_nobody_waits_for_ever() {
-        let budget = Budget::new(16 * PAGE).with_patience(Duration::from_millis(20));
-        let most = budget.upload_window(PAGE, 99).await.unwrap();
-        assert_eq!(budget.taken(), 14 * PAGE, "as much as uploads may have");
-        assert_eq!(budget.upload_window(PAGE, 1).await.unwrap_err().kind(), Kind::Unavailable);
-        let reader = budget.window(PAGE, 2).await.unwrap();
-        assert_eq!(budget.window(PAGE, 1).await.unwrap_err().kind(), Kind::Unavailable);
-        drop((most, reader));
-        budget.upload_window(PAGE, 14).await.unwrap();
-        assert_eq!(budget.taken(), 0);
+    #[tokio::test(start_paused = true)]
+    async fn what_is_small_takes_no_more_than_it_needs() {
+        let memory = Memory::new(64 * MIB, 64);
+        let one = window(&memory, 5, 16).buffer(0, 5).await.unwrap();
+        assert_eq!(one.capacity(), 5);
+        assert!(memory.held() <= 16 * PAGE);
+        let one = window(&memory, 5, 1).buffer(0, 5).await.unwrap();
+        assert_eq!(one.as_ref().as_ptr().align_offset(PAGE), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_whose_buffers_come_back_soon_grows_to_its_size_and_no_further() {
+        let memory = Memory::new(1024 * MIB, 64);
+        let window = window(&memory, CHUNK, 4);
+        for _ in 0..50 {
+            drop(window.buffer(0, CHUNK).await.unwrap());
+        }
+        let mut out = Vec::new();
+        while let Some(buffer) = at_once(window.buffer(0, CHUNK)).await {
+            out.push(buffer.unwrap());
+        }
+        assert_eq!(out.iter().map(Buffer::capacity).sum::<usize>(), 4 * CHUNK);
+        assert_eq!(memory.held(), 4 * CHUNK);
+        out.truncate(1);
+        assert_eq!(memory.held(), CHUNK, "what is not used is lent no longer");
+        drop(out);
+        assert_eq!(memory.held(), MIB / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_whose_buffers_come_back_late_shrinks_to_its_minimum() {
+        let memory = Memory::new(1024 * MIB, 64);
+        let window = window(&memory, CHUNK, 16);
+        for _ in 0..20 {
+            drop(window.buffer(0, CHUNK).await.unwrap());
+        }
+        for _ in 0..10 {
+            let slow = window.buffer(0, CHUNK).await.unwrap();
+            tokio::time::advance(2 * SOON).await;
+            drop(slow);
+        }
+        let _first = window.buffer(0, CHUNK).await.unwrap();
+        let _second = window.buffer(0, CHUNK).await.unwrap();
+        assert!(at_once(window.buffer(0, CHUNK)).await.is_none());
+        assert_eq!(memory.held(), MIB / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_goes_on_with_its_own_when_others_have_the_rest() {
+        let memory = Memory::new(8 * MIB, 8);
+        let window = window(&memory, CHUNK, 16);
+        for _ in 0..10 {
+            drop(window.buffer(0, CHUNK).await.unwrap());
+        }
+        assert!(memory.lend(&Share::Get("others".into()), 7 * MIB, For::Minimum));
+        for _ in 0..10 {
+            let buffer = at_once(window.buffer(0, CHUNK)).await.expect("its own").unwrap();
+            assert_eq!(buffer.capacity(), memory.minimum() / 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pieces_come_in_order_however_they_end_and_however_little_memory_there_is() {
+        for (total, chunk) in [(16 * PAGE, CHUNK), (64 * MIB, CHUNK), (64 * MIB, PAGE)] {
+            let memory = Memory::new(total, 2);
+            let window = window(&memory, chunk, 4);
+            let mut turn = 0_u64;
+            let pieces = window.pieces(7..(3 * MIB as u64), 4, |at, len, mut buffer| {
+                turn += 1;
+                // Later ones are ready sooner.
+                let pause = Duration::from_millis(5 - turn % 5);
+                async move {
+                    tokio::time::sleep(pause).await;
+                    let bytes = (at..).map(byte).take(len).collect::<Vec<_>>();
+                    assert_eq!(buffer.push(&bytes), len);
+                    Ok(buffer.freeze())
+                }
+            });
+            let read = pieces.try_fold(7_u64, async |at, bytes| {
+                assert!(bytes.iter().zip(at..).all(|(found, at)| *found == byte(at)), "{at}");
+                Ok(at + bytes.len() as u64)
+            });
+            assert_eq!(read.await.unwrap(), 3 * MIB as u64);
+            assert_eq!(memory.held(), 0);
+        }
     }
 }

@@ -133,20 +133,12 @@ pub(super) fn stream(
     extents: Option<Vec<Range<u64>>>,
     window: Window,
 ) -> BoxStream<'static, Result<Bytes>> {
-    let chunk = window.chunk().min(CHUNK) as u64;
-    let ahead = READS.1.min(window.chunks());
-    let (first, extents) = (range.start / chunk * chunk, Arc::new(extents));
-    // Parts begin at multiples of their length, so that each is of one object.
-    let starts = std::iter::successors(Some(first), move |start| start.checked_add(chunk));
-    let end = range.end;
-    let parts = stream::iter(starts.take_while(move |start| *start < end))
-        .map(move |start| {
-            let part = start.max(range.start)..range.end.min(start.saturating_add(chunk));
-            let (reading, name) = (Arc::clone(&reading), name.clone());
-            let (extents, window) = (Arc::clone(&extents), window.clone());
-            async move { read_part(&reading, &name, part, extents.as_deref(), &window).await }
-        })
-        .buffered(ahead);
+    let extents = Arc::new(extents);
+    let parts = window.pieces(range, READS.1, move |start, len, buffer| {
+        let (reading, name) = (Arc::clone(&reading), name.clone());
+        let extents = Arc::clone(&extents);
+        async move { read_part(&reading, &name, start, len, extents.as_deref(), buffer).await }
+    });
     // Lets go of the image with the last byte, not with the stream.
     stream::unfold(Some(parts.boxed()), |parts| async move {
         let mut parts = parts?;
@@ -158,17 +150,16 @@ pub(super) fn stream(
 async fn read_part(
     reading: &Reading,
     name: &str,
-    part: Range<u64>,
+    start: u64,
+    len: usize,
     extents: Option<&[Range<u64>]>,
-    window: &Window,
+    buffer: Buffer,
 ) -> Result<Bytes> {
     let fail = |errno| failed("read", name, errno, Late::Away);
-    let len = usize::try_from(part.end.saturating_sub(part.start))
-        .map_err(|error| Error::new(Kind::Internal, "a part exceeds memory").because(error))?;
+    let part = start..start.saturating_add(len as u64);
     if extents.is_some_and(|extents| is_hole(extents, &part)) {
         return Ok(window::zeros(len));
     }
-    let buffer = window.buffer().await?;
     let Some(image) = reading.image() else {
         return Err(Error::new(Kind::Internal, "an image was closed while it was read"));
     };

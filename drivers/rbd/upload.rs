@@ -216,7 +216,7 @@ impl Writing {
             self.grow(self.size).await?;
         }
         let runs: Vec<_> = if self.store().config.thin {
-            zeros::data(&chunk).collect()
+            zeros::data(&chunk, start).collect()
         } else {
             std::iter::once(0..chunk.len()).collect()
         };

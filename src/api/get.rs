@@ -10,7 +10,8 @@ use hyper::{
     },
 };
 use imaged_drivers::{
-    self as drivers, Digests, Error, ImageId, Kind, Location, Result, Span, window::PAGE,
+    self as drivers, Digests, Error, ImageId, Kind, Location, Result, Span, memory::Share,
+    window::PAGE,
 };
 
 use super::{
@@ -128,12 +129,10 @@ async fn open(
         // A part of another image would be of no use to the caller.
         span = Span::All;
     }
-    let window = call.daemon.settings().get_window;
     let by_descriptor = call.header(&ACCEPT)?.is_some_and(|form| form == "fd")
         && store.caps().is_some_and(|caps| caps.descriptor);
-    // Not a byte passes through us then.
-    let chunk = if by_descriptor { PAGE } else { (window / 2 / PAGE * PAGE).max(PAGE) };
-    let reader = match store.open(&at, span, chunk).await {
+    let chunk = (call.daemon.settings().get_window / 2 / PAGE * PAGE).max(PAGE);
+    let reader = match store.open(&at, span, chunk, Share::Get(store.name().into())).await {
         Ok(reader) => reader,
         Err(error) if error.kind() == Kind::Range => {
             let size = store.stat(&at).await?.size;

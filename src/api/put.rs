@@ -2,7 +2,7 @@
 
 mod descriptor;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Buf as _;
 use http_body_util::BodyExt as _;
@@ -13,6 +13,7 @@ use hyper::{
 };
 use imaged_drivers::{
     Error, ImageId, Kind, Result,
+    memory::Share,
     window::{Buffer, CHUNK, PAGE, Window},
 };
 use tokio::{
@@ -91,6 +92,7 @@ pub(super) async fn put(
     let put = Put { id, size, algo, promises, request, job, cancel: cancel.clone() };
     let (frames, incoming) = mpsc::channel(BETWEEN);
     let (ready, readied) = oneshot::channel();
+    let name = store.name().to_owned();
     let stored = store.put(put, store::Incoming::Caller(incoming), ready);
     let mut task = call.daemon.shared.tasks.spawn(stored);
     // A put that is refused drops `ready`; not a byte is asked for then.
@@ -99,10 +101,7 @@ pub(super) async fn put(
     {
         let gone = frames.clone();
         let sent = async {
-            let since = Instant::now();
-            let window = window(call, size).await?;
-            // If the store has given up, its own error is the answer.
-            let _heard = frames.send(Frame::Waited(since.elapsed())).await;
+            let window = window(call, &name, size);
             let stall = call.daemon.settings().stall_timeout;
             match descriptor {
                 Some(source) => source.send(&frames, &window).await,
@@ -197,12 +196,12 @@ fn promises(field: Option<&str>, algo: Algo) -> Result<Vec<Promise>> {
 }
 
 /// The memory for an image of `size`: a small one takes little.
-async fn window(call: &Call, size: Option<u64>) -> Result<Window> {
+fn window(call: &Call, store: &str, size: Option<u64>) -> Window {
     let most = call.daemon.settings().put_window / CHUNK;
     let size = size.map_or(usize::MAX, |size| usize::try_from(size).unwrap_or(usize::MAX));
     let chunk = size.clamp(1, CHUNK).next_multiple_of(PAGE);
     let chunks = size.div_ceil(chunk).clamp(1, most.max(1));
-    call.daemon.shared.budget.upload_window(chunk, chunks).await
+    call.daemon.shared.memory.window(Share::Put(store.into()), chunk, chunks)
 }
 
 /// Moves a body into chunks. Its end is told by the caller of this, as a message.
@@ -214,6 +213,7 @@ async fn send(
 ) -> Result<()> {
     // A full buffer is handed over before the next is asked for: a small image has only one.
     let mut filling: Option<Buffer> = None;
+    let mut at = 0_u64;
     loop {
         let Ok(next) = tokio::time::timeout(stall, body.frame()).await else {
             return Err(Error::new(
@@ -234,10 +234,11 @@ async fn send(
         while bytes.has_remaining() {
             let mut buffer = match filling.take() {
                 Some(buffer) => buffer,
-                None => window.buffer().await?,
+                None => window.buffer(at, CHUNK).await?,
             };
             let taken = buffer.push(&bytes);
             bytes.advance(taken);
+            at = at.saturating_add(taken as u64);
             if buffer.is_full() {
                 Frame::Data(buffer.freeze()).send(frames).await?;
             } else {

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use imaged_drivers::{
     lane::Lane,
-    window::{Budget, CHUNK},
+    window::{Buffer, CHUNK},
 };
 use nix::sys::resource::UsageWho;
 use rustix::{
@@ -260,9 +260,8 @@ async fn raw(lane: &Lane, region: &Bytes, wanted: &Wanted<'_>) -> std::result::R
         files.push(Arc::new(file));
     }
     // Page-aligned, as O_DIRECT wants it; one chunk to write, and one to read into for each file.
-    let memory = Budget::new((files.len() + 1) * CHUNK);
-    let window = memory.window(CHUNK, files.len() + 1).await.map_err(|error| error.to_string())?;
-    let mut chunk = window.buffer().await.map_err(|error| error.to_string())?;
+    let buffer = || Buffer::uncounted(CHUNK).map_err(|error| error.to_string());
+    let mut chunk = buffer()?;
     chunk.push(region);
     let (chunk, stop) = (chunk.freeze(), wanted.stop.clone());
     let offsets = move || (0..each).step_by(CHUNK);
@@ -277,7 +276,7 @@ async fn raw(lane: &Lane, region: &Bytes, wanted: &Wanted<'_>) -> std::result::R
     .map_err(|error| error.to_string())?;
     let mut reads = Vec::new();
     for file in files {
-        reads.push((file, window.buffer().await.map_err(|error| error.to_string())?));
+        reads.push((file, buffer()?));
     }
     let stop = wanted.stop.clone();
     let read = at_once(lane, total, reads, move |(file, mut buffer)| {

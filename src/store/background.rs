@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use imaged_drivers::{Digests, Error, ImageId, Kind, Result, Span, window::CHUNK};
+use imaged_drivers::{Digests, Error, ImageId, Kind, Result, Span, memory::Share, window::CHUNK};
 
 use super::Store;
 use crate::{
@@ -160,7 +160,8 @@ impl Store {
     ) -> Result<Digests> {
         let driver = self.driver()?;
         let at = driver.locate(image).await?;
-        let reader = self.open(&at, Span::All, CHUNK).await?;
+        let share = Share::Background(self.name().into());
+        let reader = self.open(&at, Span::All, CHUNK, share).await?;
         job.restart(Some(reader.size));
         if let Some(digests) = reader.digests.filter(|digests| digests.hash_algo == algo.name()) {
             job.advance(reader.size);

@@ -47,7 +47,7 @@ impl Store {
         self.able(|caps| caps.write, "be written to")?;
         let since = Instant::now();
         let chunk = drivers::window::CHUNK;
-        let reader = source.open(from, Span::All, chunk).await?;
+        let reader = source.open(from, Span::All, chunk, source.share_to(self)).await?;
         let since = lap(&mut outcome.stages.wait, since);
         if let Some(job) = job {
             job.restart(Some(reader.size));

@@ -2,11 +2,7 @@
 //! The end of a body is a message ([`Frame::End`]); a channel that closes without it is a caller
 //! who left, never the end of an image.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
@@ -31,8 +27,6 @@ use crate::{
 pub enum Frame {
     /// The next bytes, never empty.
     Data(Bytes),
-    /// The caller's side has waited so long for memory.
-    Waited(Duration),
     /// The body is over and whole.
     End,
     /// The body failed.
@@ -290,11 +284,6 @@ async fn fill(
         since = lap(&mut outcome.stages.receive, since);
         let chunk = match frame {
             Frame::Data(chunk) => chunk,
-            Frame::Waited(time) => {
-                outcome.stages.wait += time;
-                outcome.stages.receive = outcome.stages.receive.saturating_sub(time);
-                continue;
-            }
             Frame::End => break,
             Frame::Failed(error) => return Err(error),
         };

@@ -1,26 +1,40 @@
 //! Reading, looking at and listing images.
 
 use futures_util::stream::BoxStream;
-use imaged_drivers::{Driver, Listed, Location, Reader, Result, Span, Stat, window::Window};
+use imaged_drivers::{
+    Driver, Listed, Location, Reader, Result, Span, Stat, memory::Share, window::Window,
+};
 
 use super::Store;
 
 impl Store {
-    /// Opens an image for reading. `chunk` is what the reader is given at a time; two are in
-    /// memory.
+    /// Opens an image for reading. Unless the backend has a liking of its own, pieces of `chunk` bytes
+    /// are read, two at a time, into memory of `share`.
     ///
     /// # Errors
     /// See [`Driver::open`]; `Unsupported` if the store can only read whole images.
-    pub async fn open(&self, at: &Location, span: Span, chunk: usize) -> Result<Reader> {
+    pub async fn open(
+        &self,
+        at: &Location,
+        span: Span,
+        chunk: usize,
+        share: Share,
+    ) -> Result<Reader> {
         let driver = self.able(|caps| caps.seek || span == Span::All, "read a part of an image")?;
-        let window = self.window(driver.as_ref(), chunk).await?;
+        let window = self.window(driver.as_ref(), chunk, share);
         driver.open(at, span, window).await
     }
 
-    /// Memory for reading, as the backend likes it, or two of `chunk` bytes.
-    pub(super) async fn window(&self, driver: &dyn Driver, chunk: usize) -> Result<Window> {
-        let (chunk, chunks) = driver.reads().unwrap_or((chunk, 2));
-        self.shared.budget.window(chunk, chunks).await
+    /// Memory for reading, as the backend likes it, or two of `chunk` bytes. None is taken before the
+    /// first byte is read.
+    pub(super) fn window(&self, driver: &dyn Driver, chunk: usize, share: Share) -> Window {
+        let (chunk, in_flight) = driver.reads().unwrap_or((chunk, 2));
+        self.shared.memory.window(share, chunk, in_flight)
+    }
+
+    /// Whose memory an image is read into that goes to `target`.
+    pub(super) fn share_to(&self, target: &Self) -> Share {
+        Share::Copy(self.name().into(), target.name().into())
     }
 
     /// Looks at an image.

@@ -86,7 +86,7 @@ impl Store {
         if let Some(receipt) = self.inside(put, source.clone(), mode, since, outcome).await? {
             return Ok(receipt);
         }
-        let window = via.window(&*backend, CHUNK).await?;
+        let window = via.window(&*backend, CHUNK, via.share_to(self));
         let reader = backend.open_sealed(&source, window).await?;
         self.put_stream(put, reader, job, outcome).await
     }

@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
 use imaged::{digest::Algo, store::Store, wire::records::Mode};
 use imaged_drivers::{
     Body, Caps, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Source, Span, Volume,
+    memory::Share,
     window::{CHUNK, PAGE},
 };
 
@@ -36,7 +37,7 @@ pub(super) async fn invisible_until_commit(f: &Fixture) {
             assert_eq!(f.list().await, [], "{when}");
         };
         unseen("created").await;
-        for chunk in aligned_chunks(&bytes).await {
+        for chunk in aligned_chunks(&bytes) {
             upload.write(chunk).await.unwrap();
             unseen("written").await;
         }
@@ -124,7 +125,7 @@ pub(super) async fn spans_are_slices(f: &Fixture) {
         (Span::Last(1), size - 1, size),
         (Span::Last(u64::MAX), 0, size),
     ] {
-        let reader = f.driver.open(&at, span, window(PAGE).await).await.unwrap();
+        let reader = f.driver.open(&at, span, window(PAGE)).await.unwrap();
         assert_eq!((reader.size, reader.range.clone()), (size, from..to), "{span:?}");
         let mut stream = reader.body.into_stream();
         let mut found = Vec::new();
@@ -161,7 +162,7 @@ pub(super) async fn delete_during_a_read(f: &Fixture) {
     let other = image(Look::Random, 3 * CHUNK + 7, 2);
     let id = f.id();
     let at = f.place(&id, &bytes).await;
-    let reader = f.driver.open(&at, Span::All, window(PAGE * 16).await).await.unwrap();
+    let reader = f.driver.open(&at, Span::All, window(PAGE * 16)).await.unwrap();
     let mut stream = reader.body.into_stream();
     let mut found = stream.next().await.unwrap().unwrap().to_vec();
     let deleted = f.driver.delete(&at).await;
@@ -272,7 +273,7 @@ pub(super) async fn deleting_twice_is_not_found(f: &Fixture) {
 
 /// The image at `at`, opened as the source of a copy.
 async fn source(driver: &dyn Driver, at: &Location) -> Source {
-    driver.open(at, Span::All, window(CHUNK).await).await.unwrap().source()
+    driver.open(at, Span::All, window(CHUNK)).await.unwrap().source()
 }
 
 pub(super) async fn a_copy_is_independent(f: &Fixture) {
@@ -319,7 +320,7 @@ pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
     let keeps = kept.digests.is_some();
     let expected = |algo| keeps.then(|| digests(&bytes, algo));
     assert_eq!(kept.digests, expected(Algo::Sha256), "from commit");
-    let opened = f.driver.open(&at, Span::Part(1, 2), window(PAGE).await).await.unwrap();
+    let opened = f.driver.open(&at, Span::Part(1, 2), window(PAGE)).await.unwrap();
     assert_eq!(opened.digests, expected(Algo::Sha256), "the whole image's, also in part");
     drop(opened);
     for _ in 0..2 {
@@ -386,11 +387,11 @@ pub(super) async fn what_is_read_is_what_was_written(f: &Fixture) {
         let bytes = image(look, 2 * CHUNK + 70_001, 8);
         let id = f.id();
         let (at, committed) =
-            write_image(&*f.driver, &id, None, aligned_chunks(&bytes).await).await.unwrap();
+            write_image(&*f.driver, &id, None, aligned_chunks(&bytes)).await.unwrap();
         assert!(committed.stored_bytes <= bytes.len() as u64, "{look:?}");
         assert_eq!(f.driver.stat(&at).await.unwrap().size, bytes.len() as u64);
         for chunk in [PAGE, 3 * PAGE, CHUNK] {
-            let reader = f.driver.open(&at, Span::All, window(chunk).await).await.unwrap();
+            let reader = f.driver.open(&at, Span::All, window(chunk)).await.unwrap();
             let descriptor = matches!(reader.body, Body::File(_));
             assert_eq!(descriptor, f.driver.caps().descriptor);
             if let Body::File(file) = &reader.body {
@@ -412,7 +413,7 @@ pub(super) async fn an_aborted_upload_leaves_nothing(f: &Fixture) {
         for count in 0..=2 {
             let id = f.id();
             let mut upload = f.driver.create(&id, size).await.unwrap();
-            for chunk in aligned_chunks(&bytes).await.into_iter().take(count) {
+            for chunk in aligned_chunks(&bytes).into_iter().take(count) {
                 upload.write(chunk).await.unwrap();
             }
             upload.abort().await.unwrap();
@@ -457,7 +458,7 @@ async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str
         }
     };
     let seek = async {
-        let reader = store.open(at, Span::Part(1, 3), PAGE).await?;
+        let reader = store.open(at, Span::Part(1, 3), PAGE, Share::Get("main".into())).await?;
         assert_eq!(drained(reader.body.into_stream()).await?.len(), 2);
         Ok(())
     };

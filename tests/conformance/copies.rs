@@ -22,7 +22,7 @@ const SOURCES: [&str; 3] = ["main", "beside", "memory"];
 /// An image in the store `name`, whose digest by SHA-256 is kept with it where there is a place.
 async fn planted(f: &Fixture, name: &str, bytes: &Bytes) -> (Arc<Store>, Location) {
     let store = f.store_named(name);
-    let (driver, chunks) = (store.driver().unwrap(), aligned_chunks(bytes).await);
+    let (driver, chunks) = (store.driver().unwrap(), aligned_chunks(bytes));
     let (at, _) = write_image(&*driver, &f.id(), None, chunks).await.unwrap();
     (store, at)
 }

@@ -3,6 +3,7 @@
 use futures_util::{StreamExt as _, future::join_all};
 use imaged_drivers::{
     Kind, Span,
+    memory::Share,
     window::{CHUNK, PAGE},
 };
 
@@ -20,7 +21,7 @@ pub(super) async fn every_size_comes_back_whatever_it_is_made_of(f: &Fixture) {
             let bytes = image(look, size, size as u64);
             for known in [Some(size as u64), None] {
                 let what = format!("{look:?}, {size} bytes, size {known:?}");
-                let chunks = aligned_chunks(&bytes).await;
+                let chunks = aligned_chunks(&bytes);
                 let (at, committed) =
                     write_image(&*f.driver, &f.id(), known, chunks).await.expect(&what);
                 assert!(committed.stored_bytes <= size as u64, "{what}: {committed:?}");
@@ -101,8 +102,8 @@ pub(super) async fn readers_that_leave_half_way_hold_nothing(f: &Fixture) {
     let bytes = image(Look::Mixed, 3 * CHUNK + 7, 1);
     let at = f.place(&f.id(), &bytes).await;
     for taken in [0, 1, 2] {
-        let budget = &f.shared().budget;
-        let window = budget.window(PAGE * 64, 2).await.unwrap();
+        let memory = &f.shared().memory;
+        let window = memory.window(Share::Get("main".into()), PAGE * 64, 2);
         let reader = f.driver.open(&at, Span::From(5), window).await.unwrap();
         let mut stream = reader.body.into_stream();
         let mut found = Vec::new();
@@ -116,7 +117,7 @@ pub(super) async fn readers_that_leave_half_way_hold_nothing(f: &Fixture) {
     f.assert_empty().await;
     // A stream is also done when its last byte is, and says so for ever.
     let at = f.place(&f.id(), &bytes).await;
-    let reader = f.driver.open(&at, Span::Last(3), window(PAGE).await).await.unwrap();
+    let reader = f.driver.open(&at, Span::Last(3), window(PAGE)).await.unwrap();
     let mut stream = reader.body.into_stream().fuse();
     assert_eq!(stream.next().await.unwrap().unwrap(), bytes[bytes.len() - 3..]);
     assert!(stream.next().await.is_none());

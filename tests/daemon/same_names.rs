@@ -78,7 +78,7 @@ async fn a_name_that_has_come_to_be_another_images_is_not_cloned() {
             false => at.clone(),
             true => format!("rbd://{id}").parse().unwrap(),
         };
-        let reader = f.driver.open(&asked, Span::All, window(CHUNK).await).await.unwrap();
+        let reader = f.driver.open(&asked, Span::All, window(CHUNK)).await.unwrap();
         let source = reader.source();
         assert_eq!(source.at, at, "in full, whatever it was asked for by");
         // The image that is open goes by another name now, and its own has become another's.

@@ -53,7 +53,7 @@ async fn run(
         Scenario::PutUnknown => put(&f.store, order(id, None), bytes).await.map(drop),
         Scenario::PutShort => {
             let running = begin(&f.store, order(id, Some(bytes.len() as u64 + 1)));
-            running.give(&aligned_chunks(bytes).await).await;
+            running.give(&aligned_chunks(bytes)).await;
             running.end(Frame::End).await.map(drop)
         }
         Scenario::Clone => {

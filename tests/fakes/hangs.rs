@@ -87,7 +87,7 @@ async fn writes_that_land_late_leave_nothing() {
     let (id, bytes) = (f.id(), image(Look::Random, 2 * CHUNK + 9, 2));
     fake(&f).hold();
     let running = begin(&f.store, order(&id, None));
-    running.give(&aligned_chunks(&bytes).await).await;
+    running.give(&aligned_chunks(&bytes)).await;
     let ending = tokio::spawn(running.end(Frame::End));
     // Its patience is six answers long. Then it gives up, and closes the image as soon as that can be.
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
@@ -128,7 +128,7 @@ async fn a_caller_that_leaves_does_not_close_under_its_writes() {
         let (id, bytes) = (f.id(), image(Look::Random, 2 * CHUNK, 4));
         fake(&f).hold();
         let running = begin(&f.store, order(&id, size));
-        running.give(&aligned_chunks(&bytes).await).await;
+        running.give(&aligned_chunks(&bytes)).await;
         soon("writes to be in flight", async {
             while fake(&f).open().operations == 0 {
                 tokio::task::yield_now().await;
@@ -272,16 +272,13 @@ async fn a_cluster_that_hangs_stops_one_store_only() {
         .map(|_| {
             let (driver, at) = (Arc::clone(&f.driver), at.clone());
             tokio::spawn(async move {
-                driver
-                    .open(&at, Span::All, crate::harness::stores::window(CHUNK).await)
-                    .await
-                    .map(drop)
+                driver.open(&at, Span::All, crate::harness::stores::window(CHUNK)).await.map(drop)
             })
         })
         .collect();
     let memory = f.store_named("memory");
     let running = begin(&memory, order(&f.id(), None));
-    running.give(&aligned_chunks(&bytes).await).await;
+    running.give(&aligned_chunks(&bytes)).await;
     let receipt = running.end(Frame::End).await.unwrap();
     memory.delete(&receipt.location.parse().unwrap(), "r").await.unwrap();
     for stuck in stuck {

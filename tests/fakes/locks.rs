@@ -148,7 +148,7 @@ async fn an_upload_whose_image_is_locked_ends_and_holds_no_thread() {
     })
     .await;
     fake(&f).lock(POOL, id.as_str(), Some("theirs"));
-    running.give(&aligned_chunks(&bytes).await).await;
+    running.give(&aligned_chunks(&bytes)).await;
     let error = running.end(Frame::End).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     for _ in 0..40 {

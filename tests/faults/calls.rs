@@ -8,7 +8,7 @@ use imaged::{
     store::{Frame, Store},
     wire::records::{Mode, State},
 };
-use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
+use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, memory::Share, window::PAGE};
 
 use super::faulty::{FAILURES, Failure, Faulty, Script};
 use crate::harness::stores::{
@@ -80,7 +80,8 @@ impl<'a> Stage<'a> {
             Scenario::CopyThrough => copy(Mode::Stream, Algo::Sha256).await,
             Scenario::CopyDigested => copy(Mode::Copy, Algo::Sha1).await,
             Scenario::Get => {
-                let reader = self.store.open(at, Span::All, PAGE).await?;
+                let reader =
+                    self.store.open(at, Span::All, PAGE, Share::Get("main".into())).await?;
                 let found = drained(reader.body.into_stream()).await?;
                 assert_eq!(found, self.bytes, "what is told to be whole is whole");
                 Ok(())

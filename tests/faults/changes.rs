@@ -159,7 +159,7 @@ fn an_image_that_is_changed_while_it_is_sent_ends_short_of_its_length() {
 
 /// Opens an image, reads a piece, lets `change` happen, and reads on.
 async fn read_over(f: &Fixture, at: &Location, path: &Path, change: Change, copy: bool) -> bool {
-    let reader = f.driver.open(at, Span::All, window(CHUNK).await).await.unwrap();
+    let reader = f.driver.open(at, Span::All, window(CHUNK)).await.unwrap();
     let mut stream = match copy {
         true => reader.body.into_source(),
         false => reader.body.into_stream(),
@@ -205,7 +205,7 @@ async fn a_copy_inside_a_filesystem_of_a_file_that_was_changed_is_refused() {
     for form in FORMS {
         for change in Change::ALL {
             plant(&path, form);
-            let reader = f.driver.open(&at, Span::All, window(CHUNK).await).await.unwrap();
+            let reader = f.driver.open(&at, Span::All, window(CHUNK)).await.unwrap();
             let source = reader.source();
             assert!(matches!(reader.body, Body::File(_)));
             drop(reader);
@@ -268,7 +268,7 @@ async fn an_empty_file_that_grows_while_it_is_copied_is_no_empty_image() {
     for inside in [true, false] {
         plant(&path, Form::Hole);
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
-        let reader = f.driver.open(&at, Span::All, window(CHUNK).await).await.unwrap();
+        let reader = f.driver.open(&at, Span::All, window(CHUNK)).await.unwrap();
         let source = reader.source();
         Change::Grown.make(&path);
         let error = match inside {

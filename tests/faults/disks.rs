@@ -152,7 +152,7 @@ async fn a_frozen_disk_times_out_and_is_sound_after_it_thaws() {
         assert!(frozen.success(), "fsfreeze {flag}");
     };
     let bytes = image(Look::Random, 9 * MIB, 45);
-    let chunks = aligned_chunks(&bytes).await;
+    let chunks = aligned_chunks(&bytes);
     let (early, late, never) = (f.id(), f.id(), f.id());
     // One has its first chunk written, one its last, when the disk stops.
     let mut running = begin(&f.store, order(&early, None));

@@ -32,7 +32,8 @@ use imaged::{
 };
 use imaged_drivers::{
     Committed, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Span,
-    window::{Budget, CHUNK, Window},
+    memory::{Memory, Share},
+    window::{CHUNK, Window},
 };
 use plain::Plain;
 use tempfile::TempDir;
@@ -220,7 +221,7 @@ impl Fixture {
 
     /// Puts `bytes` through the driver alone, in aligned chunks.
     pub(crate) async fn place(&self, id: &ImageId, bytes: &Bytes) -> Location {
-        write_image(&*self.driver, id, Some(bytes.len() as u64), aligned_chunks(bytes).await)
+        write_image(&*self.driver, id, Some(bytes.len() as u64), aligned_chunks(bytes))
             .await
             .unwrap()
             .0
@@ -266,8 +267,12 @@ impl Fixture {
         let journal = self.state.path().join("state/journal");
         assert!(shared.journal.is_empty(), "a claim is left");
         assert_eq!(names(&journal), [""; 0], "an intent is left");
-        let chunks = self.daemon.settings().total_window / CHUNK;
-        soon("all memory to come back", shared.budget.window(CHUNK, chunks)).await.unwrap();
+        soon("all memory to come back", async {
+            while shared.memory.held() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         soon("all files to be closed", async {
             while self.open_files() > 0 {
                 tokio::task::yield_now().await;
@@ -309,8 +314,8 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 }
 
 /// The chunks of an image as the daemon would make them.
-pub(crate) async fn aligned_chunks(bytes: &Bytes) -> Vec<Bytes> {
-    content::aligned(bytes, CHUNK).await
+pub(crate) fn aligned_chunks(bytes: &Bytes) -> Vec<Bytes> {
+    content::aligned(bytes, CHUNK)
 }
 
 /// Writes an image through a driver; on failure it is aborted.
@@ -333,14 +338,14 @@ pub(crate) async fn write_image(
     Ok((at, committed))
 }
 
-/// Two chunks of memory.
-pub(crate) async fn window(chunk: usize) -> Window {
-    Budget::new(2 * chunk).window(chunk, 2).await.unwrap()
+/// Memory of its own, for two chunks.
+pub(crate) fn window(chunk: usize) -> Window {
+    Memory::new(8 * chunk, 1).window(Share::Get("test".into()), chunk, 2)
 }
 
 /// Reads an image, or a part of it, through its driver.
 pub(crate) async fn read(driver: &dyn Driver, at: &Location, span: Span) -> Result<Bytes> {
-    let reader = driver.open(at, span, window(CHUNK).await).await?;
+    let reader = driver.open(at, span, window(CHUNK)).await?;
     drained(reader.body.into_stream()).await.map(Bytes::from)
 }
 
@@ -416,7 +421,7 @@ impl Running {
 /// Puts a whole image through a store.
 pub(crate) async fn put(store: &Arc<Store>, put: Put, bytes: &Bytes) -> Result<Receipt> {
     let running = begin(store, put);
-    running.give(&aligned_chunks(bytes).await).await;
+    running.give(&aligned_chunks(bytes)).await;
     running.end(Frame::End).await
 }
 

@@ -22,7 +22,7 @@ use imaged_drivers::{
     DropOnLane, Error, Kind, Result,
     lane::Lane,
     open_file::Version,
-    window::{self, Buffer, CHUNK, Window},
+    window::{self, Buffer, Window},
 };
 use rustix::{
     fs::{FileType, Mode, OFlags, SeekFrom, fcntl_getfl, fstat, open, seek, tell},
@@ -69,10 +69,11 @@ impl Source {
     /// Moves the bytes into chunks.
     pub(super) async fn send(self, frames: &mpsc::Sender<Frame>, window: &Window) -> Result<()> {
         let (mut at, end) = (self.from, self.was.size);
-        let chunk = window.chunk() as u64;
         while at < end {
-            let len = usize::try_from((end - at).min(chunk)).unwrap_or(CHUNK);
-            let (file, buffer) = (Arc::clone(&self.file), window.buffer().await?);
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let (file, buffer) =
+                (Arc::clone(&self.file), window.buffer(at - self.from, left).await?);
+            let len = buffer.capacity();
             let read = move || file.read(at, len, buffer);
             let bytes = on_lane(&self.lane, "read the passed file", read).await?;
             at = at.saturating_add(len as u64);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use imaged::digest::Algo;
 use imaged_drivers::{
     Digests,
-    window::{Budget, PAGE},
+    window::{Buffer, PAGE},
 };
 
 /// Zeros are skipped in blocks of this many bytes.
@@ -68,13 +68,11 @@ pub(crate) fn pieces(bytes: &Bytes, chunk: usize) -> Vec<Bytes> {
 }
 
 /// The same pieces in buffers that begin on a page, as the daemon makes them.
-pub(crate) async fn aligned(bytes: &Bytes, chunk: usize) -> Vec<Bytes> {
+pub(crate) fn aligned(bytes: &Bytes, chunk: usize) -> Vec<Bytes> {
     assert!(chunk.is_multiple_of(PAGE));
-    let count = bytes.len().div_ceil(chunk).max(1);
-    let window = Budget::new(count * chunk).window(chunk, count).await.unwrap();
     let mut pieces = Vec::new();
     for piece in self::pieces(bytes, chunk) {
-        let mut buffer = window.buffer().await.unwrap();
+        let mut buffer = Buffer::uncounted(chunk).unwrap();
         assert_eq!(buffer.push(&piece), piece.len());
         pieces.push(buffer.freeze());
     }
