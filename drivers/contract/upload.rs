@@ -14,7 +14,7 @@ use crate::Location;
 pub trait Upload: Send + fmt::Debug {
     /// Appends `chunk`, never empty. Returns when there is room for more, not when the bytes are
     /// durable: an error may belong to an earlier chunk, and leaves only `abort`. Chunks are
-    /// [`Window::chunk`] bytes but for the last one.
+    /// whole pages of at most a window's chunk, but for the last one.
     ///
     /// # Errors
     /// `Full`, `Unavailable`, ...; abort is the only move left.

@@ -8,7 +8,7 @@
 //! * Chose: a task of its own waits for a place. Because: places are given in turn, and one given to a
 //!   future that nobody polls, such as the read-ahead of a caller who has stopped reading, would be
 //!   lost to all others. Instead of: waiting in the caller's future.
-//! * Chose: what is dropped in the queue ([`Drops`]) takes no place, and has a few threads of its own. Because: it would
+//! * Chose: what is dropped in the queue (`Drops`) takes no place, and has a few threads of its own. Because: it would
 //!   wait for a store that is busy, and a place is the right to begin something. It is bounded all
 //!   the same: what finds no thread waits in a queue, and a lane in which too many drops wait begins
 //!   nothing more. Instead of: dropping it where it happens to be, which blocks a worker if closing

@@ -4,7 +4,7 @@
 //! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
 //! * [`options`]: how a driver reads its section of the configuration
-//! * [`refusals`]: what every driver says alike; [`point`]: where tests kill the process
+//! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
 
 mod drop_on_lane;
 mod drops;
