@@ -33,8 +33,9 @@ pub mod rbd;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
-    Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part,
-    Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Usable,
+    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+    NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    Usable,
 };
 pub use kit::{DropOnLane, lane, memory, open_file, options, point, window, zeros};
 pub use location::{Location, Volume};

@@ -86,10 +86,10 @@ impl Daemon {
     pub async fn round(&self) {
         let stores = self.stores();
         let mut stale: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for (intent, claim) in self.shared.journal.stale() {
+        for (intent, begun) in self.shared.ids.left_over() {
             match stores.get(&intent.store) {
-                Ok(_) => stale.entry(intent.store.clone()).or_default().push((intent, claim)),
-                // Its claim is dropped and so stays: the store may come back.
+                Ok(_) => stale.entry(intent.store.clone()).or_default().push((intent, begun)),
+                // Dropped, it stays: the store may come back.
                 Err(_) => tracing::warn!(
                     store = intent.store,
                     image = intent.image,
@@ -153,7 +153,7 @@ impl Daemon {
         };
         Now {
             window_bytes: self.shared.memory.held(),
-            journal: self.shared.journal.len(),
+            journal: self.shared.ids.len(),
             jobs: self.shared.jobs.running(),
             stores: self.stores().iter().map(of).collect(),
         }

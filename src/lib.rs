@@ -27,6 +27,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod digest;
+pub mod ids;
 pub mod jobs;
 pub mod journal;
 pub mod metrics;

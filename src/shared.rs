@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imaged_drivers::{Result, memory::Memory};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config, digest::Pool, jobs::Jobs, journal::Journal, metrics::Metrics};
+use crate::{config, digest::Pool, ids::Ids, jobs::Jobs, metrics::Metrics};
 
 /// What every store and every request may use.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub struct Shared {
     pub digests: Pool,
     /// The memory of all transfers.
     pub memory: Memory,
-    /// Intents and claims.
-    pub journal: Journal,
+    /// Who owns which id, and the journal of that.
+    pub ids: Ids,
     /// Counters.
     pub metrics: Metrics,
     /// Background work.
@@ -38,7 +38,7 @@ impl Shared {
             digests: Pool::new(settings.digest_threads)?,
             memory: Memory::new(settings.total_window, settings.connection_limit)
                 .with_patience(settings.stall_timeout),
-            journal: Journal::open(&settings.state_dir)?,
+            ids: Ids::open(&settings.state_dir)?,
             metrics: Metrics::new(),
             jobs: Jobs::default(),
             tasks: TaskTracker::new(),

@@ -25,12 +25,7 @@ use imaged_drivers::{
 use parking_lot::Mutex;
 pub use put::{Frame, Incoming, Put};
 
-use crate::{
-    config,
-    journal::{Claim, Intent},
-    shared::Shared,
-    wire::records::Receipt,
-};
+use crate::{config, ids::Begun, journal::Intent, shared::Shared, wire::records::Receipt};
 
 /// So many things that the journal has left over are taken up at a time.
 const RECOVERIES: usize = 8;
@@ -106,7 +101,7 @@ impl Store {
 
     /// Looks at it, takes up what is left over in the journal, and brings to their end the deletes that
     /// had to wait. None of the three waits for another: any of them may take long.
-    pub async fn look_after(self: &Arc<Self>, left: Vec<(Intent, Claim)>) {
+    pub async fn look_after(self: &Arc<Self>, left: Vec<(Intent, Begun)>) {
         let is_open = self.driver.get().is_some();
         if !is_open {
             self.check().await;
@@ -116,9 +111,9 @@ impl Store {
                 self.check().await;
             }
         };
-        let recovered = stream::iter(left).for_each_concurrent(RECOVERIES, |(intent, claim)| {
+        let recovered = stream::iter(left).for_each_concurrent(RECOVERIES, |(intent, begun)| {
             let this = Arc::clone(self);
-            async move { this.take_up(&intent, claim).await }
+            async move { this.take_up(&intent, begun).await }
         });
         tokio::join!(looked, recovered, self.purge());
     }
@@ -166,7 +161,7 @@ impl Store {
                 format!("this imaged has no driver for stores of type `{}`", self.config.kind),
             ));
         };
-        let opened = drivers::open(section, self.name(), self.shared.journal.instance()).await?;
+        let opened = drivers::open(section, self.name(), self.shared.ids.instance()).await?;
         let capacity = opened.probe().await?;
         // Two looks at once may both open it; the first stays.
         self.driver.get_or_init(|| opened);

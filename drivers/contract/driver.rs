@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use super::{
+    claim::Claim,
     error::{Error, Kind, Result},
     image::{Digests, ImageId, Span},
     reader::{Reader, Source},
     state::{Capacity, Part, Properties},
-    upload::Upload,
+    upload::{NewImage, Upload},
 };
 use crate::{Location, Volume, kit::window::Window};
 
@@ -97,14 +98,14 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// `NotFound` if there is none [a-missing-image-is-not-found].
     async fn locate(&self, id: &ImageId) -> Result<Location>;
 
-    /// Begins an upload of exactly `size` bytes, or of an unknown number (`None`, never 0).
-    /// Nothing can be read at the new location until `commit` returns [invisible-until-commit].
+    /// Begins an upload. Two of one id are never begun at a time by one process: whoever holds the claim
+    /// is alone. Nothing can be read at the new location until `commit` returns [invisible-until-commit].
     /// Uploads do not see each other [uploads-do-not-mix].
     ///
     /// # Errors
-    /// `Exists` if `id` is taken, here or at `commit` [id-is-taken-once]; `Full` if `size` cannot
+    /// `Exists` if the id is taken, here or at `commit` [id-is-taken-once]; `Full` if its size cannot
     /// fit.
-    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>>;
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>>;
 
     /// Opens `at` for reading `span` [spans-are-slices]. Bytes that are read later come through
     /// `window`. A delete during the read is refused as `InUse`, or the read yields the image's own
@@ -128,13 +129,13 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// somebody has locked it, and then it is as it was.
     async fn delete(&self, at: &Location) -> Result<()>;
 
-    /// Makes the image `id` from `from` inside the backend; no byte passes through this process.
+    /// Makes the image of `claim` from `from` inside the backend; no byte passes through this process.
     /// The copy lives on when its source is gone [a-copy-is-independent]. `None`: this pair
     /// cannot, the caller streams instead.
     ///
     /// # Errors
     /// As `create` and `open`.
-    async fn copy(&self, _from: Source, _id: &ImageId) -> Result<Option<Copied>> {
+    async fn copy(&self, _from: Source, _claim: &Claim) -> Result<Option<Copied>> {
         Ok(None)
     }
 
@@ -143,7 +144,7 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound`; `Unavailable` if `progress` ended it: it can be begun again.
-    async fn flatten(&self, _at: &Location, _progress: Progress) -> Result<()> {
+    async fn flatten(&self, _at: &Location, _claim: &Claim, _progress: Progress) -> Result<()> {
         Ok(())
     }
 
@@ -152,12 +153,12 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Fixes what `volume` holds now, so that an image of this `id` can be made from it, by `copy` or
+    /// Fixes what `volume` holds now, so that the image of `claim` can be made from it, by `copy` or
     /// from the bytes of `open_sealed`. Doing it twice is doing it once more.
     ///
     /// # Errors
     /// `NotFound` if there is no such volume; `BackendDenied` if its system does not let us.
-    async fn seal(&self, volume: &Volume, _id: &ImageId) -> Result<Source> {
+    async fn seal(&self, volume: &Volume, _claim: &Claim) -> Result<Source> {
         Err(Error::new(
             Kind::Unsupported,
             format!("this store's backend has no volumes: volume=`{volume}`"),
@@ -175,11 +176,11 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         ))
     }
 
-    /// Removes what `seal` made, whether or not it did. Copies live on.
+    /// Removes what `seal` made for the id of `claim`, whether or not it did. Copies live on.
     ///
     /// # Errors
     /// It is still there; try later.
-    async fn unseal(&self, _volume: &Volume, _id: &ImageId) -> Result<()> {
+    async fn unseal(&self, _volume: &Volume, _claim: &Claim) -> Result<()> {
         Ok(())
     }
 
@@ -187,14 +188,16 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound`; a backend that has no place for them succeeds and forgets.
-    async fn record(&self, at: &Location, digests: &Digests) -> Result<()>;
+    async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()>;
 
-    /// Removes what an upload of `id` that never ended has left; a whole image stays. Doing it
-    /// twice is doing it once [recovering-twice-is-recovering-once].
+    /// Removes what an upload of this id that never ended has left; a whole image stays. `claim` has the
+    /// nonce of that upload, and `token` is what it gave by [`Upload::token`], if it came so far. No call
+    /// that belonged to it is out any more. Doing it twice is doing it once
+    /// [recovering-twice-is-recovering-once].
     ///
     /// # Errors
     /// The residue is still there; try later.
-    async fn recover(&self, id: &ImageId) -> Result<Recovered>;
+    async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered>;
 
     /// Every image in the backend, in no order [the-list-is-what-was-put].
     fn list(&self) -> BoxStream<'static, Result<Listed>>;

@@ -2,9 +2,10 @@
 //!
 //! * [`driver`]: a store's backend; read it first
 //! * [`upload`]: an image being written; [`reader`]: an image being read, and what copies are made from
-//! * [`image`]: ids, spans, digests; [`state`]: what a backend tells of itself
+//! * [`claim`]: who owns an id; [`image`]: ids, spans, digests; [`state`]: what a backend tells of itself
 //! * [`error`]: what can go wrong
 
+pub mod claim;
 pub mod driver;
 pub mod error;
 pub mod image;
@@ -12,9 +13,10 @@ pub mod reader;
 pub mod state;
 pub mod upload;
 
+pub use claim::Claim;
 pub use driver::{Caps, Copied, Driver, Listed, Progress, Recovered, Stat};
 pub use error::{Error, Kind, Result};
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};
 pub use state::{Capacity, Part, Properties, Usable};
-pub use upload::{Committed, Upload};
+pub use upload::{Committed, NewImage, Upload};

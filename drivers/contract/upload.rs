@@ -5,16 +5,29 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{error::Result, image::Digests};
+use super::{claim::Claim, error::Result, image::Digests};
 use crate::Location;
+
+/// An image that is to be.
+#[derive(Clone, Debug)]
+pub struct NewImage {
+    /// Its id, and the right to make it.
+    pub claim: Claim,
+    /// Its exact length in bytes, if it is known; never 0 for unknown.
+    pub size: Option<u64>,
+    /// The digests that its bytes will have, if its caller has promised all of them: for backends that
+    /// keep them from the beginning. They are checked before `commit`.
+    pub promised: Option<Digests>,
+}
 
 /// An image being written. Ends by value: `commit` or `abort`, once. Dropping it without either is
 /// a crash as far as the backend is concerned: `recover` finds what it left.
 #[async_trait]
 pub trait Upload: Send + fmt::Debug {
     /// Appends `chunk`, never empty. Returns when there is room for more, not when the bytes are
-    /// durable: an error may belong to an earlier chunk, and leaves only `abort`. Chunks are
-    /// whole pages of at most a window's chunk, but for the last one.
+    /// durable: an error may belong to an earlier chunk, and leaves only `abort`. Chunks are whole
+    /// pages of at most a window's chunk, but for the last one; what is kept of one holds memory of the
+    /// window until it is dropped.
     ///
     /// # Errors
     /// `Full`, `Unavailable`, ...; abort is the only move left.
@@ -22,6 +35,12 @@ pub trait Upload: Send + fmt::Debug {
 
     /// Where the image will be. Names something only once `commit` has returned.
     fn at(&self) -> &Location;
+
+    /// What `recover` needs, beside the claim, to find what this upload leaves if it does not end: such as
+    /// the id of a multipart upload. It is kept in the journal before the first byte is written.
+    fn token(&self) -> Option<&str> {
+        None
+    }
 
     /// Makes the image durable, then visible, in that order, and keeps `digests` with it.
     /// Every byte reads back as it was written [what-is-read-is-what-was-written].

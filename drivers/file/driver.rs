@@ -17,12 +17,10 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Part,
+        Body, Capacity, Caps, Claim, Copied, Digests, Driver, ImageId, Listed, NewImage, Part,
         Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
-    kit::{
-        DropOnLane, file_body::FileBody, lane::Lane, making::Ids, refusals::missing, window::Window,
-    },
+    kit::{DropOnLane, file_body::FileBody, lane::Lane, refusals::missing, window::Window},
 };
 
 /// Opens the store `name`; see [`crate::open`].
@@ -55,7 +53,6 @@ impl File {
             mounts: Vec::new(),
             lane: lane.clone(),
             naming: Mutex::new(()),
-            making: Ids::default(),
         };
         let open = move || {
             store.survey()?;
@@ -158,11 +155,11 @@ impl Driver for File {
         .await
     }
 
-    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
-        let making = self.0.making.make(id);
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        let NewImage { claim, size, .. } = image.clone();
         let target = self
             .run("create an image", move |store| {
-                Ok(DropOnLane::new(&store.lane, upload::Target::create(store, making, size)?))
+                Ok(DropOnLane::new(&store.lane, upload::Target::create(store, claim, size)?))
             })
             .await?;
         Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, self.0.config.thin)))
@@ -195,11 +192,11 @@ impl Driver for File {
         self.run("delete an image", move |store| store.entry(&at)?.remove()).await
     }
 
-    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
         let Some(source) = from.file else { return Ok(None) };
-        let (making, size) = (self.0.making.make(id), from.size);
+        let (claim, size) = (claim.clone(), from.size);
         let begin = move |store: &Arc<Store>| {
-            let target = upload::Target::create(store, making, Some(size))?;
+            let target = upload::Target::create(store, claim, Some(size))?;
             let same = target.is_beside(&source)?;
             Ok((DropOnLane::new(&store.lane, target), source, same))
         };
@@ -220,32 +217,28 @@ impl Driver for File {
         }))
     }
 
-    async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
-        let (at, digests) = (at.clone(), digests.clone());
-        self.run("keep digests", move |store| store.entry(&at)?.open()?.record(&digests)).await
+    async fn record(&self, at: &crate::Location, claim: &Claim, digests: &Digests) -> Result<()> {
+        let (at, claim, digests) = (at.clone(), claim.clone(), digests.clone());
+        self.run("keep digests", move |store| {
+            let _until_done = claim;
+            store.entry(&at)?.open()?.record(&digests)
+        })
+        .await
     }
 
-    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
-        // What has not returned may still name the image, after we have said that there is none.
-        let Some(making) = self.0.making.make_alone(id) else {
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!(
-                    "an earlier call for this id has not returned yet: id=`{id}` store=`{}`",
-                    self.0.name
-                ),
-            ));
-        };
+    async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
+        let claim = claim.clone();
         self.run("clear away an unfinished upload", move |store| {
-            let id = making.id();
+            let id = claim.id();
             let mut removed = Vec::new();
-            let part = store.part(id);
             for dir in &store.data {
                 let open = dir.open()?;
-                // Looked for first: where nothing can be written, nothing was left either.
-                if open.has(&part)? && open.remove(&part)? {
-                    open.sync()?;
-                    removed.push(dir.path.join(&part).display().to_string());
+                for part in store.parts_of(&claim) {
+                    // Looked for first: where nothing can be written, nothing was left either.
+                    if open.has(&part)? && open.remove(&part)? {
+                        open.sync()?;
+                        removed.push(dir.path.join(&part).display().to_string());
+                    }
                 }
             }
             Ok(match (store.find(id)?, removed.is_empty()) {

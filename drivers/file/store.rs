@@ -12,10 +12,9 @@ use super::{
     place::Entry,
 };
 use crate::{
-    contract::{Capacity, Error, ImageId, Kind, Listed, Part, Properties, Result, Usable},
+    contract::{Capacity, Claim, Error, ImageId, Kind, Listed, Part, Properties, Result, Usable},
     kit::{
         lane::Lane,
-        making::Ids,
         refusals::{foreign, missing},
     },
 };
@@ -33,7 +32,6 @@ pub(super) struct Store {
     pub(super) lane: Lane,
     /// Held while a file gets its name, where there are several directories.
     pub(super) naming: Mutex<()>,
-    pub(super) making: Ids,
 }
 
 /// An entry of `filesystem_store_metadata_file`.
@@ -217,8 +215,17 @@ impl Store {
         Some(reasons.join("; "))
     }
 
-    pub(super) fn part(&self, id: &ImageId) -> String {
-        format!("{}{id}-{}.part", STAGED, self.instance)
+    /// The name under which an upload is staged: no other upload has the same, of this daemon or another.
+    pub(super) fn part(claim: &Claim) -> String {
+        format!("{STAGED}{}.part", claim.nonce())
+    }
+
+    /// The names that an upload may have been staged under: today's, and that of earlier versions.
+    pub(super) fn parts_of(&self, claim: &Claim) -> [String; 2] {
+        let before = format!("{STAGED}{}-{}.part", claim.id(), self.instance);
+        // No name is as long as that, so nothing can have it.
+        let before = if before.len() <= 255 { before } else { Self::part(claim) };
+        [Self::part(claim), before]
     }
 
     /// The images in one directory.

@@ -38,12 +38,11 @@ use super::{
     store::Store,
 };
 use crate::{
-    contract::{Committed, Digests, Error, ImageId, Kind, Result, Upload},
+    contract::{Claim, Committed, Digests, Error, ImageId, Kind, Result, Upload},
     kit::{
         DropOnLane,
         file_body::SharedFile,
         lane::Lane,
-        making::Making,
         open_file::{Next, OpenFile, Unchanged, next_data, next_hole},
         refusals::already_exists,
         window::PAGE,
@@ -62,7 +61,7 @@ const COPY_STEP: u64 = 64 << 20;
 pub(super) struct Target {
     store: Arc<Store>,
     /// For as long as anything may still become of it.
-    making: Making,
+    claim: Claim,
     at: crate::Location,
     dir: Dir,
     file: fs::File,
@@ -73,8 +72,8 @@ pub(super) struct Target {
 
 impl Target {
     /// Begins the file of an id, in the directory that suits `size`.
-    pub(super) fn create(store: &Arc<Store>, making: Making, size: Option<u64>) -> Result<Self> {
-        let id = making.id();
+    pub(super) fn create(store: &Arc<Store>, claim: Claim, size: Option<u64>) -> Result<Self> {
+        let id = claim.id();
         if store.find(id)?.is_some() {
             return Err(already_exists(id, &store.name));
         }
@@ -84,7 +83,7 @@ impl Target {
         let (fd, staged) = match openat(dir.fd(), ".", flags | OFlags::TMPFILE, mode) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                let (fd, name) = stage(store, &making, &dir, flags, mode)?;
+                let (fd, name) = stage(&claim, &dir, flags, mode)?;
                 (fd, Some(name))
             }
             Err(error) => return Err(dir.error("create a file in", "", error)),
@@ -92,7 +91,7 @@ impl Target {
         let at = crate::Location::File(Location::new(dir.path(), id.as_str()));
         let target = Self {
             store: Arc::clone(store),
-            making,
+            claim,
             at,
             dir,
             file: fd.into(),
@@ -119,7 +118,7 @@ impl Target {
     }
 
     fn id(&self) -> &ImageId {
-        self.making.id()
+        self.claim.id()
     }
 
     /// Whether a copy of `source` can stay inside one filesystem.
@@ -160,7 +159,7 @@ impl Target {
 
     /// Gives the file its name, if no other has it.
     fn link(&self) -> Result<()> {
-        let name = self.making.id().as_str();
+        let name = self.claim.id().as_str();
         // Within one directory the filesystem itself names an id once.
         let several = self.store.data.len() > 1;
         let _turn =
@@ -258,47 +257,11 @@ impl Drop for Target {
 }
 
 /// Makes the staged file of an upload.
-fn stage(
-    store: &Store,
-    making: &Making,
-    dir: &Dir,
-    flags: OFlags,
-    mode: Mode,
-) -> Result<(OwnedFd, String)> {
-    let name = store.part(making.id());
-    let mut tries = 0;
-    loop {
-        match openat(dir.fd(), &name, flags | OFlags::CREATE | OFlags::EXCL, mode) {
-            Ok(fd) => return Ok((fd, name)),
-            Err(Errno::EXIST) => match in_the_way(store, making, dir, &name) {
-                // The upload that had the name may have ended since.
-                error if error.kind() == Kind::Unavailable && tries < 3 => tries += 1,
-                error => return Err(error),
-            },
-            Err(error) => return Err(dir.error("create", &name, error)),
-        }
-    }
-}
-
-/// The refusal of an upload whose staged name is taken.
-fn in_the_way(store: &Store, making: &Making, dir: &Dir, name: &str) -> Error {
-    let id = making.id();
-    let path = dir.path().join(name);
-    match store.find(id) {
-        Ok(None) if making.is_alone() => Error::new(
-            Kind::Unavailable,
-            format!(
-                "what an earlier upload of this id has left is in the way; if none is under way, \
-                 remove it: path=`{}`",
-                path.display()
-            ),
-        ),
-        Ok(None) => Error::new(
-            Kind::Exists,
-            format!("an upload of this id is under way: id=`{id}` store=`{}`", store.name),
-        ),
-        Ok(Some(_)) => already_exists(id, &store.name),
-        Err(error) => error,
+fn stage(claim: &Claim, dir: &Dir, flags: OFlags, mode: Mode) -> Result<(OwnedFd, String)> {
+    let name = Store::part(claim);
+    match openat(dir.fd(), &name, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+        Ok(fd) => Ok((fd, name)),
+        Err(error) => Err(dir.error("create", &name, error)),
     }
 }
 

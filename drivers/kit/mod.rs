@@ -10,7 +10,6 @@ mod drop_on_lane;
 mod drops;
 pub mod file_body;
 pub mod lane;
-pub(crate) mod making;
 pub mod memory;
 pub mod open_file;
 pub mod options;

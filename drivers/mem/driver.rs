@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     contract::{
-        Capacity, Caps, Copied, Digests, Driver, ImageId, Listed, Reader, Recovered, Result,
-        Source, Span, Stat, Upload,
+        Capacity, Caps, Claim, Copied, Digests, Driver, ImageId, Listed, NewImage, Reader,
+        Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
         refusals::{already_exists, foreign, missing},
@@ -95,19 +95,19 @@ impl Driver for Mem {
         self.find(&at).map(|_| at)
     }
 
-    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
-        let mut images = lock(&self.images);
-        if images.whole.contains_key(id) || images.begun.contains(id) {
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        let (images, id) = (lock(&self.images), image.claim.id());
+        if images.whole.contains_key(id) {
             return Err(already_exists(id, &self.name));
         }
-        if images.used.saturating_add(size.unwrap_or(0)) > self.capacity {
+        if images.used.saturating_add(image.size.unwrap_or(0)) > self.capacity {
             return Err(full(&self.name));
         }
-        images.begun.insert(id.clone());
         drop(images);
         Ok(Box::new(Writing {
             at: self.at(id),
-            begun: Begun { id: id.clone(), images: Arc::clone(&self.images), held: 0 },
+            claim: image.claim.clone(),
+            begun: Begun { images: Arc::clone(&self.images), held: 0 },
             name: self.name.clone(),
             capacity: self.capacity,
             bytes: Vec::new(),
@@ -134,11 +134,12 @@ impl Driver for Mem {
         Ok(())
     }
 
-    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        let id = claim.id();
         let Ok((_, image)) = self.find(&from.at) else { return Ok(None) };
         let size = image.bytes.len() as u64;
         let mut images = lock(&self.images);
-        if images.whole.contains_key(id) || images.begun.contains(id) {
+        if images.whole.contains_key(id) {
             return Err(already_exists(id, &self.name));
         }
         if images.used.saturating_add(size) > self.capacity {
@@ -155,7 +156,7 @@ impl Driver for Mem {
         }))
     }
 
-    async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
+    async fn record(&self, at: &crate::Location, _claim: &Claim, digests: &Digests) -> Result<()> {
         let (id, _) = self.find(at)?;
         let mut images = lock(&self.images);
         let image = images.whole.get_mut(&id).ok_or_else(|| missing(&id, &self.name))?;
@@ -163,8 +164,8 @@ impl Driver for Mem {
         Ok(())
     }
 
-    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
-        let whole = lock(&self.images).whole.contains_key(id);
+    async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
+        let whole = lock(&self.images).whole.contains_key(claim.id());
         Ok(if whole { Recovered::Whole } else { Recovered::Nothing })
     }
 

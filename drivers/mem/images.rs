@@ -1,7 +1,7 @@
 //! The images of one store, and those that are being made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,7 +13,6 @@ use crate::contract::{Digests, Error, ImageId, Kind};
 #[derive(Debug, Default)]
 pub(super) struct Images {
     pub(super) whole: BTreeMap<ImageId, Image>,
-    pub(super) begun: BTreeSet<ImageId>,
     pub(super) used: u64,
 }
 
@@ -36,10 +35,9 @@ pub(super) fn full(store: &str) -> Error {
     )
 }
 
-/// The claim on an id and on space, given up when dropped.
+/// Space that an upload takes, given up when dropped.
 #[derive(Debug)]
 pub(super) struct Begun {
-    pub(super) id: ImageId,
     pub(super) images: Arc<Mutex<Images>>,
     pub(super) held: u64,
 }
@@ -47,7 +45,6 @@ pub(super) struct Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         let mut images = lock(&self.images);
-        images.begun.remove(&self.id);
         images.used = images.used.saturating_sub(self.held);
     }
 }

@@ -1,16 +1,20 @@
 //! Writing an image: its bytes are gathered, and inserted whole.
 
-use std::fmt;
+use std::{collections::btree_map::Entry, fmt};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::images::{Begun, Image, full, lock};
-use crate::contract::{Committed, Digests, Result, Upload};
+use crate::{
+    contract::{Claim, Committed, Digests, Result, Upload},
+    kit::refusals::already_exists,
+};
 
 /// An image whose bytes are gathered.
 pub(super) struct Writing {
     pub(super) at: crate::Location,
+    pub(super) claim: Claim,
     pub(super) begun: Begun,
     pub(super) name: String,
     pub(super) capacity: u64,
@@ -45,7 +49,10 @@ impl Upload for Writing {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         let stored_bytes = bytes.len() as u64;
         let image = Image { bytes, digests: Some(digests.clone()) };
-        lock(&self.begun.images).whole.insert(self.begun.id.clone(), image);
+        match lock(&self.begun.images).whole.entry(self.claim.id().clone()) {
+            Entry::Vacant(free) => drop(free.insert(image)),
+            Entry::Occupied(_) => return Err(already_exists(self.claim.id(), &self.name)),
+        }
         self.begun.held = 0; // the space is the image's now
         Ok(Committed { stored_bytes })
     }

@@ -10,12 +10,11 @@ use super::{
     image::{cleared, close, is_still, locked_by, remove, unpublished},
     kept,
     location::{Location, SNAP, Volume},
-    making::Making,
     store::Store,
     upload::is_in_store,
 };
 use crate::{
-    contract::{Copied, Digests, Error, Kind, Progress, Result, Source},
+    contract::{Claim, Copied, Digests, Error, Kind, Progress, Result, Source},
     kit::{
         lane::Going,
         refusals::{already_exists, missing},
@@ -37,16 +36,16 @@ pub(super) struct Parent {
     pub(super) digests: Option<Digests>,
 }
 
-/// Makes the image of `making` as a clone; `None` if the parent's name has come to be another image's.
+/// Makes the image of `claim` as a clone; `None` if the parent's name has come to be another image's.
 /// Blocks.
 pub(super) fn clone(
     store: &Store,
     (live, pool): (&Live, &Pool),
-    making: &Making,
+    claim: &Claim,
     parent: Parent,
     going: &Going,
 ) -> Result<Option<Copied>> {
-    let name = making.name();
+    let name = claim.id().as_str();
     let Parent { pool: from, image, snap, identity, size: length, digests } = parent;
     let from = open_pool(live, &from)?;
     let options = Options {

@@ -8,7 +8,6 @@ use super::{
     image::{close, is_sealed, locked_by, remove},
     kept,
     location::SNAP,
-    making::is_making,
     store::Store,
     trash::{self, Ended},
 };
@@ -86,8 +85,13 @@ fn may_delete(store: &Store, image: &Image, name: &str) -> Result<bool> {
     let internal = image.id().map_err(fail)?;
     let sealed = is_sealed(image).map_err(fail)?;
     let marked = kept::marked(image, &internal).map_err(fail)?;
-    let theirs = marked.as_ref().is_some_and(|instance| *instance != store.instance);
-    if !sealed && (theirs || is_making(store, name)) {
+    // One that is being made is no image yet, whoever makes it: it has its mark, no snapshot and no digests.
+    let being_made = || -> imaged_ffi::Result<bool> {
+        Ok(marked.is_some()
+            && image.snaps()?.is_empty()
+            && kept::kept(image, &internal, image.size()?)?.is_none())
+    };
+    if !sealed && being_made().map_err(fail)? {
         return Err(missing(name, &store.name));
     }
     let watchers = image.watchers().map_err(fail)?;

@@ -13,18 +13,17 @@ use super::{
     image::close,
     kept,
     location::{Location, Volume},
-    making::{Making, is_making},
     read,
     store::{Lanes, Store, at_length, blocking, is_away, lock, long_on, on},
     trash, upload,
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Copied, Digests, Driver, Error, ImageId, Kind, Listed, Progress,
-        Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+        Body, Capacity, Caps, Claim, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+        NewImage, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
-        refusals::{already_exists, foreign, missing},
+        refusals::{foreign, missing},
         window::Window,
     },
 };
@@ -169,9 +168,9 @@ impl Driver for Rbd {
         Ok(at)
     }
 
-    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
-        self.0.forget(id.as_str());
-        upload::create(&self.0, id, size).await
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        self.0.forget(image.claim.id().as_str());
+        upload::create(&self.0, image).await
     }
 
     async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
@@ -239,15 +238,13 @@ impl Driver for Rbd {
         Ok(())
     }
 
-    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
         let (live, pool) = self.0.connected().await?;
         let crate::Location::Rbd(at) = &from.at else { return Ok(None) };
         // One that names no place could be looked up only in this pool, where it may be another.
         let Some((parent, snap)) = at.place_in(&live.fsid) else { return Ok(None) };
-        let Some(making) = Making::begin(&self.0, id.as_str()) else {
-            return Err(already_exists(id, &self.0.name));
-        };
-        self.0.forget(id.as_str());
+        let claim = claim.clone();
+        self.0.forget(claim.id().as_str());
         let parent = copy::Parent {
             pool: parent.to_owned(),
             image: at.image().to_owned(),
@@ -257,18 +254,20 @@ impl Driver for Rbd {
             digests: from.digests,
         };
         let copied = long_on(&self.0.long, &self.0, "clone an image", move |store, going| {
-            copy::clone(store, (&live, &pool), &making, parent, going)
+            copy::clone(store, (&live, &pool), &claim, parent, going)
         });
         copied.await
     }
 
-    async fn flatten(&self, at: &crate::Location, progress: Progress) -> Result<()> {
+    async fn flatten(&self, at: &crate::Location, claim: &Claim, progress: Progress) -> Result<()> {
         let (live, pool) = self.0.connected().await?;
         let name = self.0.image_at(at, &live)?;
         if !self.0.config.flatten {
             return Ok(());
         }
+        let claim = claim.clone();
         long_on(&self.0.flattening, &self.0, "flatten an image", move |store, going| {
+            let _until_done = claim;
             copy::flatten(store, &pool, &name, &progress, going)
         })
         .await?;
@@ -291,12 +290,12 @@ impl Driver for Rbd {
         })
     }
 
-    async fn seal(&self, volume: &crate::Volume, id: &ImageId) -> Result<Source> {
+    async fn seal(&self, volume: &crate::Volume, claim: &Claim) -> Result<Source> {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
-        let id = id.clone();
+        let claim = claim.clone();
         let sealed = on(&self.0.lane, &self.0, "seal a volume", move |store| {
-            copy::seal(store, &live, &volume, id.as_str())
+            copy::seal(store, &live, &volume, claim.id().as_str())
         });
         sealed.await
     }
@@ -328,29 +327,22 @@ impl Driver for Rbd {
         Ok(Reader { at, identity, size, range: 0..size, digests: None, body })
     }
 
-    async fn unseal(&self, volume: &crate::Volume, id: &ImageId) -> Result<()> {
+    async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
-        // A try that hangs is the only one until it has returned.
-        let Some(call) = Making::begin(&self.0, &format!("{volume} for {id}")) else {
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!("an earlier try has not returned yet: rbd_volume=`{volume}` id=`{id}`"),
-            ));
-        };
-        let id = id.clone();
+        let claim = claim.clone();
         on(&self.0.lane, &self.0, "unseal a volume", move |store| {
-            let _until_done = call;
-            copy::unseal(store, &live, &volume, id.as_str())
+            copy::unseal(store, &live, &volume, claim.id().as_str())
         })
         .await
     }
 
-    async fn record(&self, at: &crate::Location, digests: &Digests) -> Result<()> {
+    async fn record(&self, at: &crate::Location, claim: &Claim, digests: &Digests) -> Result<()> {
         let (live, pool) = self.0.connected().await?;
         let name = self.0.image_at(at, &live)?;
-        let digests = digests.clone();
+        let (claim, digests) = (claim.clone(), digests.clone());
         blocking(&self.0, "keep digests", move |store| {
+            let _until_done = claim;
             let size = read::look(store, &pool, &name)?.size;
             let fail = |errno| match errno {
                 Errno::NOENT => missing(&name, &store.name),
@@ -365,19 +357,13 @@ impl Driver for Rbd {
         .await
     }
 
-    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
+    async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
         let (_, pool) = self.0.connected().await?;
-        let id = id.clone();
-        let alone = self.0.handles.alone(id.as_str(), self.0.patience).await?;
+        let claim = claim.clone();
+        let alone = self.0.handles.alone(claim.id().as_str(), self.0.patience).await?;
         at_length(&self.0, "clear away an unfinished upload", move |store, going| {
             let _until_done = alone;
-            if is_making(store, id.as_str()) {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!("an earlier call for this id has not returned yet: id=`{id}`"),
-                ));
-            }
-            let recovered = delete::recover(store, &pool, id.as_str(), going)?;
+            let recovered = delete::recover(store, &pool, claim.id().as_str(), going)?;
             // In a pool that is gone there is nothing; what was left may come back with it.
             store.connection.holds(&pool)?;
             Ok(recovered)

@@ -75,7 +75,6 @@ mod image;
 mod kept;
 mod location;
 #[cfg(feature = "ceph")]
-mod making;
 #[cfg(feature = "ceph")]
 mod read;
 #[cfg(feature = "ceph")]

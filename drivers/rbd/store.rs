@@ -54,8 +54,6 @@ pub(super) struct Store {
     /// How long what is in flight may take.
     pub(super) patience: Duration,
     pub(super) handles: Arc<Handles>,
-    /// Images that this process makes.
-    pub(super) making: Mutex<BTreeSet<String>>,
     /// Whole images that were looked at.
     pub(super) seen: Mutex<AllSeen>,
     /// What others have put into the trash, by internal id, as far as that had to be looked at.
@@ -200,7 +198,6 @@ impl Store {
             connection: Connection::new(config, pool, option),
             patience: lanes.patience,
             handles: Arc::default(),
-            making: Mutex::default(),
             seen: Mutex::default(),
             foreign: Mutex::default(),
             told: Mutex::default(),

@@ -12,11 +12,10 @@ use super::{
     image::{cleared, give_up, remove, unpublished},
     kept,
     location::{Location, SNAP},
-    making::Making,
     store::{Store, at_length, blocking, no_data_pool},
 };
 use crate::{
-    contract::{Committed, Digests, Error, ImageId, Kind, Result, Upload},
+    contract::{Claim, Committed, Digests, Error, Kind, NewImage, Result, Upload},
     kit::{lane::Going, refusals::already_exists, zeros},
 };
 
@@ -33,7 +32,9 @@ pub(super) fn is_in_store(store: &Store, pool: &Pool, name: &str, going: &Going)
 
 /// An rbd store's [`Upload`].
 pub(super) struct Writing {
-    making: Arc<Making>,
+    store: Arc<Store>,
+    /// For as long as anything may still become of the image.
+    claim: Claim,
     pool: Pool,
     at: crate::Location,
     image: Arc<Image>,
@@ -57,25 +58,19 @@ impl fmt::Debug for Writing {
 }
 
 /// Makes the image and opens it.
-pub(super) async fn create(
-    store: &Arc<Store>,
-    id: &ImageId,
-    size: Option<u64>,
-) -> Result<Box<dyn Upload>> {
-    let Some(making) = Making::begin(store, id.as_str()) else {
-        return Err(already_exists(id.as_str(), &store.name));
-    };
-    let making = Arc::new(making);
+pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<dyn Upload>> {
+    let NewImage { claim, size, .. } = image.clone();
     let (live, pool) = store.connected().await?;
     let length = size.unwrap_or(FIRST);
-    let at = Location::new(&live.fsid, pool.name(), id.as_str());
-    let (until_done, to) = (Arc::clone(&making), pool.clone());
+    let at = Location::new(&live.fsid, pool.name(), claim.id().as_str());
+    let (until_done, to) = (claim.clone(), pool.clone());
     let (image, internal) = blocking(store, "create an image", move |store| {
-        make(store, &to, until_done.name(), length)
+        make(store, &to, until_done.id().as_str(), length)
     })
     .await?;
     Ok(Box::new(Writing {
-        making,
+        store: Arc::clone(store),
+        claim,
         pool,
         at: crate::Location::Rbd(at),
         image: Arc::new(image),
@@ -124,11 +119,11 @@ fn is_gone(error: &Error) -> bool {
 
 impl Writing {
     fn name(&self) -> &str {
-        self.making.name()
+        self.claim.id().as_str()
     }
 
     fn store(&self) -> &Arc<Store> {
-        self.making.store()
+        &self.store
     }
 
     fn fail(&self, errno: Errno) -> Error {
@@ -310,8 +305,8 @@ impl Writing {
 
     /// Gives the image its length and digests, then its snapshot. Blocks.
     fn publish(self, digests: &Digests, going: &Going) -> Result<()> {
-        let Self { making, pool, image, internal, length, size, at, .. } = self;
-        let name = making.name();
+        let Self { store, claim, pool, image, internal, length, size, at, .. } = self;
+        let name = claim.id().as_str();
         let mut snapped = false;
         let publish = |snapped: &mut bool| {
             if length != size {
@@ -328,19 +323,19 @@ impl Writing {
         let published = publish(&mut snapped);
         give_up(image, name);
         published.map_err(|errno| unpublished(&pool, name, errno, snapped, at, going))?;
-        is_in_store(making.store(), &pool, name, going)
+        is_in_store(&store, &pool, name, going)
     }
 
     /// Leaves what was written. Blocks.
     fn close(self) {
-        let Self { making, image, .. } = self;
-        give_up(image, making.name());
+        let Self { claim, image, .. } = self;
+        give_up(image, claim.id().as_str());
     }
 
     /// Removes what was written. Blocks.
     fn remove(self, going: &Going) -> Result<()> {
-        let Self { making, pool, image, .. } = self;
-        let name = making.name();
+        let Self { claim, pool, image, .. } = self;
+        let name = claim.id().as_str();
         give_up(image, name);
         match remove(&pool, name, going) {
             Ok(_) => Ok(()),

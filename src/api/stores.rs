@@ -32,6 +32,7 @@ fn show(store: &Store, default: &str) -> Shown {
         capabilities,
         properties: store.driver().map_or_else(|_| Properties::new(), |d| d.properties()),
         capacity: None,
+        unread_intents: store.unread_intents(),
     }
 }
 

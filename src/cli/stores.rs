@@ -27,6 +27,17 @@ pub(crate) async fn run(talk: &Talk) -> Done {
         }
     }
     let rows: Vec<_> = stores.iter().map(row).collect();
+    for unread in stores.iter().flat_map(|store| &store.unread_intents) {
+        let of = |word: &Option<String>| word.clone().unwrap_or_else(|| "?".to_owned());
+        talk.output.say(&format!(
+            "the journal has an intent that this imaged cannot read, its id stays taken: file=`{}` \
+             store=`{}` image=`{}` reason=`{}`",
+            unread.file,
+            of(&unread.store),
+            of(&unread.image),
+            unread.why
+        ));
+    }
     talk.output.answer(&Stores { stores }, |out| {
         table(out, &["NAME", "TYPE", "STATE", "DEFAULT", "FREE", "DESCRIPTION"], &rows)
     })

@@ -7,13 +7,15 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use imaged_drivers::{Digests, Error, ImageId, Kind, Result, Span, memory::Share, window::CHUNK};
+use imaged_drivers::{
+    Claim, Digests, Error, ImageId, Kind, Result, Span, memory::Share, window::CHUNK,
+};
 
 use super::Store;
 use crate::{
     digest::Algo,
+    ids::Begun,
     jobs::Ticket,
-    journal::Claim,
     metrics::{Outcome, lap},
 };
 
@@ -49,7 +51,7 @@ impl Store {
     /// `NotFound` if the image is gone, `Mismatch` if it was cancelled.
     pub fn digest(
         self: &Arc<Self>,
-        claim: Claim,
+        begun: Begun,
         image: ImageId,
         algo: Algo,
         id: &str,
@@ -58,60 +60,60 @@ impl Store {
         let job = this.shared.jobs.begin("digest", id, this.name(), image.as_str(), None);
         async move {
             let work = Background::Digest(algo);
-            let result = match this.retry_until_done(&job, work, &image).await {
+            let result = match this.retry_until_done(&job, work, begun.claim()).await {
                 Ended::Over(result) => result.and_then(|digests| {
                     digests.ok_or_else(|| Error::new(Kind::Internal, "there are no digests"))
                 }),
                 // The intent stays: the next start goes on.
                 Ended::Stopped(error) => {
-                    drop(claim);
+                    drop(begun);
                     return Err(error);
                 }
             };
             let shares = this.driver().is_ok_and(|driver| driver.caps().flatten);
             if result.is_err() || !shares {
-                claim.clear().await;
+                begun.end().await;
                 job.finish(result.as_ref().map(|_| ()));
                 return result;
             }
             job.finish(Ok(()));
-            this.flatten(claim, &image).await;
+            this.flatten(begun, &image).await;
             result
         }
     }
 
     /// Makes an image independent of what it was copied from, as a job of its own.
-    async fn flatten(&self, claim: Claim, image: &ImageId) {
+    async fn flatten(&self, begun: Begun, image: &ImageId) {
         let id = format!("flatten-{}", uuid::Uuid::new_v4());
         let job = self.shared.jobs.begin("flatten", &id, self.name(), image.as_str(), None);
-        match self.retry_until_done(&job, Background::Flatten, image).await {
+        match self.retry_until_done(&job, Background::Flatten, begun.claim()).await {
             Ended::Over(result) => {
-                claim.clear().await;
+                begun.end().await;
                 job.finish(result.as_ref().map(drop));
             }
-            Ended::Stopped(_) => drop(claim),
+            Ended::Stopped(_) => drop(begun),
         }
     }
 
-    async fn flatten_once(&self, image: &ImageId, job: &Ticket) -> Result<()> {
+    async fn flatten_once(&self, claim: &Claim, job: &Ticket) -> Result<()> {
         let driver = self.driver()?;
-        let at = driver.locate(image).await?;
+        let at = driver.locate(claim.id()).await?;
         let (shown, ended, stop) = (job.shown(), job.cancelled(), self.shared.stop.clone());
         let progress = move |done, all| {
             shown(done, all);
             !ended.is_cancelled() && !stop.is_cancelled()
         };
-        driver.flatten(&at, Arc::new(progress)).await
+        driver.flatten(&at, claim, Arc::new(progress)).await
     }
 
     /// Tries until it succeeds, is cancelled, or the image is gone.
-    async fn retry_until_done(&self, job: &Ticket, work: Background, image: &ImageId) -> Ended {
+    async fn retry_until_done(&self, job: &Ticket, work: Background, claim: &Claim) -> Ended {
         let cancelled = job.cancelled();
         let mut pause = Duration::from_secs(1);
         loop {
-            let mut outcome = Outcome::begin(work.name(), job.id(), self.name(), image);
+            let mut outcome = Outcome::begin(work.name(), job.id(), self.name(), claim.id());
             let tried = tokio::select! {
-                tried = self.once(work, image, job, &mut outcome) => tried,
+                tried = self.once(work, claim, job, &mut outcome) => tried,
                 () = self.shared.stop.cancelled() => {
                     let why = Error::new(Kind::Unavailable, "the daemon is stopping");
                     return Ended::Stopped(why);
@@ -141,25 +143,25 @@ impl Store {
     async fn once(
         &self,
         work: Background,
-        image: &ImageId,
+        claim: &Claim,
         job: &Ticket,
         outcome: &mut Outcome,
     ) -> Result<Option<Digests>> {
         match work {
-            Background::Digest(algo) => self.digest_once(image, algo, job, outcome).await.map(Some),
-            Background::Flatten => self.flatten_once(image, job).await.map(|()| None),
+            Background::Digest(algo) => self.digest_once(claim, algo, job, outcome).await.map(Some),
+            Background::Flatten => self.flatten_once(claim, job).await.map(|()| None),
         }
     }
 
     async fn digest_once(
         &self,
-        image: &ImageId,
+        claim: &Claim,
         algo: Algo,
         job: &Ticket,
         outcome: &mut Outcome,
     ) -> Result<Digests> {
         let driver = self.driver()?;
-        let at = driver.locate(image).await?;
+        let at = driver.locate(claim.id()).await?;
         let share = Share::Background(self.name().into());
         let reader = self.open(&at, Span::All, CHUNK, share).await?;
         job.restart(Some(reader.size));
@@ -179,14 +181,14 @@ impl Store {
             job.advance(chunk.len() as u64);
         }
         let digests = digesting.finish().await?;
-        driver.record(&at, &digests).await?;
+        driver.record(&at, claim, &digests).await?;
         Ok(digests)
     }
 
     /// Computes the digests of an image in the background.
-    pub(super) fn follow(self: &Arc<Self>, claim: Claim, image: ImageId, algo: Algo) {
+    pub(super) fn follow(self: &Arc<Self>, begun: Begun, image: ImageId, algo: Algo) {
         let id = format!("digest-{}", uuid::Uuid::new_v4());
         tracing::info!(store = self.name(), image = %image, job = id, "digests are taken up");
-        self.shared.tasks.spawn(self.digest(claim, image, algo, &id));
+        self.shared.tasks.spawn(self.digest(begun, image, algo, &id));
     }
 }

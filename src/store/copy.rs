@@ -9,8 +9,9 @@ use super::{
     put::{unsure, unwanted},
 };
 use crate::{
+    ids::Begun,
     jobs::Ticket,
-    journal::{Claim, Work},
+    journal::Work,
     metrics::{Outcome, lap},
     point,
     wire::records::{Mode, Receipt},
@@ -74,25 +75,25 @@ impl Store {
         }
         let driver = self.driver()?;
         self.wanted(put)?;
-        let claim = self.claim(&put.id, put.algo).await?;
+        let begun = self.claim(&put.id, put.algo).await?;
         point::pass("copy-claimed");
         let at = from.at.clone();
         let copied = match driver.caps().copy {
-            true => driver.copy(from, &put.id).await,
+            true => driver.copy(from, begun.claim()).await,
             false => Ok(None),
         };
         lap(&mut outcome.stages.backend, since);
         match copied {
             Ok(Some(copied)) => {
                 point::pass("copy-made");
-                self.copied(claim, put, copied, mode, outcome).await.map(Some)
+                self.copied(begun, put, copied, mode, outcome).await.map(Some)
             }
             Ok(None) if mode == Mode::Auto => {
-                claim.clear().await;
+                begun.end().await;
                 Ok(None)
             }
             Ok(None) => {
-                claim.clear().await;
+                begun.end().await;
                 Err(Error::new(
                     Kind::Unsupported,
                     format!(
@@ -102,14 +103,14 @@ impl Store {
                     ),
                 ))
             }
-            Err(error) => Err(self.release_claim(claim, unsure(error, &put.id)).await),
+            Err(error) => Err(self.release_claim(begun, unsure(error, &put.id)).await),
         }
     }
 
     /// A copy inside the backend is there: gives it its digests, now or by a job.
     async fn copied(
         self: &Arc<Self>,
-        claim: Claim,
+        begun: Begun,
         put: &Put,
         copied: drivers::Copied,
         mode: Mode,
@@ -119,21 +120,21 @@ impl Store {
         outcome.bytes = size;
         // Nobody could end it while it was made.
         if let Err(unwanted) = self.wanted(put) {
-            return Err(self.release_claim(claim, self.undone(&at, unwanted).await).await);
+            return Err(self.release_claim(begun, self.undone(&at, unwanted).await).await);
         }
         let digests = digests.filter(|digests| digests.hash_algo == put.algo.name());
         if let (Some(digests), false) = (&digests, shared) {
-            claim.clear().await;
+            begun.end().await;
             return Ok(self.receipt(&put.id, &at, size, stored_bytes, digests));
         }
-        let claim = match claim.turn(Work::Digest).await {
-            Ok(claim) => claim,
+        let begun = match begun.turn(Work::Digest).await {
+            Ok(begun) => begun,
             // Nobody would compute its digests after a crash: better no image than one without.
             Err(error) => return Err(self.undone(&at, error).await),
         };
         point::pass("copy-turned");
         let job = format!("digest-{}", uuid::Uuid::new_v4());
-        let digesting = self.digest(claim, put.id.clone(), put.algo, &job);
+        let digesting = self.digest(begun, put.id.clone(), put.algo, &job);
         if mode == Mode::Copy {
             tokio::pin!(digesting);
             let digested = tokio::select! {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use imaged_drivers::{Driver, Error, ImageId, Kind, Location, Result};
 
 use super::Store;
-use crate::metrics::Outcome;
+use crate::{journal::Work, metrics::Outcome};
 
 /// How often a delete looks whether our own work with the image has ended.
 const TRIES: u32 = 200;
@@ -19,6 +19,10 @@ impl Store {
     pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
         let outcome = Outcome::begin("delete", request, self.name(), at);
         let result = match self.able(|caps| caps.delete, "delete images") {
+            Ok(driver) if self.is_being_made(&*driver, at) => Err(Error::new(
+                Kind::NotFound,
+                format!("no such image, it is being made: image=`{at}` store=`{}`", self.name()),
+            )),
             Ok(driver) => match driver.delete(at).await {
                 Err(error) if error.kind() == Kind::InUse => {
                     self.delete_undisturbed(&*driver, at, error).await
@@ -29,6 +33,15 @@ impl Store {
         };
         outcome.end(&self.shared.metrics, result.as_ref().err());
         result
+    }
+
+    /// Whether an image that will be at `at` is being made, so that there is none yet.
+    fn is_being_made(&self, driver: &dyn Driver, at: &Location) -> bool {
+        let made = self.shared.ids.at_work(self.name(), Work::Put);
+        made.iter().filter_map(|intent| intent.image.parse().ok()).any(|id: ImageId| {
+            // Those whose place is not known from the id alone have no name before they are whole.
+            driver.place(&id).is_some_and(|place| place == *at)
+        })
     }
 
     /// Brings to their end the deletes that had to wait, unless another round is at it.
@@ -57,7 +70,7 @@ impl Store {
         refused: Error,
     ) -> Result<()> {
         let mut intent = None;
-        for candidate in self.shared.journal.digests(self.name()) {
+        for candidate in self.shared.ids.at_work(self.name(), Work::Digest) {
             let Ok(id) = candidate.image.parse::<ImageId>() else { continue };
             if driver.locate(&id).await.is_ok_and(|there| there == *at) {
                 intent = Some((candidate, id));
@@ -79,7 +92,7 @@ impl Store {
             if !in_use {
                 break;
             }
-            if self.shared.journal.of(self.name(), &intent.image).is_none() {
+            if self.shared.ids.of(self.name(), &intent.image).is_none() {
                 // Ours has ended since that look: whoever has it open now is another.
                 deleted = driver.delete(at).await;
                 break;
@@ -88,11 +101,11 @@ impl Store {
         }
         let stays = deleted.as_ref().is_err_and(|error| error.kind() != Kind::NotFound);
         if stays
-            && self.shared.journal.of(self.name(), &intent.image).is_none()
+            && self.shared.ids.of(self.name(), &intent.image).is_none()
             && let Ok(algo) = intent.hash_algo.parse()
         {
-            let claim = self.shared.journal.begin(intent).await?;
-            self.follow(claim, id, algo);
+            let begun = self.shared.ids.begin(intent).await?;
+            self.follow(begun, id, algo);
         }
         deleted
     }

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
-    Committed, Digests, Error, ImageId, Kind, Location, Reader, Result, Upload, Volume,
+    Committed, Digests, Error, ImageId, Kind, Location, NewImage, Reader, Result, Upload, Volume,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use crate::{
     digest::{Algo, Digesting},
+    ids::Begun,
     jobs::Ticket,
-    journal::{Claim, Intent, Work},
+    journal::{Intent, Work},
     metrics::{Outcome, lap},
     point,
     wire::{digests::Promise, records::Receipt},
@@ -96,6 +97,21 @@ pub struct Put {
     pub cancel: CancellationToken,
 }
 
+impl Put {
+    /// The digests that the image will have, if all of them are promised.
+    fn promised(&self) -> Option<Digests> {
+        let of = |algo| {
+            let promise = self.promises.iter().find(|promise| promise.algo == algo)?;
+            Some(promise.value.clone())
+        };
+        Some(Digests {
+            checksum: of(Algo::Md5)?,
+            hash_algo: self.algo.name().to_owned(),
+            hash_value: of(self.algo)?,
+        })
+    }
+}
+
 impl Store {
     /// Stores `body` as an image, all or nothing. `ready` fires when the backend is prepared and
     /// bytes are wanted; it is dropped if the put is refused before that.
@@ -152,13 +168,21 @@ impl Store {
     ) -> Result<Receipt> {
         let driver = self.able(|caps| caps.write, "be written to")?;
         let since = Instant::now();
-        let claim = self.claim(&put.id, put.algo).await?;
+        let begun = self.claim(&put.id, put.algo).await?;
         point::pass("put-claimed");
-        let created = driver.create(&put.id, put.size).await;
+        let claim = begun.claim().clone();
+        let created =
+            driver.create(&NewImage { claim, size: put.size, promised: put.promised() }).await;
         let upload = match created {
             Ok(upload) => upload,
-            Err(error) => return Err(self.release_claim(claim, unsure(error, &put.id)).await),
+            Err(error) => return Err(self.release_claim(begun, unsure(error, &put.id)).await),
         };
+        if let Some(token) = upload.token()
+            && let Err(error) = begun.keep_token(token).await
+        {
+            let aborted = undone(upload, error).await;
+            return Err(self.release_claim(begun, aborted).await);
+        }
         point::pass("put-created");
         lap(&mut outcome.stages.backend, since);
         // The caller may be gone already; the body then says so.
@@ -166,17 +190,17 @@ impl Store {
         let written = self.write(put, body, upload, job, outcome).await;
         let (at, size, committed, digests) = match written {
             Ok(written) => written,
-            Err(error) => return Err(self.release_claim(claim, error).await),
+            Err(error) => return Err(self.release_claim(begun, error).await),
         };
         point::pass("put-committed");
-        claim.clear().await;
+        begun.end().await;
         point::pass("put-cleared");
         let stored_bytes = committed.stored_bytes;
         Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests))
     }
 
-    pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Claim> {
-        self.shared.journal.begin(self.intent(Work::Put, id, algo, None)).await
+    pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Begun> {
+        self.shared.ids.begin(self.intent(Work::Put, id, algo, None)).await
     }
 
     pub(super) fn intent(
@@ -192,13 +216,14 @@ impl Store {
             image: id.to_string(),
             hash_algo: algo.name().to_owned(),
             volume,
+            token: None,
         }
     }
 
     /// A put has failed: frees the id, unless something may be left; then the journal keeps the intent.
-    pub(super) async fn release_claim(&self, claim: Claim, error: Error) -> Error {
+    pub(super) async fn release_claim(&self, begun: Begun, error: Error) -> Error {
         if error.left().is_none() && error.location().is_none() {
-            claim.clear().await;
+            begun.end().await;
         }
         error
     }
@@ -223,16 +248,9 @@ impl Store {
         let digests = match filled {
             Ok(digests) => digests,
             Err(error) => {
-                let aborted = upload.abort().await;
+                let error = undone(upload, error).await;
                 lap(&mut outcome.stages.backend, since);
-                return Err(match aborted {
-                    Ok(()) => error,
-                    Err(left) => {
-                        let what = left.left().map_or_else(|| at.to_string(), str::to_owned);
-                        tracing::error!(left = %what, error = %left.chain(), "cannot clean up");
-                        error.leaving(what)
-                    }
-                });
+                return Err(error);
             }
         };
         let committed = upload.commit(&digests).await.map_err(|error| unsure(error, &at))?;
@@ -249,6 +267,19 @@ impl Store {
             return Err(stopping());
         }
         Ok(())
+    }
+}
+
+/// Removes what there is of an upload because of `error`, which says so if something is left.
+async fn undone(upload: Box<dyn Upload>, error: Error) -> Error {
+    let at = upload.at().clone();
+    match upload.abort().await {
+        Ok(()) => error,
+        Err(left) => {
+            let what = left.left().map_or_else(|| at.to_string(), str::to_owned);
+            tracing::error!(left = %what, error = %left.chain(), "cannot clean up");
+            error.leaving(what)
+        }
     }
 }
 

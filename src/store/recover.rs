@@ -5,9 +5,19 @@ use std::sync::Arc;
 use imaged_drivers::{ImageId, Recovered};
 
 use super::Store;
-use crate::journal::{Claim, Intent, Work};
+use crate::{
+    ids::Begun,
+    journal::{Intent, Work},
+    wire::records::Unread,
+};
 
 impl Store {
+    /// What of the journal concerns this store, or may concern it, and cannot be read.
+    #[must_use]
+    pub fn unread_intents(&self) -> Vec<Unread> {
+        self.shared.ids.unread(self.name())
+    }
+
     /// Whether it may be a copy that was made and no more.
     async fn lacks_digests(&self, image: &ImageId) -> bool {
         let Ok(driver) = self.driver() else { return false };
@@ -21,27 +31,30 @@ impl Store {
     }
 
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.
-    pub async fn take_up(self: &Arc<Self>, intent: &Intent, claim: Claim) {
+    pub async fn take_up(self: &Arc<Self>, intent: &Intent, begun: Begun) {
         let (Ok(image), Ok(algo)) = (intent.image.parse::<ImageId>(), intent.hash_algo.parse())
         else {
-            tracing::error!(?intent, "an intent of the journal makes no sense and is dropped");
-            return claim.clear().await;
+            tracing::error!(
+                ?intent,
+                "an intent of the journal has a digest that this imaged does not know"
+            );
+            return;
         };
         if let (Work::Seal, Some(volume)) = (intent.work, &intent.volume) {
-            return self.unseal(volume, &image, claim).await;
+            return self.unseal(volume, &image, begun).await;
         }
         if intent.work == Work::Digest {
-            return self.follow(claim, image, algo);
+            return self.follow(begun, image, algo);
         }
         let recovered = match self.driver() {
-            Ok(driver) => driver.recover(&image).await,
+            Ok(driver) => driver.recover(begun.claim(), intent.token.as_deref()).await,
             Err(error) => Err(error),
         };
         match recovered {
             // A copy that nobody was told of: it may lack its digests, and share what it was made from.
             Ok(Recovered::Whole) if self.lacks_digests(&image).await => {
-                match claim.turn(Work::Digest).await {
-                    Ok(claim) => self.follow(claim, image, algo),
+                match begun.turn(Work::Digest).await {
+                    Ok(begun) => self.follow(begun, image, algo),
                     Err(error) => tracing::warn!(
                         store = self.name(), image = %image, error = %error.chain(),
                         "digests cannot be taken up yet"
@@ -55,9 +68,9 @@ impl Store {
                     Recovered::Removed(what) => format!("removed {}", what.join(", ")),
                 };
                 tracing::info!(store = self.name(), image = %image, found, "an unfinished put is resolved");
-                claim.clear().await;
+                begun.end().await;
             }
-            // Dropping the claim leaves the intent for the next round.
+            // Dropped, it leaves the intent for the next round.
             Err(error) => tracing::warn!(
                 store = self.name(), image = %image, error = %error.chain(),
                 "an unfinished put cannot be resolved yet"

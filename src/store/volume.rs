@@ -6,8 +6,9 @@ use imaged_drivers::{Error, ImageId, Kind, Result, Source, Volume, window::CHUNK
 
 use super::{Put, Store};
 use crate::{
+    ids::Begun,
     jobs::Ticket,
-    journal::{Claim, Work},
+    journal::Work,
     metrics::{Outcome, lap},
     point,
     wire::records::{Mode, Receipt},
@@ -50,22 +51,22 @@ impl Store {
         via.able(|caps| caps.volumes, "reach volumes")?;
         self.wanted(put)?;
         let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
-        let claim = self.shared.journal.begin(intent).await?;
+        let begun = self.shared.ids.begin(intent).await?;
         point::pass("volume-claimed");
         let since = Instant::now();
-        let made = match via.driver()?.seal(volume, &put.id).await {
+        let made = match via.driver()?.seal(volume, begun.claim()).await {
             Ok(source) => {
                 point::pass("volume-sealed");
                 lap(&mut outcome.stages.wait, since);
                 self.from_sealed(put, via, source, mode, job, outcome).await
             }
             Err(error) if refused(error.kind()) => {
-                claim.clear().await;
+                begun.end().await;
                 return Err(error);
             }
             Err(error) => Err(error),
         };
-        via.unseal(volume, &put.id, claim).await;
+        via.unseal(volume, &put.id, begun).await;
         made
     }
 
@@ -91,14 +92,14 @@ impl Store {
         self.put_stream(put, reader, job, outcome).await
     }
 
-    /// Removes the seal of a volume; if it cannot be removed now, the claim is left for later.
-    pub(super) async fn unseal(&self, volume: &Volume, image: &ImageId, claim: Claim) {
+    /// Removes the seal of a volume; if it cannot be removed now, the intent stays for later.
+    pub(super) async fn unseal(&self, volume: &Volume, image: &ImageId, begun: Begun) {
         let unsealed = match self.driver() {
-            Ok(driver) => driver.unseal(volume, image).await,
+            Ok(driver) => driver.unseal(volume, begun.claim()).await,
             Err(down) => Err(down),
         };
         match unsealed {
-            Ok(()) => claim.clear().await,
+            Ok(()) => begun.end().await,
             // The user may have lost the right to it for ever.
             Err(error) => tracing::warn!(
                 store = self.name(), volume = %volume, image = %image, error = %error.chain(),

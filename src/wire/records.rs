@@ -126,6 +126,24 @@ pub struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub capacity: Option<Capacity>,
+    /// What of the journal this imaged cannot read, and therefore keeps: the ids stay taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread_intents: Vec<Unread>,
+}
+
+/// A file of the journal that this version cannot read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unread {
+    /// The file's name.
+    pub file: String,
+    /// The store that it speaks of, if it can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// The image that it speaks of, if it can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Why it cannot be read.
+    pub why: String,
 }
 
 /// One image of a listing.

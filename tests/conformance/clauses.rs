@@ -12,9 +12,9 @@ use imaged_drivers::{
 
 use super::modest::Modest;
 use crate::harness::stores::{
-    Fixture, aligned_chunks, assert_reads, assert_same,
+    Fixture, Held, aligned_chunks, assert_reads, assert_same, claim,
     content::{Look, digests, image, pieces},
-    drained, order, put, read, recovered, window, write_image,
+    drained, new_image, order, put, read, window, write_image,
 };
 
 /// The kind of a failure that must be one.
@@ -26,7 +26,7 @@ pub(super) async fn invisible_until_commit(f: &Fixture) {
     for size in [None, Some(CHUNK as u64 + 5)] {
         let bytes = image(Look::Random, CHUNK + 5, 1);
         let id = f.id();
-        let mut upload = f.driver.create(&id, size).await.unwrap();
+        let mut upload = f.driver.create(&new_image(&id, size)).await.unwrap();
         let at = upload.at().clone();
         assert!(f.driver.place(&id).is_none_or(|place| place == at), "where it will be");
         let unseen = async |when: &str| {
@@ -56,7 +56,7 @@ pub(super) async fn id_is_taken_once(f: &Fixture) {
         let mut uploads = Vec::new();
         // The sizes differ as much as may be, so that they could end up in different places.
         for size in [Some(1 << 30), None] {
-            match f.driver.create(&id, size).await {
+            match f.driver.create(&new_image(&id, size)).await {
                 Ok(upload) => uploads.push(Some(upload)),
                 Err(error) => {
                     // A store too small for the one, or a driver that refuses the other at once.
@@ -207,7 +207,11 @@ pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
         assert_eq!(kind(read(&*f.driver, &foreign, Span::All).await), Kind::Invalid, "{text}");
         assert_eq!(kind(f.driver.delete(&foreign).await), Kind::Invalid, "{text}");
         let digests = digests(&bytes, Algo::Sha256);
-        assert_eq!(kind(f.driver.record(&foreign, &digests).await), Kind::Invalid, "{text}");
+        assert_eq!(
+            kind(f.driver.record(&foreign, &claim(&f.id()), &digests).await),
+            Kind::Invalid,
+            "{text}"
+        );
     }
     let told: Location = at.to_string().parse().unwrap();
     assert_eq!(told, at, "a location reads back as it was told");
@@ -217,7 +221,7 @@ pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
 
 pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
     let (id, gone) = (f.id(), f.id());
-    let upload = f.driver.create(&id, None).await.unwrap();
+    let upload = f.driver.create(&new_image(&id, None)).await.unwrap();
     assert!(f.driver.serves(upload.at()), "where it will be: {}", upload.at());
     upload.abort().await.unwrap();
     let there = f.place(&id, &image(Look::Random, 10, 1)).await;
@@ -255,7 +259,7 @@ pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
     assert_eq!(kind(read(&*f.driver, &at, Span::All).await), Kind::NotFound);
     assert_eq!(kind(read(&*f.driver, &at, Span::From(1 << 40)).await), Kind::NotFound);
     let digests = digests(b"", Algo::Sha256);
-    assert_eq!(kind(f.driver.record(&at, &digests).await), Kind::NotFound);
+    assert_eq!(kind(f.driver.record(&at, &claim(&f.id()), &digests).await), Kind::NotFound);
 }
 
 pub(super) async fn deleting_twice_is_not_found(f: &Fixture) {
@@ -284,7 +288,7 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
         let bytes = image(look, size, 5);
         let at = f.place(&f.id(), &bytes).await;
         let (id, wanted) = (f.id(), digests(&bytes, Algo::Sha256));
-        let copied = f.driver.copy(source(&*f.driver, &at).await, &id).await.unwrap();
+        let copied = f.driver.copy(source(&*f.driver, &at).await, &claim(&id)).await.unwrap();
         assert_eq!(copied.is_some(), f.driver.caps().copy, "{what}: a copy of its own image");
         let Some(copied) = copied else { continue };
         assert_eq!(copied.size, size as u64, "{what}");
@@ -294,10 +298,11 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
             assert_eq!(*digests, wanted, "{what}");
         }
         assert_eq!(f.driver.stat(&copied.at).await.unwrap().digests, copied.digests, "{what}");
-        let again = f.driver.copy(source(&*f.driver, &at).await, &id).await;
+        let again = f.driver.copy(source(&*f.driver, &at).await, &claim(&id)).await;
         assert_eq!(kind(again), Kind::Exists, "{what}: onto a taken id");
         assert!(!copied.shared || f.driver.caps().flatten, "{what}");
-        let flatten = || f.driver.flatten(&copied.at, Arc::new(|_, _| true));
+        let of_copy = claim(&id);
+        let flatten = || f.driver.flatten(&copied.at, &of_copy, Arc::new(|_, _| true));
         if size > CHUNK {
             // Before its source is gone, and once more.
             flatten().await.unwrap();
@@ -324,7 +329,7 @@ pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
     assert_eq!(opened.digests, expected(Algo::Sha256), "the whole image's, also in part");
     drop(opened);
     for _ in 0..2 {
-        f.driver.record(&at, &digests(&bytes, Algo::Blake2b)).await.unwrap();
+        f.driver.record(&at, &claim(&f.id()), &digests(&bytes, Algo::Blake2b)).await.unwrap();
         let kept = f.driver.stat(&at).await.unwrap();
         assert_eq!(kept.digests, expected(Algo::Blake2b), "from record");
     }
@@ -342,25 +347,30 @@ pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
 pub(super) async fn recovering_twice_is_recovering_once(f: &Fixture) {
     let bytes = image(Look::Random, 5000, 1);
     let id = f.id();
-    assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing, "of nothing");
+    assert_eq!(
+        f.driver.recover(&claim(&id), None).await.unwrap(),
+        Recovered::Nothing,
+        "of nothing"
+    );
     // An upload that was dropped stands for a crash.
-    let mut upload = f.driver.create(&id, None).await.unwrap();
+    let held = Held::new(&id);
+    let mut upload = held.create(&*f.driver, None).await.unwrap();
     upload.write(bytes.clone()).await.unwrap();
     drop(upload);
-    let first = recovered(&*f.driver, &id).await;
+    let first = held.recovered(&*f.driver).await;
     assert!(!matches!(first, Recovered::Whole), "{first:?}");
-    assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing);
+    assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Nothing);
     f.assert_empty().await;
     let at = f.place(&id, &bytes).await;
     for _ in 0..2 {
-        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
         assert_reads(&*f.driver, &at, &bytes, "a whole image").await;
     }
     f.driver.delete(&at).await.unwrap();
     // Whatever an id may be, it can be recovered.
     for id in ["x".repeat(255), "..".replace('.', "a.."), "-".to_owned()] {
         let id: ImageId = id.parse().unwrap();
-        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing, "{id}");
+        assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Nothing, "{id}");
     }
 }
 
@@ -372,7 +382,7 @@ pub(super) async fn the_list_is_what_was_put(f: &Fixture) {
         let at = f.place(&id, &image(Look::Mixed, size, 1)).await;
         wanted.push(Listed { id, at, size: size as u64 });
     }
-    let mut begun = f.driver.create(&f.id(), Some(10)).await.unwrap();
+    let mut begun = f.driver.create(&new_image(&f.id(), Some(10))).await.unwrap();
     begun.write(image(Look::Random, 10, 1)).await.unwrap();
     assert_eq!(f.list().await, wanted, "without the one under way");
     begun.abort().await.unwrap();
@@ -412,7 +422,7 @@ pub(super) async fn an_aborted_upload_leaves_nothing(f: &Fixture) {
     for size in [None, Some(bytes.len() as u64)] {
         for count in 0..=2 {
             let id = f.id();
-            let mut upload = f.driver.create(&id, size).await.unwrap();
+            let mut upload = f.driver.create(&new_image(&id, size)).await.unwrap();
             for chunk in aligned_chunks(&bytes).into_iter().take(count) {
                 upload.write(chunk).await.unwrap();
             }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
-    Capacity, Caps, Copied, Digests, Driver, ImageId, Listed, Location, Part, Progress, Properties,
-    Reader, Recovered, Result, Source, Span, Stat, Upload, Volume, window::Window,
+    Capacity, Caps, Claim, Copied, Digests, Driver, ImageId, Listed, Location, NewImage, Part,
+    Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
+    window::Window,
 };
 
 /// A driver that says it can do less than it can: whoever calls it must respect that.
@@ -55,8 +56,8 @@ impl Driver for Modest {
     async fn locate(&self, id: &ImageId) -> Result<Location> {
         self.inner.locate(id).await
     }
-    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
-        self.inner.create(id, size).await
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        self.inner.create(image).await
     }
     async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader> {
         self.inner.open(at, span, window).await
@@ -67,29 +68,29 @@ impl Driver for Modest {
     async fn delete(&self, at: &Location) -> Result<()> {
         self.inner.delete(at).await
     }
-    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
-        self.inner.copy(from, id).await
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        self.inner.copy(from, claim).await
     }
-    async fn flatten(&self, at: &Location, progress: Progress) -> Result<()> {
-        self.inner.flatten(at, progress).await
+    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
+        self.inner.flatten(at, claim, progress).await
     }
     fn volume(&self, at: &Location) -> Option<Volume> {
         self.inner.volume(at)
     }
-    async fn seal(&self, volume: &Volume, id: &ImageId) -> Result<Source> {
-        self.inner.seal(volume, id).await
+    async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
+        self.inner.seal(volume, claim).await
     }
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
         self.inner.open_sealed(sealed, window).await
     }
-    async fn unseal(&self, volume: &Volume, id: &ImageId) -> Result<()> {
-        self.inner.unseal(volume, id).await
+    async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
+        self.inner.unseal(volume, claim).await
     }
-    async fn record(&self, at: &Location, digests: &Digests) -> Result<()> {
-        self.inner.record(at, digests).await
+    async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
+        self.inner.record(at, claim, digests).await
     }
-    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
-        self.inner.recover(id).await
+    async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered> {
+        self.inner.recover(claim, token).await
     }
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         self.inner.list()

@@ -8,6 +8,7 @@ use crate::harness::{
     stores::{
         self,
         ceph::{Ceph, POOL},
+        claim,
     },
 };
 
@@ -59,9 +60,9 @@ async fn what_is_not_ours_is_never_cleared_away() {
     std::fs::write(&file, noise(100_000, 96)).unwrap();
     ceph.rbd(&["import", &file.display().to_string(), &format!("{POOL}/{full}")]);
     ceph.rbd(&["create", "--size", "10M", &format!("{POOL}/{empty}")]);
-    assert_eq!(f.driver.recover(&full).await.unwrap(), Recovered::Nothing);
+    assert_eq!(f.driver.recover(&claim(&full), None).await.unwrap(), Recovered::Nothing);
     // A daemon that died between making an image and marking it leaves just this.
-    assert!(matches!(f.driver.recover(&empty).await.unwrap(), Recovered::Removed(_)));
+    assert!(matches!(f.driver.recover(&claim(&empty), None).await.unwrap(), Recovered::Removed(_)));
     assert_eq!(ceph.images(), [full.as_str()]);
     ceph.rbd(&["rm", &format!("{POOL}/{full}")]);
     f.assert_empty().await;

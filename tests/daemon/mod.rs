@@ -10,6 +10,7 @@ mod hangs;
 mod kills;
 mod limits;
 mod protocol;
+mod reloads;
 mod roles;
 mod same_names;
 mod signals;

@@ -11,7 +11,7 @@ use crate::{
     harness::stores::{
         self, Fixture, assert_reads,
         content::{Look, digests, image, pieces},
-        order, put, soon,
+        new_image, order, put, soon,
     },
 };
 
@@ -62,7 +62,7 @@ async fn an_image_of_unknown_size_is_trimmed_once() {
 async fn an_image_of_unknown_size_grows_by_doubling() {
     let f = stores::rbd().await;
     let (id, zeros) = (f.id(), Bytes::from(vec![0; CHUNK]));
-    let mut upload = f.driver.create(&id, None).await.unwrap();
+    let mut upload = f.driver.create(&new_image(&id, None)).await.unwrap();
     let chunks = 3 * FIRST / CHUNK as u64 + 1;
     for _ in 0..chunks {
         upload.write(zeros.clone()).await.unwrap();
@@ -83,7 +83,7 @@ async fn an_upload_has_a_window_of_writes_in_flight_and_no_more() {
     let id = f.id();
     let bytes = image(Look::Random, 3 * SLOTS * PAGE, 1);
     let mut chunks = pieces(&bytes, PAGE).into_iter();
-    let mut upload = f.driver.create(&id, Some(bytes.len() as u64)).await.unwrap();
+    let mut upload = f.driver.create(&new_image(&id, Some(bytes.len() as u64))).await.unwrap();
     let _before = fake.peak();
     fake.hold();
     for chunk in chunks.by_ref().take(SLOTS) {

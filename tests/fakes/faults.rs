@@ -137,7 +137,7 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan, doomed
     }
     // Whatever is kept in the journal is looked at.
     soon(&what, async {
-        while !f.shared().journal.is_empty() {
+        while !f.shared().ids.is_empty() {
             f.settle().await;
             tokio::task::yield_now().await;
         }
@@ -176,7 +176,7 @@ async fn judge(f: &Fixture, id: &ImageId, error: &Error, what: &str) {
     assert_eq!(error.location().is_some(), unsure, "{what}: {error:?}");
     assert!(!there || unsure || error.left().is_some(), "{what}: something is left: {error:?}");
     assert_eq!(
-        !f.shared().journal.is_empty(),
+        !f.shared().ids.is_empty(),
         unsure || error.left().is_some(),
         "{what}: the journal keeps what is not known, and nothing else: {error:?}"
     );

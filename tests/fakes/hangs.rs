@@ -9,9 +9,9 @@ use imaged_fake_librbd::{Cluster, How, Plan};
 use crate::{
     ceph::Ceph,
     harness::stores::{
-        Fixture, aligned_chunks, assert_free, assert_reads, begin,
+        Fixture, Held, aligned_chunks, assert_free, assert_reads, begin, claim,
         content::{Look, image},
-        idle, order, put, read, recovered, soon,
+        idle, order, put, read, soon,
     },
 };
 
@@ -42,7 +42,7 @@ async fn closed(f: &Fixture) {
 /// Gives what is in the journal to the store until nothing is kept.
 async fn settled(f: &Fixture) {
     soon("the journal to be empty", async {
-        while !f.shared().journal.is_empty() {
+        while !f.shared().ids.is_empty() {
             f.settle().await;
             tokio::task::yield_now().await;
         }
@@ -62,9 +62,8 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
         // As long as it may come to be, nobody is told that nothing was left.
         for _ in 0..2 {
             f.settle().await;
-            assert_eq!(f.shared().journal.len(), 1, "{call}: the intent stays");
-            let error = f.driver.recover(&id).await.expect_err(call);
-            assert_eq!(error.kind(), Kind::Unavailable, "{call}: {error:?}");
+            assert_eq!(f.shared().ids.len(), 1, "{call}: the intent stays");
+            assert!(f.shared().ids.left_over().is_empty(), "{call}: nobody takes it up");
             let again = begin(&f.store, order(&id, None)).leave().await.unwrap_err();
             assert_eq!(again.kind(), Kind::Unavailable, "{call}: {again:?}");
         }
@@ -73,7 +72,7 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
         settled(&f).await;
         let at = f.driver.locate(&id).await.expect(call);
         assert_reads(&*f.driver, &at, &bytes, call).await;
-        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
         f.driver.delete(&at).await.unwrap();
         assert_free(&f, &id, call).await;
         closed(&f).await;
@@ -112,7 +111,7 @@ async fn a_create_that_answers_late_is_cleared_away() {
     fake(&f).hold_call("rbd_create4");
     let error = put(&f.store, order(&id, Some(1000)), &bytes).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
-    assert_eq!(f.shared().journal.len(), 1, "{error:?}");
+    assert_eq!(f.shared().ids.len(), 1, "{error:?}");
     fake(&f).release_call("rbd_create4");
     closed(&f).await;
     settled(&f).await;
@@ -161,13 +160,14 @@ async fn an_upload_that_is_dropped_in_flight_leaves_nothing() {
     let f = hasty().await;
     let id = f.id();
     fake(&f).hold();
-    let mut upload = f.driver.create(&id, None).await.unwrap();
+    let held = Held::new(&id);
+    let mut upload = held.create(&*f.driver, None).await.unwrap();
     upload.write(image(Look::Random, 500_000, 5)).await.unwrap();
     drop(upload);
     assert_eq!(fake(&f).count("rbd_close"), 0);
     fake(&f).release();
     closed(&f).await;
-    let found = recovered(&*f.driver, &id).await;
+    let found = held.recovered(&*f.driver).await;
     assert!(matches!(found, Recovered::Removed(_) | Recovered::Nothing), "{found:?}");
     assert_free(&f, &id, "dropped").await;
     closed(&f).await;
@@ -233,6 +233,12 @@ async fn the_store_is_looked_at_while_a_recovery_and_a_purge_go_on() {
     f.driver.delete(&at).await.unwrap();
     fake(&f).release_call("rbd_create4");
     closed(&f).await;
+    soon("the late call to let go of its id", async {
+        while f.shared().ids.left_over().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     fake(&f).forget();
     let removals = ["rbd_remove_with_progress", "rbd_trash_remove_with_progress"];
     for call in removals {

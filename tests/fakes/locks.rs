@@ -10,7 +10,7 @@ use imaged_fake_librbd::Cluster;
 use crate::{
     ceph::{Ceph, POOL},
     harness::stores::{
-        self, Fixture, aligned_chunks, assert_free, assert_reads, begin,
+        self, Fixture, aligned_chunks, assert_free, assert_reads, begin, claim,
         content::{Look, image},
         order, put, soon,
     },
@@ -57,7 +57,7 @@ async fn an_image_that_is_locked_is_in_use_and_stays_whole() {
             assert!(told.contains("locked by `theirs`") && told.contains("client.4120"), "{told}");
         }
         assert_reads(&*f.driver, &at, &bytes, "locked").await;
-        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
         f.driver.stat(&at).await.unwrap();
         closed(&f).await;
         fake(&f).lock(POOL, id.as_str(), None);
@@ -122,7 +122,7 @@ async fn a_volume_that_is_locked_is_in_use_and_no_try_holds_a_thread() {
         closed(&f).await;
         fake(&f).lock(POOL, source.as_str(), None);
         f.settle().await;
-        assert!(f.shared().journal.is_empty());
+        assert!(f.shared().ids.is_empty());
         if let Ok(at) = f.driver.locate(&id).await {
             assert_reads(&*f.driver, &at, &bytes, "copied").await;
             f.store.delete(&at, "test").await.unwrap();
@@ -166,7 +166,7 @@ async fn an_upload_whose_image_is_locked_ends_and_holds_no_thread() {
     f.driver.delete(&f.driver.locate(&other).await.unwrap()).await.unwrap();
     fake(&f).lock(POOL, id.as_str(), None);
     soon("the journal to be empty", async {
-        while !f.shared().journal.is_empty() {
+        while !f.shared().ids.is_empty() {
             f.settle().await;
             tokio::task::yield_now().await;
         }

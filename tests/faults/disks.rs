@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::harness::stores::{
-    Fixture, aligned_chunks, assert_free, assert_reads, begin,
+    Fixture, aligned_chunks, assert_free, assert_reads, begin, claim,
     content::{Look, image},
     idle, order, put, soon,
 };
@@ -195,11 +195,11 @@ async fn a_frozen_disk_times_out_and_is_sound_after_it_thaws() {
     idle(&f.store).await;
     f.settle().await;
     // The commit that did not answer came to be or it did not: its location tells.
-    assert!(f.shared().journal.is_empty(), "all is resolved");
+    assert!(f.shared().ids.is_empty(), "all is resolved");
     let at: Location = told.parse().unwrap();
     if f.driver.stat(&at).await.is_ok() {
         assert_reads(&*f.driver, &at, &bytes, "what was committed after all").await;
-        assert_eq!(f.driver.recover(&late).await.unwrap(), Recovered::Whole);
+        assert_eq!(f.driver.recover(&claim(&late), None).await.unwrap(), Recovered::Whole);
         f.driver.delete(&at).await.unwrap();
     }
     f.assert_empty().await;

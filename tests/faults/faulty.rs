@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
-    Body, Capacity, Caps, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
-    Location, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
-    Volume, window::Window,
+    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+    Location, NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat,
+    Upload, Volume, window::Window,
 };
 
 /// How a call fails.
@@ -135,8 +135,8 @@ impl Driver for Faulty {
         self.script.pass("locate", self.inner.locate(id)).await
     }
 
-    async fn create(&self, id: &ImageId, size: Option<u64>) -> Result<Box<dyn Upload>> {
-        let inner = self.script.pass("create", self.inner.create(id, size)).await?;
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        let inner = self.script.pass("create", self.inner.create(image)).await?;
         Ok(Box::new(Writing { inner, script: Arc::clone(&self.script) }))
     }
 
@@ -161,36 +161,36 @@ impl Driver for Faulty {
         self.script.pass("delete", self.inner.delete(at)).await
     }
 
-    async fn copy(&self, from: Source, id: &ImageId) -> Result<Option<Copied>> {
-        self.script.pass("copy", self.inner.copy(from, id)).await
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        self.script.pass("copy", self.inner.copy(from, claim)).await
     }
 
-    async fn flatten(&self, at: &Location, progress: Progress) -> Result<()> {
-        self.script.pass("flatten", self.inner.flatten(at, progress)).await
+    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
+        self.script.pass("flatten", self.inner.flatten(at, claim, progress)).await
     }
 
     fn volume(&self, at: &Location) -> Option<Volume> {
         self.inner.volume(at)
     }
 
-    async fn seal(&self, volume: &Volume, id: &ImageId) -> Result<Source> {
-        self.script.pass("seal", self.inner.seal(volume, id)).await
+    async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
+        self.script.pass("seal", self.inner.seal(volume, claim)).await
     }
 
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
         self.script.pass("open_sealed", self.inner.open_sealed(sealed, window)).await
     }
 
-    async fn unseal(&self, volume: &Volume, id: &ImageId) -> Result<()> {
-        self.script.pass("unseal", self.inner.unseal(volume, id)).await
+    async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
+        self.script.pass("unseal", self.inner.unseal(volume, claim)).await
     }
 
-    async fn record(&self, at: &Location, digests: &Digests) -> Result<()> {
-        self.script.pass("record", self.inner.record(at, digests)).await
+    async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
+        self.script.pass("record", self.inner.record(at, claim, digests)).await
     }
 
-    async fn recover(&self, id: &ImageId) -> Result<Recovered> {
-        self.script.pass("recover", self.inner.recover(id)).await
+    async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered> {
+        self.script.pass("recover", self.inner.recover(claim, token)).await
     }
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
@@ -213,6 +213,10 @@ impl Upload for Writing {
 
     fn at(&self) -> &Location {
         self.inner.at()
+    }
+
+    fn token(&self) -> Option<&str> {
+        self.inner.token()
     }
 
     async fn commit(self: Box<Self>, digests: &Digests) -> Result<Committed> {

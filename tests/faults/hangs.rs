@@ -7,9 +7,9 @@ use imaged::wire::records::{Mode, Receipt};
 use imaged_drivers::{Kind, Location, Recovered, Result};
 
 use crate::harness::stores::{
-    self, Fixture, assert_free, assert_reads, begin,
+    self, Fixture, Held, assert_free, assert_reads, begin, claim,
     content::{Look, image},
-    idle, names, order, put, recovered, soon,
+    idle, names, order, put, soon,
 };
 
 /// Stores of a second's patience.
@@ -42,19 +42,18 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
             // As long as it may come to be, nobody is told that nothing was left.
             for _ in 0..2 {
                 f.settle().await;
-                assert_eq!(f.shared().journal.len(), 1, "{what}: the intent stays");
-                let error = f.driver.recover(&id).await.expect_err(&what);
-                assert_eq!(error.kind(), Kind::Unavailable, "{what}: {error:?}");
+                assert_eq!(f.shared().ids.len(), 1, "{what}: the intent stays");
+                assert!(f.shared().ids.left_over().is_empty(), "{what}: nobody takes it up");
                 let again = begin(&f.store, order(&id, None)).leave().await.unwrap_err();
                 assert_eq!(again.kind(), Kind::Unavailable, "{what}: {again:?}");
             }
             plain.free();
             idle(&f.store).await;
             f.settle().await;
-            assert!(f.shared().journal.is_empty(), "{what}");
+            assert!(f.shared().ids.is_empty(), "{what}");
             let at = f.driver.locate(&id).await.expect(&what);
             assert_reads(&*f.driver, &at, &bytes, &what).await;
-            assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+            assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
             f.driver.delete(&at).await.unwrap();
             assert_free(&f, &id, &what).await;
         }
@@ -80,11 +79,12 @@ async fn a_create_that_answers_late_leaves_nothing() {
         let plain = f.plain.as_ref().unwrap();
         let id = f.id();
         plain.hang("create");
-        let error = f.driver.create(&id, None).await.expect_err(kind);
+        let held = Held::new(&id);
+        let error = held.create(&*f.driver, None).await.expect_err(kind);
         assert_eq!(error.kind(), Kind::Timeout, "{kind}: {error:?}");
-        let error = f.driver.recover(&id).await.expect_err(kind);
-        assert_eq!(error.kind(), Kind::Unavailable, "{kind}: {error:?}");
+        assert!(held.is_out(), "{kind}: the call still owns the id");
         plain.free();
+        assert_eq!(held.recovered(&*f.driver).await, Recovered::Nothing);
         idle(&f.store).await;
         emptied(&f).await;
         assert_free(&f, &id, kind).await;
@@ -96,32 +96,28 @@ async fn a_create_that_answers_late_leaves_nothing() {
 async fn an_upload_that_is_dropped_leaves_nothing() {
     let f = stores::file_staged().await;
     let id = f.id();
-    let mut upload = f.driver.create(&id, None).await.unwrap();
+    let held = Held::new(&id);
+    let mut upload = held.create(&*f.driver, None).await.unwrap();
     upload.write(image(Look::Random, 5000, 72)).await.unwrap();
     assert_eq!(names(&f.dirs[0]).len(), 1, "a part");
-    let error = f.driver.create(&id, None).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Exists, "{error:?}");
-    assert!(error.to_string().contains("under way"), "{error:?}");
     drop(upload);
     emptied(&f).await;
-    assert_eq!(recovered(&*f.driver, &id).await, Recovered::Nothing);
+    assert_eq!(held.recovered(&*f.driver).await, Recovered::Nothing);
     assert_free(&f, &id, "dropped").await;
     f.assert_empty().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_the_way_is_named() {
+async fn what_an_earlier_version_staged_is_in_nobodys_way_and_goes_with_its_intent() {
     let f = stores::file_staged().await;
     let bytes = image(Look::Random, 5000, 73);
     let id = f.id();
-    let part = f.dirs[0].join(format!(".imaged-{id}-{}.part", f.shared().journal.instance()));
+    let part = f.dirs[0].join(format!(".imaged-{id}-{}.part", f.shared().ids.instance()));
     std::fs::write(&part, b"half").unwrap();
-    let error = put(&f.store, order(&id, None), &bytes).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
-    let (told, path) = (error.to_string(), part.display().to_string());
-    assert!(told.contains("in the way") && told.contains(&path), "{told}");
-    assert_eq!(std::fs::read(&part).unwrap(), b"half", "and is not touched");
-    std::fs::remove_file(&part).unwrap();
-    assert_free(&f, &id, "removed").await;
+    let receipt = put(&f.store, order(&id, None), &bytes).await.unwrap();
+    assert_eq!(std::fs::read(&part).unwrap(), b"half", "it is not touched");
+    f.driver.delete(&receipt.location.parse().unwrap()).await.unwrap();
+    let removed = f.driver.recover(&claim(&id), None).await.unwrap();
+    assert_eq!(removed, Recovered::Removed(vec![part.display().to_string()]));
     f.assert_empty().await;
 }

@@ -7,15 +7,16 @@ use imaged::{
     config::Config,
     daemon::Daemon,
     digest::Algo,
-    journal::{Intent, Journal, Work},
+    ids::{Begun, Ids},
+    journal::{Intent, Work},
     store::{Frame, Store},
     wire::records::State,
 };
-use imaged_drivers::{ImageId, Kind, Location, Recovered};
+use imaged_drivers::{ImageId, Kind, Location, NewImage, Recovered, Upload};
 use tempfile::TempDir;
 
 use crate::harness::stores::{
-    self, Fixture, assert_free, assert_reads, begin,
+    self, Fixture, assert_free, assert_reads, begin, claim,
     content::{Look, digests, image},
     names, order, put, soon, text, write_image,
 };
@@ -27,6 +28,7 @@ fn intent(work: Work, store: &str, image: &ImageId) -> Intent {
         image: image.to_string(),
         hash_algo: Algo::Blake2b.name().to_owned(),
         volume: None,
+        token: None,
     }
 }
 
@@ -54,14 +56,20 @@ fn journal_of(home: &Path) -> Vec<String> {
     names(&home.join("state/journal"))
 }
 
+/// Begins an upload under what has begun.
+async fn create(f: &Fixture, begun: &Begun) -> Box<dyn Upload> {
+    let claim = begun.claim().clone();
+    f.driver.create(&NewImage { claim, size: None, promised: None }).await.unwrap()
+}
+
 /// An upload that nobody will ever end, and the intent of it.
 async fn orphan(f: &Fixture, id: &ImageId) {
-    let claim = f.shared().journal.begin(intent(Work::Put, "main", id)).await.unwrap();
-    let mut upload = f.driver.create(id, None).await.unwrap();
+    let begun = f.shared().ids.begin(intent(Work::Put, "main", id)).await.unwrap();
+    let mut upload = create(f, &begun).await;
     upload.write(image(Look::Random, 5000, 1)).await.unwrap();
     // Dropping it would clear it away.
     std::mem::forget(upload);
-    std::mem::forget(claim);
+    std::mem::forget(begun);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,18 +80,18 @@ async fn replaying_twice_is_replaying_once() {
     orphan(&f, &half).await;
     assert_eq!(names(&f.dirs[0]).len(), 1, "a part");
     // This one died between its commit and the clearing of its intent.
-    let claim = f.shared().journal.begin(intent(Work::Put, "main", &whole)).await.unwrap();
+    let claim = f.shared().ids.begin(intent(Work::Put, "main", &whole)).await.unwrap();
     std::mem::forget(claim);
     let at = f.place(&whole, &bytes).await;
     for death in ["the first", "the second"] {
         let state = dead(&f);
         assert_eq!(journal_of(state.path()).len(), 2);
         let next = next(&f, state.path()).await;
-        let busy = next.shared.journal.begin(intent(Work::Put, "main", &half)).await;
+        let busy = next.shared.ids.begin(intent(Work::Put, "main", &half)).await;
         assert_eq!(busy.unwrap_err().kind(), Kind::Unavailable, "{death}: until it is resolved");
         for _ in 0..2 {
             next.round().await;
-            assert!(next.shared.journal.is_empty(), "{death}");
+            assert!(next.shared.ids.is_empty(), "{death}");
             assert_eq!(journal_of(state.path()), [""; 0], "{death}");
             assert_eq!(names(&f.dirs[0]), [whole.as_str()], "{death}");
             assert_reads(&*f.driver, &at, &bytes, death).await;
@@ -100,42 +108,123 @@ async fn replaying_twice_is_replaying_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_torn_intent_is_dropped_and_the_others_are_kept() {
+async fn a_half_written_intent_is_dropped_and_the_others_are_kept() {
     let f = stores::file_staged().await;
     let half = f.id();
     orphan(&f, &half).await;
     let state = dead(&f);
     let whole = fs::read(state.path().join("state/journal").join(&journal_of(state.path())[0]));
     let whole = whole.unwrap();
-    let mut torn: Vec<Vec<u8>> = (0..whole.len()).map(|len| whole[..len].to_vec()).collect();
+    // A crash while it was written leaves any beginning of it, whole blocks of zeros, or all of it.
+    let mut torn: Vec<Vec<u8>> = (0..=whole.len()).map(|len| whole[..len].to_vec()).collect();
     torn.push(vec![0; 512]);
-    torn.push(b"\xff\xfe".to_vec());
-    torn.push(br#"{"work":"put","store":"main","image":"../x","hash_algo":"md5"}"#.to_vec());
     for (n, torn) in torn.iter().enumerate() {
-        fs::write(state.path().join(format!("state/journal/{n}.json")), torn).unwrap();
+        fs::write(state.path().join(format!("state/journal/{n}.new")), torn).unwrap();
     }
     let next = next(&f, state.path()).await;
-    assert_eq!(next.shared.journal.len(), 1);
+    assert_eq!(next.shared.ids.len(), 1);
     assert_eq!(journal_of(state.path()).len(), 1, "the torn ones are gone");
     next.round().await;
-    assert!(next.shared.journal.is_empty());
+    assert!(next.shared.ids.is_empty());
     assert_eq!(names(&f.dirs[0]), [""; 0]);
+}
+
+/// Lines that this version cannot read, with the store and the image that they tell of.
+const UNREADABLE: [(&str, Option<(&str, &str)>); 8] = [
+    // Of later versions: another form, other work, more fields.
+    (r#"{"v":2,"work":"put","store":"main","image":"a","hash_algo":"md5"}"#, Some(("main", "a"))),
+    (r#"{"v":1,"work":"upload","store":"main","image":"b","parts":[1,2]}"#, Some(("main", "b"))),
+    (
+        r#"{"v":1,"work":"put","store":"main","image":"c","hash_algo":"md5","spool":7}"#,
+        Some(("main", "c")),
+    ),
+    (r#"{"work":"attach","store":"gone","image":"d"}"#, Some(("gone", "d"))),
+    // Of nobody that we know.
+    (r#"{"work":"put","store":"main","image":"../x","hash_algo":"md5"}"#, Some(("main", "../x"))),
+    ("", None),
+    ("[1, 2]", None),
+    ("\u{0}\u{0}\u{0}", None),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_kept_and_its_id_stays_taken() {
+    let f = stores::file_staged().await;
+    let half = f.id();
+    orphan(&f, &half).await;
+    let state = dead(&f);
+    let journal = state.path().join("state/journal");
+    for (n, (text, _)) in UNREADABLE.iter().enumerate() {
+        fs::write(journal.join(format!("{n}.json")), text).unwrap();
+    }
+    fs::create_dir(journal.join("a directory")).unwrap();
+    fs::create_dir(journal.join("another.json")).unwrap();
+    fs::create_dir(journal.join("half.new")).unwrap();
+    let kept = journal_of(state.path()).len() - 1;
+    for _ in 0..2 {
+        let next = next(&f, state.path()).await;
+        for _ in 0..2 {
+            next.round().await;
+            assert!(next.shared.ids.is_empty(), "what could be read is resolved");
+            assert_eq!(journal_of(state.path()).len(), kept, "the rest is there");
+        }
+        let unread = next.shared.ids.unread("main");
+        assert_eq!(unread.len(), kept - 1, "all but the one of another store: {unread:?}");
+        let store = next.stores().get("main").unwrap();
+        for (_, told) in UNREADABLE {
+            let Some(("main", id)) = told else { continue };
+            let Ok(id) = id.parse::<ImageId>() else { continue };
+            let refused = begin(&store, order(&id, None)).leave().await.unwrap_err();
+            assert_eq!(refused.kind(), Kind::Unavailable, "{refused:?}");
+            assert!(refused.to_string().contains(".json"), "it names the file: {refused}");
+        }
+    }
+    // Once the file is looked after, the id is free.
+    fs::remove_file(journal.join("0.json")).unwrap();
+    let next = next(&f, state.path()).await;
+    let store = next.stores().get("main").unwrap();
+    next.round().await;
+    let left = begin(&store, order(&"a".parse().unwrap(), None)).leave().await.unwrap_err();
+    assert_eq!(left.kind(), Kind::Mismatch, "it was begun: {left:?}");
+    assert_eq!(names(&f.dirs[0]), [""; 0]);
+}
+
+#[test]
+fn lines_of_every_version_are_read() {
+    let lines = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/journal");
+    for version in names(&lines) {
+        let state = tempfile::tempdir().unwrap();
+        fs::create_dir(state.path().join("journal")).unwrap();
+        let files = names(&lines.join(&version));
+        for file in &files {
+            fs::copy(lines.join(&version).join(file), state.path().join("journal").join(file))
+                .unwrap();
+        }
+        let ids = Ids::open(state.path()).unwrap();
+        assert_eq!(ids.unread("main"), [], "{version}");
+        let left = ids.left_over();
+        assert_eq!(left.len(), files.len(), "{version}");
+        for (intent, begun) in &left {
+            assert_eq!(begun.claim().id().as_str(), intent.image, "{version}");
+            assert!(!begun.claim().nonce().is_empty(), "{version}");
+            assert_eq!(intent.volume.is_some(), intent.work == Work::Seal, "{version}");
+            assert_eq!(intent.token.is_some(), intent.image == "image-token", "{version}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_intent_waits_for_a_store_that_is_not_configured() {
     let f = stores::file_staged().await;
     let half = f.id();
-    let claim = f.shared().journal.begin(intent(Work::Put, "gone", &half)).await.unwrap();
-    std::mem::forget(claim);
-    let part = f.driver.create(&half, None).await.unwrap();
-    std::mem::forget(part);
+    let begun = f.shared().ids.begin(intent(Work::Put, "gone", &half)).await.unwrap();
+    let part = create(&f, &begun).await;
+    std::mem::forget((begun, part));
     let state = dead(&f);
     for _ in 0..2 {
         let next = next(&f, state.path()).await;
         for _ in 0..2 {
             next.round().await;
-            assert_eq!(next.shared.journal.len(), 1);
+            assert_eq!(next.shared.ids.len(), 1);
             assert_eq!(journal_of(state.path()).len(), 1);
         }
         assert_eq!(names(&f.dirs[0]).len(), 1, "what it left stays too");
@@ -150,7 +239,7 @@ async fn an_intent_waits_for_a_store_that_is_not_configured() {
     let (config, _) = Config::parse(&text, "test").unwrap();
     let back = Daemon::new(&config).unwrap();
     back.round().await;
-    assert!(back.shared.journal.is_empty());
+    assert!(back.shared.ids.is_empty());
     assert_eq!(names(&f.dirs[0]), [""; 0]);
 }
 
@@ -170,7 +259,7 @@ async fn digests_that_were_under_way_are_computed_by_the_next_daemon() {
         let next = next(&f, state.path()).await;
         next.round().await;
         soon("the digests", async {
-            while !next.shared.journal.is_empty() {
+            while !next.shared.ids.is_empty() {
                 tokio::task::yield_now().await;
             }
         })
@@ -191,7 +280,7 @@ async fn digests_that_were_under_way_are_computed_by_the_next_daemon() {
         let next = self::next(&f, state.path()).await;
         next.round().await;
         soon("the digests", async {
-            while !next.shared.journal.is_empty() {
+            while !next.shared.ids.is_empty() {
                 tokio::task::yield_now().await;
             }
         })
@@ -207,7 +296,7 @@ async fn a_digest_that_a_stop_interrupts_stays_in_the_journal() {
     let id = f.id();
     let at = f.place(&id, &bytes).await;
     f.shared().stop.cancel();
-    let claim = f.shared().journal.begin(intent(Work::Digest, "main", &id)).await.unwrap();
+    let claim = f.shared().ids.begin(intent(Work::Digest, "main", &id)).await.unwrap();
     let digested = f.store.digest(claim, id.clone(), Algo::Blake2b, "job").await;
     match digested {
         // It may have been done before it looked.
@@ -250,7 +339,7 @@ async fn two() -> (Fixture, Arc<Daemon>, Arc<Store>, TempDir) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_daemons_on_one_directory_neither_clears_away_the_others_part() {
     let (f, other, store, _home) = two().await;
-    assert_ne!(f.shared().journal.instance(), other.shared.journal.instance());
+    assert_ne!(f.shared().ids.instance(), other.shared.ids.instance());
     let bytes = image(Look::Mixed, 200_000, 65);
     let id = f.id();
     let mut running = begin(&f.store, order(&id, None));
@@ -260,14 +349,14 @@ async fn of_two_daemons_on_one_directory_neither_clears_away_the_others_part() {
     assert_eq!(parts.len(), 1);
     // By recovering, by a put that fails, and by one that is refused.
     let theirs = store.driver().unwrap();
-    assert_eq!(theirs.recover(&id).await.unwrap(), Recovered::Nothing);
+    assert_eq!(theirs.recover(&claim(&id), None).await.unwrap(), Recovered::Nothing);
     assert_eq!(names(&f.dirs[0]), parts);
     let failed = begin(&store, order(&id, None)).leave().await.unwrap_err();
     assert_eq!(failed.kind(), Kind::Mismatch, "{failed:?}");
-    let claim = other.shared.journal.begin(intent(Work::Put, "main", &id)).await.unwrap();
+    let claim = other.shared.ids.begin(intent(Work::Put, "main", &id)).await.unwrap();
     drop(claim);
     other.round().await;
-    assert!(other.shared.journal.is_empty());
+    assert!(other.shared.ids.is_empty());
     assert_eq!(names(&f.dirs[0]), parts);
     running.give(&[bytes.slice(100_000..)]).await;
     let receipt = running.end(Frame::End).await.unwrap();
@@ -304,11 +393,11 @@ async fn of_two_daemons_on_one_directory_one_wins_an_id() {
 #[test]
 fn one_journal_has_one_daemon() {
     let home = tempfile::tempdir().unwrap();
-    let journal = Journal::open(home.path()).unwrap();
-    assert_eq!(Journal::open(home.path()).unwrap_err().kind(), Kind::InUse);
+    let journal = Ids::open(home.path()).unwrap();
+    assert_eq!(Ids::open(home.path()).unwrap_err().kind(), Kind::InUse);
     let instance = journal.instance().to_owned();
     drop(journal);
-    assert_eq!(Journal::open(home.path()).unwrap().instance(), instance, "and keeps its name");
+    assert_eq!(Ids::open(home.path()).unwrap().instance(), instance, "and keeps its name");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -327,7 +416,7 @@ async fn an_id_of_any_length_is_put_or_refused_and_can_be_recovered() {
                     assert!(len > 233, "{len}");
                 }
             }
-            assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing);
+            assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Nothing);
         }
         f.assert_empty().await;
     }

@@ -7,7 +7,7 @@ use imaged_drivers::{Kind, Location};
 use nix::unistd::{Gid, Uid, chown, setfsgid, setfsuid};
 
 use crate::harness::stores::{
-    Fixture, assert_free,
+    Fixture, assert_free, claim,
     content::{Look, digests, image},
     order, put, read,
 };
@@ -61,7 +61,7 @@ fn images_that_their_owner_cannot_write_are_put_with_their_digests() {
         let kept = f.driver.stat(&at).await.unwrap().digests;
         assert_eq!(kept, Some(digests(&bytes, Algo::Sha256)));
         // There is no place for others later, and that is no failure.
-        f.driver.record(&at, &digests(&bytes, Algo::Md5)).await.unwrap();
+        f.driver.record(&at, &claim(&f.id()), &digests(&bytes, Algo::Md5)).await.unwrap();
         f.driver.delete(&at).await.unwrap();
         f.assert_empty().await;
     });

@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -31,7 +31,7 @@ use imaged::{
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Committed, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Span,
+    Claim, Committed, Driver, ImageId, Kind, Listed, Location, NewImage, Recovered, Result, Span,
     memory::{Memory, Share},
     window::{CHUNK, Window},
 };
@@ -265,7 +265,7 @@ impl Fixture {
             assert_eq!(self.driver.probe().await.unwrap().used, Some(0), "memory is taken");
         }
         let journal = self.state.path().join("state/journal");
-        assert!(shared.journal.is_empty(), "a claim is left");
+        assert!(shared.ids.is_empty(), "a claim is left");
         assert_eq!(names(&journal), [""; 0], "an intent is left");
         soon("all memory to come back", async {
             while shared.memory.held() > 0 {
@@ -326,7 +326,7 @@ pub(crate) async fn write_image(
     chunks: Vec<Bytes>,
 ) -> Result<(Location, Committed)> {
     let whole: Vec<u8> = chunks.concat();
-    let mut upload = driver.create(id, size).await?;
+    let mut upload = driver.create(&new_image(id, size)).await?;
     let at = upload.at().clone();
     for chunk in chunks {
         if let Err(error) = upload.write(chunk).await {
@@ -437,11 +437,66 @@ pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
     fixture.driver.delete(&at).await.unwrap();
 }
 
-/// Clears away what an upload has left, as soon as nothing of it is under way any more.
+/// A claim on `id` that nobody else knows of: for calls to a driver alone.
+pub(crate) fn claim(id: &ImageId) -> Claim {
+    Claim::new(id.clone(), &uuid::Uuid::new_v4().simple().to_string(), Arc::new(()))
+}
+
+/// An image that is to be, under a claim that nobody else knows of.
+pub(crate) fn new_image(id: &ImageId, size: Option<u64>) -> NewImage {
+    NewImage { claim: claim(id), size, promised: None }
+}
+
+/// A claim that is let go of when the last call under it has returned.
+pub(crate) struct Held {
+    pub(crate) claim: Claim,
+    calls: Weak<()>,
+}
+
+impl Held {
+    pub(crate) fn new(id: &ImageId) -> Self {
+        let owner = Arc::new(());
+        let calls = Arc::downgrade(&owner);
+        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        Self { claim: Claim::new(id.clone(), &nonce, owner), calls }
+    }
+
+    /// Begins an upload under it.
+    pub(crate) async fn create(
+        &self,
+        driver: &dyn Driver,
+        size: Option<u64>,
+    ) -> Result<Box<dyn imaged_drivers::Upload>> {
+        let claim = self.claim.clone();
+        driver.create(&NewImage { claim, size, promised: None }).await
+    }
+
+    /// Whether a call under this claim has not returned.
+    pub(crate) fn is_out(&self) -> bool {
+        self.calls.strong_count() > 1
+    }
+
+    /// Clears away what an upload under it has left, as soon as no call of that is out.
+    pub(crate) async fn recovered(&self, driver: &dyn Driver) -> Recovered {
+        soon("an upload to be over", async {
+            while self.is_out() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        recovered_under(driver, &self.claim).await
+    }
+}
+
+/// Clears away what an upload has left, as soon as its backend lets that go.
 pub(crate) async fn recovered(driver: &dyn Driver, id: &ImageId) -> Recovered {
+    recovered_under(driver, &claim(id)).await
+}
+
+async fn recovered_under(driver: &dyn Driver, claim: &Claim) -> Recovered {
     soon("an upload to be over", async {
         loop {
-            match driver.recover(id).await {
+            match driver.recover(claim, None).await {
                 Err(error) if error.kind() == Kind::Unavailable => tokio::task::yield_now().await,
                 recovered => return recovered.unwrap(),
             }

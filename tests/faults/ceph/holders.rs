@@ -16,6 +16,7 @@ use nix::{
 use crate::harness::stores::{
     self, Fixture, assert_free, assert_reads,
     ceph::{Ceph, POOL},
+    claim,
     content::{Look, image},
 };
 
@@ -86,7 +87,7 @@ async fn an_image_with_clones_that_do_not_need_its_name_goes_and_they_stay() {
     f.store.delete(&at, "test").await.unwrap();
     let again = f.store.delete(&at, "test").await.unwrap_err();
     assert_eq!(again.kind(), Kind::NotFound, "{again:?}");
-    assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing);
+    assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Nothing);
     assert_free(&f, &id, "its name").await;
     // Also a whole other image under that name is no concern of the child's.
     let other = image(Look::Random, 5_000_000, 53);
@@ -168,7 +169,7 @@ async fn an_image_that_is_locked_stays_whole_and_no_thread_waits_for_it() {
     of(&f).rbd_must(&["lock", "add", &named(&id), "theirs"]);
     for _ in 0..10 {
         assert_held(&f, &at, &id, &bytes, "locked by `theirs`").await;
-        assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Whole);
+        assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
         f.driver.probe().await.unwrap();
     }
     stores::idle(&f.store).await;
@@ -187,21 +188,23 @@ async fn a_volume_that_is_locked_is_refused_and_an_earlier_seal_goes_when_it_is_
     let volume = Volume::Rbd(name.parse().unwrap());
     let id = f.id();
     // Sealed before it is locked: that cannot be undone yet, and is said at once.
-    f.driver.seal(&volume, &id).await.unwrap();
+    f.driver.seal(&volume, &claim(&id)).await.unwrap();
     of(&f).rbd_must(&["lock", "add", name, "theirs"]);
     for _ in 0..20 {
-        let error = stores::soon("an answer", f.driver.unseal(&volume, &id)).await.unwrap_err();
+        let error =
+            stores::soon("an answer", f.driver.unseal(&volume, &claim(&id))).await.unwrap_err();
         assert_eq!(error.kind(), Kind::InUse, "{error:?}");
         assert!(error.to_string().contains("locked by `theirs`"), "{error}");
         let other = f.id();
-        let sealing = f.driver.seal(&volume, &other);
+        let of_other = claim(&other);
+        let sealing = f.driver.seal(&volume, &of_other);
         let error = stores::soon("an answer", sealing).await.unwrap_err();
         assert_eq!(error.kind(), Kind::InUse, "{error:?}");
-        f.driver.unseal(&volume, &other).await.unwrap();
+        f.driver.unseal(&volume, &of_other).await.unwrap();
     }
     stores::idle(&f.store).await;
     unlock(&f, name);
-    f.driver.unseal(&volume, &id).await.unwrap();
+    f.driver.unseal(&volume, &claim(&id)).await.unwrap();
     assert_eq!(of(&f).rbd(&["snap", "ls", name]), "");
     of(&f).rbd_must(&["rm", "--no-progress", name]);
     f.assert_empty().await;
@@ -312,7 +315,7 @@ async fn an_image_that_another_half_deleted_can_be_deleted() {
         ceph.half_remove(id.as_str(), f.home());
         assert_eq!(ceph.images(), [id.as_str()], "it counts as one still");
         if recovers {
-            let removed = f.driver.recover(&id).await.unwrap();
+            let removed = f.driver.recover(&claim(&id), None).await.unwrap();
             assert!(matches!(removed, Recovered::Removed(_)), "{removed:?}");
         } else {
             f.store.delete(&at, "test").await.unwrap();
@@ -330,7 +333,7 @@ async fn an_image_that_another_half_deleted_can_be_deleted() {
 async fn every_half_made_image_is_cleared_away() {
     let f = stores::rbd().await;
     let ceph = of(&f);
-    let instance = f.shared().journal.instance();
+    let instance = f.shared().ids.instance();
     let made = |id: &ImageId| ceph.rbd_must(&["create", "--size", "9M", &named(id)]);
     let marked = |id: &ImageId, instance: &str| {
         let shown = ceph.rbd_must(&["info", "--format", "json", &named(id)]);
@@ -353,7 +356,7 @@ async fn every_half_made_image_is_cleared_away() {
     }
     for id in &ids {
         assert_eq!(f.driver.locate(id).await.unwrap_err().kind(), Kind::NotFound);
-        let removed = f.driver.recover(id).await.unwrap();
+        let removed = f.driver.recover(&claim(id), None).await.unwrap();
         assert!(matches!(removed, Recovered::Removed(_)), "{removed:?}");
         assert_free(&f, id, "recovered").await;
     }
@@ -362,14 +365,14 @@ async fn every_half_made_image_is_cleared_away() {
     let id = f.id();
     made(&id);
     marked(&id, "another");
-    assert_eq!(f.driver.recover(&id).await.unwrap(), Recovered::Nothing);
+    assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Nothing);
     assert_eq!(ceph.images(), [id.as_str()]);
     ceph.rbd_must(&["rm", "--no-progress", &named(&id)]);
     // Whose it is that has no mark shows when nobody has it open, be it a live one or a dead.
     for dies in [false, true] {
         made(&id);
         let opener = Opener::open(ceph, &id);
-        let error = f.driver.recover(&id).await.unwrap_err();
+        let error = f.driver.recover(&claim(&id), None).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
         if dies {
             opener.die();
