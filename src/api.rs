@@ -14,6 +14,7 @@ mod put;
 pub mod route;
 pub mod status;
 mod stores;
+mod to_all;
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,16 +52,14 @@ pub async fn serve(
     let (head, body) = request.into_parts();
     let call = Call::new(daemon, wire, head.headers, came);
     let mut body = Some(body);
-    let mut response = match respond(&call, &head.method, &head.uri, surplus, &mut body, peer).await
+    let responded = respond(&call, &head.method, &head.uri, surplus, &mut body, peer).await;
+    let mut response = responded.unwrap_or_else(|refused| refusal(&call, &head.method, &refused));
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error())
+        && let Some(body) = body.filter(|_| !call.headers.contains_key("expect"))
     {
-        Ok(response) => response,
-        Err(refused) => {
-            if let Some(body) = body.filter(|_| !call.headers.contains_key("expect")) {
-                linger(body).await;
-            }
-            refusal(&call, &head.method, &refused)
-        }
-    };
+        linger(body).await;
+    }
     if let Ok(value) = HeaderValue::from_str(&call.request) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -150,6 +149,9 @@ async fn act(
         Action::Put(store, id, algo) => {
             get::may_be_made(call, &store, &id, &conditions).await?;
             return put::put(call, &store, id, algo, body).await;
+        }
+        Action::PutToAll(wanted) => {
+            return to_all::put(call, wanted, &conditions, body).await;
         }
         Action::Copy(store, id) => {
             get::may_be_made(call, &store, &id, &conditions).await?;

@@ -176,25 +176,10 @@ impl Ticket {
         &self.0.id
     }
 
-    /// So many bytes more are done.
-    pub fn advance(&self, bytes: u64) {
-        self.0.done.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Shows how much is done, and of how much; for calls that tell it themselves.
-    pub fn shown(&self) -> impl Fn(u64, u64) + Send + Sync + use<> {
-        let job = Arc::clone(&self.0);
-        move |done, total| {
-            job.done.store(done, Ordering::Relaxed);
-            job.total.store(total, Ordering::Relaxed);
-        }
-    }
-
-    /// It begins again, or knows its size now.
-    pub fn restart(&self, total: Option<u64>) {
-        self.0.done.store(0, Ordering::Relaxed);
-        self.0.total.store(total.unwrap_or(UNKNOWN), Ordering::Relaxed);
-        self.0.standing.send_replace(Standing { state: State::Running, error: None });
+    /// What shows how far the job is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.0))
     }
 
     /// It failed and will be tried again.
@@ -223,6 +208,33 @@ impl Ticket {
     }
 }
 
+/// Shows how far a job is.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<Job>);
+
+impl Progress {
+    /// So many bytes in all are done, at least: who is behind another changes nothing.
+    pub fn reached(&self, bytes: u64) {
+        self.0.done.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Shows how much is done, and of how much; for calls that tell it themselves.
+    pub fn shown(&self) -> impl Fn(u64, u64) + Send + Sync + use<> {
+        let job = Arc::clone(&self.0);
+        move |done, total| {
+            job.done.store(done, Ordering::Relaxed);
+            job.total.store(total, Ordering::Relaxed);
+        }
+    }
+
+    /// It begins again, or knows its size now.
+    pub fn restart(&self, total: Option<u64>) {
+        self.0.done.store(0, Ordering::Relaxed);
+        self.0.total.store(total.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.0.standing.send_replace(Standing { state: State::Running, error: None });
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.0.standing.send_if_modified(|standing| {
@@ -244,7 +256,7 @@ mod tests {
     async fn a_job_is_seen_until_it_is_over_and_after() {
         let jobs = Jobs::default();
         let ticket = jobs.begin("copy", "r1", "a", "x", Some(10));
-        ticket.advance(4);
+        ticket.progress().reached(4);
         let seen = jobs.get("r1", Duration::ZERO).await.unwrap();
         assert_eq!((seen.state, seen.done, seen.total), (State::Running, 4, Some(10)));
         let waiting = tokio::spawn({

@@ -5,7 +5,8 @@
 //! socket.rs        who is calling?           SO_PEERCRED -> role
 //!   api.rs         what do they want?        PUT /v1/stores/fast/images/<id>
 //!   api/put.rs     may it start?             role, size, store writable; only then 100 Continue
-//! store.rs         how is it always done?    own task; journal, count, digest, commit or abort
+//! store.rs         how is it always done?    own task; journal, commit or abort
+//! transfer.rs      what passes on the way?   count, digest; one store, or several in step
 //!   drivers/driver.rs   what must a backend do?   create -> write* -> commit
 //!     drivers/file/     how does this one do it?  unnamed file, O_DIRECT, fsync, link
 //! ```
@@ -37,4 +38,5 @@ pub mod shared;
 pub mod socket;
 pub mod store;
 pub mod stores;
+pub mod transfer;
 pub mod wire;

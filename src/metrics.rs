@@ -1,17 +1,25 @@
-//! What is counted, and the one line that every transfer ends with in the log.
+//! What is counted.
 
-use std::{
-    fmt,
-    sync::atomic::AtomicU64,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
-use imaged_drivers::{Error, Kind};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+/// What a transfer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The client's bytes, or the client to take ours.
+    Receive,
+    /// The digests.
+    Digest,
+    /// The backend.
+    Backend,
+    /// Memory.
+    Wait,
+}
 
 /// Where a transfer spends its time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +42,16 @@ impl Stages {
         rest.into_iter().fold(first, |most, next| if next.1 > most.1 { next } else { most }).0
     }
 
+    /// The time of one stage.
+    pub fn of(&mut self, stage: Stage) -> &mut Duration {
+        match stage {
+            Stage::Receive => &mut self.receive,
+            Stage::Digest => &mut self.digest,
+            Stage::Backend => &mut self.backend,
+            Stage::Wait => &mut self.wait,
+        }
+    }
+
     fn named(&self) -> [(&'static str, Duration); 4] {
         [
             ("receive", self.receive),
@@ -42,13 +60,6 @@ impl Stages {
             ("wait", self.wait),
         ]
     }
-}
-
-/// Adds the time since `since` to `stage` and gives the time now.
-pub(crate) fn lap(stage: &mut Duration, since: Instant) -> Instant {
-    let now = Instant::now();
-    *stage += now.saturating_duration_since(since);
-    now
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -71,6 +82,35 @@ struct OfStore {
 }
 
 type Seconds = Family<Ended, Histogram, fn() -> Histogram>;
+
+/// The outcome of what did not fail.
+pub const DONE: &str = "done";
+
+/// An operation that is over, as it is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
+    /// `put`, `get`, `stat`, `delete`, `copy`, `digest`, `flatten`.
+    pub op: &'static str,
+    /// The store's name.
+    pub store: &'a str,
+    /// [`DONE`], or the error's code.
+    pub outcome: &'static str,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Where the time went, of operations that move bytes.
+    pub stages: Option<&'a Stages>,
+    /// From its beginning to its end.
+    pub seconds: f64,
+}
+
+impl Operation<'_> {
+    /// Bytes a second; 0 if no time has passed.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people and histograms")]
+    pub fn rate(&self) -> f64 {
+        if self.seconds > 0.0 { self.bytes as f64 / self.seconds } else { 0.0 }
+    }
+}
 
 /// Everything that `/metrics` tells.
 pub struct Metrics {
@@ -182,6 +222,23 @@ impl Metrics {
         }
     }
 
+    /// Counts an operation that is over.
+    pub fn count(&self, over: &Operation<'_>) {
+        let Operation { op, store, outcome, bytes, stages, seconds } = *over;
+        let label = Ended { op, store: store.to_owned(), outcome };
+        self.seconds.get_or_create(&label).observe(seconds);
+        if let Some(stages) = stages {
+            self.bytes.get_or_create(&label).inc_by(bytes);
+            for (stage, time) in stages.named() {
+                let staged = Staged { op, store: store.to_owned(), stage };
+                self.stages.get_or_create(&staged).inc_by(time.as_secs_f64());
+            }
+        }
+        if outcome == DONE && bytes >= 1 << 20 {
+            self.rates.get_or_create(&label).observe(over.rate());
+        }
+    }
+
     /// The Prometheus text of everything, with what is known only `now`.
     #[must_use]
     pub fn text(&self, now: &Now) -> String {
@@ -211,105 +268,6 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// One request on its way to its one line in the log.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// `put`, `get`, `stat`, `delete`, `copy`, `digest`.
-    pub op: &'static str,
-    /// The request's id.
-    pub request: String,
-    /// The store's name.
-    pub store: String,
-    /// The image's id or location.
-    pub image: String,
-    /// Bytes moved so far.
-    pub bytes: u64,
-    /// Where the time went.
-    pub stages: Stages,
-    begun: Instant,
-}
-
-impl Outcome {
-    /// A request that begins now.
-    #[must_use]
-    pub fn begin(op: &'static str, request: &str, store: &str, image: impl fmt::Display) -> Self {
-        Self {
-            op,
-            request: request.to_owned(),
-            store: store.to_owned(),
-            image: image.to_string(),
-            bytes: 0,
-            stages: Stages::default(),
-            begun: Instant::now(),
-        }
-    }
-
-    /// The request is over: counts it and writes its line.
-    pub fn end(self, metrics: &Metrics, error: Option<&Error>) {
-        let Self { op, request, store, image, bytes, stages, begun } = self;
-        let took = begun.elapsed().as_secs_f64();
-        let outcome = error.map_or("done", |error| error.kind().code());
-        let label = Ended { op, store: store.clone(), outcome };
-        metrics.seconds.get_or_create(&label).observe(took);
-        let moves = matches!(op, "put" | "get" | "copy" | "digest");
-        if moves {
-            metrics.bytes.get_or_create(&label).inc_by(bytes);
-            for (stage, time) in stages.named() {
-                let staged = Staged { op, store: store.clone(), stage };
-                metrics.stages.get_or_create(&staged).inc_by(time.as_secs_f64());
-            }
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people and histograms")]
-        let rate = if took > 0.0 { bytes as f64 / took } else { 0.0 };
-        if error.is_none() && bytes >= 1 << 20 {
-            metrics.rates.get_or_create(&label).observe(rate);
-        }
-        let mb_per_s = (rate / 1e4).round() / 100.0;
-        let seconds = (took * 1e6).round() / 1e6;
-        match error {
-            None if moves => tracing::info!(
-                op,
-                request,
-                store,
-                image,
-                bytes,
-                seconds,
-                mb_per_s,
-                limit = stages.limit(),
-                "done"
-            ),
-            None => tracing::info!(op, request, store, image, seconds, "done"),
-            Some(error) if grave(error.kind()) => tracing::error!(
-                op, request, store, image, bytes, seconds, code = outcome, error = %error.chain(),
-                "failed"
-            ),
-            Some(error) => tracing::info!(
-                op, request, store, image, bytes, seconds, code = outcome, error = %error.chain(),
-                "refused"
-            ),
-        }
-    }
-}
-
-/// Whether an operator should look.
-fn grave(kind: Kind) -> bool {
-    match kind {
-        Kind::Internal | Kind::BackendDenied | Kind::Unavailable | Kind::Timeout | Kind::Full => {
-            true
-        }
-        Kind::Invalid
-        | Kind::Denied
-        | Kind::NotFound
-        | Kind::Unsupported
-        | Kind::Exists
-        | Kind::InUse
-        | Kind::Precondition
-        | Kind::TooLarge
-        | Kind::Range
-        | Kind::Mismatch => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,25 +278,5 @@ mod tests {
         stages.backend += Duration::from_millis(2);
         stages.digest += Duration::from_millis(3);
         assert_eq!(stages.limit(), "digest");
-    }
-
-    #[test]
-    fn a_request_is_counted_by_its_outcome() {
-        let metrics = Metrics::new();
-        let mut outcome = Outcome::begin("put", "r", "fast", "x");
-        outcome.bytes = 2 << 20;
-        outcome.end(&metrics, None);
-        let full = Error::new(Kind::Full, "full");
-        Outcome::begin("put", "r", "fast", "y").end(&metrics, Some(&full));
-        let text = metrics.text(&Now { stores: vec![("fast".into(), true, 3)], ..Now::default() });
-        for line in [
-            "imaged_request_seconds_count{op=\"put\",store=\"fast\",outcome=\"done\"} 1",
-            "imaged_request_seconds_count{op=\"put\",store=\"fast\",outcome=\"Full\"} 1",
-            "imaged_transfer_bytes_total{op=\"put\",store=\"fast\",outcome=\"done\"} 2097152",
-            "imaged_store_up{store=\"fast\"} 1",
-            "imaged_store_busy_threads{store=\"fast\"} 3",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
     }
 }

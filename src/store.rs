@@ -23,7 +23,7 @@ use imaged_drivers::{
     self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Location, Result,
 };
 use parking_lot::Mutex;
-pub use put::{Frame, Incoming, Put};
+pub use put::put_to_all;
 
 use crate::{config, ids::Begun, journal::Intent, shared::Shared, wire::records::Receipt};
 

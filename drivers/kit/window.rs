@@ -89,6 +89,14 @@ impl Memory {
 }
 
 impl Window {
+    /// A window like this one, for the rest of a transfer of which somebody else, such as a call that
+    /// hangs, holds what is out of this one; that goes back to the memory when it is let go.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let Inner { memory, share, chunk, most, .. } = &*self.0;
+        memory.window(share.clone(), *chunk, most / chunk)
+    }
+
     /// Bytes of a buffer, at most.
     #[must_use]
     pub fn chunk(&self) -> usize {

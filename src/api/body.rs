@@ -3,7 +3,6 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -11,11 +10,7 @@ use futures_util::stream::BoxStream;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use imaged_drivers::{Error, Kind, Result};
 
-use crate::{
-    daemon::Daemon,
-    metrics::{Outcome, lap},
-    wire::stream::Wire,
-};
+use crate::{daemon::Daemon, metrics::Stage, transfer::Account, wire::stream::Wire};
 
 /// The body of a response.
 #[derive(Debug)]
@@ -125,10 +120,9 @@ impl HttpBody for Body {
 pub struct Sending {
     stream: BoxStream<'static, Result<Bytes>>,
     left: u64,
-    outcome: Option<Outcome>,
+    account: Option<Account>,
     daemon: std::sync::Arc<Daemon>,
-    /// When the last piece was handed over, or asked for.
-    since: Instant,
+    /// Whether the next piece has been asked for.
     asked: bool,
 }
 
@@ -139,16 +133,16 @@ impl std::fmt::Debug for Sending {
 }
 
 impl Sending {
-    /// `length` bytes from `stream`, accounted to `outcome`.
+    /// `length` bytes from `stream`, accounted to `account`.
     #[must_use]
     pub fn new(
         stream: BoxStream<'static, Result<Bytes>>,
         length: u64,
-        outcome: Outcome,
+        mut account: Account,
         daemon: std::sync::Arc<Daemon>,
     ) -> Self {
-        let since = Instant::now();
-        Self { stream, left: length, outcome: Some(outcome), daemon, since, asked: false }
+        account.skip();
+        Self { stream, left: length, account: Some(account), daemon, asked: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
@@ -160,22 +154,22 @@ impl Sending {
             self.end(Some(&stopping));
             return Poll::Ready(Some(Err(stopping)));
         }
-        if let Some(outcome) = &mut self.outcome
+        if let Some(account) = &mut self.account
             && !self.asked
         {
-            self.since = lap(&mut outcome.stages.receive, self.since);
+            account.lap(Stage::Receive);
             self.asked = true;
         }
         let next = ready!(self.stream.as_mut().poll_next(cx));
-        if let Some(outcome) = &mut self.outcome {
-            self.since = lap(&mut outcome.stages.backend, self.since);
+        if let Some(account) = &mut self.account {
+            account.lap(Stage::Backend);
             self.asked = false;
         }
         let result = match next {
             Some(Ok(bytes)) if bytes.len() as u64 <= self.left => {
                 self.left -= bytes.len() as u64;
-                if let Some(outcome) = &mut self.outcome {
-                    outcome.bytes += bytes.len() as u64;
+                if let Some(account) = &mut self.account {
+                    account.moved(bytes.len() as u64);
                 }
                 Ok(bytes)
             }
@@ -192,16 +186,16 @@ impl Sending {
     }
 
     fn end(&mut self, error: Option<&Error>) {
-        if let Some(outcome) = self.outcome.take() {
-            outcome.end(&self.daemon.shared.metrics, error);
+        if let Some(account) = self.account.take() {
+            account.end(&self.daemon.shared.metrics, error);
         }
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if let Some(outcome) = &mut self.outcome {
-            self.since = lap(&mut outcome.stages.receive, self.since);
+        if let Some(account) = &mut self.account {
+            account.lap(Stage::Receive);
         }
         let left = Error::new(Kind::Mismatch, "the caller left before the end of the image");
         self.end((self.left > 0).then_some(&left));

@@ -13,7 +13,8 @@ use crate::{
     digest::Algo,
     jobs::Ticket,
     socket::Peer,
-    store::{Put, Store},
+    store::Store,
+    transfer::Put,
     wire::records::{Origin, Wanted},
 };
 

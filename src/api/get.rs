@@ -23,8 +23,8 @@ use super::{
     status,
 };
 use crate::{
-    metrics::Outcome,
     store::Store,
+    transfer::Account,
     wire::{
         digests,
         headers::{ACCEPT, BODY, REPR_DIGEST, SIZE},
@@ -82,20 +82,20 @@ pub(super) async fn get(
     conditions: &Conditions,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    let mut outcome = Outcome::begin("get", &call.request, store.name(), named(&image));
-    let opened = open(call, &store, &image, conditions, &mut outcome).await;
+    let mut account = Account::begin("get", &call.request, store.name(), named(&image));
+    let opened = open(call, &store, &image, conditions, &mut account).await;
     match opened {
         Ok((response, None)) => {
-            outcome.end(&call.daemon.shared.metrics, None);
+            account.end(&call.daemon.shared.metrics, None);
             Ok(response)
         }
         Ok((mut response, Some((stream, length)))) => {
             let daemon = Arc::clone(&call.daemon);
-            *response.body_mut() = Body::image(Sending::new(stream, length, outcome, daemon));
+            *response.body_mut() = Body::image(Sending::new(stream, length, account, daemon));
             Ok(response)
         }
         Err(error) => {
-            outcome.end(&call.daemon.shared.metrics, Some(&error));
+            account.end(&call.daemon.shared.metrics, Some(&error));
             Err(error)
         }
     }
@@ -109,7 +109,7 @@ async fn open(
     store: &Arc<Store>,
     image: &Image,
     conditions: &Conditions,
-    outcome: &mut Outcome,
+    account: &mut Account,
 ) -> Result<(Response<Body>, Option<(Stream, u64)>)> {
     if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
@@ -155,7 +155,7 @@ async fn open(
         call.wire.send(file.descriptor()?);
         set(&mut response, BODY, "fd");
         set(&mut response, SIZE, &size.to_string());
-        outcome.bytes = length;
+        account.passed_by(length);
         return Ok((response, None));
     }
     Ok((response, Some((body.into_stream(), length))))
@@ -175,13 +175,13 @@ pub(super) async fn head(
     conditions: &Conditions,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    let outcome = Outcome::begin("stat", &call.request, store.name(), named(&image));
+    let account = Account::begin("stat", &call.request, store.name(), named(&image));
     let looked = async {
         let at = locate(&store, &image).await?;
         Ok((store.stat(&at).await?, at))
     }
     .await;
-    outcome.end(&call.daemon.shared.metrics, looked.as_ref().err());
+    account.end(&call.daemon.shared.metrics, looked.as_ref().err());
     let (stat, at) = looked?;
     if conditions.judge_read(stat.digests.as_ref())? == Verdict::NotModified {
         return Ok(not_modified(stat.digests.as_ref()));

@@ -1,12 +1,13 @@
 //! `/openapi.json`, from the table of routes and the types that are sent.
 
+use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
     config::Role,
     wire::{
-        problem::Problem,
+        problem::{InStore, Problem, Results},
         records::{Jobs, Mode, Receipt, Shown, Stores, View, Wanted},
     },
 };
@@ -46,6 +47,7 @@ pub enum Answer {
 const STORE: &str = "/v1/stores/{store}";
 const IMAGES: &str = "/v1/stores/{store}/images";
 const IMAGE: &str = "/v1/stores/{store}/images/{id}";
+const TO_ALL: &str = "/v1/images/{id}";
 
 #[rustfmt::skip]
 /// Every route.
@@ -72,6 +74,8 @@ pub const ROUTES: &[Line] = &[
         summary: "removes an image", answer: Answer::Nothing },
     Line { method: "POST", path: IMAGE, at: false, role: Some(Role::Service), status: "201",
         summary: "makes the image from a source; from a location it takes the role member", answer: Answer::Json("Receipt") },
+    Line { method: "PUT", path: TO_ALL, at: false, role: Some(Role::Member), status: "201",
+        summary: "stores the body as an image in each of `stores`, names with commas between, in one pass; with `all_or_none` in all of them or in none", answer: Answer::Json("Results") },
     Line { method: "GET", path: "/v1/jobs", at: false, role: Some(Role::Reader), status: "200",
         summary: "background work", answer: Answer::Json("Jobs") },
     Line { method: "GET", path: "/v1/jobs/{id}", at: false, role: Some(Role::Reader), status: "200",
@@ -127,7 +131,13 @@ fn operation(line: &Line) -> Value {
     };
     match (line.method, line.path) {
         (_, IMAGES) => query("at", "string"),
-        ("PUT", _) => query("hash_algo", "string"),
+        ("PUT", path) => {
+            if path == TO_ALL {
+                query("stores", "string");
+                query("all_or_none", "boolean");
+            }
+            query("hash_algo", "string");
+        }
         ("GET", "/v1/jobs/{id}") => query("wait", "integer"),
         _ => {}
     }
@@ -147,6 +157,15 @@ fn operation(line: &Line) -> Value {
         "parameters": parameters,
         "responses": {line.status: success, "default": problem},
     });
+    if line.path == TO_ALL
+        && let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut)
+    {
+        let mut some = content("application/json", &reference("Results"));
+        if let Some(some) = some.as_object_mut() {
+            some.insert("description".to_owned(), "some of the stores have it".into());
+        }
+        responses.insert(StatusCode::MULTI_STATUS.as_str().to_owned(), some);
+    }
     let body = match line.method {
         "PUT" => Some(content("application/octet-stream", &binary())),
         "POST" => Some(content("application/json", &reference("Wanted"))),
@@ -178,6 +197,8 @@ fn schemas() -> Value {
     };
     add("Receipt", Receipt::schema());
     add("Problem", Problem::schema());
+    add("Results", Results::schema());
+    add("InStore", InStore::schema());
     add("Stores", Stores::schema());
     add("Store", Shown::schema());
     add("Jobs", Jobs::schema());

@@ -1,6 +1,7 @@
 //! Storing an image: may it start, then its bytes, in chunks, to the task that stores it.
 
 mod descriptor;
+mod supply;
 
 use std::time::Duration;
 
@@ -20,24 +21,24 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinError,
 };
-
 use tokio_util::sync::CancellationToken;
 
+use self::supply::Supply;
 use super::{answer::json, body::Body, call::Call};
 use crate::{
     digest::Algo,
     jobs::Ticket,
-    store::{self, Frame, Put},
+    transfer::{self, Frame, Put, Taking},
     wire::{
         digests::{self, Promise},
         headers::{BODY, IMAGE_SIZE, REPR_DIGEST},
-        records::Receipt,
     },
 };
 
 /// Chunks between the caller's side and the store's.
 const BETWEEN: usize = 2;
 
+/// Stores an image in one store.
 pub(super) async fn put(
     call: &Call,
     store: &str,
@@ -46,9 +47,103 @@ pub(super) async fn put(
     body: &mut Option<Incoming>,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    if call.daemon.shared.closing.is_cancelled() {
-        return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+    let order = Order::read(call, store.name(), id, algo, body.as_ref()).await?;
+    let stored = order.carry(call, body, |put, from, ready| store.put(put, from, ready)).await??;
+    json(StatusCode::CREATED, &stored)
+}
+
+/// What is to be put, and where its bytes come from.
+pub(super) struct Order {
+    put: Put,
+    /// The file that was passed; without one, they come as the body.
+    descriptor: Option<descriptor::Source>,
+    /// Who shares its memory.
+    share: Share,
+}
+
+impl Order {
+    /// What the request's head says of an image that is to go to `stores`. Reads nothing of its body.
+    pub(super) async fn read(
+        call: &Call,
+        stores: &str,
+        id: ImageId,
+        algo: Option<Algo>,
+        body: Option<&Incoming>,
+    ) -> Result<Self> {
+        if call.daemon.shared.closing.is_cancelled() {
+            return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+        }
+        whole_and_plain(call)?;
+        let algo = match algo {
+            Some(algo) => algo,
+            None => call.default_algo()?,
+        };
+        let promises = promises(call.header(&REPR_DIGEST)?, algo)?;
+        let inline = body.and_then(|body| body.size_hint().exact());
+        let descriptor = passed(call, inline).await?;
+        let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
+        let size = agree(known, call.header(&IMAGE_SIZE)?)?;
+        let job = descriptor.is_some().then(|| {
+            call.daemon.shared.jobs.begin("put", &call.request, stores, id.as_str(), size)
+        });
+        let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
+        let request = call.request.clone();
+        let put = Put { id, size, algo, promises, request, job, cancel };
+        Ok(Self { put, descriptor, share: Share::Put(stores.into()) })
     }
+
+    /// Has the image stored by a task of its own, which `begin` begins, and sends it the bytes.
+    pub(super) async fn carry<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        self,
+        call: &Call,
+        body: &mut Option<Incoming>,
+        begin: impl FnOnce(Put, transfer::Incoming, oneshot::Sender<Taking>) -> F,
+    ) -> Result<T> {
+        let Self { put, descriptor, share } = self;
+        let (size, cancel) = (put.size, put.cancel.clone());
+        // Fires too if this call is dropped with its connection.
+        let _gone = cancel.clone().drop_guard();
+        let (frames, incoming) = mpsc::channel(BETWEEN);
+        let (ready, readied) = oneshot::channel();
+        let stored = begin(put, transfer::Incoming::Caller(incoming), ready);
+        let mut task = call.daemon.shared.tasks.spawn(stored);
+        // A put that is refused drops `ready`; not a byte is asked for then.
+        if let Ok(taking) = readied.await
+            && let Some(body) = body.take()
+        {
+            let gone = frames.clone();
+            let sent = async {
+                let mut supply = Supply::new(window(call, share, size), taking);
+                let stall = call.daemon.settings().stall_timeout;
+                match descriptor {
+                    Some(source) => source.send(&frames, &mut supply).await,
+                    None => send(body, &frames, &mut supply, stall).await,
+                }
+            };
+            let sent: Result<()> = tokio::select! {
+                sent = sent => sent,
+                () = gone.closed() => Ok(()),
+                () = call.wire.gone() => Err(left()),
+            };
+            let end = match sent {
+                Ok(()) => Frame::End,
+                Err(error) => Frame::Failed(error),
+            };
+            let _heard = gone.send(end).await;
+        }
+        let stored = tokio::select! {
+            stored = &mut task => stored,
+            () = call.wire.gone() => {
+                cancel.cancel();
+                task.await
+            }
+        };
+        stored.map_err(lost)
+    }
+}
+
+/// Refuses a part of an image, and one whose bytes are not as they are.
+fn whole_and_plain(call: &Call) -> Result<()> {
     for name in [&CONTENT_RANGE, &CONTENT_ENCODING] {
         if call.header(name)?.is_some_and(|value| value != "identity") {
             return Err(Error::new(
@@ -59,75 +154,22 @@ pub(super) async fn put(
             ));
         }
     }
-    let algo = match algo {
-        Some(algo) => algo,
-        None => call.default_algo()?,
-    };
-    let promises = promises(call.header(&REPR_DIGEST)?, algo)?;
-    let inline = body.as_ref().and_then(|body| body.size_hint().exact());
-    let descriptor = match call.header(&BODY)? {
-        None => None,
+    Ok(())
+}
+
+/// The file that was passed in place of a body of `inline` bytes, if one was.
+async fn passed(call: &Call, inline: Option<u64>) -> Result<Option<descriptor::Source>> {
+    match call.header(&BODY)? {
+        None => Ok(None),
         Some("fd") if inline == Some(0) => {
-            Some(descriptor::Source::new(call.descriptor()?, call.wire.lane()).await?)
+            descriptor::Source::new(call.descriptor()?, call.wire.lane()).await.map(Some)
         }
-        Some("fd") => {
-            return Err(Error::new(Kind::Invalid, "with `Imaged-Body: fd` the body is empty"));
-        }
-        Some(other) => {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("the only form of a body beside the bytes is fd: Imaged-Body=`{other}`"),
-            ));
-        }
-    };
-    let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
-    let size = agree(known, call.header(&IMAGE_SIZE)?)?;
-    let job = descriptor.is_some().then(|| {
-        call.daemon.shared.jobs.begin("put", &call.request, store.name(), id.as_str(), size)
-    });
-    let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
-    // Fires too if this call is dropped with its connection.
-    let _gone = cancel.clone().drop_guard();
-    let request = call.request.clone();
-    let put = Put { id, size, algo, promises, request, job, cancel: cancel.clone() };
-    let (frames, incoming) = mpsc::channel(BETWEEN);
-    let (ready, readied) = oneshot::channel();
-    let name = store.name().to_owned();
-    let stored = store.put(put, store::Incoming::Caller(incoming), ready);
-    let mut task = call.daemon.shared.tasks.spawn(stored);
-    // A put that is refused drops `ready`; not a byte is asked for then.
-    if readied.await.is_ok()
-        && let Some(body) = body.take()
-    {
-        let gone = frames.clone();
-        let sent = async {
-            let window = window(call, &name, size);
-            let stall = call.daemon.settings().stall_timeout;
-            match descriptor {
-                Some(source) => source.send(&frames, &window).await,
-                None => send(body, &frames, &window, stall).await,
-            }
-        };
-        let sent: Result<()> = tokio::select! {
-            sent = sent => sent,
-            () = gone.closed() => Ok(()),
-            () = call.wire.gone() => Err(left()),
-        };
-        let end = match sent {
-            Ok(()) => Frame::End,
-            Err(error) => Frame::Failed(error),
-        };
-        let _heard = gone.send(end).await;
+        Some("fd") => Err(Error::new(Kind::Invalid, "with `Imaged-Body: fd` the body is empty")),
+        Some(other) => Err(Error::new(
+            Kind::Invalid,
+            format!("the only form of a body beside the bytes is fd: Imaged-Body=`{other}`"),
+        )),
     }
-    let stored = tokio::select! {
-        stored = &mut task => stored,
-        () = call.wire.gone() => {
-            cancel.cancel();
-            task.await
-        }
-    };
-    let receipt: Receipt = joined(stored)?;
-    json(StatusCode::CREATED, &receipt)
 }
 
 fn left() -> Error {
@@ -136,9 +178,11 @@ fn left() -> Error {
 
 /// What a task came to.
 pub(super) fn joined<T>(joined: Result<Result<T>, JoinError>) -> Result<T> {
-    joined.unwrap_or_else(|broken| {
-        Err(Error::new(Kind::Internal, "the task of this request was lost").because(broken))
-    })
+    joined.map_err(lost)?
+}
+
+fn lost(broken: JoinError) -> Error {
+    Error::new(Kind::Internal, "the task of this request was lost").because(broken)
 }
 
 /// The size, from what the body says and what the caller says beside it.
@@ -196,19 +240,19 @@ fn promises(field: Option<&str>, algo: Algo) -> Result<Vec<Promise>> {
 }
 
 /// The memory for an image of `size`: a small one takes little.
-fn window(call: &Call, store: &str, size: Option<u64>) -> Window {
+fn window(call: &Call, share: Share, size: Option<u64>) -> Window {
     let most = call.daemon.settings().put_window / CHUNK;
     let size = size.map_or(usize::MAX, |size| usize::try_from(size).unwrap_or(usize::MAX));
     let chunk = size.clamp(1, CHUNK).next_multiple_of(PAGE);
     let chunks = size.div_ceil(chunk).clamp(1, most.max(1));
-    call.daemon.shared.memory.window(Share::Put(store.into()), chunk, chunks)
+    call.daemon.shared.memory.window(share, chunk, chunks)
 }
 
 /// Moves a body into chunks. Its end is told by the caller of this, as a message.
 async fn send(
     mut body: Incoming,
     frames: &mpsc::Sender<Frame>,
-    window: &Window,
+    supply: &mut Supply,
     stall: Duration,
 ) -> Result<()> {
     // A full buffer is handed over before the next is asked for: a small image has only one.
@@ -234,7 +278,7 @@ async fn send(
         while bytes.has_remaining() {
             let mut buffer = match filling.take() {
                 Some(buffer) => buffer,
-                None => window.buffer(at, CHUNK).await?,
+                None => supply.buffer(at, CHUNK).await?,
             };
             let taken = buffer.push(&bytes);
             bytes.advance(taken);

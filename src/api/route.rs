@@ -17,6 +17,19 @@ pub enum Image {
     At(Location),
 }
 
+/// An image that goes to several stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToAll {
+    /// The stores, each once.
+    pub stores: Vec<String>,
+    /// Whether none is to have it unless all do.
+    pub all_or_none: bool,
+    /// The image's id.
+    pub id: ImageId,
+    /// The multihash algorithm, if one is asked for.
+    pub algo: Option<Algo>,
+}
+
 /// What a request wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -28,6 +41,8 @@ pub enum Action {
     List(String),
     /// `PUT /v1/stores/{store}/images/{id}`
     Put(String, ImageId, Option<Algo>),
+    /// `PUT /v1/images/{id}?stores=a,b`
+    PutToAll(ToAll),
     /// `GET /v1/stores/{store}/images/{id}`
     Get(String, Image),
     /// `HEAD /v1/stores/{store}/images/{id}`
@@ -66,7 +81,7 @@ impl Action {
             | Self::Job(..)
             | Self::Metrics => Some(Role::Reader),
             Self::Get(..) | Self::Copy(..) => Some(Role::Service),
-            Self::Put(..) | Self::CancelJob(_) => Some(Role::Member),
+            Self::Put(..) | Self::PutToAll(_) | Self::CancelJob(_) => Some(Role::Member),
             Self::Delete(..) => Some(Role::Admin),
         }
     }
@@ -125,6 +140,12 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action>
         ("POST", ["v1", "stores", store, "images", id]) => {
             query.none(Action::Copy((*store).to_owned(), id.parse()?))
         }
+        ("PUT", ["v1", "images", id]) => Ok(Action::PutToAll(ToAll {
+            stores: query.stores()?,
+            all_or_none: query.one("all_or_none")?.unwrap_or(false),
+            id: id.parse()?,
+            algo: query.one("hash_algo")?,
+        })),
         ("GET", ["v1", "jobs"]) => query.none(Action::Jobs),
         ("GET", ["v1", "jobs", id]) => {
             let wait = query.only::<u64>("wait")?.unwrap_or(0).min(MAX_WAIT_S);
@@ -154,6 +175,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["v1", "stores" | "jobs"] | ["v1", "stores", _] => Some("GET"),
         ["v1", "stores", _, "images"] => Some("GET, HEAD, DELETE"),
         ["v1", "stores", _, "images", _] => Some("GET, HEAD, PUT, POST, DELETE"),
+        ["v1", "images", _] => Some("PUT"),
         ["v1", "jobs", _] => Some("GET, DELETE"),
         ["healthz" | "readyz" | "metrics" | "openapi.json"] => Some("GET"),
         _ => None,
@@ -198,22 +220,27 @@ impl<'a> Query<'a> {
         Ok(Self(found))
     }
 
-    /// The value of the one parameter there may be.
-    fn only<T: FromStr>(&self, name: &str) -> Result<Option<T>>
+    /// Refuses parameters that are not among `known`.
+    fn known(&self, known: &[&str]) -> Result<()> {
+        let Some((other, _)) = self.0.iter().find(|(name, _)| !known.contains(name)) else {
+            return Ok(());
+        };
+        let only =
+            if known.is_empty() { String::new() } else { format!(", only {}", known.join(", ")) };
+        Err(Error::new(
+            Kind::Invalid,
+            format!("this request takes no such parameter{only}: parameter=`{}`", short(other)),
+        ))
+    }
+
+    /// The value of one parameter.
+    fn one<T: FromStr>(&self, name: &str) -> Result<Option<T>>
     where
         T::Err: std::error::Error + Send + Sync + 'static,
     {
-        if let Some((other, _)) = self.0.iter().find(|(other, _)| *other != name) {
-            let known = if name.is_empty() { String::new() } else { format!(", only {name}") };
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "this request takes no such parameter{known}: parameter=`{}`",
-                    short(other)
-                ),
-            ));
-        }
-        let Some((_, value)) = self.0.first() else { return Ok(None) };
+        let Some((_, value)) = self.0.iter().find(|(other, _)| *other == name) else {
+            return Ok(None);
+        };
         value.parse().map(Some).map_err(|error| {
             Error::new(
                 Kind::Invalid,
@@ -222,8 +249,39 @@ impl<'a> Query<'a> {
         })
     }
 
+    /// The value of the one parameter there may be.
+    fn only<T: FromStr>(&self, name: &str) -> Result<Option<T>>
+    where
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        self.known(&[name])?;
+        self.one(name)
+    }
+
+    /// The names in `stores=a,b`, each once.
+    fn stores(&self) -> Result<Vec<String>> {
+        self.known(&["stores", "all_or_none", "hash_algo"])?;
+        let refuse = |what: &str| {
+            Err(Error::new(Kind::Invalid, format!("{what}: write ?stores=A,B, each store once")))
+        };
+        let Some(list) = self.one::<String>("stores")?.filter(|list| !list.is_empty()) else {
+            return refuse("no store is named");
+        };
+        let mut stores: Vec<String> = Vec::new();
+        for name in list.split(',') {
+            if name.is_empty() {
+                return refuse("a store in the list has no name");
+            }
+            if stores.iter().any(|other| other == name) {
+                return refuse(&format!("the store `{}` is named twice", short(name)));
+            }
+            stores.push(name.to_owned());
+        }
+        Ok(stores)
+    }
+
     fn none(&self, action: Action) -> Result<Action> {
-        self.only::<String>("").map(|_| action)
+        self.known(&[]).map(|()| action)
     }
 
     fn at(&self) -> Result<Option<Location>> {
@@ -250,10 +308,26 @@ mod tests {
         for line in ROUTES {
             let path = line.path.replace("{store}", "a").replace("{id}", "b");
             let method: Method = line.method.parse().unwrap();
-            let query = line.at.then_some("at=mem%3A%2F%2Fa%2Fb");
+            let query = match line.path {
+                "/v1/images/{id}" => Some("stores=a,b"),
+                _ => line.at.then_some("at=mem%3A%2F%2Fa%2Fb"),
+            };
             let action = route(&method, &path, query).unwrap();
             assert_eq!(action.role(), line.role, "{} {}", line.method, line.path);
         }
+    }
+
+    #[test]
+    fn the_stores_of_one_body_are_a_list() {
+        let query = Some("all_or_none=true&stores=a,b%20c&hash_algo=sha256");
+        let wanted = ToAll {
+            stores: vec!["a".to_owned(), "b c".to_owned()],
+            all_or_none: true,
+            id: "x".parse().unwrap(),
+            algo: Some(Algo::Sha256),
+        };
+        let found = route(&Method::PUT, "/v1/images/x", query).unwrap();
+        assert_eq!(found, Action::PutToAll(wanted));
     }
 
     #[test]
@@ -269,6 +343,25 @@ mod tests {
         let algo = Some("hash_algo=crc32");
         assert_eq!(kind(Method::PUT, "/v1/stores/a/images/x", algo), Kind::Invalid);
         assert_eq!(kind(Method::HEAD, "/v1/stores/a/images", None), Kind::Invalid);
+        for bad in [
+            "",
+            "stores",
+            "stores=",
+            "stores=a,",
+            "stores=,a",
+            "stores=a,b,a",
+            "stores=a&stores=b",
+            "stores=a%2Ca",
+            "stores=a&all_or_none",
+            "stores=a&all_or_none=1",
+            "stores=a&store=b",
+            "stores=a&hash_algo=crc32",
+        ] {
+            assert_eq!(kind(Method::PUT, "/v1/images/x", Some(bad)), Kind::Invalid, "{bad}");
+        }
+        assert_eq!(kind(Method::PUT, "/v1/images/x", None), Kind::Invalid);
+        assert_eq!(kind(Method::PUT, "/v1/images/..", Some("stores=a")), Kind::Invalid);
+        assert_eq!(kind(Method::GET, "/v1/images/x", None), Kind::Unsupported);
         assert_eq!(kind(Method::GET, "/v1/stores/a/images", Some("att=x")), Kind::Invalid);
         assert_eq!(kind(Method::GET, "/v1/jobs/x", Some("wait=1&wait=2")), Kind::Invalid);
     }

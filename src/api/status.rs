@@ -16,8 +16,14 @@ const RETRY_AFTER_S: &str = "10";
 /// The answer to a request that failed; `allow` is what a caller may do instead.
 #[must_use]
 pub fn problem(error: &Error, request: &str, allow: Option<&str>) -> Response<Body> {
+    answer(error.kind(), &told(error, request), allow)
+}
+
+/// A failure as callers see it.
+#[must_use]
+pub fn told(error: &Error, request: &str) -> Problem {
     let status = status(error.kind());
-    let problem = Problem {
+    Problem {
         title: status.canonical_reason().unwrap_or_default().to_owned(),
         status: status.as_u16(),
         code: error.kind().code().to_owned(),
@@ -25,20 +31,26 @@ pub fn problem(error: &Error, request: &str, allow: Option<&str>) -> Response<Bo
         request_id: request.to_owned(),
         location: error.location().map(str::to_owned),
         left: error.left().map(str::to_owned),
-    };
-    let text = serde_json::to_vec(&problem).unwrap_or_default();
+        results: Vec::new(),
+    }
+}
+
+/// The answer that tells `problem`, of this kind.
+#[must_use]
+pub fn answer(kind: Kind, problem: &Problem, allow: Option<&str>) -> Response<Body> {
+    let text = serde_json::to_vec(problem).unwrap_or_default();
     let mut response = Response::new(Body::full(Bytes::from(text)));
-    *response.status_mut() = status;
+    *response.status_mut() = status(kind);
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);
         }
     };
     set(CONTENT_TYPE, "application/problem+json");
-    if error.kind() == Kind::Unavailable {
+    if kind == Kind::Unavailable {
         set(RETRY_AFTER, RETRY_AFTER_S);
     }
-    if error.kind() == Kind::Unsupported {
+    if kind == Kind::Unsupported {
         set(ALLOW, allow.unwrap_or_default());
     }
     response

@@ -84,6 +84,7 @@ impl Error {
             request_id: request_id.to_owned(),
             location: None,
             left: None,
+            results: Vec::new(),
         }))
     }
 }
@@ -111,13 +112,7 @@ impl fmt::Display for Error {
                     write!(f, "the daemon cannot be reached: {source}: socket=`{socket}`")
                 }
             }
-            Self::Refused(problem) => {
-                f.write_str(&problem.detail)?;
-                if let Some(left) = &problem.left {
-                    write!(f, "; it left behind: {left}")?;
-                }
-                Ok(())
-            }
+            Self::Refused(problem) => f.write_str(&problem.text()),
             Self::Broken(what) => f.write_str(what),
         }
     }

@@ -1,10 +1,7 @@
 //! Work in the background that does not give up: digests that follow a copy, and making a copy
 //! independent of what it was made from.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use imaged_drivers::{
@@ -12,12 +9,7 @@ use imaged_drivers::{
 };
 
 use super::Store;
-use crate::{
-    digest::Algo,
-    ids::Begun,
-    jobs::Ticket,
-    metrics::{Outcome, lap},
-};
+use crate::{digest::Algo, ids::Begun, jobs::Ticket, metrics::Stage, transfer::Account};
 
 /// Work in the background that does not give up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +90,8 @@ impl Store {
     async fn flatten_once(&self, claim: &Claim, job: &Ticket) -> Result<()> {
         let driver = self.driver()?;
         let at = driver.locate(claim.id()).await?;
-        let (shown, ended, stop) = (job.shown(), job.cancelled(), self.shared.stop.clone());
+        let (shown, ended, stop) =
+            (job.progress().shown(), job.cancelled(), self.shared.stop.clone());
         let progress = move |done, all| {
             shown(done, all);
             !ended.is_cancelled() && !stop.is_cancelled()
@@ -111,9 +104,10 @@ impl Store {
         let cancelled = job.cancelled();
         let mut pause = Duration::from_secs(1);
         loop {
-            let mut outcome = Outcome::begin(work.name(), job.id(), self.name(), claim.id());
+            let account = Account::begin(work.name(), job.id(), self.name(), claim.id());
+            let mut account = account.shown_by(Some(job.progress()));
             let tried = tokio::select! {
-                tried = self.once(work, claim, job, &mut outcome) => tried,
+                tried = self.once(work, claim, job, &mut account) => tried,
                 () = self.shared.stop.cancelled() => {
                     let why = Error::new(Kind::Unavailable, "the daemon is stopping");
                     return Ended::Stopped(why);
@@ -124,7 +118,7 @@ impl Store {
                     return Ended::Over(Err(Error::new(Kind::Mismatch, "the job was cancelled")));
                 }
             };
-            outcome.end(&self.shared.metrics, tried.as_ref().err());
+            account.end(&self.shared.metrics, tried.as_ref().err());
             let error = match tried {
                 Err(error) if error.kind() != Kind::NotFound && !cancelled.is_cancelled() => error,
                 ended => return Ended::Over(ended),
@@ -145,10 +139,10 @@ impl Store {
         work: Background,
         claim: &Claim,
         job: &Ticket,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Option<Digests>> {
         match work {
-            Background::Digest(algo) => self.digest_once(claim, algo, job, outcome).await.map(Some),
+            Background::Digest(algo) => self.digest_once(claim, algo, account).await.map(Some),
             Background::Flatten => self.flatten_once(claim, job).await.map(|()| None),
         }
     }
@@ -157,28 +151,26 @@ impl Store {
         &self,
         claim: &Claim,
         algo: Algo,
-        job: &Ticket,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Digests> {
         let driver = self.driver()?;
         let at = driver.locate(claim.id()).await?;
         let share = Share::Background(self.name().into());
         let reader = self.open(&at, Span::All, CHUNK, share).await?;
-        job.restart(Some(reader.size));
+        account.expect(reader.size);
         if let Some(digests) = reader.digests.filter(|digests| digests.hash_algo == algo.name()) {
-            job.advance(reader.size);
+            account.known(reader.size);
             return Ok(digests);
         }
         let digesting = self.shared.digests.begin(algo);
         let mut stream = reader.body.into_stream();
-        let mut since = Instant::now();
+        account.skip();
         while let Some(chunk) = stream.next().await {
             let chunk = chunk?;
-            since = lap(&mut outcome.stages.backend, since);
+            account.lap(Stage::Backend);
             digesting.update(&chunk).await?;
-            since = lap(&mut outcome.stages.digest, since);
-            outcome.bytes += chunk.len() as u64;
-            job.advance(chunk.len() as u64);
+            account.lap(Stage::Digest);
+            account.moved(chunk.len() as u64);
         }
         let digests = digesting.finish().await?;
         driver.record(&at, claim, &digests).await?;

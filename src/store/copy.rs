@@ -1,19 +1,20 @@
 //! Copies from image to image: inside the backend if it can, else through the daemon.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use imaged_drivers::{self as drivers, Error, Kind, Location, Result, Span};
 
 use super::{
-    Put, Store,
-    put::{unsure, unwanted},
+    Store,
+    put::{finish, unsure},
 };
 use crate::{
     ids::Begun,
     jobs::Ticket,
     journal::Work,
-    metrics::{Outcome, lap},
+    metrics::Stage,
     point,
+    transfer::{Account, Put, unwanted},
     wire::records::{Mode, Receipt},
 };
 
@@ -30,10 +31,11 @@ impl Store {
         mode: Mode,
     ) -> Result<Receipt> {
         let job = put.job.take();
-        let mut outcome = Outcome::begin("copy", &put.request, self.name(), &put.id);
-        let result =
-            self.copy_inner(&mut put, &source, &from, mode, job.as_ref(), &mut outcome).await;
-        self.over(outcome, job, result)
+        let account = Account::begin("copy", &put.request, self.name(), &put.id);
+        let mut account = account.shown_by(job.as_ref().map(Ticket::progress));
+        let result = self.copy_inner(&mut put, &source, &from, mode, &mut account).await;
+        account.end(&self.shared.metrics, result.as_ref().err());
+        finish(job, result)
     }
 
     async fn copy_inner(
@@ -42,22 +44,19 @@ impl Store {
         source: &Arc<Self>,
         from: &Location,
         mode: Mode,
-        job: Option<&Ticket>,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Receipt> {
         self.able(|caps| caps.write, "be written to")?;
-        let since = Instant::now();
+        account.skip();
         let chunk = drivers::window::CHUNK;
         let reader = source.open(from, Span::All, chunk, source.share_to(self)).await?;
-        let since = lap(&mut outcome.stages.wait, since);
-        if let Some(job) = job {
-            job.restart(Some(reader.size));
-        }
+        account.lap(Stage::Wait);
+        account.expect(reader.size);
         let from = reader.source();
-        if let Some(receipt) = self.inside(put, from, mode, since, outcome).await? {
+        if let Some(receipt) = self.inside(put, from, mode, account).await? {
             return Ok(receipt);
         }
-        self.put_stream(put, reader, job, outcome).await
+        self.put_stream(put, reader, account).await
     }
 
     /// Makes the image inside the backend, if `mode` wants that and the backend can; what must then be
@@ -67,8 +66,7 @@ impl Store {
         put: &Put,
         from: drivers::Source,
         mode: Mode,
-        since: Instant,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Option<Receipt>> {
         if mode == Mode::Stream {
             return Ok(None);
@@ -82,11 +80,11 @@ impl Store {
             true => driver.copy(from, begun.claim()).await,
             false => Ok(None),
         };
-        lap(&mut outcome.stages.backend, since);
+        account.lap(Stage::Backend);
         match copied {
             Ok(Some(copied)) => {
                 point::pass("copy-made");
-                self.copied(begun, put, copied, mode, outcome).await.map(Some)
+                self.copied(begun, put, copied, mode, account).await.map(Some)
             }
             Ok(None) if mode == Mode::Auto => {
                 begun.end().await;
@@ -114,10 +112,10 @@ impl Store {
         put: &Put,
         copied: drivers::Copied,
         mode: Mode,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Receipt> {
         let drivers::Copied { at, size, stored_bytes, digests, shared } = copied;
-        outcome.bytes = size;
+        account.passed_by(size);
         // Nobody could end it while it was made.
         if let Err(unwanted) = self.wanted(put) {
             return Err(self.release_claim(begun, self.undone(&at, unwanted).await).await);
@@ -168,8 +166,8 @@ impl Store {
         })
     }
 
-    /// Removes a copy because of `error`, which says so if it is left.
-    async fn undone(&self, at: &Location, error: Error) -> Error {
+    /// Removes an image because of `error`, which says so if it is left.
+    pub(super) async fn undone(&self, at: &Location, error: Error) -> Error {
         let deleted = match self.driver() {
             Ok(driver) => driver.delete(at).await,
             Err(down) => Err(down),

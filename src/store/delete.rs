@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use imaged_drivers::{Driver, Error, ImageId, Kind, Location, Result};
 
 use super::Store;
-use crate::{journal::Work, metrics::Outcome};
+use crate::{journal::Work, transfer::Account};
 
 /// How often a delete looks whether our own work with the image has ended.
 const TRIES: u32 = 200;
@@ -17,7 +17,7 @@ impl Store {
     /// # Errors
     /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
     pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
-        let outcome = Outcome::begin("delete", request, self.name(), at);
+        let account = Account::begin("delete", request, self.name(), at);
         let result = match self.able(|caps| caps.delete, "delete images") {
             Ok(driver) if self.is_being_made(&*driver, at) => Err(Error::new(
                 Kind::NotFound,
@@ -31,7 +31,7 @@ impl Store {
             },
             Err(error) => Err(error),
         };
-        outcome.end(&self.shared.metrics, result.as_ref().err());
+        account.end(&self.shared.metrics, result.as_ref().err());
         result
     }
 

@@ -1,115 +1,82 @@
 //! A put runs on a task of its own: a caller that goes away stops the bytes, not the cleaning up.
-//! The end of a body is a message ([`Frame::End`]); a channel that closes without it is a caller
-//! who left, never the end of an image.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc};
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::future::join_all;
 use imaged_drivers::{
     Committed, Digests, Error, ImageId, Kind, Location, NewImage, Reader, Result, Upload, Volume,
 };
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 use super::Store;
 use crate::{
-    digest::{Algo, Digesting},
+    digest::Algo,
     ids::Begun,
     jobs::Ticket,
     journal::{Intent, Work},
-    metrics::{Outcome, lap},
+    metrics::Stage,
     point,
-    wire::{digests::Promise, records::Receipt},
+    transfer::{Account, Filled, Incoming, Put, Taking, Target, Transfer, stopping, unwanted},
+    wire::records::Receipt,
 };
 
-/// A piece of a body on its way to a store.
-#[derive(Debug)]
-pub enum Frame {
-    /// The next bytes, never empty.
-    Data(Bytes),
-    /// The body is over and whole.
-    End,
-    /// The body failed.
-    Failed(Error),
-}
-
-impl Frame {
-    /// Hands it to the store.
-    ///
-    /// # Errors
-    /// The store wants no more; its own error says why.
-    pub async fn send(self, frames: &mpsc::Sender<Self>) -> Result<()> {
-        frames.send(self).await.map_err(|gone| {
-            Error::new(Kind::Internal, "the store ended before the body").because(gone.to_string())
-        })
+/// Stores `body` as an image in each of `stores`, in one pass: all or nothing in each, and each ends for
+/// itself. With `all_or_none` the failure of one undoes the others, also those that had committed; until
+/// then those can be read. Gives what each came to, in their order. `ready` fires when the backends are
+/// prepared and bytes are wanted; it is dropped if none is to be had of any.
+///
+/// A crash ends what was under way in each store as it ends a put there: what had committed stays, also
+/// with `all_or_none`, for its caller was told of neither.
+pub async fn put_to_all(
+    stores: Vec<Arc<Store>>,
+    all_or_none: bool,
+    mut put: Put,
+    body: Incoming,
+    ready: oneshot::Sender<Taking>,
+) -> Vec<Result<Receipt>> {
+    let Some(shared) = stores.first().map(|store| Arc::clone(&store.shared)) else {
+        return Vec::new();
+    };
+    let job = put.job.take();
+    let mut transfer = Transfer::new(&put, &shared.stop);
+    if all_or_none {
+        transfer = transfer.all_or_none(stores.len());
     }
-}
-
-/// Where a put's bytes come from.
-pub enum Incoming {
-    /// A caller, who may go away.
-    Caller(mpsc::Receiver<Frame>),
-    /// Another image; whole when the stream ends without an error.
-    Image(BoxStream<'static, Result<Bytes>>),
-}
-
-impl fmt::Debug for Incoming {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Incoming")
+    let mut parts = Vec::new();
+    for store in &stores {
+        let target = transfer.target(store.name());
+        let account = Account::begin("put", &put.request, store.name(), &put.id);
+        let mut account = account.shown_by(job.as_ref().map(Ticket::progress));
+        let (put, metrics) = (&put, &shared.metrics);
+        parts.push(async move {
+            let result = store.take_part(put, target, &mut account).await;
+            account.end(metrics, result.as_ref().err());
+            result
+        });
     }
-}
-
-impl Incoming {
-    async fn next(&mut self) -> Frame {
-        match self {
-            Self::Caller(frames) => frames.recv().await.unwrap_or_else(|| {
-                Frame::Failed(Error::new(
-                    Kind::Mismatch,
-                    "the caller left before the end of the image",
-                ))
-            }),
-            Self::Image(stream) => match stream.next().await {
-                Some(Ok(bytes)) => Frame::Data(bytes),
-                Some(Err(error)) => Frame::Failed(error),
-                None => Frame::End,
-            },
-        }
+    let digesting = shared.digests.begin(put.algo);
+    let results = transfer.run(body, digesting, ready, join_all(parts)).await;
+    if let Some(job) = job {
+        job.finish(results.iter().find_map(|result| result.as_ref().err()).map_or(Ok(()), Err));
     }
+    results
 }
 
-/// What to put.
-#[derive(Debug)]
-pub struct Put {
-    /// The image's id.
-    pub id: ImageId,
-    /// Its length in bytes, if known; never 0 for unknown.
-    pub size: Option<u64>,
-    /// The multihash algorithm.
-    pub algo: Algo,
-    /// Digests that the bytes must have.
-    pub promises: Vec<Promise>,
-    /// The request's id.
-    pub request: String,
-    /// The job that shows the progress, if one does.
-    pub job: Option<Ticket>,
-    /// Fires when nobody wants the image any more; up to the commit it is then undone.
-    pub cancel: CancellationToken,
-}
-
-impl Put {
-    /// The digests that the image will have, if all of them are promised.
-    fn promised(&self) -> Option<Digests> {
-        let of = |algo| {
-            let promise = self.promises.iter().find(|promise| promise.algo == algo)?;
-            Some(promise.value.clone())
-        };
-        Some(Digests {
-            checksum: of(Algo::Md5)?,
-            hash_algo: self.algo.name().to_owned(),
-            hash_value: of(self.algo)?,
-        })
+/// Tells whoever watches the job how it has ended.
+pub(super) fn finish(job: Option<Ticket>, result: Result<Receipt>) -> Result<Receipt> {
+    if let Some(job) = job {
+        job.finish(result.as_ref().map(|_| ()));
     }
+    result
+}
+
+/// An image that is whole in its store.
+struct Stored {
+    begun: Begun,
+    at: Location,
+    size: u64,
+    committed: Committed,
+    digests: Arc<Digests>,
 }
 
 impl Store {
@@ -122,26 +89,14 @@ impl Store {
         self: Arc<Self>,
         mut put: Put,
         body: Incoming,
-        ready: oneshot::Sender<()>,
+        ready: oneshot::Sender<Taking>,
     ) -> Result<Receipt> {
         let job = put.job.take();
-        let mut outcome = Outcome::begin("put", &put.request, self.name(), &put.id);
-        let result = self.put_inner(&put, body, ready, job.as_ref(), &mut outcome).await;
-        self.over(outcome, job, result)
-    }
-
-    /// Tells the metrics, the log and whoever watches the job how it has ended.
-    pub(super) fn over(
-        &self,
-        outcome: Outcome,
-        job: Option<Ticket>,
-        result: Result<Receipt>,
-    ) -> Result<Receipt> {
-        outcome.end(&self.shared.metrics, result.as_ref().err());
-        if let Some(job) = job {
-            job.finish(result.as_ref().map(|_| ()));
-        }
-        result
+        let account = Account::begin("put", &put.request, self.name(), &put.id);
+        let mut account = account.shown_by(job.as_ref().map(Ticket::progress));
+        let result = self.put_alone(&put, body, ready, &mut account).await;
+        account.end(&self.shared.metrics, result.as_ref().err());
+        finish(job, result)
     }
 
     /// Stores what another store reads.
@@ -149,25 +104,57 @@ impl Store {
         &self,
         put: &mut Put,
         from: Reader,
-        job: Option<&Ticket>,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Receipt> {
         put.size = Some(from.size);
         let body = Incoming::Image(from.body.into_source());
         let (ready, _readied) = oneshot::channel();
-        self.put_inner(put, body, ready, job, outcome).await
+        self.put_alone(put, body, ready, account).await
     }
 
-    pub(super) async fn put_inner(
+    async fn put_alone(
         &self,
         put: &Put,
         body: Incoming,
-        ready: oneshot::Sender<()>,
-        job: Option<&Ticket>,
-        outcome: &mut Outcome,
+        ready: oneshot::Sender<Taking>,
+        account: &mut Account,
     ) -> Result<Receipt> {
+        let mut transfer = Transfer::new(put, &self.shared.stop);
+        let target = transfer.target(self.name());
+        let digesting = self.shared.digests.begin(put.algo);
+        transfer.run(body, digesting, ready, self.take_part(put, target, account)).await
+    }
+
+    /// Stores the image that comes by `target`, and undoes that if it is to be stored in all targets or
+    /// none, and another failed.
+    async fn take_part(
+        &self,
+        put: &Put,
+        mut target: Target,
+        account: &mut Account,
+    ) -> Result<Receipt> {
+        let stored = self.store_image(put, &mut target, account).await;
+        let others = target.end(stored.as_ref().err()).await;
+        let Stored { begun, at, size, committed, digests } = stored?;
+        if let Err(error) = others {
+            // The claim is still ours: nobody else's image of this id can be there.
+            let error = self.undone(&at, error).await;
+            return Err(self.release_claim(begun, error).await);
+        }
+        begun.end().await;
+        point::pass("put-cleared");
+        Ok(self.receipt(&put.id, &at, size, committed.stored_bytes, &digests))
+    }
+
+    /// Stores the image that comes by `target`.
+    async fn store_image(
+        &self,
+        put: &Put,
+        target: &mut Target,
+        account: &mut Account,
+    ) -> Result<Stored> {
         let driver = self.able(|caps| caps.write, "be written to")?;
-        let since = Instant::now();
+        account.skip();
         let begun = self.claim(&put.id, put.algo).await?;
         point::pass("put-claimed");
         let claim = begun.claim().clone();
@@ -180,23 +167,19 @@ impl Store {
         if let Some(token) = upload.token()
             && let Err(error) = begun.keep_token(token).await
         {
-            let aborted = undone(upload, error).await;
+            let aborted = aborted(upload, error).await;
             return Err(self.release_claim(begun, aborted).await);
         }
         point::pass("put-created");
-        lap(&mut outcome.stages.backend, since);
-        // The caller may be gone already; the body then says so.
-        let _heard = ready.send(());
-        let written = self.write(put, body, upload, job, outcome).await;
-        let (at, size, committed, digests) = match written {
-            Ok(written) => written,
-            Err(error) => return Err(self.release_claim(begun, error).await),
-        };
-        point::pass("put-committed");
-        begun.end().await;
-        point::pass("put-cleared");
-        let stored_bytes = committed.stored_bytes;
-        Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests))
+        account.lap(Stage::Backend);
+        let at = upload.at().clone();
+        match write(target, upload, account).await {
+            Ok((Filled { size, digests }, committed)) => {
+                point::pass("put-committed");
+                Ok(Stored { begun, at, size, committed, digests })
+            }
+            Err(error) => Err(self.release_claim(begun, error).await),
+        }
     }
 
     pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Begun> {
@@ -228,36 +211,6 @@ impl Store {
         error
     }
 
-    /// Writes a body into `upload` and ends it, by commit or by abort.
-    async fn write(
-        &self,
-        put: &Put,
-        body: Incoming,
-        mut upload: Box<dyn Upload>,
-        job: Option<&Ticket>,
-        outcome: &mut Outcome,
-    ) -> Result<(Location, u64, Committed, Digests)> {
-        let at = upload.at().clone();
-        let digesting = self.shared.digests.begin(put.algo);
-        let filled = tokio::select! {
-            filled = fill(put, body, upload.as_mut(), digesting, job, outcome) => filled,
-            () = self.shared.stop.cancelled() => Err(stopping()),
-            () = put.cancel.cancelled() => Err(unwanted()),
-        };
-        let since = Instant::now();
-        let digests = match filled {
-            Ok(digests) => digests,
-            Err(error) => {
-                let error = undone(upload, error).await;
-                lap(&mut outcome.stages.backend, since);
-                return Err(error);
-            }
-        };
-        let committed = upload.commit(&digests).await.map_err(|error| unsure(error, &at))?;
-        lap(&mut outcome.stages.backend, since);
-        Ok((at, outcome.bytes, committed, digests))
-    }
-
     /// Refuses what nobody wants any more, or what there is no time for.
     pub(super) fn wanted(&self, put: &Put) -> Result<()> {
         if put.cancel.is_cancelled() {
@@ -270,8 +223,30 @@ impl Store {
     }
 }
 
+/// Writes what comes by `target` into `upload`, and ends that, by commit or by abort.
+async fn write(
+    target: &mut Target,
+    mut upload: Box<dyn Upload>,
+    account: &mut Account,
+) -> Result<(Filled, Committed)> {
+    let at = upload.at().clone();
+    let filled = target.fill(upload.as_mut(), account).await;
+    account.skip();
+    let filled = match filled {
+        Ok(filled) => filled,
+        Err(error) => {
+            let error = aborted(upload, error).await;
+            account.lap(Stage::Backend);
+            return Err(error);
+        }
+    };
+    let committed = upload.commit(&filled.digests).await.map_err(|error| unsure(error, &at))?;
+    account.lap(Stage::Backend);
+    Ok((filled, committed))
+}
+
 /// Removes what there is of an upload because of `error`, which says so if something is left.
-async fn undone(upload: Box<dyn Upload>, error: Error) -> Error {
+async fn aborted(upload: Box<dyn Upload>, error: Error) -> Error {
     let at = upload.at().clone();
     match upload.abort().await {
         Ok(()) => error,
@@ -290,74 +265,4 @@ pub(super) fn unsure(error: Error, at: impl fmt::Display) -> Error {
         return error.at(at);
     }
     error
-}
-
-fn stopping() -> Error {
-    Error::new(Kind::Unavailable, "the daemon is stopping, the image was not stored; try again")
-}
-
-pub(super) fn unwanted() -> Error {
-    Error::new(Kind::Mismatch, "the caller left or cancelled, the image was not stored")
-}
-
-/// Moves a body into `upload` and through the digests, and checks what was promised of it.
-async fn fill(
-    put: &Put,
-    mut body: Incoming,
-    upload: &mut dyn Upload,
-    digesting: Digesting,
-    job: Option<&Ticket>,
-    outcome: &mut Outcome,
-) -> Result<Digests> {
-    let mut since = Instant::now();
-    loop {
-        let frame = body.next().await;
-        since = lap(&mut outcome.stages.receive, since);
-        let chunk = match frame {
-            Frame::Data(chunk) => chunk,
-            Frame::End => break,
-            Frame::Failed(error) => return Err(error),
-        };
-        let size = outcome.bytes + chunk.len() as u64;
-        if let Some(promised) = put.size.filter(|promised| size > *promised) {
-            return Err(Error::new(
-                Kind::Mismatch,
-                format!("the body is longer than promised: promised=`{promised}` came=`{size}`"),
-            ));
-        }
-        digesting.update(&chunk).await?;
-        since = lap(&mut outcome.stages.digest, since);
-        outcome.bytes = size;
-        if let Some(job) = job {
-            job.advance(chunk.len() as u64);
-        }
-        upload.write(chunk).await?;
-        since = lap(&mut outcome.stages.backend, since);
-        point::pass("put-written");
-    }
-    point::pass("put-ended");
-    let size = outcome.bytes;
-    if let Some(promised) = put.size.filter(|promised| *promised != size) {
-        return Err(Error::new(
-            Kind::Mismatch,
-            format!("the body is shorter than promised: promised=`{promised}` came=`{size}`"),
-        ));
-    }
-    let digests = digesting.finish().await?;
-    lap(&mut outcome.stages.digest, since);
-    for promise in &put.promises {
-        let found = if promise.algo == Algo::Md5 { &digests.checksum } else { &digests.hash_value };
-        if *found != promise.value {
-            return Err(Error::new(
-                Kind::Mismatch,
-                format!(
-                    "the bytes have another digest than promised: algorithm=`{}` promised=`{}` \
-                     found=`{found}`",
-                    promise.algo, promise.value
-                ),
-            ));
-        }
-    }
-    point::pass("put-digested");
-    Ok(digests)
 }

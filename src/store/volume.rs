@@ -1,16 +1,17 @@
 //! Images from volumes: sealed, made inside the backend or streamed, and unsealed again.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use imaged_drivers::{Error, ImageId, Kind, Result, Source, Volume, window::CHUNK};
 
-use super::{Put, Store};
+use super::{Store, put::finish};
 use crate::{
     ids::Begun,
     jobs::Ticket,
     journal::Work,
-    metrics::{Outcome, lap},
+    metrics::Stage,
     point,
+    transfer::{Account, Put},
     wire::records::{Mode, Receipt},
 };
 
@@ -32,9 +33,11 @@ impl Store {
         mode: Mode,
     ) -> Result<Receipt> {
         let job = put.job.take();
-        let mut outcome = Outcome::begin("copy", &put.request, self.name(), &put.id);
-        let result = self.sealed(&mut put, &via, &volume, mode, job.as_ref(), &mut outcome).await;
-        self.over(outcome, job, result)
+        let account = Account::begin("copy", &put.request, self.name(), &put.id);
+        let mut account = account.shown_by(job.as_ref().map(Ticket::progress));
+        let result = self.sealed(&mut put, &via, &volume, mode, &mut account).await;
+        account.end(&self.shared.metrics, result.as_ref().err());
+        finish(job, result)
     }
 
     /// Seals the volume for as long as the image is made from it.
@@ -44,8 +47,7 @@ impl Store {
         via: &Self,
         volume: &Volume,
         mode: Mode,
-        job: Option<&Ticket>,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Receipt> {
         self.able(|caps| caps.write, "be written to")?;
         via.able(|caps| caps.volumes, "reach volumes")?;
@@ -53,12 +55,12 @@ impl Store {
         let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
         let begun = self.shared.ids.begin(intent).await?;
         point::pass("volume-claimed");
-        let since = Instant::now();
+        account.skip();
         let made = match via.driver()?.seal(volume, begun.claim()).await {
             Ok(source) => {
                 point::pass("volume-sealed");
-                lap(&mut outcome.stages.wait, since);
-                self.from_sealed(put, via, source, mode, job, outcome).await
+                account.lap(Stage::Wait);
+                self.from_sealed(put, via, source, mode, account).await
             }
             Err(error) if refused(error.kind()) => {
                 begun.end().await;
@@ -76,20 +78,17 @@ impl Store {
         via: &Self,
         source: Source,
         mode: Mode,
-        job: Option<&Ticket>,
-        outcome: &mut Outcome,
+        account: &mut Account,
     ) -> Result<Receipt> {
         let backend = via.driver()?;
-        let since = Instant::now();
-        if let Some(job) = job {
-            job.restart(Some(source.size));
-        }
-        if let Some(receipt) = self.inside(put, source.clone(), mode, since, outcome).await? {
+        account.skip();
+        account.expect(source.size);
+        if let Some(receipt) = self.inside(put, source.clone(), mode, account).await? {
             return Ok(receipt);
         }
         let window = via.window(&*backend, CHUNK, via.share_to(self));
         let reader = backend.open_sealed(&source, window).await?;
-        self.put_stream(put, reader, job, outcome).await
+        self.put_stream(put, reader, account).await
     }
 
     /// Removes the seal of a volume; if it cannot be removed now, the intent stays for later.

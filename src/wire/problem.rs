@@ -5,6 +5,8 @@ use imaged_drivers::Kind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::records::Receipt;
+
 /// A failure as callers see it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -24,6 +26,42 @@ pub struct Problem {
     /// What clean-up could not remove.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<String>,
+    /// Of an image that was to go to several stores, and is in none: what became of it in each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub results: Vec<InStore>,
+}
+
+impl Problem {
+    /// It in a sentence, with what it left behind.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match &self.left {
+            Some(left) => format!("{}; it left behind: {left}", self.detail),
+            None => self.detail.clone(),
+        }
+    }
+}
+
+/// `PUT /v1/images/{id}?stores=a,b`
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Results {
+    /// In the order of the stores in the request.
+    pub results: Vec<InStore>,
+}
+
+/// What became of an image in one of several stores: it has a receipt or a problem.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct InStore {
+    /// The store's name.
+    pub store: String,
+    /// What was stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
+    /// Why nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub problem: Option<Problem>,
 }
 
 /// The status of a kind.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use imaged::{
     digest::Algo,
-    store::{Frame, Store},
+    store::Store,
+    transfer::Frame,
     wire::{
         digests::Promise,
         records::{Receipt, State},

@@ -29,7 +29,7 @@ async fn planted(f: &Fixture, name: &str, bytes: &Bytes) -> (Arc<Store>, Locatio
 
 fn copy(
     f: &Fixture,
-    put: imaged::store::Put,
+    put: imaged::transfer::Put,
     source: &(Arc<Store>, Location),
     mode: Mode,
 ) -> impl Future<Output = Result<Receipt>> + use<> {

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use imaged::{digest::Algo, store::Frame, wire::digests::Promise};
+use imaged::{digest::Algo, transfer::Frame, wire::digests::Promise};
 use imaged_drivers::{Kind, Location, window::CHUNK};
 
 use crate::harness::stores::{

@@ -13,6 +13,7 @@ mod protocol;
 mod reloads;
 mod roles;
 mod same_names;
+mod several;
 mod signals;
 mod sources;
 mod volumes;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use imaged::{store::Frame, wire::records::Mode};
+use imaged::{transfer::Frame, wire::records::Mode};
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
 use imaged_fake_librbd::{Cluster, How, Plan};
 

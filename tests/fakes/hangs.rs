@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged::store::Frame;
+use imaged::transfer::Frame;
 use imaged_drivers::{Kind, Recovered, Span, window::CHUNK};
 use imaged_fake_librbd::{Cluster, How, Plan};
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use imaged::{store::Frame, wire::records::Mode};
+use imaged::{transfer::Frame, wire::records::Mode};
 use imaged_drivers::{Kind, Recovered, Volume};
 use imaged_fake_librbd::Cluster;
 

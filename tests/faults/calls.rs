@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use imaged::{
     digest::Algo,
-    store::{Frame, Store},
+    store::Store,
+    transfer::Frame,
     wire::records::{Mode, State},
 };
 use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, memory::Share, window::PAGE};

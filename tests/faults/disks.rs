@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use imaged::store::Frame;
+use imaged::transfer::Frame;
 use imaged_drivers::{Kind, Location, Recovered};
 use rustix::fs::statvfs;
 use tempfile::TempDir;

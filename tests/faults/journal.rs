@@ -9,7 +9,8 @@ use imaged::{
     digest::Algo,
     ids::{Begun, Ids},
     journal::{Intent, Work},
-    store::{Frame, Store},
+    store::Store,
+    transfer::Frame,
     wire::records::State,
 };
 use imaged_drivers::{ImageId, Kind, Location, NewImage, Recovered, Upload};

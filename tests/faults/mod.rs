@@ -10,4 +10,5 @@ mod faulty;
 mod hangs;
 mod journal;
 mod owners;
+mod several;
 mod system;

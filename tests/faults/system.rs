@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use imaged::{store::Frame, wire::records::Mode};
+use imaged::{transfer::Frame, wire::records::Mode};
 use imaged_drivers::{Kind, Location, Result, window::PAGE};
 use nix::errno::Errno;
 

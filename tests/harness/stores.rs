@@ -27,7 +27,8 @@ use imaged::{
     daemon::Daemon,
     digest::Algo,
     shared::Shared,
-    store::{Frame, Incoming, Put, Store},
+    store::Store,
+    transfer::{Frame, Incoming, Put, Taking},
     wire::records::Receipt,
 };
 use imaged_drivers::{
@@ -379,7 +380,7 @@ pub(crate) fn order(id: &ImageId, size: Option<u64>) -> Put {
 /// A put under way.
 pub(crate) struct Running {
     pub(crate) frames: mpsc::Sender<Frame>,
-    pub(crate) ready: oneshot::Receiver<()>,
+    pub(crate) ready: oneshot::Receiver<Taking>,
     pub(crate) task: JoinHandle<Result<Receipt>>,
 }
 

@@ -22,7 +22,7 @@ use imaged_drivers::{
     DropOnLane, Error, Kind, Result,
     lane::Lane,
     open_file::Version,
-    window::{self, Buffer, Window},
+    window::{self, Buffer},
 };
 use rustix::{
     fs::{FileType, Mode, OFlags, SeekFrom, fcntl_getfl, fstat, open, seek, tell},
@@ -30,7 +30,8 @@ use rustix::{
 };
 use tokio::sync::mpsc;
 
-use crate::store::Frame;
+use super::supply::Supply;
+use crate::transfer::Frame;
 
 /// A file that a caller passed. All that touches it runs on the caller's lane: it may be of a
 /// filesystem that hangs.
@@ -67,12 +68,16 @@ impl Source {
     }
 
     /// Moves the bytes into chunks.
-    pub(super) async fn send(self, frames: &mpsc::Sender<Frame>, window: &Window) -> Result<()> {
+    pub(super) async fn send(
+        self,
+        frames: &mpsc::Sender<Frame>,
+        supply: &mut Supply,
+    ) -> Result<()> {
         let (mut at, end) = (self.from, self.was.size);
         while at < end {
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let (file, buffer) =
-                (Arc::clone(&self.file), window.buffer(at - self.from, left).await?);
+                (Arc::clone(&self.file), supply.buffer(at - self.from, left).await?);
             let len = buffer.capacity();
             let read = move || file.read(at, len, buffer);
             let bytes = on_lane(&self.lane, "read the passed file", read).await?;

@@ -1,0 +1,301 @@
+//! One image on its way: from where its bytes come, through the stages that all of them pass (count,
+//! digest), to each of its targets.
+//!
+//! A [`Target`] is the end of the way that one store holds. The store claims the id, creates an upload,
+//! takes the bytes, and commits or aborts, by itself: what becomes of one target is no other's
+//! business, unless the caller wants all or none. A put to one store is the case of one target.
+//!
+//! **Rule: the next bytes are asked for when every target that is left has taken the last.** So all of
+//! them together hold the memory of one window, however many they are; and the slowest sets the pace.
+//!
+//! **Rule: nobody waits for a target that has ended.** It lets go of its end before it cleans up, so that
+//! one whose backend hangs costs the others its own deadline, once. What its stuck calls still hold of
+//! the window is theirs until they return: [`Taking`] tells whoever fills the window to begin another.
+
+mod account;
+mod target;
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, future::join_all, stream::BoxStream};
+use imaged_drivers::{Digests, Error, ImageId, Kind, Result};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::target::{Line, Step, Together};
+pub use self::{
+    account::Account,
+    target::{Filled, Target, stopping, unwanted},
+};
+use crate::{
+    digest::{Algo, Digesting},
+    jobs::Ticket,
+    point,
+    wire::digests::Promise,
+};
+
+/// A piece of a body on its way to its targets.
+#[derive(Debug)]
+pub enum Frame {
+    /// The next bytes, never empty.
+    Data(Bytes),
+    /// The body is over and whole.
+    End,
+    /// The body failed.
+    Failed(Error),
+}
+
+impl Frame {
+    /// Hands it to the transfer.
+    ///
+    /// # Errors
+    /// No target wants more; their own errors say why.
+    pub async fn send(self, frames: &mpsc::Sender<Self>) -> Result<()> {
+        frames.send(self).await.map_err(|gone| {
+            Error::new(Kind::Internal, "the store ended before the body").because(gone.to_string())
+        })
+    }
+}
+
+/// Where an image's bytes come from.
+pub enum Incoming {
+    /// A caller, who may go away.
+    Caller(mpsc::Receiver<Frame>),
+    /// Another image; whole when the stream ends without an error.
+    Image(BoxStream<'static, Result<Bytes>>),
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Incoming")
+    }
+}
+
+impl Incoming {
+    /// The end of a body is a message, [`Frame::End`]: a channel that closes without it is a caller
+    /// who left, never the end of an image.
+    async fn next(&mut self) -> Frame {
+        match self {
+            Self::Caller(frames) => frames.recv().await.unwrap_or_else(|| {
+                Frame::Failed(Error::new(
+                    Kind::Mismatch,
+                    "the caller left before the end of the image",
+                ))
+            }),
+            Self::Image(stream) => match stream.next().await {
+                Some(Ok(bytes)) => Frame::Data(bytes),
+                Some(Err(error)) => Frame::Failed(error),
+                None => Frame::End,
+            },
+        }
+    }
+}
+
+/// What to put.
+#[derive(Debug)]
+pub struct Put {
+    /// The image's id.
+    pub id: ImageId,
+    /// Its length in bytes, if known; never 0 for unknown.
+    pub size: Option<u64>,
+    /// The multihash algorithm.
+    pub algo: Algo,
+    /// Digests that the bytes must have.
+    pub promises: Vec<Promise>,
+    /// The request's id.
+    pub request: String,
+    /// The job that shows the progress, if one does.
+    pub job: Option<Ticket>,
+    /// Fires when nobody wants the image any more; up to the commit it is then undone.
+    pub cancel: CancellationToken,
+}
+
+impl Put {
+    /// The digests that the image will have, if all of them are promised.
+    #[must_use]
+    pub fn promised(&self) -> Option<Digests> {
+        let of = |algo| {
+            let promise = self.promises.iter().find(|promise| promise.algo == algo)?;
+            Some(promise.value.clone())
+        };
+        Some(Digests {
+            checksum: of(Algo::Md5)?,
+            hash_algo: self.algo.name().to_owned(),
+            hash_value: of(self.algo)?,
+        })
+    }
+
+    /// Refuses more bytes than were said to come.
+    fn allows(&self, size: u64) -> Result<()> {
+        match self.size.filter(|promised| size > *promised) {
+            None => Ok(()),
+            Some(promised) => Err(Error::new(
+                Kind::Mismatch,
+                format!("the body is longer than promised: promised=`{promised}` came=`{size}`"),
+            )),
+        }
+    }
+
+    /// Refuses a body that ended early.
+    fn is_whole(&self, size: u64) -> Result<()> {
+        match self.size.filter(|promised| *promised != size) {
+            None => Ok(()),
+            Some(promised) => Err(Error::new(
+                Kind::Mismatch,
+                format!("the body is shorter than promised: promised=`{promised}` came=`{size}`"),
+            )),
+        }
+    }
+
+    /// Refuses bytes that have other digests than promised.
+    fn has_promised(&self, digests: &Digests) -> Result<()> {
+        for promise in &self.promises {
+            let found =
+                if promise.algo == Algo::Md5 { &digests.checksum } else { &digests.hash_value };
+            if *found != promise.value {
+                return Err(Error::new(
+                    Kind::Mismatch,
+                    format!(
+                        "the bytes have another digest than promised: algorithm=`{}` promised=`{}` \
+                         found=`{found}`",
+                        promise.algo, promise.value
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many targets take bytes: told when all are prepared, and whenever one has ended.
+pub type Taking = watch::Receiver<usize>;
+
+/// The way of one image, up to its targets.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    put: &'a Put,
+    stop: &'a CancellationToken,
+    /// Of targets that all store the image, or none does.
+    together: Option<Arc<Together>>,
+    /// The targets that are left.
+    lines: Vec<Line>,
+}
+
+impl<'a> Transfer<'a> {
+    /// The way of an image whose targets each end for themselves, or all when `stop` fires.
+    #[must_use]
+    pub fn new(put: &'a Put, stop: &'a CancellationToken) -> Self {
+        Self { put, stop, together: None, lines: Vec::new() }
+    }
+
+    /// The same, with `targets` targets that all store the image, or none does.
+    #[must_use]
+    pub fn all_or_none(self, targets: usize) -> Self {
+        Self { together: Some(Arc::new(Together::new(targets))), ..self }
+    }
+
+    /// One more target, in `store`.
+    pub fn target(&mut self, store: &str) -> Target {
+        let (line, target) =
+            target::new(store, self.together.clone(), self.stop.clone(), self.put.cancel.clone());
+        self.lines.push(line);
+        target
+    }
+
+    /// Moves `body` to the targets while `targets` run, and gives what they come to. `ready` fires when
+    /// all are prepared and bytes are wanted; it is dropped if none is.
+    pub async fn run<T>(
+        self,
+        body: Incoming,
+        digesting: Digesting,
+        ready: oneshot::Sender<Taking>,
+        targets: impl Future<Output = T>,
+    ) -> T {
+        let mut targets = std::pin::pin!(targets);
+        tokio::select! {
+            // They have ended; whatever still comes, nobody wants it.
+            ended = &mut targets => ended,
+            () = self.feed(body, digesting, ready) => targets.await,
+        }
+    }
+
+    /// Moves `body` through the stages and to the targets that are left.
+    async fn feed(
+        mut self,
+        mut body: Incoming,
+        digesting: Digesting,
+        ready: oneshot::Sender<Taking>,
+    ) {
+        let (told, taking) = watch::channel(0);
+        if !self.all_are_free(&told).await {
+            return;
+        }
+        // The caller may be gone already; the body then says so.
+        let _heard = ready.send(taking);
+        let mut size: u64 = 0;
+        let whole = loop {
+            let chunk = match body.next().await {
+                Frame::Data(chunk) => chunk,
+                Frame::End => {
+                    point::pass("put-ended");
+                    break self.put.is_whole(size);
+                }
+                Frame::Failed(error) => break Err(error),
+            };
+            size += chunk.len() as u64;
+            let since = Instant::now();
+            let counted = match self.put.allows(size) {
+                Ok(()) => digesting.update(&chunk).await,
+                longer => longer,
+            };
+            if counted.is_err() {
+                break counted;
+            }
+            self.hand_on(&Step::Data(chunk, since.elapsed())).await;
+            if !self.all_are_free(&told).await {
+                return;
+            }
+        };
+        match whole {
+            Ok(()) => self.end(digesting).await,
+            Err(error) => self.fail(error).await,
+        }
+    }
+
+    /// Waits until every target is prepared, or has taken the last bytes, or has ended. Gives whether it
+    /// goes on.
+    async fn all_are_free(&mut self, told: &watch::Sender<usize>) -> bool {
+        let before = self.lines.len();
+        let free = join_all(self.lines.drain(..).map(Line::free)).await;
+        self.lines = free.into_iter().flatten().collect();
+        told.send_replace(self.lines.len());
+        match &self.together {
+            None => !self.lines.is_empty(),
+            Some(_) => self.lines.len() == before,
+        }
+    }
+
+    async fn hand_on(&self, step: &Step) {
+        // All are free, so none of them makes this wait; one that has just ended says so itself.
+        join_all(self.lines.iter().map(|line| line.hand_on(step.clone()))).await;
+    }
+
+    /// The body is whole: gives the targets its digests, if they are as promised.
+    async fn end(self, digesting: Digesting) {
+        let since = Instant::now();
+        let digested = digesting.finish().await;
+        match digested.and_then(|digests| self.put.has_promised(&digests).map(|()| digests)) {
+            Ok(digests) => {
+                point::pass("put-digested");
+                self.hand_on(&Step::End(Arc::new(digests), since.elapsed())).await;
+            }
+            Err(error) => self.fail(error).await,
+        }
+    }
+
+    /// The body failed: no target stores it.
+    async fn fail(self, error: Error) {
+        self.hand_on(&Step::Failed(Arc::new(error))).await;
+    }
+}
