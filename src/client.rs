@@ -45,6 +45,7 @@ pub use self::{
 };
 pub use crate::wire::{
     digests::Promise,
+    problem::{InStore, Problem, Results},
     records::{Entry, Health, Jobs, Mode, Origin, Receipt, Shown, State, Stores, View, Wanted},
 };
 use crate::{
@@ -87,6 +88,15 @@ impl<'a> From<&'a str> for Which<'a> {
     fn from(id: &'a str) -> Self {
         Self::Id(id)
     }
+}
+
+/// Several stores that are to have an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToAll<'a> {
+    /// Their names, each once.
+    pub stores: &'a [String],
+    /// Whether none is to have it unless all do.
+    pub all_or_none: bool,
 }
 
 /// A daemon to talk to. Clones share its connections.
@@ -249,10 +259,27 @@ impl Client {
         file: &File,
         algo: Option<Algo>,
     ) -> Result<Receipt> {
+        self.put_file(&put_target(store, id, algo), file).await
+    }
+
+    /// The same in several stores, in one pass.
+    ///
+    /// # Errors
+    /// Any; what became of it in each store is an error only if none has it, and is told in the problem.
+    pub async fn put_fd_to_all(
+        &self,
+        to: ToAll<'_>,
+        id: &str,
+        file: &File,
+        algo: Option<Algo>,
+    ) -> Result<Results> {
+        self.put_file(&put_to_all_target(to, id, algo), file).await
+    }
+
+    async fn put_file<T: DeserializeOwned>(&self, target: &str, file: &File) -> Result<T> {
         let mut headers = HeaderMap::new();
         headers.insert(BODY, HeaderValue::from_static("fd"));
-        let target = put_target(store, id, algo);
-        let answer = self.send(Method::PUT, &target, headers, Body::empty(), Some(file)).await?;
+        let answer = self.send(Method::PUT, target, headers, Body::empty(), Some(file)).await?;
         answer.accepted().await?.json().await
     }
 
@@ -269,13 +296,36 @@ impl Client {
         algo: Option<Algo>,
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<Receipt> {
+        self.put_bytes(&put_target(store, id, algo), size, bytes).await
+    }
+
+    /// The same in several stores, in one pass.
+    ///
+    /// # Errors
+    /// As [`Client::put_stream`] and [`Client::put_fd_to_all`].
+    pub async fn put_stream_to_all(
+        &self,
+        to: ToAll<'_>,
+        id: &str,
+        size: Option<u64>,
+        algo: Option<Algo>,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Results> {
+        self.put_bytes(&put_to_all_target(to, id, algo), size, bytes).await
+    }
+
+    async fn put_bytes<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        size: Option<u64>,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<T> {
         let mut headers = HeaderMap::new();
         if let Some(size) = size {
             set(&mut headers, IMAGE_SIZE, &size.to_string())?;
         }
-        let target = put_target(store, id, algo);
         let body = Body::stream(bytes.boxed());
-        let answer = self.send(Method::PUT, &target, headers, body, None).await?;
+        let answer = self.send(Method::PUT, target, headers, body, None).await?;
         answer.accepted().await?.json().await
     }
 
@@ -397,4 +447,16 @@ fn put_target(store: &str, id: &str, algo: Option<Algo>) -> String {
         Some(algo) => format!("{target}?hash_algo={algo}"),
         None => target,
     }
+}
+
+fn put_to_all_target(to: ToAll<'_>, id: &str, algo: Option<Algo>) -> String {
+    let stores: Vec<_> = to.stores.iter().map(|store| plain(store)).collect();
+    let mut target = format!("/v1/images/{}?stores={}", plain(id), stores.join(","));
+    if to.all_or_none {
+        target.push_str("&all_or_none=true");
+    }
+    if let Some(algo) = algo {
+        target.push_str(&format!("&hash_algo={algo}"));
+    }
+    target
 }

@@ -114,13 +114,19 @@ pub(crate) struct Import {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "imaged put [OPTIONS] STORE ID FILE\n       \
+                            imaged put [OPTIONS] --store STORE... ID FILE")]
 pub(crate) struct Put {
-    /// The store
-    pub(crate) store: String,
-    /// The image's id; one that is taken is refused
-    pub(crate) id: String,
-    /// The file to store, or - for standard input
-    pub(crate) file: PathBuf,
+    /// The store, unless --store names it; the image's id, of which one that is taken is refused; and the
+    /// file to store, or - for standard input
+    #[arg(value_names = ["STORE", "ID", "FILE"], num_args = 1..=3, required = true)]
+    pub(crate) words: Vec<OsString>,
+    /// A store that is to have the image; several get it in one pass, and each for itself
+    #[arg(long = "store", value_name = "STORE")]
+    pub(crate) stores: Vec<String>,
+    /// Store the image in all of these stores, or in none
+    #[arg(long, requires = "stores")]
+    pub(crate) all_or_none: bool,
     /// The image's length; another length is refused, and nothing is stored
     #[arg(long, value_name = "BYTES")]
     pub(crate) size: Option<u64>,

@@ -93,6 +93,10 @@ impl Failure {
                     error.insert(name.to_owned(), value.clone().into());
                 }
             }
+            if !problem.results.is_empty() {
+                let results = serde_json::to_value(&problem.results).unwrap_or_default();
+                error.insert("results".to_owned(), results);
+            }
         }
         json!({"error": error})
     }
@@ -150,6 +154,12 @@ impl Output {
             drop(self.answer(&failure.document(), |_| Ok(())));
         } else {
             self.say(&format!("imaged: {}", failure.what()));
+            if let Failure::Daemon(client::Error::Refused(problem)) = &failure {
+                for one in &problem.results {
+                    let why = one.problem.as_ref().map(client::Problem::text).unwrap_or_default();
+                    self.say(&format!("  not stored in {}: {why}", one.store));
+                }
+            }
             if let Failure::Daemon(client::Error::Refused(problem)) = &failure
                 && problem.status >= 500
             {

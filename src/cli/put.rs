@@ -1,8 +1,9 @@
 //! `imaged put`
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     os::{
         fd::AsFd as _,
         unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
@@ -13,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use imaged::client::{Client, Receipt};
+use imaged::client::{Client, Receipt, Results, ToAll};
 use tokio::sync::mpsc;
 
 use super::{
@@ -30,7 +31,8 @@ const BETWEEN: usize = 16;
 
 /// Stores an image.
 pub(crate) async fn run(talk: &Talk, args: &Put) -> Done {
-    let source = Source::of(&args.file)?;
+    let (to, id, path) = words(args)?;
+    let source = Source::of(path)?;
     let known = source.size();
     if let (Some(known), Some(said)) = (known, args.size)
         && known != said
@@ -40,50 +42,129 @@ pub(crate) async fn run(talk: &Talk, args: &Put) -> Done {
             format!(
                 "the file has another length than --size says: file=`{}` length=`{known}` \
                  size=`{said}`",
-                args.file.display()
+                path.display()
             ),
         ));
     }
     let size = known.or(args.size);
     let request = Client::new_request_id();
     let client = talk.client.with_request_id(&request);
-    let progress = Progress::new(&args.id, size);
-    let stored = match source {
-        Source::File(file, _) => {
-            let put = client.put_fd(&args.store, &args.id, &file, args.hash_algo);
-            progress.follow(&talk.client, &request, put).await
+    let progress = Progress::new(id, size);
+    let (algo, ask) = (args.hash_algo, &talk.client);
+    match (to, source) {
+        (To::One(store), Source::File(file, _)) => {
+            let put = client.put_fd(store, id, &file, algo);
+            let stored = progress.follow(ask, &request, put).await;
+            drop(progress);
+            receipt(talk, &stored?)
         }
-        Source::Pipe(source, _) => {
+        (To::One(store), Source::Pipe(source, _)) => {
             let pieces = pieces(source, &progress);
-            client.put_stream(&args.store, &args.id, size, args.hash_algo, pieces).await
+            let stored = client.put_stream(store, id, size, algo, pieces).await;
+            drop(progress);
+            receipt(talk, &stored?)
         }
-    };
-    drop(progress);
-    receipt(talk, &stored?)
+        (To::All(to), Source::File(file, _)) => {
+            let put = client.put_fd_to_all(to, id, &file, algo);
+            let stored = progress.follow(ask, &request, put).await;
+            drop(progress);
+            results(talk, &stored?)
+        }
+        (To::All(to), Source::Pipe(source, _)) => {
+            let pieces = pieces(source, &progress);
+            let stored = client.put_stream_to_all(to, id, size, algo, pieces).await;
+            drop(progress);
+            results(talk, &stored?)
+        }
+    }
+}
+
+/// Where an image is to go.
+enum To<'a> {
+    /// To the store that comes first.
+    One(&'a str),
+    /// To the stores of `--store`.
+    All(ToAll<'a>),
+}
+
+/// What the words of the command mean: STORE ID FILE, or ID FILE if there is a `--store`.
+fn words(args: &Put) -> Result<(To<'_>, &str, &Path), Failure> {
+    match (args.stores.as_slice(), args.words.as_slice()) {
+        ([], [store, id, file]) => Ok((To::One(plain(store)?), plain(id)?, Path::new(file))),
+        ([], _) => Err(Failure::usage(
+            "name the store, the image's id and the file: imaged put STORE ID FILE, or imaged put \
+             --store STORE... ID FILE",
+        )),
+        (stores, [id, file]) => {
+            let to = ToAll { stores, all_or_none: args.all_or_none };
+            Ok((To::All(to), plain(id)?, Path::new(file)))
+        }
+        (_, [store, _, _]) => Err(Failure::usage(format!(
+            "with --store the words are ID FILE: leave out the store before them, or write it as \
+             --store too: `{}`",
+            store.display()
+        ))),
+        (_, _) => Err(Failure::usage(
+            "name the image's id and the file: imaged put --store STORE... ID FILE",
+        )),
+    }
+}
+
+fn plain(word: &OsStr) -> Result<&str, Failure> {
+    word.to_str().ok_or_else(|| {
+        Failure::usage(format!("a store's name and an id are plain text: `{}`", word.display()))
+    })
+}
+
+/// Prints what became of an image in each of several stores, of which at least one has it.
+fn results(talk: &Talk, results: &Results) -> Done {
+    talk.output.answer(results, |out| {
+        results
+            .results
+            .iter()
+            .filter_map(|one| one.receipt.as_ref())
+            .try_for_each(|receipt| describe(out, receipt))
+    })?;
+    let mut done = Ok(());
+    for one in &results.results {
+        if let Some(problem) = &one.problem {
+            done = Err(Failure::Told);
+            if !talk.output.json {
+                talk.output.say(&format!(
+                    "imaged: not stored in {}: {}",
+                    one.store,
+                    problem.text()
+                ));
+            }
+        }
+    }
+    done
 }
 
 /// Prints what was stored.
 pub(crate) fn receipt(talk: &Talk, receipt: &Receipt) -> Done {
-    talk.output.answer(receipt, |out| {
-        let Receipt { id, store, size, stored_bytes, .. } = receipt;
-        write!(out, "stored {id} in {store}: {}", bytes(*size))?;
-        if stored_bytes < size {
-            write!(out, ", {} of them not zero", bytes(*stored_bytes))?;
-        }
-        writeln!(out)?;
-        let mut known = vec![("location", receipt.location.clone())];
-        known.extend(receipt.checksum.clone().map(|md5| ("md5", md5)));
-        if receipt.hash_algo != "md5" {
-            known.extend(receipt.hash_value.clone().map(|hash| (receipt.hash_algo.as_str(), hash)));
-        }
-        known.extend(
-            receipt
-                .digest_job
-                .as_ref()
-                .map(|job| ("digests", format!("follow, see imaged jobs {job}"))),
-        );
-        fields(out, &known)
-    })
+    talk.output.answer(receipt, |out| describe(out, receipt))
+}
+
+fn describe(out: &mut dyn Write, receipt: &Receipt) -> io::Result<()> {
+    let Receipt { id, store, size, stored_bytes, .. } = receipt;
+    write!(out, "stored {id} in {store}: {}", bytes(*size))?;
+    if stored_bytes < size {
+        write!(out, ", {} of them not zero", bytes(*stored_bytes))?;
+    }
+    writeln!(out)?;
+    let mut known = vec![("location", receipt.location.clone())];
+    known.extend(receipt.checksum.clone().map(|md5| ("md5", md5)));
+    if receipt.hash_algo != "md5" {
+        known.extend(receipt.hash_value.clone().map(|hash| (receipt.hash_algo.as_str(), hash)));
+    }
+    known.extend(
+        receipt
+            .digest_job
+            .as_ref()
+            .map(|job| ("digests", format!("follow, see imaged jobs {job}"))),
+    );
+    fields(out, &known)
 }
 
 /// Where an image's bytes are.

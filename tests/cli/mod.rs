@@ -6,6 +6,7 @@ mod connections;
 mod files;
 mod images;
 mod import;
+mod several;
 
 use std::{
     ffi::OsStr,
