@@ -35,15 +35,19 @@ impl Daemon {
     /// # Errors
     /// The state directory cannot be used.
     pub fn new(config: &Config) -> Result<Arc<Self>> {
-        let settings = config.daemon.clone();
-        let shared = Shared::new(&settings)?;
+        Ok(Self::over(config, Shared::new(&config.daemon)?))
+    }
+
+    /// The same over what is shared already.
+    #[must_use]
+    pub fn over(config: &Config, shared: Arc<Shared>) -> Arc<Self> {
         let stores = Stores::build(config, None, &shared);
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             shared,
             stores: ArcSwap::from_pointee(stores),
-            settings: ArcSwap::from_pointee(settings),
+            settings: ArcSwap::from_pointee(config.daemon.clone()),
             reloading: Mutex::default(),
-        }))
+        })
     }
 
     /// The stores as they are now.

@@ -198,7 +198,8 @@ impl fmt::Debug for Hasher {
 pub struct Pool(Arc<Threads>);
 
 struct Threads {
-    threads: ThreadPool,
+    /// `None`: the blocking threads of the runtime.
+    threads: Option<ThreadPool>,
     /// Threads at work.
     busy: AtomicUsize,
     /// Digesting that wait for a thread, of each algorithm.
@@ -221,13 +222,22 @@ impl Pool {
             .num_threads(threads)
             .thread_name(|n| format!("digest-{n}"))
             .build()
-            .map(|threads| {
-                let (busy, ready) = (AtomicUsize::new(0), Default::default());
-                Self(Arc::new(Threads { threads, busy, ready }))
-            })
+            .map(|threads| Self::with(Some(threads)))
             .map_err(|error| {
                 Error::new(Kind::Unavailable, "cannot start the digest threads").because(error)
             })
+    }
+
+    /// A pool that works on the blocking threads of whichever tokio runtime asks: for tests whose clock
+    /// is paused, because that clock stands still while such a thread works, and knows no others.
+    #[must_use]
+    pub fn of_runtime() -> Self {
+        Self::with(None)
+    }
+
+    fn with(threads: Option<ThreadPool>) -> Self {
+        let (busy, ready) = (AtomicUsize::new(0), Default::default());
+        Self(Arc::new(Threads { threads, busy, ready }))
     }
 
     fn ready(&self, algo: Algo) -> Option<MutexGuard<'_, VecDeque<Queue>>> {
@@ -242,7 +252,12 @@ impl Pool {
             ready.push_back(queue);
         }
         let pool = self.clone();
-        self.0.threads.spawn_fifo(move || pool.step(algo));
+        let step = move || pool.step(algo);
+        match &self.0.threads {
+            Some(threads) => threads.spawn_fifo(step),
+            #[expect(clippy::disallowed_methods, reason = "one a queue, and only in tests")]
+            None => drop(tokio::task::spawn_blocking(step)),
+        }
     }
 
     /// Works on a chunk of each queue that is ready, as many as go abreast. There may be none left:
@@ -250,7 +265,8 @@ impl Pool {
     fn step(&self, algo: Algo) {
         // The one that begins here counts with those that have nothing to do.
         let before = self.0.busy.fetch_add(1, Ordering::Relaxed);
-        let free = self.0.threads.current_num_threads().saturating_sub(before).max(1);
+        let threads = self.0.threads.as_ref().map_or(1, ThreadPool::current_num_threads);
+        let free = threads.saturating_sub(before).max(1);
         let taken: Vec<Queue> = self.ready(algo).map_or_else(Vec::new, |mut ready| {
             let count = ready.len().div_ceil(free).min(algo.width());
             ready.drain(..count).collect()

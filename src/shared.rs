@@ -1,15 +1,67 @@
 //! What all stores and all requests of one daemon share.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use imaged_drivers::{Result, memory::Memory};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use imaged_drivers::{self as drivers, Driver, Result, memory::Memory};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config, digest::Pool, ids::Ids, jobs::Jobs, metrics::Metrics};
 
+/// How the backend of a store is opened, from its section, its name, and the daemon's name among those
+/// that may share a backend.
+#[derive(Clone)]
+pub struct Opener(Arc<Open>);
+
+type Open = dyn Fn(drivers::Config, String, String) -> BoxFuture<'static, Result<Arc<dyn Driver>>>
+    + Send
+    + Sync;
+
+impl Opener {
+    /// Opens by `open`: for backends that no section can name, such as those of tests.
+    pub fn new<F>(
+        open: impl Fn(drivers::Config, String, String) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Arc<dyn Driver>>> + Send + 'static,
+    {
+        Self(Arc::new(move |section, name, instance| open(section, name, instance).boxed()))
+    }
+
+    /// Opens the backend of the store `name`.
+    ///
+    /// # Errors
+    /// See [`drivers::open`].
+    pub async fn open(
+        &self,
+        section: &drivers::Config,
+        name: &str,
+        instance: &str,
+    ) -> Result<Arc<dyn Driver>> {
+        (self.0)(section.clone(), name.to_owned(), instance.to_owned()).await
+    }
+}
+
+/// By the drivers there are.
+impl Default for Opener {
+    fn default() -> Self {
+        Self::new(|section, name, instance| async move {
+            drivers::open(&section, &name, &instance).await
+        })
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
 /// What every store and every request may use.
 #[derive(Debug)]
 pub struct Shared {
+    /// How stores are opened.
+    pub backends: Opener,
     /// The threads that digests run on.
     pub digests: Pool,
     /// The memory of all transfers.
@@ -34,8 +86,17 @@ impl Shared {
     /// # Errors
     /// The state directory cannot be used, or the system gives no threads.
     pub fn new(settings: &config::Daemon) -> Result<Arc<Self>> {
+        Self::over(settings, Opener::default(), Pool::new(settings.digest_threads)?)
+    }
+
+    /// The same, whose stores are opened by `backends`, and which computes digests on `digests`.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
+    pub fn over(settings: &config::Daemon, backends: Opener, digests: Pool) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            digests: Pool::new(settings.digest_threads)?,
+            backends,
+            digests,
             memory: Memory::new(settings.total_window, settings.connection_limit)
                 .with_patience(settings.stall_timeout),
             ids: Ids::open(&settings.state_dir)?,
