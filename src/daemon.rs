@@ -142,8 +142,10 @@ impl Daemon {
             settings.put_window = settings.put_window.min(before.total_window);
             settings.get_window = settings.get_window.min(before.total_window);
         }
-        let stores = Stores::build(config, Some(&self.stores()), &self.shared);
+        let before = self.stores();
+        let stores = Stores::build(config, Some(&before), &self.shared);
         stores.open_soon().await;
+        stores.replace(&before);
         self.settings.store(Arc::new(settings));
         self.stores.store(Arc::new(stores));
     }

@@ -42,6 +42,8 @@ pub struct Store {
     looking: tokio::sync::Mutex<()>,
     /// How many looks have ended.
     looks: AtomicU64,
+    /// What a reload has put in its place.
+    successor: OnceLock<Arc<Self>>,
     /// Held while [`Store::look_after`] brings old deletes to their end: one at a time does.
     purging: tokio::sync::Mutex<()>,
 }
@@ -64,6 +66,7 @@ impl Store {
             health,
             looking: tokio::sync::Mutex::default(),
             looks: AtomicU64::default(),
+            successor: OnceLock::new(),
             purging: tokio::sync::Mutex::default(),
         }
     }
@@ -89,8 +92,28 @@ impl Store {
             health: Mutex::new(self.health()),
             looking: tokio::sync::Mutex::default(),
             looks: AtomicU64::default(),
+            successor: OnceLock::new(),
             purging: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// A reload puts `next` in its place. Transfers under way go on with this one; work in the
+    /// background, which tries until it succeeds, goes on with `next`: this one may never be open.
+    pub fn replaced_by(&self, next: &Arc<Self>) {
+        // Whichever came first has its place, and is replaced in its turn.
+        let _replaced_already = self.successor.set(Arc::clone(next)).is_err();
+    }
+
+    /// The last that is open of this store and those that have taken its place.
+    fn newest(&self) -> &Self {
+        let (mut store, mut open) = (self, self);
+        while let Some(next) = store.successor.get() {
+            store = next;
+            if next.driver.get().is_some() {
+                open = next;
+            }
+        }
+        open
     }
 
     /// Its name.

@@ -1,6 +1,9 @@
 //! The stores by name: the default, reloading, health.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use imaged_drivers::{Error, Kind, Result};
@@ -15,6 +18,8 @@ const SOON: Duration = Duration::from_secs(5);
 pub struct Stores {
     all: Vec<Arc<Store>>,
     default: String,
+    /// Those that are configured no longer, as long as something goes on with them.
+    gone: Vec<Weak<Store>>,
 }
 
 impl Stores {
@@ -22,7 +27,7 @@ impl Stores {
     /// those whose backend is the same keep it open.
     #[must_use]
     pub fn build(config: &config::Config, before: Option<&Self>, shared: &Arc<Shared>) -> Self {
-        let all = config
+        let all: Vec<_> = config
             .stores
             .iter()
             .map(|section| {
@@ -36,7 +41,13 @@ impl Stores {
                 }
             })
             .collect();
-        Self { all, default: config.default.clone() }
+        let is_gone =
+            |old: &Weak<Store>| old.upgrade().is_some_and(|old| config.store(old.name()).is_none());
+        let gone = before.map_or_else(Vec::new, |before| {
+            let all = before.all.iter().map(Arc::downgrade);
+            before.gone.iter().cloned().chain(all).filter(is_gone).collect()
+        });
+        Self { all, default: config.default.clone(), gone }
     }
 
     /// The store `name`.
@@ -66,6 +77,16 @@ impl Stores {
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Store>> {
         self.all.iter()
+    }
+
+    /// Tells the stores of `before`, and those that were gone then, which of these have their places now.
+    pub fn replace(&self, before: &Self) {
+        let gone = before.gone.iter().filter_map(Weak::upgrade);
+        for old in before.all.iter().cloned().chain(gone) {
+            if let Some(new) = self.named(old.name()).filter(|new| !Arc::ptr_eq(new, &old)) {
+                old.replaced_by(new);
+            }
+        }
     }
 
     /// Looks at them once; one that does not answer soon is left to a later look.

@@ -62,7 +62,7 @@ impl Store {
                     return Err(error);
                 }
             };
-            let shares = this.driver().is_ok_and(|driver| driver.caps().flatten);
+            let shares = this.newest().driver().is_ok_and(|driver| driver.caps().flatten);
             if result.is_err() || !shares {
                 begun.end().await;
                 job.finish(result.as_ref().map(|_| ()));
@@ -107,7 +107,7 @@ impl Store {
             let account = Account::begin(work.name(), job.id(), self.name(), claim.id());
             let mut account = account.shown_by(Some(job.progress()));
             let tried = tokio::select! {
-                tried = self.once(work, claim, job, &mut account) => tried,
+                tried = self.newest().once(work, claim, job, &mut account) => tried,
                 () = self.shared.stop.cancelled() => {
                     let why = Error::new(Kind::Unavailable, "the daemon is stopping");
                     return Ended::Stopped(why);

@@ -36,6 +36,7 @@ pub(super) struct Script(Mutex<Plan>);
 struct Plan {
     calls: Vec<&'static str>,
     fail: Option<(usize, Failure)>,
+    always: Option<(&'static str, Failure)>,
 }
 
 impl Script {
@@ -46,9 +47,17 @@ impl Script {
         std::mem::take(&mut plan.calls)
     }
 
+    /// From now on every call of this name fails so.
+    pub(super) fn always(&self, name: &'static str, failure: Failure) {
+        self.0.lock().unwrap().always = Some((name, failure));
+    }
+
     fn call(&self, name: &'static str) -> Option<Failure> {
         let mut plan = self.0.lock().unwrap();
         plan.calls.push(name);
+        if let Some((_, failure)) = plan.always.filter(|(always, _)| *always == name) {
+            return Some(failure);
+        }
         let now = plan.calls.len();
         plan.fail.filter(|(nth, _)| *nth == now).map(|(_, failure)| failure)
     }

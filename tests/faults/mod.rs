@@ -10,5 +10,6 @@ mod faulty;
 mod hangs;
 mod journal;
 mod owners;
+mod reloads;
 mod several;
 mod system;
