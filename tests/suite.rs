@@ -30,6 +30,7 @@ mod ceph;
 mod cli;
 mod conformance;
 mod daemon;
+mod explore;
 mod faults;
 mod harness;
 mod parity;

@@ -8,7 +8,7 @@ use imaged::{
     digest::{Algo, Pool},
     journal::{Intent, Work},
     shared::{Opener, Shared},
-    store::Frame,
+    transfer::Frame,
     wire::records::State,
 };
 use imaged_drivers::{Driver, Error, ImageId, Kind, mem, open};

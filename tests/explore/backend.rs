@@ -1,0 +1,291 @@
+//! A driver over a simulated disk. It blocks nowhere, and all its waiting is virtual.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use imaged_drivers::{
+    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+    Location, NewImage, Progress, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    window::{PAGE, Window},
+};
+
+use super::disk::{Call, Disk, Grant, Image, State};
+
+/// The largest window that any transfer of a schedule has, in bytes.
+pub(super) const LARGEST_WINDOW: usize = 4 * PAGE;
+
+/// The driver of one store; a reload makes another over the same disk.
+pub(super) struct Backend(Arc<Disk>);
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Backend").field(&self.0.name).finish()
+    }
+}
+
+/// Opens a driver over `disk`.
+pub(super) async fn open(disk: Arc<Disk>) -> Result<Arc<dyn Driver>> {
+    disk.call(Call { what: "open the backend", ..Call::default() }, |_| Ok(())).await?;
+    Ok(Arc::new(Backend(disk)))
+}
+
+/// Where the image `id` of a store is.
+pub(super) fn place(store: &str, id: &str) -> Location {
+    format!("mem://{store}/{id}").parse().unwrap()
+}
+
+impl Backend {
+    fn at(&self, id: &ImageId) -> Location {
+        place(self.0.name, id.as_str())
+    }
+
+    fn id(&self, at: &Location) -> Result<ImageId> {
+        let (text, start) = (at.to_string(), format!("mem://{}/", self.0.name));
+        match text.strip_prefix(&start) {
+            Some(id) => id.parse(),
+            None => Err(Error::new(Kind::Invalid, format!("foreign: location=`{at}`"))),
+        }
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        id: ImageId,
+        look: impl FnOnce(&mut Image) -> T + Send + 'static,
+    ) -> Result<T> {
+        let call = Call { what, ..Call::default() };
+        self.0.call(call, move |state| state.find(&id).map(look)).await
+    }
+}
+
+impl State {
+    fn find(&mut self, id: &ImageId) -> Result<&mut Image> {
+        let missing = || Error::new(Kind::NotFound, format!("no such image: image=`{id}`"));
+        self.images.get_mut(id).ok_or_else(missing)
+    }
+}
+
+#[async_trait]
+impl Driver for Backend {
+    fn caps(&self) -> Caps {
+        Caps {
+            write: true,
+            delete: true,
+            seek: true,
+            list: true,
+            copy: true,
+            descriptor: false,
+            volumes: false,
+            flatten: self.0.temper.shares,
+        }
+    }
+
+    fn serves(&self, at: &Location) -> bool {
+        self.id(at).is_ok()
+    }
+
+    fn reads(&self) -> Option<(usize, usize)> {
+        Some((PAGE, self.0.temper.in_flight))
+    }
+
+    async fn probe(&self) -> Result<Capacity> {
+        let call = Call { what: "probe", ..Call::default() };
+        self.0.call(call, |_| Ok(Capacity::default())).await
+    }
+
+    async fn locate(&self, id: &ImageId) -> Result<Location> {
+        self.look("locate", id.clone(), |_| ()).await.map(|()| self.at(id))
+    }
+
+    async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        let claim = &image.claim;
+        self.0.nothing_is_out(claim.id(), "a create");
+        let (id, nonce) = (claim.id().clone(), claim.nonce().to_owned());
+        let call = Call { what: "create", claim: Some(claim), ..Call::default() };
+        let create = move |state: &mut State| {
+            if state.images.contains_key(&id) {
+                return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
+            }
+            state.staged.insert(nonce, Vec::new());
+            Ok(())
+        };
+        self.0.call(call, create).await?;
+        let (disk, grant) = (Arc::clone(&self.0), self.0.grant(LARGEST_WINDOW));
+        let (at, claim) = (self.at(claim.id()), claim.clone());
+        Ok(Box::new(Writing { disk, at, claim, grant }))
+    }
+
+    async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader> {
+        let image = self.look("open", self.id(at)?, |image| image.clone()).await?;
+        let range = span.of(image.bytes.len() as u64)?;
+        let in_flight = self.0.temper.in_flight;
+        // From here on it may hold memory.
+        let grant = self.0.grant(LARGEST_WINDOW);
+        let (disk, bytes) = (Arc::clone(&self.0), image.bytes.clone());
+        let pieces = window.pieces(range.clone(), in_flight, move |at, len, mut buffer| {
+            let from = usize::try_from(at).unwrap();
+            let piece = bytes.slice(from..from + len);
+            let (disk, grant) = (Arc::clone(&disk), Some(grant.clone()));
+            async move {
+                let read = move |_: &mut State| {
+                    buffer.push(&piece);
+                    Ok(buffer.freeze())
+                };
+                disk.call(Call { what: "read", grant, ..Call::default() }, read).await
+            }
+        });
+        Ok(Reader {
+            at: at.clone(),
+            identity: None,
+            size: image.bytes.len() as u64,
+            range,
+            digests: image.digests,
+            body: Body::Stream(pieces.boxed()),
+        })
+    }
+
+    async fn stat(&self, at: &Location) -> Result<Stat> {
+        let stat = |image: &mut Image| Stat {
+            size: image.bytes.len() as u64,
+            digests: image.digests.clone(),
+        };
+        self.look("stat", self.id(at)?, stat).await
+    }
+
+    async fn delete(&self, at: &Location) -> Result<()> {
+        let id = self.id(at)?;
+        // It removes the image that is there now, and none that takes its place before it is done.
+        let nonce = self.0.state().images.get(&id).map(|image| image.nonce.clone());
+        let call = Call { what: "delete", ..Call::default() };
+        let delete = move |state: &mut State| {
+            let image = state.find(&id)?;
+            if Some(&image.nonce) != nonce.as_ref() {
+                return Err(Error::new(Kind::NotFound, format!("no such image: image=`{id}`")));
+            }
+            state.images.remove(&id);
+            Ok(())
+        };
+        self.0.call(call, delete).await
+    }
+
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        let Ok(source) = self.id(&from.at) else { return Ok(None) };
+        self.0.nothing_is_out(claim.id(), "a copy");
+        let mut random = self.0.random();
+        let (known, shared) = (random.happens(400), self.0.temper.shares && random.happens(500));
+        let (id, nonce, at) = (claim.id().clone(), claim.nonce().to_owned(), self.at(claim.id()));
+        let copy = move |state: &mut State| {
+            if state.images.contains_key(&id) {
+                return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
+            }
+            let Image { bytes, digests, .. } = state.find(&source)?.clone();
+            let digests = digests.filter(|_| known);
+            let size = bytes.len() as u64;
+            state.images.insert(id, Image { bytes, digests: digests.clone(), nonce, shared });
+            Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared }))
+        };
+        let call = Call { what: "copy", claim: Some(claim), ..Call::default() };
+        self.0.call(call, copy).await
+    }
+
+    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
+        let id = self.id(at)?;
+        let flatten = move |state: &mut State| {
+            if !progress(1, 2) {
+                return Err(Error::new(Kind::Unavailable, "ended"));
+            }
+            state.find(&id)?.shared = false;
+            Ok(())
+        };
+        self.0.call(Call { what: "flatten", claim: Some(claim), ..Call::default() }, flatten).await
+    }
+
+    async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
+        let (id, digests) = (self.id(at)?, digests.clone());
+        let record = move |state: &mut State| {
+            state.find(&id)?.digests = Some(digests);
+            Ok(())
+        };
+        self.0.call(Call { what: "record", claim: Some(claim), ..Call::default() }, record).await
+    }
+
+    async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
+        self.0.nothing_is_out(claim.id(), "a recovery");
+        let (id, nonce) = (claim.id().clone(), claim.nonce().to_owned());
+        let recover = move |state: &mut State| {
+            Ok(match (state.staged.remove(&nonce), state.images.contains_key(&id)) {
+                (Some(_), _) => Recovered::Removed(vec![nonce]),
+                (None, true) => Recovered::Whole,
+                (None, false) => Recovered::Nothing,
+            })
+        };
+        self.0.call(Call { what: "recover", claim: Some(claim), ..Call::default() }, recover).await
+    }
+
+    fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        let state = self.0.state();
+        let listed = state.images.iter().map(|(id, image)| {
+            Ok(Listed { id: id.clone(), at: self.at(id), size: image.bytes.len() as u64 })
+        });
+        stream::iter(listed.collect::<Vec<_>>()).boxed()
+    }
+}
+
+/// An image being written.
+struct Writing {
+    disk: Arc<Disk>,
+    at: Location,
+    claim: Claim,
+    /// For the memory of the chunks that it is given.
+    grant: Grant,
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writing").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Upload for Writing {
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        let nonce = self.claim.nonce().to_owned();
+        let write = move |state: &mut State| {
+            // After an abort there is nothing to write to, and what is written goes nowhere.
+            if let Some(staged) = state.staged.get_mut(&nonce) {
+                staged.extend_from_slice(&chunk);
+            }
+            Ok(())
+        };
+        let (claim, grant) = (Some(&self.claim), Some(self.grant.clone()));
+        self.disk.call(Call { what: "write", claim, grant, failing_clears: false }, write).await
+    }
+
+    fn at(&self) -> &Location {
+        &self.at
+    }
+
+    async fn commit(self: Box<Self>, digests: &Digests) -> Result<Committed> {
+        let (disk, claim, digests) = (Arc::clone(&self.disk), self.claim.clone(), digests.clone());
+        let commit = move |state: &mut State| {
+            let mut wrong = Vec::new();
+            let published = state.publish(&claim, &digests, &mut wrong);
+            wrong.into_iter().for_each(|wrong| disk.report(wrong));
+            published.map(|stored_bytes| Committed { stored_bytes })
+        };
+        let (claim, grant) = (Some(&self.claim), Some(self.grant.clone()));
+        self.disk.call(Call { what: "commit", claim, grant, failing_clears: true }, commit).await
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        let nonce = self.claim.nonce().to_owned();
+        let abort = move |state: &mut State| {
+            state.staged.remove(&nonce);
+            Ok(())
+        };
+        let (claim, grant) = (Some(&self.claim), Some(self.grant.clone()));
+        self.disk.call(Call { what: "abort", claim, grant, failing_clears: false }, abort).await
+    }
+}
