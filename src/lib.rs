@@ -7,7 +7,7 @@
 //!   api/put.rs     may it start?             role, size, store writable; only then 100 Continue
 //! store.rs         how is it always done?    own task; journal, commit or abort
 //! transfer.rs      what passes on the way?   count, digest; one store, or several in step
-//!   drivers/driver.rs   what must a backend do?   create -> write* -> commit
+//!   drivers/contract/   what must a backend do?   create -> write* -> commit
 //!     drivers/file/     how does this one do it?  unnamed file, O_DIRECT, fsync, link
 //! ```
 //!

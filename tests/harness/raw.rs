@@ -117,12 +117,18 @@ impl Raw {
         let mut room = vec![0; 1 << 16];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(
-            self.stream.as_fd(),
-            &mut [IoSliceMut::new(&mut room)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
+        let got = loop {
+            let received = recvmsg(
+                self.stream.as_fd(),
+                &mut [IoSliceMut::new(&mut room)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            );
+            match received {
+                Err(rustix::io::Errno::INTR) => {}
+                received => break received?,
+            }
+        };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.descriptors.extend(descriptors);
