@@ -35,6 +35,12 @@ fn a_daemon_starts_without_its_mon_and_the_store_comes_up_with_it() {
     ceph.assert_empty();
 }
 
+fn assert_reads(daemon: &Daemon, image: &[u8], what: &str) {
+    let got = daemon.get("slow", "large");
+    let (status, bytes) = (got.status, got.body.len());
+    assert!(got.body == image, "{what}: {status}, {bytes} bytes");
+}
+
 #[test]
 fn without_its_mon_a_store_that_is_connected_reads_on() {
     let ceph = Ceph::up_blocking();
@@ -49,9 +55,9 @@ fn without_its_mon_a_store_that_is_connected_reads_on() {
     let why = looked_at(&daemon, "slow").unwrap_err();
     assert!(why.contains("does not answer"), "{why}");
     assert!(reading.answer("GET").body == large);
-    assert!(daemon.get("slow", "large").body == large, "and by those who come now");
+    assert_reads(&daemon, &large, "and by those who come now");
     looked_at(&daemon, "slow").unwrap_err();
-    assert!(daemon.get("slow", "large").body == large, "whatever was tried meanwhile");
+    assert_reads(&daemon, &large, "whatever was tried meanwhile");
     // Bytes go on, and what makes an image of them takes the mon; so does a delete.
     putting.send(&image[9 * MIB..]);
     let failed = putting.answer("PUT");
@@ -60,13 +66,13 @@ fn without_its_mon_a_store_that_is_connected_reads_on() {
     assert!(told.contains("does not answer"), "{told}");
     let deleted = daemon.ask("DELETE", "/v1/stores/slow/images/large");
     assert_eq!(deleted.status, 503, "{}", String::from_utf8_lossy(&deleted.body));
-    assert!(daemon.get("slow", "large").body == large, "what could not be deleted is whole");
+    assert_reads(&daemon, &large, "what could not be deleted is whole");
     assert_others_go_on(&daemon, "without the mon");
     drop(stopped);
     looked_at(&daemon, "slow").unwrap();
     cleared(&[&daemon]);
     assert_free(&daemon, "new");
-    assert!(daemon.get("slow", "large").body == large);
+    assert_reads(&daemon, &large, "with its mon again");
     assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/large").status, 204);
     ceph.assert_empty();
 }
