@@ -269,7 +269,9 @@ impl<'a> Transfer<'a> {
         let before = self.lines.len();
         let free = join_all(self.lines.drain(..).map(Line::free)).await;
         self.lines = free.into_iter().flatten().collect();
-        told.send_replace(self.lines.len());
+        let left = self.lines.len();
+        // Only when one has gone: whoever hears of it begins a new window.
+        told.send_if_modified(|known| std::mem::replace(known, left) != left);
         match &self.together {
             None => !self.lines.is_empty(),
             Some(_) => self.lines.len() == before,
