@@ -76,11 +76,11 @@ struct Held {
 }
 
 impl Memory {
-    /// The window of one transfer: buffers of at most `chunk` bytes (a multiple of [`PAGE`]), at most
-    /// `in_flight` such at a time. Takes no memory before the first buffer is asked for.
+    /// The window of one transfer: buffers of at most `chunk` bytes (a multiple of [`PAGE`], at most
+    /// [`CHUNK`]), at most `in_flight` such at a time. Takes no memory before the first buffer is asked for.
     #[must_use]
     pub fn window(&self, share: Share, chunk: usize, in_flight: usize) -> Window {
-        let chunk = chunk.max(1).next_multiple_of(PAGE);
+        let chunk = chunk.clamp(1, CHUNK).next_multiple_of(PAGE);
         let most = chunk.saturating_mul(in_flight.max(1));
         let minimum = self.minimum().min(most);
         let (memory, held, back) = (self.clone(), Mutex::default(), Notify::new());

@@ -338,6 +338,21 @@ fn a_daemon_that_stops_waits_for_no_body() {
 }
 
 #[test]
+fn a_window_of_any_size_gives_an_image_with_holes_as_it_is() {
+    let daemon = Daemon::start(&limits("get_window_kib = 65536\n"));
+    let path = daemon.path("fast/x");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(100 << 20).unwrap();
+    // Holes of many lengths, the last after data.
+    for (n, at) in [0_u64, 13 << 20, 50 << 20, 80 << 20].into_iter().enumerate() {
+        std::os::unix::fs::FileExt::write_all_at(&file, &noise(1 << 20, n as u64), at).unwrap();
+    }
+    let got = daemon.get("fast", "x");
+    assert_eq!((got.status, got.whole), (200, true));
+    assert!(got.body == std::fs::read(&path).unwrap(), "{} bytes", got.body.len());
+}
+
+#[test]
 fn memory_stays_within_its_windows_whatever_the_size() {
     let daemon = Daemon::start(&limits("put_window_mib = 16\ntotal_window_mib = 64\n"));
     let peak = |d: &Daemon| {
