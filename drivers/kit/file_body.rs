@@ -4,7 +4,7 @@
 use std::{
     fmt,
     ops::{Deref, Range},
-    os::{fd::OwnedFd, unix::fs::FileExt as _},
+    os::fd::OwnedFd,
     sync::Arc,
 };
 
@@ -15,7 +15,7 @@ use rustix::fs::{Advice, fadvise};
 use super::{
     drop_on_lane::DropOnLane,
     lane::Lane,
-    open_file::{Next, OpenFile, Unchanged, next_data},
+    open_file::{Next, OpenFile, Unchanged, fill, next_data},
     window::{self, Buffer, Window},
 };
 use crate::contract::{Error, Result};
@@ -93,9 +93,9 @@ impl FileBody {
         let Self { file: opened, range, lane, window } = self;
         let _hint = fadvise(&opened.file, range.start, None, Advice::Sequential);
         let (last, closing) = (opened.clone(), lane.clone());
-        let pieces = window.pieces(range, AHEAD, move |start, len, buffer| {
+        let pieces = window.pieces(range, AHEAD, move |start, buffer| {
             let (opened, lane) = (opened.clone(), lane.clone());
-            read_piece(opened, start, len, unchanged, lane, buffer)
+            read_piece(opened, start, unchanged, lane, buffer)
         });
         if unchanged == Unchanged::Bytes {
             return pieces.boxed();
@@ -118,26 +118,20 @@ impl fmt::Debug for FileBody {
 async fn read_piece(
     opened: SharedFile,
     start: u64,
-    len: usize,
     unchanged: Unchanged,
     lane: Lane,
     mut buffer: Buffer,
 ) -> Result<Bytes> {
     lane.run("read", move || {
+        let len = buffer.capacity();
         if opened.sparse && is_hole(&opened, start, len)? {
             opened.check(unchanged)?;
             return Ok(window::zeros(len));
         }
-        while buffer.len() < len {
-            let at = start.saturating_add(buffer.len() as u64);
-            let left = len.saturating_sub(buffer.len());
-            let room = buffer.room().get_mut(..left).unwrap_or_default();
-            match opened.file.read_at(room, at) {
-                Ok(0) => return Err(opened.changed()),
-                Ok(got) => buffer.filled(got),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read", opened.path.display(), error)),
-            }
+        let whole = fill(&opened.file, start, &mut buffer)
+            .map_err(|error| Error::io("read", opened.path.display(), error.into()))?;
+        if !whole {
+            return Err(opened.changed());
         }
         opened.check(unchanged)?;
         Ok(buffer.freeze())

@@ -9,9 +9,10 @@ use std::{fs, os::fd::AsFd, path::PathBuf};
 
 use rustix::{
     fs::{SeekFrom, Stat, fstat, seek},
-    io::{self, Errno},
+    io::{self, Errno, pread},
 };
 
+use super::window::Buffer;
 use crate::contract::{Error, Kind, Result};
 
 /// What tells one state of a file from another without reading it.
@@ -142,6 +143,23 @@ pub fn next_data(file: impl AsFd, from: u64, size: u64) -> io::Result<Next> {
         }),
         Err(_) => Ok(Next::Data(from)),
     }
+}
+
+/// Fills `buffer` with what the file has from `at` on. Gives whether it had as much.
+///
+/// # Errors
+/// What the system says when the file cannot be read.
+pub fn fill(file: impl AsFd, at: u64, buffer: &mut Buffer) -> io::Result<bool> {
+    while !buffer.is_full() {
+        let from = at.saturating_add(buffer.len() as u64);
+        match pread(&file, buffer.room(), from) {
+            Ok(0) => return Ok(false),
+            Ok(got) => buffer.filled(got),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(true)
 }
 
 /// Where the data at `from` ends: the next hole, at the latest `end`.

@@ -135,7 +135,7 @@ impl Window {
     }
 
     /// The bytes of `range`, in order, read in pieces of which at most `in_flight` are under way: `read`
-    /// is given where a piece begins, its length, and a buffer with room for it.
+    /// is given where a piece begins, and a buffer that has room for it and no more.
     ///
     /// A piece is given its buffer before the next one asks for any: so none that comes later can hold
     /// what an earlier one waits for.
@@ -146,7 +146,7 @@ impl Window {
         mut read: F,
     ) -> impl Stream<Item = Result<Bytes>>
     where
-        F: FnMut(u64, usize, Buffer) -> R,
+        F: FnMut(u64, Buffer) -> R,
         R: Future<Output = Result<Bytes>>,
     {
         let buffers = stream::try_unfold((self, range.start), move |(window, at)| async move {
@@ -155,12 +155,12 @@ impl Window {
                 return Ok(None);
             }
             let buffer = window.buffer(at, left).await?;
-            let len = buffer.capacity();
-            Ok(Some(((at, len, buffer), (window, at.saturating_add(len as u64)))))
+            let next = at.saturating_add(buffer.capacity() as u64);
+            Ok(Some(((at, buffer), (window, next))))
         });
         buffers
             .map(move |piece| match piece {
-                Ok((at, len, buffer)) => Either::Left(read(at, len, buffer)),
+                Ok((at, buffer)) => Either::Left(read(at, buffer)),
                 Err(error) => Either::Right(ready(Err(error))),
             })
             .buffered(in_flight.max(1))
@@ -327,6 +327,13 @@ impl Buffer {
     }
 }
 
+/// What is still to be filled, as [`Buffer::room`].
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.room()
+    }
+}
+
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         self.map.as_deref().and_then(|map| map.get(..self.len)).unwrap_or_default()
@@ -460,14 +467,14 @@ mod tests {
             let memory = Memory::new(total, 2);
             let window = window(&memory, chunk, 4);
             let mut turn = 0_u64;
-            let pieces = window.pieces(7..(3 * MIB as u64), 4, |at, len, mut buffer| {
+            let pieces = window.pieces(7..(3 * MIB as u64), 4, |at, mut buffer| {
                 turn += 1;
                 // Later ones are ready sooner.
                 let pause = Duration::from_millis(5 - turn % 5);
                 async move {
                     tokio::time::sleep(pause).await;
-                    let bytes = (at..).map(byte).take(len).collect::<Vec<_>>();
-                    assert_eq!(buffer.push(&bytes), len);
+                    let bytes = (at..).map(byte).take(buffer.capacity()).collect::<Vec<_>>();
+                    assert_eq!(buffer.push(&bytes), buffer.capacity());
                     Ok(buffer.freeze())
                 }
             });

@@ -113,18 +113,6 @@ pub(super) fn reading(
     Ok((Reading::new(image, name, &store.handles, &store.lane, store.patience), extents))
 }
 
-/// The part of a buffer that librbd fills.
-struct Room {
-    buffer: Buffer,
-    len: usize,
-}
-
-impl AsMut<[u8]> for Room {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self.buffer.room().get_mut(..self.len).unwrap_or_default()
-    }
-}
-
 /// The bytes of `range`; `extents` is what may hold something, in order, if that is known.
 pub(super) fn stream(
     reading: Arc<Reading>,
@@ -134,10 +122,10 @@ pub(super) fn stream(
     window: Window,
 ) -> BoxStream<'static, Result<Bytes>> {
     let extents = Arc::new(extents);
-    let parts = window.pieces(range, READS.1, move |start, len, buffer| {
+    let parts = window.pieces(range, READS.1, move |start, buffer| {
         let (reading, name) = (Arc::clone(&reading), name.clone());
         let extents = Arc::clone(&extents);
-        async move { read_part(&reading, &name, start, len, extents.as_deref(), buffer).await }
+        async move { read_part(&reading, &name, start, extents.as_deref(), buffer).await }
     });
     // Lets go of the image with the last byte, not with the stream.
     stream::unfold(Some(parts.boxed()), |parts| async move {
@@ -151,11 +139,11 @@ async fn read_part(
     reading: &Reading,
     name: &str,
     start: u64,
-    len: usize,
     extents: Option<&[Range<u64>]>,
     buffer: Buffer,
 ) -> Result<Bytes> {
     let fail = |errno| failed("read", name, errno, Late::Away);
+    let len = buffer.capacity();
     let part = start..start.saturating_add(len as u64);
     if extents.is_some_and(|extents| is_hole(extents, &part)) {
         return Ok(window::zeros(len));
@@ -166,10 +154,10 @@ async fn read_part(
     // Each read has as long as one answer may take, so that a stream goes on as long as something comes.
     let landed = async {
         let slot = image.slot().await?;
-        image.read_at(slot, Room { buffer, len }, part.start)?.await
+        image.read_at(slot, buffer, part.start)?.await
     };
     let landed = timeout(reading.patience(), landed).await;
-    let (got, Room { mut buffer, .. }) =
+    let (got, mut buffer) =
         landed.map_err(|late| fail(Errno::TIMEDOUT).because(late))?.map_err(fail)?;
     if got != len {
         return Err(Error::new(

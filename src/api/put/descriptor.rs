@@ -21,7 +21,7 @@ use bytes::Bytes;
 use imaged_drivers::{
     DropOnLane, Error, Kind, Result,
     lane::Lane,
-    open_file::Version,
+    open_file::{Version, fill},
     window::{self, Buffer},
 };
 use rustix::{
@@ -79,7 +79,7 @@ impl Source {
             let (file, buffer) =
                 (Arc::clone(&self.file), supply.buffer(at - self.from, left).await?);
             let len = buffer.capacity();
-            let read = move || file.read(at, len, buffer);
+            let read = move || file.read(at, buffer);
             let bytes = on_lane(&self.lane, "read the passed file", read).await?;
             at = at.saturating_add(len as u64);
             Frame::Data(bytes).send(frames).await?;
@@ -162,25 +162,16 @@ impl Passed {
         Version::of(&*self.descriptor).map_err(failed("look at"))
     }
 
-    /// `len` bytes from `at` on.
-    fn read(&self, at: u64, len: usize, mut buffer: Buffer) -> Result<Bytes> {
-        if self.is_hole(at, len) {
-            return Ok(window::zeros(len));
+    /// As many bytes from `at` on as `buffer` has room for.
+    fn read(&self, at: u64, mut buffer: Buffer) -> Result<Bytes> {
+        if self.is_hole(at, buffer.capacity()) {
+            return Ok(window::zeros(buffer.capacity()));
         }
-        while buffer.len() < len {
-            let left = len - buffer.len();
-            let from = at.saturating_add(buffer.len() as u64);
-            let room = buffer.room().get_mut(..left).unwrap_or_default();
-            match pread(&*self.descriptor, room, from) {
-                Ok(0) => {
-                    return Err(source_failed(format!(
-                        "the passed file ended early while it was read: end=`{from}`"
-                    )));
-                }
-                Ok(got) => buffer.filled(got),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed("read")(errno)),
-            }
+        if !fill(&*self.descriptor, at, &mut buffer).map_err(failed("read"))? {
+            let end = at.saturating_add(buffer.len() as u64);
+            return Err(source_failed(format!(
+                "the passed file ended early while it was read: end=`{end}`"
+            )));
         }
         Ok(buffer.freeze())
     }
