@@ -96,7 +96,7 @@ impl Daemon {
                 // Dropped, it stays: the store may come back.
                 Err(_) => tracing::warn!(
                     store = intent.store,
-                    image = intent.image,
+                    image = %intent.image,
                     "an unfinished put waits for a store that is no longer configured"
                 ),
             }

@@ -17,12 +17,12 @@ use std::{
 use imaged_drivers::{Claim, Error, ImageId, Kind, Result, Volume};
 
 use crate::{
-    journal::{Intent, Journal, Nonce, Work},
+    journal::{Intent, Journal, Work},
     wire::records::Unread,
 };
 
 /// What can be owned: an image, or the seal of a volume.
-type Key = (String, String, Option<Volume>);
+type Key = (String, ImageId, Option<Volume>);
 
 impl Intent {
     fn key(&self) -> Key {
@@ -44,7 +44,8 @@ struct Inner {
 /// An id that is not free.
 struct Owned {
     intent: Intent,
-    nonce: Nonce,
+    /// What tells this work from all other; also the name of its intent in the journal.
+    nonce: Arc<str>,
     owner: Owner,
 }
 
@@ -73,7 +74,6 @@ struct Guard {
 #[must_use = "dropped, its intent is taken up again"]
 pub struct Begun {
     ids: Ids,
-    nonce: Nonce,
     claim: Claim,
     guard: Arc<Guard>,
     over: bool,
@@ -135,19 +135,19 @@ impl Ids {
     /// yet, for then it will be free; `Unavailable`, `Full` if the journal cannot be written: nothing
     /// is begun then.
     pub async fn begin(&self, intent: Intent) -> Result<Begun> {
-        let id: ImageId = intent.image.parse()?;
         self.refuse_unread(&intent)?;
-        let (key, nonce) = (intent.key(), Nonce::new());
+        let key = intent.key();
+        let nonce: Arc<str> = uuid::Uuid::new_v4().simple().to_string().into();
         {
             let mut owned = self.0.lock();
             if let Some(other) = owned.get(&key) {
                 return Err(busy(other));
             }
-            let (intent, nonce) = (intent.clone(), nonce.clone());
+            let (intent, nonce) = (intent.clone(), Arc::clone(&nonce));
             owned.insert(key.clone(), Owned { intent, nonce, owner: Owner::Request });
         }
-        let begun = self.begun(key, id, nonce);
-        match self.0.journal.write(&begun.nonce, &intent).await {
+        let begun = self.begun(key, &nonce);
+        match self.0.journal.write(&nonce, &intent).await {
             Ok(()) => Ok(begun),
             Err(error) => {
                 begun.end().await;
@@ -156,10 +156,11 @@ impl Ids {
         }
     }
 
-    fn begun(&self, key: Key, id: ImageId, nonce: Nonce) -> Begun {
+    fn begun(&self, key: Key, nonce: &str) -> Begun {
+        let id = key.1.clone();
         let guard = Arc::new(Guard { ids: Arc::downgrade(&self.0), key });
-        let claim = Claim::new(id, nonce.as_str(), Arc::clone(&guard) as _);
-        Begun { ids: self.clone(), nonce, claim, guard, over: false }
+        let claim = Claim::new(id, nonce, Arc::clone(&guard) as _);
+        Begun { ids: self.clone(), claim, guard, over: false }
     }
 
     /// Takes over what nobody is at work on.
@@ -167,22 +168,19 @@ impl Ids {
     pub fn left_over(&self) -> Vec<(Intent, Begun)> {
         let mut taken = Vec::new();
         for (key, owned) in self.0.lock().iter_mut() {
-            let Ok(id) = owned.intent.image.parse::<ImageId>() else { continue };
             if owned.owner == Owner::None {
                 owned.owner = Owner::Recovery;
-                taken.push((owned.intent.clone(), key.clone(), id, owned.nonce.clone()));
+                taken.push((owned.intent.clone(), key.clone(), Arc::clone(&owned.nonce)));
             }
         }
-        taken
-            .into_iter()
-            .map(|(intent, key, id, nonce)| (intent, self.begun(key, id, nonce)))
-            .collect()
+        let begun = |(intent, key, nonce): (_, _, Arc<str>)| (intent, self.begun(key, &nonce));
+        taken.into_iter().map(begun).collect()
     }
 
     /// What is under way with an image, if anything.
     #[must_use]
-    pub fn of(&self, store: &str, image: &str) -> Option<Intent> {
-        let key = (store.to_owned(), image.to_owned(), None);
+    pub fn of(&self, store: &str, image: &ImageId) -> Option<Intent> {
+        let key = (store.to_owned(), image.clone(), None);
         self.0.lock().get(&key).map(|owned| owned.intent.clone())
     }
 
@@ -216,9 +214,8 @@ impl Ids {
 
     /// Refuses an id that an intent names which this version cannot read.
     fn refuse_unread(&self, intent: &Intent) -> Result<()> {
-        let (store, image) = (Some(&intent.store), Some(&intent.image));
-        let same =
-            |unread: &&Unread| (unread.store.as_ref(), unread.image.as_ref()) == (store, image);
+        let wanted = (Some(intent.store.as_str()), Some(intent.image.as_str()));
+        let same = |unread: &&Unread| (unread.store.as_deref(), unread.image.as_deref()) == wanted;
         match self.0.unread.iter().find(same) {
             None => Ok(()),
             Some(Unread { file, why, .. }) => Err(Error::new(
@@ -287,7 +284,7 @@ impl Begun {
             return Err(Error::new(Kind::Internal, "an id is owned and has no intent"));
         };
         change(&mut intent);
-        self.ids.0.journal.write(&self.nonce, &intent).await?;
+        self.ids.0.journal.write(self.claim.nonce(), &intent).await?;
         if let Some(owned) = self.ids.0.lock().get_mut(&self.guard.key) {
             owned.intent = intent;
         }
@@ -296,7 +293,7 @@ impl Begun {
 
     /// The work is done, or undone: forgets the intent, and frees the id when no call is out any more.
     pub async fn end(mut self) {
-        self.ids.0.journal.remove(&self.nonce).await;
+        self.ids.0.journal.remove(self.claim.nonce()).await;
         self.over = true;
     }
 }

@@ -21,7 +21,7 @@ use std::{
 use imaged_drivers::{Error, ImageId, Kind, Result, Volume, lane::Lane};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::records::Unread;
+use crate::{digest::Algo, wire::records::Unread};
 
 /// The form in which intents are written.
 const VERSION: u32 = 1;
@@ -47,15 +47,36 @@ pub struct Intent {
     /// The store's name.
     pub store: String,
     /// The image's id.
-    pub image: String,
+    #[serde(with = "by_text")]
+    pub image: ImageId,
     /// The multihash algorithm asked for.
-    pub hash_algo: String,
+    #[serde(with = "by_text")]
+    pub hash_algo: Algo,
     /// The volume, if one is sealed; the store is then the one that reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<Volume>,
     /// What the driver needs to find what an upload has left, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+}
+
+/// What has a form as text, as that.
+mod by_text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'a, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'a>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// An intent as it is written.
@@ -70,23 +91,9 @@ struct Line<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Those that can be read, with their nonces.
-    pub(crate) intents: Vec<(Nonce, Intent)>,
+    pub(crate) intents: Vec<(Arc<str>, Intent)>,
     /// Those that cannot.
     pub(crate) unread: Vec<Unread>,
-}
-
-/// What tells one intent, and all that is begun under it, from every other: a UUID without dashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Nonce(Arc<str>);
-
-impl Nonce {
-    pub(crate) fn new() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string().into())
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// The journal of one daemon.
@@ -144,13 +151,13 @@ impl Journal {
     ///
     /// # Errors
     /// `Unavailable`, `Full` if the journal cannot be written: nothing is begun then.
-    pub(crate) async fn write(&self, nonce: &Nonce, intent: &Intent) -> Result<()> {
+    pub(crate) async fn write(&self, nonce: &str, intent: &Intent) -> Result<()> {
         let (file, text) = (self.file(nonce), line(intent)?);
         self.0.lane.run("write the journal", move || write(&file, &text)).await
     }
 
     /// Removes an intent.
-    pub(crate) async fn remove(&self, nonce: &Nonce) {
+    pub(crate) async fn remove(&self, nonce: &str) {
         let file = self.file(nonce);
         let removed = self
             .0
@@ -169,14 +176,14 @@ impl Journal {
     }
 
     /// Removes an intent that another has made needless. Blocks.
-    pub(crate) fn forget(&self, nonce: &Nonce) {
+    pub(crate) fn forget(&self, nonce: &str) {
         if let Err(error) = fs::remove_file(self.file(nonce)) {
             tracing::warn!(%error, "an intent that is outdated stays in the journal");
         }
     }
 
-    fn file(&self, nonce: &Nonce) -> PathBuf {
-        self.0.dir.join(format!("{}.json", nonce.0))
+    fn file(&self, nonce: &str) -> PathBuf {
+        self.0.dir.join(format!("{nonce}.json"))
     }
 }
 
@@ -240,7 +247,7 @@ fn read(dir: &Path) -> Result<Found> {
     Ok(found)
 }
 
-fn read_one(file: &Path) -> Result<(Nonce, Intent), Unread> {
+fn read_one(file: &Path) -> Result<(Arc<str>, Intent), Unread> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let unread = |why: String| Unread { file: name.clone(), store: None, image: None, why };
     let Some(nonce) = name.strip_suffix(".json") else {
@@ -264,10 +271,7 @@ fn read_one(file: &Path) -> Result<(Nonce, Intent), Unread> {
     }
     let intent: Intent =
         serde_json::from_value(fields).map_err(|error| unread(error.to_string()))?;
-    if let Err(error) = intent.image.parse::<ImageId>() {
-        return Err(unread(error.to_string()));
-    }
-    Ok((Nonce(nonce.into()), intent))
+    Ok((nonce.into(), intent))
 }
 
 /// Reads or makes the name of this daemon.

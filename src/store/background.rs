@@ -4,9 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use imaged_drivers::{
-    Claim, Digests, Error, ImageId, Kind, Result, Span, memory::Share, window::CHUNK,
-};
+use imaged_drivers::{Claim, Digests, Error, Kind, Result, Span, memory::Share, window::CHUNK};
 
 use super::Store;
 use crate::{digest::Algo, ids::Begun, jobs::Ticket, metrics::Stage, transfer::Account};
@@ -44,12 +42,12 @@ impl Store {
     pub fn digest(
         self: &Arc<Self>,
         begun: Begun,
-        image: ImageId,
         algo: Algo,
         id: &str,
     ) -> impl Future<Output = Result<Digests>> + Send + use<> {
         let this = Arc::clone(self);
-        let job = this.shared.jobs.begin("digest", id, this.name(), image.as_str(), None);
+        let image = begun.claim().id().as_str();
+        let job = this.shared.jobs.begin("digest", id, this.name(), image, None);
         async move {
             let work = Background::Digest(algo);
             let result = match this.retry_until_done(&job, work, begun.claim()).await {
@@ -69,15 +67,16 @@ impl Store {
                 return result;
             }
             job.finish(Ok(()));
-            this.flatten(begun, &image).await;
+            this.flatten(begun).await;
             result
         }
     }
 
     /// Makes an image independent of what it was copied from, as a job of its own.
-    async fn flatten(&self, begun: Begun, image: &ImageId) {
+    async fn flatten(&self, begun: Begun) {
         let id = format!("flatten-{}", uuid::Uuid::new_v4());
-        let job = self.shared.jobs.begin("flatten", &id, self.name(), image.as_str(), None);
+        let image = begun.claim().id().as_str();
+        let job = self.shared.jobs.begin("flatten", &id, self.name(), image, None);
         match self.retry_until_done(&job, Background::Flatten, begun.claim()).await {
             Ended::Over(result) => {
                 begun.end().await;
@@ -178,9 +177,9 @@ impl Store {
     }
 
     /// Computes the digests of an image in the background.
-    pub(super) fn follow(self: &Arc<Self>, begun: Begun, image: ImageId, algo: Algo) {
+    pub(super) fn follow(self: &Arc<Self>, begun: Begun, algo: Algo) {
         let id = format!("digest-{}", uuid::Uuid::new_v4());
-        tracing::info!(store = self.name(), image = %image, job = id, "digests are taken up");
-        self.shared.tasks.spawn(self.digest(begun, image, algo, &id));
+        tracing::info!(store = self.name(), image = %begun.claim().id(), job = id, "digests are taken up");
+        self.shared.tasks.spawn(self.digest(begun, algo, &id));
     }
 }

@@ -132,7 +132,7 @@ impl Store {
         };
         point::pass("copy-turned");
         let job = format!("digest-{}", uuid::Uuid::new_v4());
-        let digesting = self.digest(begun, put.id.clone(), put.algo, &job);
+        let digesting = self.digest(begun, put.algo, &job);
         if mode == Mode::Copy {
             tokio::pin!(digesting);
             let digested = tokio::select! {

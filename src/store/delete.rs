@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use imaged_drivers::{Driver, Error, ImageId, Kind, Location, Result};
+use imaged_drivers::{Driver, Error, Kind, Location, Result};
 
 use super::Store;
 use crate::{journal::Work, transfer::Account};
@@ -38,10 +38,8 @@ impl Store {
     /// Whether an image that will be at `at` is being made, so that there is none yet.
     fn is_being_made(&self, driver: &dyn Driver, at: &Location) -> bool {
         let made = self.shared.ids.at_work(self.name(), Work::Put);
-        made.iter().filter_map(|intent| intent.image.parse().ok()).any(|id: ImageId| {
-            // Those whose place is not known from the id alone have no name before they are whole.
-            driver.place(&id).is_some_and(|place| place == *at)
-        })
+        // Those whose place is not known from the id alone have no name before they are whole.
+        made.iter().any(|intent| driver.place(&intent.image).is_some_and(|place| place == *at))
     }
 
     /// Brings to their end the deletes that had to wait, unless another round is at it.
@@ -71,18 +69,17 @@ impl Store {
     ) -> Result<()> {
         let mut intent = None;
         for candidate in self.shared.ids.at_work(self.name(), Work::Digest) {
-            let Ok(id) = candidate.image.parse::<ImageId>() else { continue };
-            if driver.locate(&id).await.is_ok_and(|there| there == *at) {
-                intent = Some((candidate, id));
+            if driver.locate(&candidate.image).await.is_ok_and(|there| there == *at) {
+                intent = Some(candidate);
             }
         }
         // Ours may have ended just now.
-        let Some((intent, id)) = intent else { return driver.delete(at).await };
+        let Some(intent) = intent else { return driver.delete(at).await };
         let mut deleted = Err(refused);
         // The digests may be over and the flattening about to begin, or either about to end.
         for _ in 0..TRIES {
             let jobs = &self.shared.jobs;
-            for job in jobs.background(self.name(), &intent.image) {
+            for job in jobs.background(self.name(), intent.image.as_str()) {
                 if jobs.cancel(&job).is_ok() {
                     jobs.get(&job, Duration::from_secs(60)).await?;
                 }
@@ -100,12 +97,10 @@ impl Store {
             tokio::time::sleep(BETWEEN).await;
         }
         let stays = deleted.as_ref().is_err_and(|error| error.kind() != Kind::NotFound);
-        if stays
-            && self.shared.ids.of(self.name(), &intent.image).is_none()
-            && let Ok(algo) = intent.hash_algo.parse()
-        {
+        if stays && self.shared.ids.of(self.name(), &intent.image).is_none() {
+            let algo = intent.hash_algo;
             let begun = self.shared.ids.begin(intent).await?;
-            self.follow(begun, id, algo);
+            self.follow(begun, algo);
         }
         deleted
     }

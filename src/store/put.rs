@@ -196,8 +196,8 @@ impl Store {
         Intent {
             work,
             store: self.name().to_owned(),
-            image: id.to_string(),
-            hash_algo: algo.name().to_owned(),
+            image: id.clone(),
+            hash_algo: algo,
             volume,
             token: None,
         }

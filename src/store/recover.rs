@@ -32,19 +32,12 @@ impl Store {
 
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.
     pub async fn take_up(self: &Arc<Self>, intent: &Intent, begun: Begun) {
-        let (Ok(image), Ok(algo)) = (intent.image.parse::<ImageId>(), intent.hash_algo.parse())
-        else {
-            tracing::error!(
-                ?intent,
-                "an intent of the journal has a digest that this imaged does not know"
-            );
-            return;
-        };
+        let Intent { image, hash_algo: algo, .. } = intent;
         if let (Work::Seal, Some(volume)) = (intent.work, &intent.volume) {
-            return self.unseal(volume, &image, begun).await;
+            return self.unseal(volume, begun).await;
         }
         if intent.work == Work::Digest {
-            return self.follow(begun, image, algo);
+            return self.follow(begun, *algo);
         }
         let recovered = match self.driver() {
             Ok(driver) => driver.recover(begun.claim(), intent.token.as_deref()).await,
@@ -52,9 +45,9 @@ impl Store {
         };
         match recovered {
             // A copy that nobody was told of: it may lack its digests, and share what it was made from.
-            Ok(Recovered::Whole) if self.lacks_digests(&image).await => {
+            Ok(Recovered::Whole) if self.lacks_digests(image).await => {
                 match begun.turn(Work::Digest).await {
-                    Ok(begun) => self.follow(begun, image, algo),
+                    Ok(begun) => self.follow(begun, *algo),
                     Err(error) => tracing::warn!(
                         store = self.name(), image = %image, error = %error.chain(),
                         "digests cannot be taken up yet"

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{Error, ImageId, Kind, Result, Source, Volume, window::CHUNK};
+use imaged_drivers::{Error, Kind, Result, Source, Volume, window::CHUNK};
 
 use super::{Store, put::finish};
 use crate::{
@@ -68,7 +68,7 @@ impl Store {
             }
             Err(error) => Err(error),
         };
-        via.unseal(volume, &put.id, begun).await;
+        via.unseal(volume, begun).await;
         made
     }
 
@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// Removes the seal of a volume; if it cannot be removed now, the intent stays for later.
-    pub(super) async fn unseal(&self, volume: &Volume, image: &ImageId, begun: Begun) {
+    pub(super) async fn unseal(&self, volume: &Volume, begun: Begun) {
         let unsealed = match self.driver() {
             Ok(driver) => driver.unseal(volume, begun.claim()).await,
             Err(down) => Err(down),
@@ -101,7 +101,7 @@ impl Store {
             Ok(()) => begun.end().await,
             // The user may have lost the right to it for ever.
             Err(error) => tracing::warn!(
-                store = self.name(), volume = %volume, image = %image, error = %error.chain(),
+                store = self.name(), volume = %volume, image = %begun.claim().id(), error = %error.chain(),
                 "a volume cannot be unsealed yet"
             ),
         }

@@ -124,9 +124,9 @@ impl Driver for Backend {
         // From here on it may hold memory.
         let grant = self.0.grant(LARGEST_WINDOW);
         let (disk, bytes) = (Arc::clone(&self.0), image.bytes.clone());
-        let pieces = window.pieces(range.clone(), in_flight, move |at, len, mut buffer| {
+        let pieces = window.pieces(range.clone(), in_flight, move |at, mut buffer| {
             let from = usize::try_from(at).unwrap();
-            let piece = bytes.slice(from..from + len);
+            let piece = bytes.slice(from..from + buffer.capacity());
             let (disk, grant) = (Arc::clone(&disk), Some(grant.clone()));
             async move {
                 let read = move |_: &mut State| {

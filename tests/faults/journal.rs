@@ -26,8 +26,8 @@ fn intent(work: Work, store: &str, image: &ImageId) -> Intent {
     Intent {
         work,
         store: store.to_owned(),
-        image: image.to_string(),
-        hash_algo: Algo::Blake2b.name().to_owned(),
+        image: image.clone(),
+        hash_algo: Algo::Blake2b,
         volume: None,
         token: None,
     }
@@ -131,7 +131,7 @@ async fn a_half_written_intent_is_dropped_and_the_others_are_kept() {
 }
 
 /// Lines that this version cannot read, with the store and the image that they tell of.
-const UNREADABLE: [(&str, Option<(&str, &str)>); 8] = [
+const UNREADABLE: [(&str, Option<(&str, &str)>); 9] = [
     // Of later versions: another form, other work, more fields.
     (r#"{"v":2,"work":"put","store":"main","image":"a","hash_algo":"md5"}"#, Some(("main", "a"))),
     (r#"{"v":1,"work":"upload","store":"main","image":"b","parts":[1,2]}"#, Some(("main", "b"))),
@@ -140,6 +140,10 @@ const UNREADABLE: [(&str, Option<(&str, &str)>); 8] = [
         Some(("main", "c")),
     ),
     (r#"{"work":"attach","store":"gone","image":"d"}"#, Some(("gone", "d"))),
+    (
+        r#"{"v":1,"work":"put","store":"main","image":"e","hash_algo":"blake3"}"#,
+        Some(("main", "e")),
+    ),
     // Of nobody that we know.
     (r#"{"work":"put","store":"main","image":"../x","hash_algo":"md5"}"#, Some(("main", "../x"))),
     ("", None),
@@ -205,10 +209,10 @@ fn lines_of_every_version_are_read() {
         let left = ids.left_over();
         assert_eq!(left.len(), files.len(), "{version}");
         for (intent, begun) in &left {
-            assert_eq!(begun.claim().id().as_str(), intent.image, "{version}");
+            assert_eq!(begun.claim().id(), &intent.image, "{version}");
             assert!(!begun.claim().nonce().is_empty(), "{version}");
             assert_eq!(intent.volume.is_some(), intent.work == Work::Seal, "{version}");
-            assert_eq!(intent.token.is_some(), intent.image == "image-token", "{version}");
+            assert_eq!(intent.token.is_some(), intent.image.as_str() == "image-token", "{version}");
         }
     }
 }
@@ -298,7 +302,7 @@ async fn a_digest_that_a_stop_interrupts_stays_in_the_journal() {
     let at = f.place(&id, &bytes).await;
     f.shared().stop.cancel();
     let claim = f.shared().ids.begin(intent(Work::Digest, "main", &id)).await.unwrap();
-    let digested = f.store.digest(claim, id.clone(), Algo::Blake2b, "job").await;
+    let digested = f.store.digest(claim, Algo::Blake2b, "job").await;
     match digested {
         // It may have been done before it looked.
         Ok(found) => assert_eq!(found, digests(&bytes, Algo::Blake2b)),

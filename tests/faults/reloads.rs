@@ -65,8 +65,8 @@ fn intent(id: &ImageId) -> Intent {
     Intent {
         work: Work::Digest,
         store: "main".to_owned(),
-        image: id.to_string(),
-        hash_algo: Algo::Sha1.name().to_owned(),
+        image: id.clone(),
+        hash_algo: Algo::Sha1,
         volume: None,
         token: None,
     }
@@ -87,7 +87,7 @@ async fn digests_go_on_with_the_store_that_a_reload_puts_in_place() {
     // As with a key that has been exchanged: what is open by the old one can never read again.
     script.always("open", Failure { kind: Kind::BackendDenied, done: false });
     let begun = daemon.shared.ids.begin(intent(&id)).await.unwrap();
-    let digested = tokio::spawn(store.digest(begun, id.clone(), Algo::Sha1, "job"));
+    let digested = tokio::spawn(store.digest(begun, Algo::Sha1, "job"));
     while daemon.shared.jobs.get("job", Duration::from_secs(1)).await.unwrap().state
         != State::Waiting
     {}
