@@ -97,8 +97,11 @@ impl Shared {
         Ok(Arc::new(Self {
             backends,
             digests,
-            memory: Memory::new(settings.total_window, settings.connection_limit)
-                .with_patience(settings.stall_timeout),
+            memory: Memory::new(
+                settings.total_window,
+                settings.connection_limit,
+                settings.stall_timeout,
+            ),
             ids: Ids::open(&settings.state_dir)?,
             metrics: Metrics::new(),
             jobs: Jobs::default(),

@@ -85,16 +85,8 @@ impl Store {
     /// The same backend under another section, which differs only in what is ours.
     #[must_use]
     pub fn with_config(&self, config: config::Store) -> Self {
-        Self {
-            config,
-            shared: Arc::clone(&self.shared),
-            driver: self.driver.clone(),
-            health: Mutex::new(self.health()),
-            looking: tokio::sync::Mutex::default(),
-            looks: AtomicU64::default(),
-            successor: OnceLock::new(),
-            purging: tokio::sync::Mutex::default(),
-        }
+        let (driver, health) = (self.driver.clone(), Mutex::new(self.health()));
+        Self { driver, health, ..Self::new(config, Arc::clone(&self.shared)) }
     }
 
     /// A reload puts `next` in its place. Transfers under way go on with this one; work in the

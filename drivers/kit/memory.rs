@@ -34,9 +34,6 @@ use crate::contract::{Error, Kind, Result};
 /// Bytes of a page; every buffer is a multiple of it, and starts on one.
 pub const PAGE: usize = 4096;
 
-/// How long a transfer waits for its minimum, unless it is told otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The largest minimum, in bytes: two pieces of 256 KiB.
 const MINIMUM: usize = 512 << 10;
 
@@ -96,19 +93,12 @@ pub(super) enum For {
 }
 
 impl Memory {
-    /// `total` bytes, for at most `transfers` at a time: more than those may have to wait.
+    /// `total` bytes, for at most `transfers` at a time: more than those may have to wait for their
+    /// minimum, at most for `patience`.
     #[must_use]
-    pub fn new(total: usize, transfers: usize) -> Self {
+    pub fn new(total: usize, transfers: usize, patience: Duration) -> Self {
         let each = total / transfers.max(1) / 2;
         let minimum = each.clamp(2 * PAGE, MINIMUM) / (2 * PAGE) * (2 * PAGE);
-        let held = Mutex::default();
-        Self(Arc::new(Inner { total, minimum, patience: PATIENCE, held, freed: Notify::new() }))
-    }
-
-    /// The same, in which a transfer waits so long for its minimum. To be called before it is shared.
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        let Inner { total, minimum, .. } = *self.0;
         let held = Mutex::default();
         Self(Arc::new(Inner { total, minimum, patience, held, freed: Notify::new() }))
     }
@@ -253,6 +243,7 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1 << 20;
+    const PATIENCE: Duration = Duration::from_secs(5);
 
     fn put(store: &str) -> Share {
         Share::Put(store.into())
@@ -269,7 +260,7 @@ mod tests {
 
     #[test]
     fn one_share_comes_to_half_and_the_next_to_half_of_what_is_left() {
-        let memory = Memory::new(64 * MIB, 64);
+        let memory = Memory::new(64 * MIB, 64, PATIENCE);
         assert_eq!(grow(&memory, &put("hangs"), MIB), 32 * MIB);
         assert_eq!(grow(&memory, &put("also"), MIB), 16 * MIB);
         assert_eq!(grow(&memory, &put("well"), MIB), 8 * MIB);
@@ -279,7 +270,7 @@ mod tests {
 
     #[test]
     fn minimums_leave_an_eighth_to_other_shares() {
-        let memory = Memory::new(64 * MIB, 64);
+        let memory = Memory::new(64 * MIB, 64, PATIENCE);
         let mut given = 0;
         while memory.lend(&put("crowd"), MIB / 2, For::Minimum) {
             given += MIB / 2;
@@ -292,18 +283,18 @@ mod tests {
     #[test]
     fn every_transfer_can_have_its_minimum_at_once() {
         for (total, transfers) in [(1024 * MIB, 1024), (16 * MIB, 1024), (64 * MIB, 10), (0, 0)] {
-            let memory = Memory::new(total, transfers);
+            let memory = Memory::new(total, transfers, PATIENCE);
             let minimum = memory.minimum();
             assert!(minimum.is_multiple_of(2 * PAGE) && minimum >= 2 * PAGE, "{minimum}");
             let all = (0..transfers).all(|_| memory.lend(&put("x"), minimum, For::Minimum));
             assert!(all, "{total} {transfers}: {minimum}");
         }
-        assert_eq!(Memory::new(1024 * MIB, 1024).minimum(), MINIMUM);
+        assert_eq!(Memory::new(1024 * MIB, 1024, PATIENCE).minimum(), MINIMUM);
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_finds_no_minimum_waits_until_some_comes_back_and_not_for_ever() {
-        let memory = Memory::new(MIB, 1).with_patience(Duration::from_secs(5));
+        let memory = Memory::new(MIB, 1, PATIENCE);
         let all = put("all");
         assert!(memory.lend(&all, MIB, For::Minimum));
         let late = memory.minimum_for(&put("late"), PAGE).await.unwrap_err();
@@ -320,7 +311,7 @@ mod tests {
 
     #[test]
     fn spare_buffers_are_used_again_and_never_exceed_the_total() {
-        let memory = Memory::new(4 * MIB, 1);
+        let memory = Memory::new(4 * MIB, 1, PATIENCE);
         let map = memory.map(MIB).unwrap();
         let address = map.as_ptr();
         memory.unmap(map);

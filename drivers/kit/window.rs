@@ -379,7 +379,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_window_holds_nothing_before_its_first_buffer_and_then_its_minimum() {
-        let memory = Memory::new(64 * MIB, 64);
+        let memory = Memory::new(64 * MIB, 64, SOON);
         let window = window(&memory, CHUNK, 16);
         assert_eq!(memory.held(), 0);
         let first = window.buffer(0, CHUNK).await.unwrap();
@@ -402,7 +402,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_small_takes_no_more_than_it_needs() {
-        let memory = Memory::new(64 * MIB, 64);
+        let memory = Memory::new(64 * MIB, 64, SOON);
         let one = window(&memory, 5, 16).buffer(0, 5).await.unwrap();
         assert_eq!(one.capacity(), 5);
         assert!(memory.held() <= 16 * PAGE);
@@ -412,7 +412,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_window_whose_buffers_come_back_soon_grows_to_its_size_and_no_further() {
-        let memory = Memory::new(1024 * MIB, 64);
+        let memory = Memory::new(1024 * MIB, 64, SOON);
         let window = window(&memory, CHUNK, 4);
         for _ in 0..50 {
             drop(window.buffer(0, CHUNK).await.unwrap());
@@ -431,7 +431,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_window_whose_buffers_come_back_late_shrinks_to_its_minimum() {
-        let memory = Memory::new(1024 * MIB, 64);
+        let memory = Memory::new(1024 * MIB, 64, SOON);
         let window = window(&memory, CHUNK, 16);
         for _ in 0..20 {
             drop(window.buffer(0, CHUNK).await.unwrap());
@@ -449,7 +449,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_window_goes_on_with_its_own_when_others_have_the_rest() {
-        let memory = Memory::new(8 * MIB, 8);
+        let memory = Memory::new(8 * MIB, 8, SOON);
         let window = window(&memory, CHUNK, 16);
         for _ in 0..10 {
             drop(window.buffer(0, CHUNK).await.unwrap());
@@ -464,7 +464,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pieces_come_in_order_however_they_end_and_however_little_memory_there_is() {
         for (total, chunk) in [(16 * PAGE, CHUNK), (64 * MIB, CHUNK), (64 * MIB, PAGE)] {
-            let memory = Memory::new(total, 2);
+            let memory = Memory::new(total, 2, SOON);
             let window = window(&memory, chunk, 4);
             let mut turn = 0_u64;
             let pieces = window.pieces(7..(3 * MIB as u64), 4, |at, mut buffer| {

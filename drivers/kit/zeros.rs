@@ -20,11 +20,8 @@ pub fn data(chunk: &[u8], at: u64) -> impl Iterator<Item = std::ops::Range<usize
 /// How many bytes from `from` on are of blocks that are all zeros, or are not. The first block has
 /// begun `before` bytes before the chunk.
 fn run(chunk: &[u8], from: usize, before: usize, zeros: bool) -> usize {
-    let (first, rest) = chunk
-        .get(from..)
-        .unwrap_or_default()
-        .split_at_checked(BLOCK - (before + from) % BLOCK)
-        .unwrap_or((chunk.get(from..).unwrap_or_default(), &[]));
+    let chunk = chunk.get(from..).unwrap_or_default();
+    let (first, rest) = chunk.split_at(chunk.len().min(BLOCK - (before + from) % BLOCK));
     std::iter::once(first)
         .chain(rest.chunks(BLOCK))
         .take_while(|block| !block.is_empty() && is_zero(block) == zeros)

@@ -341,7 +341,7 @@ pub(crate) async fn write_image(
 
 /// Memory of its own, for two chunks.
 pub(crate) fn window(chunk: usize) -> Window {
-    Memory::new(8 * chunk, 1).window(Share::Get("test".into()), chunk, 2)
+    Memory::new(8 * chunk, 1, Duration::from_secs(60)).window(Share::Get("test".into()), chunk, 2)
 }
 
 /// Reads an image, or a part of it, through its driver.

@@ -41,7 +41,7 @@ impl Supply {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::{pin::pin, time::Duration};
 
     use futures_util::future::poll_immediate;
     use imaged_drivers::{
@@ -54,7 +54,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_hung_store_keeps_is_not_waited_for_once_it_is_given_up() {
-        let memory = Memory::new(64 << 20, 16);
+        let memory = Memory::new(64 << 20, 16, Duration::ZERO);
         let window = memory.window(Share::Put("fast+cheap".into()), CHUNK, 8);
         let (told, taking) = watch::channel(2);
         let mut supply = Supply::new(window, taking);
