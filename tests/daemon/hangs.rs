@@ -8,23 +8,12 @@ use std::{
 };
 
 use crate::harness::{
-    daemon::{Daemon, noise},
+    daemon::{Daemon, HANGING, noise},
     raw::Raw,
     stores::plain::Plain,
 };
 
-/// As `STORES`, but of two threads, and of a second's patience with the store that may hang.
-const HANGING: &str = "\
-[DEFAULT]
-enabled_backends = fast:file, cheap:file
-[glance_store]
-default_backend = fast
-[fast]
-filesystem_store_datadir = {dir}/fast
-filesystem_store_timeout = 1
-[cheap]
-filesystem_store_datadir = {dir}/cheap
-";
+/// Of two threads.
 const THREADS: [(&str, &str); 1] = [("TOKIO_WORKER_THREADS", "2")];
 
 /// More than the daemon has threads.

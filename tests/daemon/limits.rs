@@ -112,13 +112,6 @@ fn five_hundred_readers_at_once_are_served() {
     });
 }
 
-/// Bytes of memory that transfers hold.
-fn held(daemon: &Daemon) -> u64 {
-    let metrics = String::from_utf8(daemon.ask("GET", "/metrics").body).unwrap();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("imaged_windows_bytes "));
-    line.unwrap().parse().unwrap()
-}
-
 #[test]
 fn a_crowd_of_slow_callers_holds_little_and_keeps_nobody_waiting() {
     const EACH: u64 = 50;
@@ -139,8 +132,8 @@ fn a_crowd_of_slow_callers_holds_little_and_keeps_nobody_waiting() {
     }
     // An upload has its minimum, which of 64 MiB for 1024 connections is 32 KiB; a reader has more than
     // that while the socket takes it, at most its window.
-    daemon.wait_until("each of them has its memory", |d| held(d) >= 2 * EACH * (32 << 10));
-    assert!(held(&daemon) <= EACH * ((32 << 10) + (512 << 10)), "{}", held(&daemon));
+    daemon.wait_until("each of them has its memory", |d| d.held_memory() >= 2 * EACH * (32 << 10));
+    assert!(daemon.held_memory() <= EACH * ((32 << 10) + (512 << 10)), "{}", daemon.held_memory());
     for n in 0..5 {
         assert_eq!(daemon.put("fast", &format!("y-{n}"), &image).status, 201);
         assert_eq!(daemon.get("fast", &format!("y-{n}")).body, image);
@@ -149,7 +142,7 @@ fn a_crowd_of_slow_callers_holds_little_and_keeps_nobody_waiting() {
         raw.chunk(b"more");
         drop(reader);
     }
-    daemon.wait_until("all memory is back", |d| held(d) == 0);
+    daemon.wait_until("all memory is back", |d| d.held_memory() == 0);
 }
 
 /// A connection that is served, unless there are too many.

@@ -6,7 +6,7 @@ use imaged::point::POINTS;
 use serde_json::Value;
 
 use crate::harness::{
-    daemon::{Daemon, STORES, noise},
+    daemon::{Daemon, HANGING, STORES, noise},
     raw::{Answer, Raw},
     stores::plain::Plain,
 };
@@ -191,37 +191,17 @@ fn several_stores_share_the_memory_of_one_window() {
     let config = STORES.replace("mem_capacity = 8388608", "mem_capacity = 83886080");
     let daemon = Daemon::start(&format!("{config}[imaged]\nput_window_mib = 8\n"));
     let image = noise(64 * MIB, 65);
-    let held = |daemon: &Daemon| -> usize {
-        let metrics = String::from_utf8(daemon.ask("GET", "/metrics").body).unwrap();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("imaged_windows_bytes "));
-        line.unwrap().parse().unwrap()
-    };
     thread::scope(|scope| {
         let storing = scope.spawn(|| put(&daemon, "stores=fast,cheap,small", &image));
         let mut most = 0;
         while !storing.is_finished() {
-            most = most.max(held(&daemon));
+            most = most.max(daemon.held_memory());
         }
         assert_eq!(storing.join().unwrap().status, 201);
-        assert!(most > 0 && most <= 8 * MIB, "{most}");
+        assert!(most > 0 && most <= 8 * MIB as u64, "{most}");
     });
-    daemon.wait_until("all memory is back", |daemon| held(daemon) == 0);
+    daemon.wait_until("all memory is back", |daemon| daemon.held_memory() == 0);
 }
-
-/// As `STORES`, of a second's patience with a store that hangs.
-const HANGING: &str = "\
-[DEFAULT]
-enabled_backends = fast:file, cheap:file
-[glance_store]
-default_backend = fast
-[fast]
-filesystem_store_datadir = {dir}/fast
-filesystem_store_timeout = 1
-[cheap]
-filesystem_store_datadir = {dir}/cheap
-[imaged]
-put_window_mib = 8
-";
 
 #[test]
 fn a_store_that_hangs_ends_by_its_own_deadline_and_loses_no_other() {
@@ -241,7 +221,7 @@ fn hang(call: &str, all_or_none: bool) {
     let home = Daemon::home();
     let daemon;
     let plain = Plain::mount(&home.path().join("fast"), "links");
-    daemon = Daemon::start_in(home, HANGING, &[]);
+    daemon = Daemon::start_in(home, &format!("{HANGING}[imaged]\nput_window_mib = 8\n"), &[]);
     plain.hang(call);
     let query = format!("stores=fast,cheap&all_or_none={all_or_none}");
     let stored = put(&daemon, &query, &image);

@@ -41,6 +41,19 @@ filesystem_store_datadir = {dir}/cheap
 mem_capacity = 8388608
 ";
 
+/// As `STORES` without the one in memory, and of a second's patience with the store that may hang.
+pub(crate) const HANGING: &str = "\
+[DEFAULT]
+enabled_backends = fast:file, cheap:file
+[glance_store]
+default_backend = fast
+[fast]
+filesystem_store_datadir = {dir}/fast
+filesystem_store_timeout = 1
+[cheap]
+filesystem_store_datadir = {dir}/cheap
+";
+
 impl Daemon {
     /// Starts one with this configuration, in which `{dir}` stands for its directory and
     /// `[imaged]` comes last; directories `fast` and `cheap` are there.
@@ -165,6 +178,13 @@ impl Daemon {
     /// Waits until nothing is under way and nothing is left to resolve.
     pub(crate) fn settle(&self) {
         self.wait_until("the journal is empty", Self::is_settled);
+    }
+
+    /// Bytes of memory that transfers hold.
+    pub(crate) fn held_memory(&self) -> u64 {
+        let metrics = String::from_utf8(self.ask("GET", "/metrics").body).unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("imaged_windows_bytes "));
+        line.unwrap().parse().unwrap()
     }
 
     /// Whether no id is held. The file of an intent goes before the id is free.

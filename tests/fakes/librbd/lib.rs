@@ -18,6 +18,7 @@ mod pool;
 mod queue;
 mod rados;
 mod script;
+mod snaps;
 mod world;
 
 use std::{

@@ -99,7 +99,7 @@ pub(crate) struct Child {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) trash: bool,
-    format: u64,
+    pub(crate) format: u64,
 }
 
 /// How a new image is to be.
@@ -124,11 +124,11 @@ impl Image {
         1 << self.order
     }
 
-    fn snap(&self, name: &str) -> Answer<&Snap> {
+    pub(crate) fn snap(&self, name: &str) -> Answer<&Snap> {
         self.snaps.iter().find(|snap| snap.name == name && !snap.trashed).ok_or(NOENT)
     }
 
-    fn snap_mut(&mut self, name: &str) -> Answer<&mut Snap> {
+    pub(crate) fn snap_mut(&mut self, name: &str) -> Answer<&mut Snap> {
         self.snaps.iter_mut().find(|snap| snap.name == name && !snap.trashed).ok_or(NOENT)
     }
 
@@ -362,7 +362,7 @@ impl World {
     }
 
     /// A snapshot that was kept for a clone goes with the last one.
-    fn orphan(&mut self, parent: Option<Parent>) {
+    pub(crate) fn orphan(&mut self, parent: Option<Parent>) {
         let Some(Parent { pool, image, snap, .. }) = parent else { return };
         let at = At { pool, image, snap: Some(snap) };
         if self.children(&at).is_empty()
@@ -414,63 +414,6 @@ impl World {
         source.migrates = true;
         let to = Image { watchers: Vec::new(), migrates: false, ..source.clone() };
         self.add(pool, name, to).map(drop)
-    }
-
-    pub(crate) fn snap_create(&mut self, at: &At, name: &str) -> Answer {
-        let id = self.number();
-        let image = self.image_mut(at)?;
-        if image.snap(name).is_ok() {
-            return Err(EXIST);
-        }
-        image.snaps.push(Snap {
-            id,
-            name: name.to_owned(),
-            size: image.size,
-            protected: false,
-            trashed: false,
-            objects: image.objects.clone(),
-            parent: image.parent.clone(),
-        });
-        Ok(())
-    }
-
-    pub(crate) fn snap_remove(&mut self, at: &At, name: &str) -> Answer {
-        let snap = self.image(at)?.snap(name)?;
-        if snap.protected {
-            return Err(BUSY);
-        }
-        let (id, parent) = (snap.id, snap.parent.clone());
-        let kept = !self.children(&At { snap: Some(id), ..at.clone() }).is_empty();
-        let image = self.image_mut(at)?;
-        if kept {
-            image.snap_mut(name)?.trashed = true;
-            return Ok(());
-        }
-        image.snaps.retain(|snap| snap.id != id);
-        self.orphan(parent);
-        Ok(())
-    }
-
-    pub(crate) fn snap_protect(&mut self, at: &At, name: &str) -> Answer {
-        let snap = self.image_mut(at)?.snap_mut(name)?;
-        if std::mem::replace(&mut snap.protected, true) { Err(BUSY) } else { Ok(()) }
-    }
-
-    pub(crate) fn snap_unprotect(&mut self, at: &At, name: &str) -> Answer {
-        let snap = self.image(at)?.snap(name)?;
-        if !snap.protected {
-            return Err(INVAL);
-        }
-        let clones = self.children(&At { snap: Some(snap.id), ..at.clone() });
-        if clones.iter().any(|clone| clone.format == 1) {
-            return Err(BUSY);
-        }
-        self.image_mut(at)?.snap_mut(name)?.protected = false;
-        Ok(())
-    }
-
-    pub(crate) fn is_protected(&self, at: &At, name: &str) -> Answer<bool> {
-        Ok(self.image(at)?.snap(name)?.protected)
     }
 
     /// The objects to be copied by a flatten, in all.
