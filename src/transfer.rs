@@ -11,6 +11,10 @@
 //! **Rule: nobody waits for a target that has ended.** It lets go of its end before it cleans up, so that
 //! one whose backend hangs costs the others its own deadline, once. What its stuck calls still hold of
 //! the window is theirs until they return: [`Taking`] tells whoever fills the window to begin another.
+//!
+//! **Rule: whoever waits for the next bytes hears of a target that ends meanwhile, and a target that waits
+//! for them hears of what it took and its backend did not.** The next bytes may be waiting for the memory
+//! that just those calls hold.
 
 mod account;
 mod target;
@@ -18,7 +22,11 @@ mod target;
 use std::{fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, future::join_all, stream::BoxStream};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, select_all},
+    stream::BoxStream,
+};
 use imaged_drivers::{Digests, Error, ImageId, Kind, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -235,7 +243,16 @@ impl<'a> Transfer<'a> {
         let _heard = ready.send(taking);
         let mut size: u64 = 0;
         let whole = loop {
-            let chunk = match body.next().await {
+            let next = tokio::select! {
+                next = body.next() => next,
+                () = self.one_ends() => {
+                    if !self.go_on(&told) {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let chunk = match next {
                 Frame::Data(chunk) => chunk,
                 Frame::End => {
                     point::pass("put-ended");
@@ -266,9 +283,19 @@ impl<'a> Transfer<'a> {
     /// Waits until every target is prepared, or has taken the last bytes, or has ended. Gives whether it
     /// goes on.
     async fn all_are_free(&mut self, told: &watch::Sender<usize>) -> bool {
+        join_all(self.lines.iter_mut().map(Line::free)).await;
+        self.go_on(told)
+    }
+
+    /// Waits until one of the targets has ended.
+    async fn one_ends(&self) {
+        let _first = select_all(self.lines.iter().map(|line| Box::pin(line.ended()))).await;
+    }
+
+    /// Takes leave of the targets that have ended. Gives whether the others go on.
+    fn go_on(&mut self, told: &watch::Sender<usize>) -> bool {
         let before = self.lines.len();
-        let free = join_all(self.lines.drain(..).map(Line::free)).await;
-        self.lines = free.into_iter().flatten().collect();
+        self.lines.retain(Line::is_there);
         let left = self.lines.len();
         // Only when one has gone: whoever hears of it begins a new window.
         told.send_if_modified(|known| std::mem::replace(known, left) != left);

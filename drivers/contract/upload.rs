@@ -5,7 +5,11 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{claim::Claim, error::Result, image::Digests};
+use super::{
+    claim::Claim,
+    error::{Error, Result},
+    image::Digests,
+};
 use crate::Location;
 
 /// An image that is to be.
@@ -32,6 +36,13 @@ pub trait Upload: Send + fmt::Debug {
     /// # Errors
     /// `Full`, `Unavailable`, ...; abort is the only move left.
     async fn write(&mut self, chunk: Bytes) -> Result<()>;
+
+    /// Waits for a chunk that was taken to fail, also by taking longer than the backend is given; never
+    /// returns while all goes well. Whoever waits for the next chunk waits for this too: that one may be
+    /// waiting for the memory of those in flight. May be dropped and called again.
+    async fn failing(&mut self) -> Error {
+        std::future::pending().await
+    }
 
     /// Where the image will be. Names something only once `commit` has returned.
     fn at(&self) -> &Location;

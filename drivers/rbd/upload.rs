@@ -47,6 +47,8 @@ pub(super) struct Writing {
     /// Bytes that were not zeros.
     stored: u64,
     flying: JoinSet<imaged_ffi::Result<()>>,
+    /// Why one of those in flight failed, until the caller is told.
+    failed: Option<Error>,
     /// The cluster did not answer in time.
     lost: bool,
 }
@@ -79,6 +81,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
         size: 0,
         stored: 0,
         flying: JoinSet::new(),
+        failed: None,
         lost: false,
     }))
 }
@@ -202,6 +205,7 @@ impl Writing {
     }
 
     async fn append(&mut self, chunk: Bytes) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)?;
         while let Some(landed) = self.flying.try_join_next() {
             self.taken(landed)?;
         }
@@ -235,6 +239,22 @@ impl Upload for Writing {
         let appended = self.append(chunk).await;
         let appended = self.heard(appended);
         self.explained(appended).await
+    }
+
+    async fn failing(&mut self) -> Error {
+        loop {
+            let failed = match self.one_landed().await {
+                Ok(true) => continue,
+                Ok(false) => std::future::pending().await,
+                failed => self.heard(failed),
+            };
+            // This may be dropped while it looks for the reason; the next call then tells.
+            let told = |error: &Error| Error::new(error.kind(), error.to_string());
+            self.failed = failed.as_ref().err().map(told);
+            if let Err(error) = self.explained(failed).await {
+                return error;
+            }
+        }
     }
 
     fn at(&self) -> &crate::Location {
@@ -296,6 +316,7 @@ impl Upload for Writing {
 impl Writing {
     /// Waits until all that was written is durable.
     async fn settle(&mut self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)?;
         while self.one_landed().await? {}
         let slot = self.landed(self.image.slot()).await?;
         let flush = self.image.flush(slot).map_err(|errno| self.fail(errno))?;

@@ -33,9 +33,18 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Waits until the target wants another step; `None` if it has ended.
-    pub(super) async fn free(mut self) -> Option<Self> {
-        self.free.recv().await.map(|()| self)
+    /// Waits until the target wants another step, or has ended.
+    pub(super) async fn free(&mut self) {
+        let _wants = self.free.recv().await;
+    }
+
+    /// Waits until the target has ended.
+    pub(super) async fn ended(&self) {
+        self.steps.closed().await;
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        !self.steps.is_closed()
     }
 
     pub(super) async fn hand_on(&self, step: Step) {
@@ -119,7 +128,11 @@ impl Target {
         account.skip();
         loop {
             let step = match &mut self.way {
-                Some(way) => way.next().await,
+                Some(way) => tokio::select! {
+                    biased;
+                    failed = upload.failing() => return Err(failed),
+                    step = way.next() => step,
+                },
                 None => None,
             };
             account.lap(Stage::Receive);

@@ -10,6 +10,7 @@ use imaged_drivers::{
     Location, NewImage, Progress, Reader, Recovered, Result, Source, Span, Stat, Upload,
     window::{PAGE, Window},
 };
+use tokio::task::JoinSet;
 
 use super::disk::{Call, Disk, Grant, Image, State};
 
@@ -114,7 +115,9 @@ impl Driver for Backend {
         self.0.call(call, create).await?;
         let (disk, grant) = (Arc::clone(&self.0), self.0.grant(LARGEST_WINDOW));
         let (at, claim) = (self.at(claim.id()), claim.clone());
-        Ok(Box::new(Writing { disk, at, claim, grant }))
+        let behind = self.0.random().below(5) as usize;
+        let (flying, failed) = (JoinSet::new(), None);
+        Ok(Box::new(Writing { disk, at, claim, grant, behind, flying, failed, size: 0 }))
     }
 
     async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader> {
@@ -240,6 +243,24 @@ struct Writing {
     claim: Claim,
     /// For the memory of the chunks that it is given.
     grant: Grant,
+    /// How many writes may be in flight when another is taken.
+    behind: usize,
+    flying: JoinSet<Result<()>>,
+    /// What one of those in flight came to, until it is told.
+    failed: Option<Error>,
+    /// Bytes that were taken.
+    size: usize,
+}
+
+impl Writing {
+    /// Waits until no more than `left` writes are in flight.
+    async fn landed(&mut self, left: usize) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)?;
+        while self.flying.len() > left {
+            self.flying.join_next().await.map_or(Ok(()), |landed| landed.unwrap())?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Writing {
@@ -252,22 +273,46 @@ impl fmt::Debug for Writing {
 impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let nonce = self.claim.nonce().to_owned();
+        let (from, to) = (self.size, self.size + chunk.len());
+        self.size = to;
         let write = move |state: &mut State| {
             // After an abort there is nothing to write to, and what is written goes nowhere.
             if let Some(staged) = state.staged.get_mut(&nonce) {
-                staged.extend_from_slice(&chunk);
+                staged.resize(staged.len().max(to), 0);
+                staged[from..to].copy_from_slice(&chunk);
             }
             Ok(())
         };
-        let (claim, grant) = (Some(&self.claim), Some(self.grant.clone()));
-        self.disk.call(Call { what: "write", claim, grant, failing_clears: false }, write).await
+        let (disk, claim, grant) = (self.disk.clone(), self.claim.clone(), self.grant.clone());
+        self.flying.spawn(async move {
+            let (claim, grant) = (Some(&claim), Some(grant));
+            disk.call(Call { what: "write", claim, grant, failing_clears: false }, write).await
+        });
+        self.landed(self.behind).await
+    }
+
+    async fn failing(&mut self) -> Error {
+        match self.landed(0).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
     }
 
     fn at(&self) -> &Location {
         &self.at
     }
 
-    async fn commit(self: Box<Self>, digests: &Digests) -> Result<Committed> {
+    async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
+        if let Err(error) = self.landed(0).await {
+            // Nothing is left after any other.
+            return match error.kind() {
+                Kind::Timeout => Err(error),
+                _ => Err(match self.abort().await {
+                    Ok(()) => error,
+                    Err(left) => error.leaving(left.to_string()),
+                }),
+            };
+        }
         let (disk, claim, digests) = (Arc::clone(&self.disk), self.claim.clone(), digests.clone());
         let commit = move |state: &mut State| {
             let mut wrong = Vec::new();

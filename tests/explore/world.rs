@@ -153,8 +153,15 @@ impl World {
             backend::open(disk.unwrap())
         });
         let config = self.config(0, 0, false);
-        let shared = Shared::over(&config.daemon, opener, Pool::of_runtime());
-        Daemon::over(&config, shared.unwrap())
+        // Other tests of this process begin daemons, and a child that has not become one yet holds the
+        // lock of the life before.
+        let shared = loop {
+            match Shared::over(&config.daemon, opener.clone(), Pool::of_runtime()) {
+                Err(error) if error.kind() == Kind::InUse => std::thread::yield_now(),
+                shared => break shared.unwrap(),
+            }
+        };
+        Daemon::over(&config, shared)
     }
 
     /// From a start to a crash, or to the end.

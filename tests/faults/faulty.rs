@@ -220,6 +220,10 @@ impl Upload for Writing {
         self.script.pass("write", self.inner.write(chunk)).await
     }
 
+    async fn failing(&mut self) -> Error {
+        self.inner.failing().await
+    }
+
     fn at(&self) -> &Location {
         self.inner.at()
     }
