@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 /// The drivers, one line each: what its locations are, its name in Rust, and its module, which is also
-/// what `enabled_backends` calls its type. Each module offers `Config` with `Config::read`, `Location`,
-/// `SCHEMES` and `open`; without one of them this does not compile. Beside this line a new driver needs
+/// what `enabled_backends` calls its type. Each module offers `Config` with `Config::read`, `Location` with
+/// `Location::image`, `SCHEMES` and `open`; without one of them this does not compile. Beside this line a new driver needs
 /// a harness in `tests/` and a stanza in `conf/`.
 macro_rules! drivers {
     ($generate:ident) => {
@@ -33,9 +33,9 @@ pub mod rbd;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
-    NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
-    Usable,
+    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, Hold, ImageId, Kind,
+    Listed, NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat,
+    Upload, Usable,
 };
 pub use kit::{DropOnLane, lane, memory, open_file, options, point, window, zeros};
 pub use location::{Location, Volume};

@@ -37,6 +37,16 @@ macro_rules! locations {
             }
         }
 
+        impl Location {
+            /// The image's name there: its id, where an upload of imaged or of glance_store made it.
+            #[must_use]
+            pub fn image(&self) -> &str {
+                match self {
+                    $(Self::$Driver(at) => at.image(),)*
+                }
+            }
+        }
+
         impl fmt::Display for Location {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {

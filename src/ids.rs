@@ -6,15 +6,18 @@
 //! call has set going. An id is free, and what was left of it is cleared away, only when the last
 //! clone of its claim is gone. So no late call of an earlier upload can meet a later one, also
 //! when a reload has put a new driver in the place of the old.
+//!
+//! A delete owns no id, for what it removes may be none of ours; it holds the name, and no new
+//! image of that name begins before the call has returned ([`Ids::hold`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use imaged_drivers::{Claim, Error, ImageId, Kind, Result, Volume};
+use imaged_drivers::{Claim, Error, Hold, ImageId, Kind, Location, Result, Volume};
 
 use crate::{
     journal::{Intent, Journal, Work},
@@ -39,6 +42,8 @@ struct Inner {
     owned: Mutex<BTreeMap<Key, Owned>>,
     /// Intents that this version cannot read.
     unread: Vec<Unread>,
+    /// Stores and names of images that are being removed, each with how many do so.
+    held: Mutex<BTreeMap<(String, String), usize>>,
 }
 
 /// An id that is not free.
@@ -119,7 +124,12 @@ impl Ids {
             }
         }
         let unread = found.unread;
-        Ok(Self(Arc::new(Inner { journal, owned: Mutex::new(owned), unread })))
+        Ok(Self(Arc::new(Inner {
+            journal,
+            owned: Mutex::new(owned),
+            unread,
+            held: Mutex::default(),
+        })))
     }
 
     /// The name of this daemon among those that may share a backend.
@@ -154,6 +164,21 @@ impl Ids {
                 Err(error)
             }
         }
+    }
+
+    /// Keeps an image's name in `store` from being taken anew for as long as a delete of it is under way,
+    /// also one that nobody waits for any more. It keeps out no other delete.
+    #[must_use]
+    pub fn hold(&self, store: &str, at: &Location) -> Hold {
+        let name = (store.to_owned(), at.image().to_owned());
+        *self.0.held().entry(name.clone()).or_default() += 1;
+        Hold::new(Arc::new(Held { ids: Arc::downgrade(&self.0), name }))
+    }
+
+    /// Whether a delete of an image of this name is under way.
+    #[must_use]
+    pub fn is_held(&self, store: &str, image: &ImageId) -> bool {
+        self.0.held().contains_key(&(store.to_owned(), image.to_string()))
     }
 
     fn begun(&self, key: Key, nonce: &str) -> Begun {
@@ -232,8 +257,30 @@ impl Ids {
 }
 
 impl Inner {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<(String, String), usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Owned>> {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A delete is under way as long as this lives.
+struct Held {
+    ids: Weak<Inner>,
+    name: (String, String),
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(ids) = self.ids.upgrade() else { return };
+        if let Entry::Occupied(mut deletes) = ids.held().entry(std::mem::take(&mut self.name)) {
+            *deletes.get_mut() -= 1;
+            if *deletes.get() == 0 {
+                let _none = deletes.remove();
+            }
+        }
     }
 }
 
@@ -248,7 +295,7 @@ fn busy(owned: &Owned) -> Error {
             (Kind::Exists, "an image of this id is being made from the volume")
         }
         (Owner::Request, Work::Put) => (Kind::Exists, "an upload of this id is under way"),
-        (Owner::None | Owner::Recovery, Work::Put | Work::Seal) => {
+        (_, Work::Undo) | (Owner::None | Owner::Recovery, Work::Put | Work::Seal) => {
             (Kind::Unavailable, "what an earlier upload of this id left is still being cleared up")
         }
     };
@@ -262,12 +309,12 @@ impl Begun {
         &self.claim
     }
 
-    /// Goes on as another kind of work, durably: the image is whole, its digests follow.
+    /// Goes on as another kind of work, durably: the image is whole, and its digests follow, or it has to go.
     ///
     /// # Errors
     /// The journal cannot be written: the intent is as it was.
-    pub async fn turn(self, work: Work) -> Result<Self> {
-        self.change(|intent| intent.work = work).await.map(|()| self)
+    pub async fn turn(&self, work: Work) -> Result<()> {
+        self.change(|intent| intent.work = work).await
     }
 
     /// Keeps what the driver needs to find what this upload leaves, durably.

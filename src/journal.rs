@@ -34,6 +34,8 @@ pub enum Work {
     Put,
     /// A whole image waits for its digests; unfinished, they are computed again.
     Digest,
+    /// A whole image that nobody is to have; unfinished, it has to go.
+    Undo,
     /// A volume is sealed while an image is made from it; unfinished, it has to be unsealed.
     Seal,
 }

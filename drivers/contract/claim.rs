@@ -12,14 +12,14 @@ use super::image::ImageId;
 pub struct Claim {
     id: ImageId,
     nonce: Arc<str>,
-    _owner: Arc<dyn Any + Send + Sync>,
+    _owner: Owner,
 }
 
 impl Claim {
     /// The claim on `id`, for work that `nonce` tells from all other; `owner` is dropped with its last
     /// clone.
     #[must_use]
-    pub fn new(id: ImageId, nonce: &str, owner: Arc<dyn Any + Send + Sync>) -> Self {
+    pub fn new(id: ImageId, nonce: &str, owner: Owner) -> Self {
         Self { id, nonce: nonce.into(), _owner: owner }
     }
 
@@ -34,6 +34,35 @@ impl Claim {
     #[must_use]
     pub fn nonce(&self) -> &str {
         &self.nonce
+    }
+}
+
+/// Keeps a place from being taken anew while something of it is being removed. Cheap to clone.
+///
+/// Rule: whatever a delete sets going that may outlast it holds a clone until it has ended. So a delete
+/// that is late never meets the next image of that place.
+#[derive(Clone, Default)]
+pub struct Hold(#[expect(dead_code, reason = "only its end matters")] Option<Owner>);
+
+type Owner = Arc<dyn Any + Send + Sync>;
+
+impl Hold {
+    /// A hold that lasts until `owner` is dropped with its last clone.
+    #[must_use]
+    pub fn new(owner: Owner) -> Self {
+        Self(Some(owner))
+    }
+
+    /// A hold on the place of a claim's image, which is that claim.
+    #[must_use]
+    pub fn of(claim: &Claim) -> Self {
+        Self::new(Arc::new(claim.clone()))
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold")
     }
 }
 

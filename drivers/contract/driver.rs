@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use super::{
-    claim::Claim,
+    claim::{Claim, Hold},
     error::{Error, Kind, Result},
     image::{Digests, ImageId, Span},
     reader::{Reader, Source},
@@ -122,12 +122,13 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// `NotFound`; `Invalid` for a foreign location.
     async fn stat(&self, at: &Location) -> Result<Stat>;
 
-    /// Removes `at`.
+    /// Removes `at`. A call that outlasts its caller's patience keeps `hold`, for as long as it may still
+    /// remove what is there.
     ///
     /// # Errors
     /// `NotFound`, also the second time [deleting-twice-is-not-found]; `InUse` if clones hold it or
     /// somebody has locked it, and then it is as it was.
-    async fn delete(&self, at: &Location) -> Result<()>;
+    async fn delete(&self, at: &Location, hold: Hold) -> Result<()>;
 
     /// Makes the image of `claim` from `from` inside the backend; no byte passes through this process.
     /// The copy lives on when its source is gone [a-copy-is-independent]. `None`: this pair

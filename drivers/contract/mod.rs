@@ -13,7 +13,7 @@ pub mod reader;
 pub mod state;
 pub mod upload;
 
-pub use claim::Claim;
+pub use claim::{Claim, Hold};
 pub use driver::{Caps, Copied, Driver, Listed, Progress, Recovered, Stat};
 pub use error::{Error, Kind, Result};
 pub use image::{Digests, ImageId, Span};

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Digests, Driver, ImageId, Listed, NewImage, Part,
-        Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+        Body, Capacity, Caps, Claim, Copied, Digests, Driver, Hold, ImageId, Listed, NewImage,
+        Part, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{DropOnLane, file_body::FileBody, lane::Lane, refusals::missing, window::Window},
 };
@@ -187,9 +187,13 @@ impl Driver for File {
         .await
     }
 
-    async fn delete(&self, at: &crate::Location) -> Result<()> {
+    async fn delete(&self, at: &crate::Location, hold: Hold) -> Result<()> {
         let at = at.clone();
-        self.run("delete an image", move |store| store.entry(&at)?.remove()).await
+        let remove = move |store: &Arc<Store>| {
+            let _until_done = hold;
+            store.entry(&at)?.remove()
+        };
+        self.run("delete an image", remove).await
     }
 
     async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {

@@ -26,6 +26,12 @@ impl Location {
         Self { path: dir.join(name) }
     }
 
+    /// The name of the file, empty if it is no text.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
     /// The absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     contract::{
-        Capacity, Caps, Claim, Copied, Digests, Driver, ImageId, Listed, NewImage, Reader,
+        Capacity, Caps, Claim, Copied, Digests, Driver, Hold, ImageId, Listed, NewImage, Reader,
         Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
@@ -126,7 +126,7 @@ impl Driver for Mem {
         Ok(Stat { size: image.bytes.len() as u64, digests: image.digests })
     }
 
-    async fn delete(&self, at: &crate::Location) -> Result<()> {
+    async fn delete(&self, at: &crate::Location, _hold: Hold) -> Result<()> {
         let (id, _) = self.find(at)?;
         let mut images = lock(&self.images);
         let image = images.whole.remove(&id).ok_or_else(|| missing(&id, &self.name))?;

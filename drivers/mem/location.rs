@@ -14,6 +14,14 @@ pub struct Location {
     pub(super) id: ImageId,
 }
 
+impl Location {
+    /// The image's id.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        self.id.as_str()
+    }
+}
+
 impl FromStr for Location {
     type Err = Error;
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
+        Body, Capacity, Caps, Claim, Copied, Digests, Driver, Error, Hold, ImageId, Kind, Listed,
         NewImage, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
@@ -216,7 +216,7 @@ impl Driver for Rbd {
         blocking(store, "look at an image", move |store| read::look(store, &pool, &name)).await
     }
 
-    async fn delete(&self, at: &crate::Location) -> Result<()> {
+    async fn delete(&self, at: &crate::Location, hold: Hold) -> Result<()> {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
         let name = store.image_at(at, &live)?;
@@ -225,7 +225,7 @@ impl Driver for Rbd {
         }
         let alone = store.handles.alone(&name, store.patience).await?;
         let deleted = at_length(store, "delete an image", move |store, going| {
-            let _until_done = alone;
+            let _until_done = (alone, hold);
             // Nothing is removed from a pool that was put aside.
             store.connection.holds_now(&pool)?;
             delete::delete(store, &pool, &name, going)

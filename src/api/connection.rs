@@ -4,10 +4,12 @@ use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use imaged_drivers::{Error, Kind};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::{io::AsyncWriteExt as _, net::UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use super::status;
 use crate::{
     daemon::Daemon,
     socket::{Caller, Full, Place, Socket, Users},
@@ -145,10 +147,8 @@ async fn turn_away(mut stream: UnixStream, lanes: Lanes, full: Full) {
             "too many connections of this user; raise connection_limit_per_user or try again"
         }
     };
-    let body = format!(
-        "{{\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"Unavailable\",\
-         \"detail\":\"{detail}\",\"request_id\":\"-\"}}"
-    );
+    let problem = status::told(&Error::new(Kind::Unavailable, detail), "-");
+    let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
          content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",

@@ -4,7 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
-use imaged_drivers::{Claim, Digests, Error, Kind, Result, Span, memory::Share, window::CHUNK};
+use imaged_drivers::{
+    Claim, Digests, Error, Kind, Location, Result, Span, memory::Share, window::CHUNK,
+};
 
 use super::Store;
 use crate::{digest::Algo, ids::Begun, jobs::Ticket, metrics::Stage, transfer::Account};
@@ -45,6 +47,17 @@ impl Store {
         algo: Algo,
         id: &str,
     ) -> impl Future<Output = Result<Digests>> + Send + use<> {
+        self.digest_or_undo(begun, algo, id, None)
+    }
+
+    /// The same; where it fails, the image is removed if `undoes` says where it is.
+    pub(super) fn digest_or_undo(
+        self: &Arc<Self>,
+        begun: Begun,
+        algo: Algo,
+        id: &str,
+        undoes: Option<Location>,
+    ) -> impl Future<Output = Result<Digests>> + Send + use<> {
         let this = Arc::clone(self);
         let image = begun.claim().id().as_str();
         let job = this.shared.jobs.begin("digest", id, this.name(), image, None);
@@ -56,11 +69,21 @@ impl Store {
                 }),
                 // The intent stays: the next start goes on.
                 Ended::Stopped(error) => {
-                    drop(begun);
-                    return Err(error);
+                    return Err(match undoes {
+                        Some(at) => this.undo(begun, &at, error).await,
+                        None => error,
+                    });
                 }
             };
             let shares = this.newest().driver().is_ok_and(|driver| driver.caps().flatten);
+            let result = match (result, undoes) {
+                (Err(error), Some(at)) => {
+                    let error = this.undo(begun, &at, error).await;
+                    job.finish(Err(&error));
+                    return Err(error);
+                }
+                (result, _) => result,
+            };
             if result.is_err() || !shares {
                 begun.end().await;
                 job.finish(result.as_ref().map(|_| ()));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{self as drivers, Error, Kind, Location, Result, Span};
+use imaged_drivers::{self as drivers, Claim, Error, Hold, Kind, Location, Result, Span};
 
 use super::{
     Store,
@@ -14,7 +14,7 @@ use crate::{
     journal::Work,
     metrics::Stage,
     point,
-    transfer::{Account, Put, unwanted},
+    transfer::{Account, Put},
     wire::records::{Mode, Receipt},
 };
 
@@ -118,21 +118,21 @@ impl Store {
         account.passed_by(size);
         // Nobody could end it while it was made.
         if let Err(unwanted) = self.wanted(put) {
-            return Err(self.release_claim(begun, self.undone(&at, unwanted).await).await);
+            return Err(self.undo(begun, &at, unwanted).await);
         }
         let digests = digests.filter(|digests| digests.hash_algo == put.algo.name());
         if let (Some(digests), false) = (&digests, shared) {
             begun.end().await;
             return Ok(self.receipt(&put.id, &at, size, stored_bytes, digests));
         }
-        let begun = match begun.turn(Work::Digest).await {
-            Ok(begun) => begun,
+        if let Err(error) = begun.turn(Work::Digest).await {
             // Nobody would compute its digests after a crash: better no image than one without.
-            Err(error) => return Err(self.undone(&at, error).await),
-        };
+            return Err(self.undo(begun, &at, error).await);
+        }
         point::pass("copy-turned");
         let job = format!("digest-{}", uuid::Uuid::new_v4());
-        let digesting = self.digest(begun, put.algo, &job);
+        let undoes = (mode == Mode::Copy).then(|| at.clone());
+        let digesting = self.digest_or_undo(begun, put.algo, &job, undoes);
         if mode == Mode::Copy {
             tokio::pin!(digesting);
             let digested = tokio::select! {
@@ -140,13 +140,11 @@ impl Store {
                 () = put.cancel.cancelled() => {
                     // It may just have ended by itself.
                     let _over = self.shared.jobs.cancel(&job);
-                    digesting.await.and(Err(unwanted()))
+                    digesting.await
                 }
             };
-            return match digested {
-                Ok(digests) => Ok(self.receipt(&put.id, &at, size, stored_bytes, &digests)),
-                Err(error) => Err(self.undone(&at, error).await),
-            };
+            return digested
+                .map(|digests| self.receipt(&put.id, &at, size, stored_bytes, &digests));
         }
         self.shared.tasks.spawn(digesting);
         if let Some(digests) = digests {
@@ -166,17 +164,27 @@ impl Store {
         })
     }
 
-    /// Removes an image because of `error`, which says so if it is left.
-    pub(super) async fn undone(&self, at: &Location, error: Error) -> Error {
-        let deleted = match self.driver() {
-            Ok(driver) => driver.delete(at).await,
-            Err(down) => Err(down),
+    /// Removes a whole image that nobody is to have, because of `error`, which says so if it is left; then
+    /// the journal keeps that it has to go.
+    pub(super) async fn undo(&self, begun: Begun, at: &Location, error: Error) -> Error {
+        let Err(left) = self.remove_unwanted(at, begun.claim()).await else {
+            begun.end().await;
+            return error;
         };
-        match deleted {
-            Ok(()) => error,
-            // Somebody else was faster.
-            Err(gone) if gone.kind() == Kind::NotFound => error,
-            Err(left) => error.because(left).leaving(at),
+        if let Err(unwritten) = begun.turn(Work::Undo).await {
+            tracing::error!(
+                store = self.name(), left = %at, error = %unwritten.chain(),
+                "an image that is not wanted is left, and the journal does not say so"
+            );
+        }
+        error.because(left).leaving(at)
+    }
+
+    /// Removes a whole image; one that is gone already is no error.
+    pub(super) async fn remove_unwanted(&self, at: &Location, claim: &Claim) -> Result<()> {
+        match self.newest().driver()?.delete(at, Hold::of(claim)).await {
+            Err(error) if error.kind() != Kind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use imaged_drivers::{Driver, Error, Kind, Location, Result};
+use imaged_drivers::{Driver, Error, Hold, Kind, Location, Result};
 
 use super::Store;
 use crate::{journal::Work, transfer::Account};
@@ -17,15 +17,17 @@ impl Store {
     /// # Errors
     /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
     pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
+        // Before it looks whether the image is being made: whoever makes one looks in the other order.
+        let hold = self.shared.ids.hold(self.name(), at);
         let account = Account::begin("delete", request, self.name(), at);
         let result = match self.able(|caps| caps.delete, "delete images") {
             Ok(driver) if self.is_being_made(&*driver, at) => Err(Error::new(
                 Kind::NotFound,
                 format!("no such image, it is being made: image=`{at}` store=`{}`", self.name()),
             )),
-            Ok(driver) => match driver.delete(at).await {
+            Ok(driver) => match driver.delete(at, hold.clone()).await {
                 Err(error) if error.kind() == Kind::InUse => {
-                    self.delete_undisturbed(&*driver, at, error).await
+                    self.delete_undisturbed(&*driver, at, hold, error).await
                 }
                 deleted => deleted,
             },
@@ -65,6 +67,7 @@ impl Store {
         self: &Arc<Self>,
         driver: &dyn Driver,
         at: &Location,
+        hold: Hold,
         refused: Error,
     ) -> Result<()> {
         let mut intent = None;
@@ -74,7 +77,7 @@ impl Store {
             }
         }
         // Ours may have ended just now.
-        let Some(intent) = intent else { return driver.delete(at).await };
+        let Some(intent) = intent else { return driver.delete(at, hold).await };
         let mut deleted = Err(refused);
         // The digests may be over and the flattening about to begin, or either about to end.
         for _ in 0..TRIES {
@@ -84,14 +87,14 @@ impl Store {
                     jobs.get(&job, Duration::from_secs(60)).await?;
                 }
             }
-            deleted = driver.delete(at).await;
+            deleted = driver.delete(at, hold.clone()).await;
             let in_use = deleted.as_ref().is_err_and(|error| error.kind() == Kind::InUse);
             if !in_use {
                 break;
             }
             if self.shared.ids.of(self.name(), &intent.image).is_none() {
                 // Ours has ended since that look: whoever has it open now is another.
-                deleted = driver.delete(at).await;
+                deleted = driver.delete(at, hold.clone()).await;
                 break;
             }
             tokio::time::sleep(BETWEEN).await;

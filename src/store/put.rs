@@ -138,8 +138,7 @@ impl Store {
         let Stored { begun, at, size, committed, digests } = stored?;
         if let Err(error) = others {
             // The claim is still ours: nobody else's image of this id can be there.
-            let error = self.undone(&at, error).await;
-            return Err(self.release_claim(begun, error).await);
+            return Err(self.undo(begun, &at, error).await);
         }
         begun.end().await;
         point::pass("put-cleared");
@@ -183,7 +182,18 @@ impl Store {
     }
 
     pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Begun> {
-        self.shared.ids.begin(self.intent(Work::Put, id, algo, None)).await
+        let begun = self.shared.ids.begin(self.intent(Work::Put, id, algo, None)).await?;
+        if self.shared.ids.is_held(self.name(), id) {
+            begun.end().await;
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "a delete of an earlier image of this id has not returned yet: id=`{id}` store=`{}`",
+                    self.name()
+                ),
+            ));
+        }
+        Ok(begun)
     }
 
     pub(super) fn intent(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{ImageId, Recovered};
+use imaged_drivers::{ImageId, Kind, Recovered};
 
 use super::Store;
 use crate::{
@@ -30,6 +30,27 @@ impl Store {
         }
     }
 
+    /// Removes a whole image that nobody is to have.
+    async fn undo_again(&self, image: &ImageId, begun: Begun) {
+        let removed = async {
+            match self.driver()?.locate(image).await {
+                Ok(at) => self.remove_unwanted(&at, begun.claim()).await,
+                Err(gone) if gone.kind() == Kind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            }
+        };
+        match removed.await {
+            Ok(()) => {
+                tracing::info!(store = self.name(), image = %image, "an image that was not wanted is removed");
+                begun.end().await;
+            }
+            Err(error) => tracing::warn!(
+                store = self.name(), image = %image, error = %error.chain(),
+                "an image that is not wanted cannot be removed yet"
+            ),
+        }
+    }
+
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.
     pub async fn take_up(self: &Arc<Self>, intent: &Intent, begun: Begun) {
         let Intent { image, hash_algo: algo, .. } = intent;
@@ -39,6 +60,9 @@ impl Store {
         if intent.work == Work::Digest {
             return self.follow(begun, *algo);
         }
+        if intent.work == Work::Undo {
+            return self.undo_again(image, begun).await;
+        }
         let recovered = match self.driver() {
             Ok(driver) => driver.recover(begun.claim(), intent.token.as_deref()).await,
             Err(error) => Err(error),
@@ -47,7 +71,7 @@ impl Store {
             // A copy that nobody was told of: it may lack its digests, and share what it was made from.
             Ok(Recovered::Whole) if self.lacks_digests(image).await => {
                 match begun.turn(Work::Digest).await {
-                    Ok(begun) => self.follow(begun, *algo),
+                    Ok(()) => self.follow(begun, *algo),
                     Err(error) => tracing::warn!(
                         store = self.name(), image = %image, error = %error.chain(),
                         "digests cannot be taken up yet"

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
 use imaged::{digest::Algo, store::Store, wire::records::Mode};
 use imaged_drivers::{
-    Body, Caps, Driver, ImageId, Kind, Listed, Location, Recovered, Result, Source, Span, Volume,
+    Body, Caps, Driver, Hold, ImageId, Kind, Listed, Location, Recovered, Result, Source, Span,
+    Volume,
     memory::Share,
     window::{CHUNK, PAGE},
 };
@@ -33,7 +34,7 @@ pub(super) async fn invisible_until_commit(f: &Fixture) {
             assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound, "{when}");
             assert_eq!(kind(f.driver.stat(&at).await), Kind::NotFound, "{when}");
             assert_eq!(kind(read(&*f.driver, &at, Span::All).await), Kind::NotFound, "{when}");
-            assert_eq!(kind(f.driver.delete(&at).await), Kind::NotFound, "{when}");
+            assert_eq!(kind(f.driver.delete(&at, Hold::default()).await), Kind::NotFound, "{when}");
             assert_eq!(f.list().await, [], "{when}");
         };
         unseen("created").await;
@@ -44,7 +45,7 @@ pub(super) async fn invisible_until_commit(f: &Fixture) {
         upload.commit(&digests(&bytes, Algo::Sha256)).await.unwrap();
         assert_eq!(f.driver.locate(&id).await.unwrap(), at);
         assert_reads(&*f.driver, &at, &bytes, "committed").await;
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
 }
 
@@ -88,9 +89,9 @@ pub(super) async fn id_is_taken_once(f: &Fixture) {
         let again = write_image(&*f.driver, &id, None, vec![bytes[0].clone()]).await;
         assert_eq!(kind(again), Kind::Exists);
         assert_reads(&*f.driver, &at, &bytes[n], "the winner stays").await;
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
         f.place(&id, &bytes[0]).await;
-        f.driver.delete(&at_of(f, &id).await).await.unwrap();
+        f.driver.delete(&at_of(f, &id).await, Hold::default()).await.unwrap();
     }
 }
 
@@ -107,7 +108,7 @@ pub(super) async fn uploads_do_not_mix(f: &Fixture) {
     .await;
     for (at, (id, bytes)) in written.iter().zip(&images) {
         assert_reads(&*f.driver, at, bytes, id.as_str()).await;
-        f.driver.delete(at).await.unwrap();
+        f.driver.delete(at, Hold::default()).await.unwrap();
     }
 }
 
@@ -136,7 +137,7 @@ pub(super) async fn spans_are_slices(f: &Fixture) {
         let wanted = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
         assert_same(&found, wanted, &format!("{span:?}"));
     }
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn past_the_end_is_range(f: &Fixture) {
@@ -150,11 +151,11 @@ pub(super) async fn past_the_end_is_range(f: &Fixture) {
     ] {
         assert_eq!(kind(read(&*f.driver, &at, span).await), Kind::Range, "{span:?}");
     }
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     let empty = f.place(&f.id(), &image(Look::Random, 0, 1)).await;
     assert_eq!(kind(read(&*f.driver, &empty, Span::From(0)).await), Kind::Range);
     assert_eq!(read(&*f.driver, &empty, Span::All).await.unwrap().len(), 0);
-    f.driver.delete(&empty).await.unwrap();
+    f.driver.delete(&empty, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn delete_during_a_read(f: &Fixture) {
@@ -165,7 +166,7 @@ pub(super) async fn delete_during_a_read(f: &Fixture) {
     let reader = f.driver.open(&at, Span::All, window(PAGE * 16)).await.unwrap();
     let mut stream = reader.body.into_stream();
     let mut found = stream.next().await.unwrap().unwrap().to_vec();
-    let deleted = f.driver.delete(&at).await;
+    let deleted = f.driver.delete(&at, Hold::default()).await;
     match &deleted {
         // Another image of the same name must not show through.
         Ok(()) => drop(f.place(&id, &other).await),
@@ -184,7 +185,7 @@ pub(super) async fn delete_during_a_read(f: &Fixture) {
         Some(_) => assert_same(&found, &bytes[..found.len()], "a deleted image, read in part"),
     }
     drop(stream);
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
@@ -205,7 +206,7 @@ pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
         let foreign: Location = text.parse().unwrap();
         assert_eq!(kind(f.driver.stat(&foreign).await), Kind::Invalid, "{text}");
         assert_eq!(kind(read(&*f.driver, &foreign, Span::All).await), Kind::Invalid, "{text}");
-        assert_eq!(kind(f.driver.delete(&foreign).await), Kind::Invalid, "{text}");
+        assert_eq!(kind(f.driver.delete(&foreign, Hold::default()).await), Kind::Invalid, "{text}");
         let digests = digests(&bytes, Algo::Sha256);
         assert_eq!(
             kind(f.driver.record(&foreign, &claim(&f.id()), &digests).await),
@@ -216,7 +217,7 @@ pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
     let told: Location = at.to_string().parse().unwrap();
     assert_eq!(told, at, "a location reads back as it was told");
     assert_reads(&*f.driver, &told, &bytes, "by its text").await;
-    f.driver.delete(&told).await.unwrap();
+    f.driver.delete(&told, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
@@ -226,7 +227,7 @@ pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
     upload.abort().await.unwrap();
     let there = f.place(&id, &image(Look::Random, 10, 1)).await;
     let deleted = f.place(&gone, &image(Look::Random, 10, 1)).await;
-    f.driver.delete(&deleted).await.unwrap();
+    f.driver.delete(&deleted, Hold::default()).await.unwrap();
     let found = [f.list().await.remove(0).at, at_of(f, &id).await];
     let guessed = f.driver.place(&gone);
     for at in [&there, &deleted].into_iter().chain(&found).chain(&guessed) {
@@ -246,14 +247,14 @@ pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
             assert!(!f.driver.serves(&text.parse().unwrap()), "{text}");
         }
     }
-    f.driver.delete(&there).await.unwrap();
+    f.driver.delete(&there, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
     let id = f.id();
     assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound);
     let at = f.place(&id, &image(Look::Random, 10, 1)).await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound);
     assert_eq!(kind(f.driver.stat(&at).await), Kind::NotFound);
     assert_eq!(kind(read(&*f.driver, &at, Span::All).await), Kind::NotFound);
@@ -265,11 +266,11 @@ pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
 pub(super) async fn deleting_twice_is_not_found(f: &Fixture) {
     let bytes = image(Look::Random, 10, 1);
     let at = f.place(&f.id(), &bytes).await;
-    f.driver.delete(&at).await.unwrap();
-    assert_eq!(kind(f.driver.delete(&at).await), Kind::NotFound);
+    f.driver.delete(&at, Hold::default()).await.unwrap();
+    assert_eq!(kind(f.driver.delete(&at, Hold::default()).await), Kind::NotFound);
     // And of many at once one removes it.
     let at = f.place(&f.id(), &bytes).await;
-    let ends = join_all((0..8).map(|_| f.driver.delete(&at))).await;
+    let ends = join_all((0..8).map(|_| f.driver.delete(&at, Hold::default()))).await;
     let kinds: Vec<_> = ends.into_iter().map(|end| end.map_err(|error| error.kind())).collect();
     assert_eq!(kinds.iter().filter(|end| end.is_ok()).count(), 1, "{kinds:?}");
     assert!(kinds.iter().all(|end| matches!(end, Ok(()) | Err(Kind::NotFound))), "{kinds:?}");
@@ -308,11 +309,11 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
             flatten().await.unwrap();
             flatten().await.unwrap();
         }
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
         assert_reads(&*f.driver, &copied.at, &bytes, &what).await;
         flatten().await.unwrap();
         assert_reads(&*f.driver, &copied.at, &bytes, &what).await;
-        f.driver.delete(&copied.at).await.unwrap();
+        f.driver.delete(&copied.at, Hold::default()).await.unwrap();
     }
 }
 
@@ -333,7 +334,7 @@ pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
         let kept = f.driver.stat(&at).await.unwrap();
         assert_eq!(kept.digests, expected(Algo::Blake2b), "from record");
     }
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     // Another image under this id has none of the old ones.
     let other = image(Look::Random, 10_000, 2);
     let at = f.place(&f.id(), &other).await;
@@ -341,7 +342,7 @@ pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
         f.driver.stat(&at).await.unwrap().digests,
         keeps.then(|| digests(&other, Algo::Sha256))
     );
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn recovering_twice_is_recovering_once(f: &Fixture) {
@@ -366,7 +367,7 @@ pub(super) async fn recovering_twice_is_recovering_once(f: &Fixture) {
         assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
         assert_reads(&*f.driver, &at, &bytes, "a whole image").await;
     }
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     // Whatever an id may be, it can be recovered.
     for id in ["x".repeat(255), "..".replace('.', "a.."), "-".to_owned()] {
         let id: ImageId = id.parse().unwrap();
@@ -388,7 +389,7 @@ pub(super) async fn the_list_is_what_was_put(f: &Fixture) {
     begun.abort().await.unwrap();
     assert_eq!(f.list().await, wanted);
     for listed in wanted {
-        f.driver.delete(&listed.at).await.unwrap();
+        f.driver.delete(&listed.at, Hold::default()).await.unwrap();
     }
 }
 
@@ -413,7 +414,7 @@ pub(super) async fn what_is_read_is_what_was_written(f: &Fixture) {
             let found = drained(reader.body.into_stream()).await.unwrap();
             assert_same(&found, &bytes, &format!("{look:?}, {chunk} at a time"));
         }
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
 }
 
@@ -429,7 +430,7 @@ pub(super) async fn an_aborted_upload_leaves_nothing(f: &Fixture) {
             upload.abort().await.unwrap();
             f.assert_empty().await;
             let at = f.place(&id, &bytes).await;
-            f.driver.delete(&at).await.unwrap();
+            f.driver.delete(&at, Hold::default()).await.unwrap();
         }
     }
 }
@@ -457,14 +458,14 @@ async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str
     };
     let write = async {
         let receipt = put(store, order(&f.id(), None), &image(Look::Random, 10, 1)).await?;
-        f.driver.delete(&receipt.location.parse()?).await
+        f.driver.delete(&receipt.location.parse()?, Hold::default()).await
     };
     let delete = async {
         let gone = f.place(&f.id(), &image(Look::Random, 10, 1)).await;
         let deleted = store.delete(&gone, "r").await;
         match deleted {
             Ok(()) => Ok(()),
-            Err(error) => f.driver.delete(&gone).await.and(Err(error)),
+            Err(error) => f.driver.delete(&gone, Hold::default()).await.and(Err(error)),
         }
     };
     let seek = async {
@@ -523,5 +524,5 @@ pub(super) async fn a_missing_capability_is_unsupported(f: &Fixture) {
             }
         }
     }
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
 }

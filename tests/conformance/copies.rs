@@ -8,7 +8,7 @@ use imaged::{
     store::Store,
     wire::records::{Mode, Receipt, State},
 };
-use imaged_drivers::{Kind, Location, Result, window::CHUNK};
+use imaged_drivers::{Hold, Kind, Location, Result, window::CHUNK};
 
 use crate::harness::stores::{
     Fixture, aligned_chunks, assert_free, assert_reads,
@@ -121,7 +121,7 @@ pub(super) async fn a_copy_onto_a_taken_id_is_refused(f: &Fixture) {
         }
         source.0.delete(&source.1, "r").await.unwrap();
     }
-    f.driver.delete(&taken).await.unwrap();
+    f.driver.delete(&taken, Hold::default()).await.unwrap();
 }
 
 pub(super) async fn a_copy_of_nothing_leaves_nothing(f: &Fixture) {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
-    Capacity, Caps, Claim, Copied, Digests, Driver, ImageId, Listed, Location, NewImage, Part,
-    Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
+    Capacity, Caps, Claim, Copied, Digests, Driver, Hold, ImageId, Listed, Location, NewImage,
+    Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
     window::Window,
 };
 
@@ -65,8 +65,8 @@ impl Driver for Modest {
     async fn stat(&self, at: &Location) -> Result<Stat> {
         self.inner.stat(at).await
     }
-    async fn delete(&self, at: &Location) -> Result<()> {
-        self.inner.delete(at).await
+    async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
+        self.inner.delete(at, hold).await
     }
     async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
         self.inner.copy(from, claim).await

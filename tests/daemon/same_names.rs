@@ -1,6 +1,6 @@
 //! Copies in a real cluster are made of what was opened, whatever else has its name.
 
-use imaged_drivers::{Digests, Location, Span, window::CHUNK};
+use imaged_drivers::{Digests, Hold, Location, Span, window::CHUNK};
 use serde_json::json;
 
 use crate::harness::{
@@ -94,13 +94,13 @@ async fn a_name_that_has_come_to_be_another_images_is_not_cloned() {
         );
         assert_free(&f, &copy, "nothing is left").await;
         drop(reader);
-        f.driver.delete(&other).await.unwrap();
+        f.driver.delete(&other, Hold::default()).await.unwrap();
         ceph.rbd_must(&["mv", &aside, &here]);
         assert_reads(&*f.driver, &at, &first, "the first").await;
     }
     let kept: Option<Digests> = f.driver.stat(&at).await.unwrap().digests;
     assert!(kept.is_some(), "its digests are its own still");
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     ceph.assert_empty();
     f.assert_empty().await;
 }

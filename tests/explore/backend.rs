@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use imaged_drivers::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
-    Location, NewImage, Progress, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, Hold, ImageId, Kind,
+    Listed, Location, NewImage, Progress, Reader, Recovered, Result, Source, Span, Stat, Upload,
     window::{PAGE, Window},
 };
 use tokio::task::JoinSet;
@@ -96,6 +96,10 @@ impl Driver for Backend {
         self.0.call(call, |_| Ok(Capacity::default())).await
     }
 
+    fn place(&self, id: &ImageId) -> Option<Location> {
+        Some(self.at(id))
+    }
+
     async fn locate(&self, id: &ImageId) -> Result<Location> {
         self.look("locate", id.clone(), |_| ()).await.map(|()| self.at(id))
     }
@@ -115,7 +119,7 @@ impl Driver for Backend {
         self.0.call(call, create).await?;
         let (disk, grant) = (Arc::clone(&self.0), self.0.grant(LARGEST_WINDOW));
         let (at, claim) = (self.at(claim.id()), claim.clone());
-        let behind = self.0.random().below(5) as usize;
+        let behind = usize::try_from(self.0.random().below(5)).unwrap();
         let (flying, failed) = (JoinSet::new(), None);
         Ok(Box::new(Writing { disk, at, claim, grant, behind, flying, failed, size: 0 }))
     }
@@ -157,16 +161,12 @@ impl Driver for Backend {
         self.look("stat", self.id(at)?, stat).await
     }
 
-    async fn delete(&self, at: &Location) -> Result<()> {
+    async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
         let id = self.id(at)?;
-        // It removes the image that is there now, and none that takes its place before it is done.
-        let nonce = self.0.state().images.get(&id).map(|image| image.nonce.clone());
         let call = Call { what: "delete", ..Call::default() };
         let delete = move |state: &mut State| {
-            let image = state.find(&id)?;
-            if Some(&image.nonce) != nonce.as_ref() {
-                return Err(Error::new(Kind::NotFound, format!("no such image: image=`{id}`")));
-            }
+            let _until_done = hold;
+            state.find(&id)?;
             state.images.remove(&id);
             Ok(())
         };
@@ -178,7 +178,7 @@ impl Driver for Backend {
         self.0.nothing_is_out(claim.id(), "a copy");
         let mut random = self.0.random();
         let (known, shared) = (random.happens(400), self.0.temper.shares && random.happens(500));
-        let (id, nonce, at) = (claim.id().clone(), claim.nonce().to_owned(), self.at(claim.id()));
+        let (id, at) = (claim.id().clone(), self.at(claim.id()));
         let copy = move |state: &mut State| {
             if state.images.contains_key(&id) {
                 return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
@@ -186,7 +186,7 @@ impl Driver for Backend {
             let Image { bytes, digests, .. } = state.find(&source)?.clone();
             let digests = digests.filter(|_| known);
             let size = bytes.len() as u64;
-            state.images.insert(id, Image { bytes, digests: digests.clone(), nonce, shared });
+            state.images.insert(id, Image { bytes, digests: digests.clone(), shared });
             Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared }))
         };
         let call = Call { what: "copy", claim: Some(claim), ..Call::default() };
@@ -283,7 +283,7 @@ impl Upload for Writing {
             }
             Ok(())
         };
-        let (disk, claim, grant) = (self.disk.clone(), self.claim.clone(), self.grant.clone());
+        let (disk, claim, grant) = (Arc::clone(&self.disk), self.claim.clone(), self.grant.clone());
         self.flying.spawn(async move {
             let (claim, grant) = (Some(&claim), Some(grant));
             disk.call(Call { what: "write", claim, grant, failing_clears: false }, write).await
@@ -305,13 +305,13 @@ impl Upload for Writing {
     async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
         if let Err(error) = self.landed(0).await {
             // Nothing is left after any other.
-            return match error.kind() {
-                Kind::Timeout => Err(error),
-                _ => Err(match self.abort().await {
-                    Ok(()) => error,
-                    Err(left) => error.leaving(left.to_string()),
-                }),
-            };
+            if error.kind() == Kind::Timeout {
+                return Err(error);
+            }
+            return Err(match self.abort().await {
+                Ok(()) => error,
+                Err(left) => error.leaving(left.to_string()),
+            });
         }
         let (disk, claim, digests) = (Arc::clone(&self.disk), self.claim.clone(), digests.clone());
         let commit = move |state: &mut State| {

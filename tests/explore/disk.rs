@@ -85,8 +85,6 @@ pub(super) struct State {
 pub(super) struct Image {
     pub(super) bytes: Bytes,
     pub(super) digests: Option<Digests>,
-    /// Of the upload or copy that made it.
-    pub(super) nonce: String,
     /// Whether it needs its source.
     pub(super) shared: bool,
 }
@@ -209,7 +207,9 @@ impl Disk {
             return Fate::Done;
         }
         let odds = self.temper.faults;
-        let kinds = || Kind::ALL.into_iter().filter(|kind| *kind != Kind::Timeout);
+        // No backend that can be trusted says that an image is missing which is there.
+        let kinds =
+            || Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Timeout | Kind::NotFound));
         match random.below(1000) {
             n if n < odds => Fate::Fails(random.pick(&kinds().collect::<Vec<_>>())),
             n if n < 2 * odds => Fate::Late,
@@ -293,10 +293,9 @@ impl State {
         if self.images.contains_key(id) {
             return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
         }
-        let (size, nonce) = (bytes.len() as u64, claim.nonce().to_owned());
+        let size = bytes.len() as u64;
         let digests = Some(digests.clone());
-        self.images
-            .insert(id.clone(), Image { bytes: bytes.into(), digests, nonce, shared: false });
+        self.images.insert(id.clone(), Image { bytes: bytes.into(), digests, shared: false });
         Ok(size)
     }
 }

@@ -107,12 +107,7 @@ impl World {
             for id in THERE {
                 let nth = self.number.fetch_add(1, Ordering::SeqCst);
                 let bytes = bytes(&mut Random::of(self.schedule.seed, nth), 3 * PAGE);
-                let image = disk::Image {
-                    bytes: bytes.clone(),
-                    digests: None,
-                    nonce: format!("there{nth}"),
-                    shared: false,
-                };
+                let image = disk::Image { bytes: bytes.clone(), digests: None, shared: false };
                 disk.state().images.insert(id.parse().unwrap(), image);
                 self.history.lock().is_there(Name { store, id }, bytes);
             }
@@ -271,6 +266,8 @@ impl World {
         }
         if let Err(error) = result
             && matches!(error.kind(), Kind::Unavailable | Kind::Timeout)
+            // Of the same id.
+            && !error.to_string().contains("a delete of an earlier image")
             // What a crash has left takes a moment.
             && !(self.crashes.load(Ordering::SeqCst) > 0 && error.to_string().contains("earlier"))
         {

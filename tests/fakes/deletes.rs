@@ -2,7 +2,7 @@
 //! and listed, or it is gone.
 
 use bytes::Bytes;
-use imaged_drivers::{Error, ImageId, Kind, Location};
+use imaged_drivers::{Error, Hold, ImageId, Kind, Location};
 use imaged_fake_librbd::{Cluster, How, Plan};
 
 use crate::{
@@ -79,7 +79,7 @@ async fn a_daemon_that_dies_at_any_call_of_a_delete_leaves_the_image_whole_or_go
             closed(&f).await;
             fake(&f).forget();
             fake(&f).cut(calls);
-            let ended = f.driver.delete(&at).await;
+            let ended = f.driver.delete(&at, Hold::default()).await;
             closed(&f).await;
             let is_over = fake(&f).trace().len() <= calls;
             fake(&f).forget();
@@ -109,7 +109,7 @@ async fn a_daemon_that_dies_at_any_call_of_a_delete_leaves_the_image_whole_or_go
                 assert!(fake(&f).content(POOL, name) == bytes, "{what}: {name}");
             }
             remove_clones(&f);
-            match after.driver.delete(&at).await {
+            match after.driver.delete(&at, Hold::default()).await {
                 Ok(()) => {}
                 Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{what}: {error:?}"),
             }
@@ -148,16 +148,16 @@ async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_ther
     // Refused, failed, and died.
     for clones in [(true, false), (true, true)] {
         let (id, at) = cloned(&f, clones, &bytes).await;
-        assert_eq!(f.driver.delete(&at).await.map_err(kind), Err(Kind::InUse));
+        assert_eq!(f.driver.delete(&at, Hold::default()).await.map_err(kind), Err(Kind::InUse));
         assert_eq!(fake(&f).metadata(POOL, id.as_str(), MARK), None, "{clones:?}");
         assert_kept(&f, &id, &at, &bytes, "refused").await;
         remove_clones(&f);
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
     for errno in [1, 5, 16, 108, 110, 122] {
         let (id, at) = cloned(&f, (false, true), &bytes).await;
         fake(&f).plan(Plan::once("rbd_trash_move", 1, errno, How::Fail));
-        let failed = f.driver.delete(&at).await;
+        let failed = f.driver.delete(&at, Hold::default()).await;
         assert!(failed.is_err(), "{errno}");
         closed(&f).await;
         fake(&f).forget();
@@ -166,14 +166,14 @@ async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_ther
         assert_eq!(mark.is_some(), errno == 110, "{errno}");
         assert_kept(&f, &id, &at, &bytes, &format!("failed by {errno}")).await;
         remove_clones(&f);
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
     let (id, at) = cloned(&f, (false, false), &bytes).await;
     fake(&f).plan(Plan::always("rbd_trash_move", 110, How::Fail));
-    let _died = f.driver.delete(&at).await.unwrap_err();
+    let _died = f.driver.delete(&at, Hold::default()).await.unwrap_err();
     fake(&f).forget();
     assert_kept(&f, &id, &at, &bytes, "died").await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.assert_empty().await;
 }
@@ -183,7 +183,7 @@ async fn what_its_users_take_out_of_the_trash_is_theirs_again() {
     let f = stores::rbd().await;
     let bytes = image(Look::Random, 100_000, 33);
     let (id, at) = cloned(&f, (false, true), &bytes).await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     assert_eq!(fake(&f).trashed(POOL), 1, "its clone needs it");
     fake(&f).restore(POOL, id.as_str());
@@ -196,7 +196,7 @@ async fn what_its_users_take_out_of_the_trash_is_theirs_again() {
     }
     assert_eq!(fake(&f).trashed(POOL), 1, "its users have put it there this time");
     fake(&f).restore(POOL, id.as_str());
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.assert_empty().await;
 }
@@ -210,11 +210,17 @@ async fn a_move_into_the_trash_that_is_not_answered_is_taken_up() {
         let (id, at) = cloned(&f, (false, false), &bytes).await;
         if again {
             fake(&f).plan(Plan::once("rbd_trash_move", 1, 110, How::Fail));
-            assert_eq!(f.driver.delete(&at).await.unwrap_err().kind(), Kind::Unavailable);
+            assert_eq!(
+                f.driver.delete(&at, Hold::default()).await.unwrap_err().kind(),
+                Kind::Unavailable
+            );
         }
         fake(&f).forget();
         fake(&f).plan(Plan::once("rbd_trash_move", 1, 110, How::Lose));
-        assert_eq!(f.driver.delete(&at).await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(
+            f.driver.delete(&at, Hold::default()).await.unwrap_err().kind(),
+            Kind::Unavailable
+        );
         closed(&f).await;
         fake(&f).forget();
         let after = another(&f).await;
@@ -233,7 +239,7 @@ async fn an_image_whose_name_was_taken_meanwhile_is_not_put_back_over_it() {
     let (bytes, other) = (image(Look::Random, 100_000, 35), image(Look::Random, 90_000, 36));
     let (id, at) = cloned(&f, (true, true), &bytes).await;
     fake(&f).plan(Plan::always("rbd_trash_restore", 5, How::Fail));
-    assert!(f.driver.delete(&at).await.is_err());
+    assert!(f.driver.delete(&at, Hold::default()).await.is_err());
     closed(&f).await;
     fake(&f).forget();
     assert_eq!(fake(&f).images(POOL), ["clone-1", "clone-2"]);
@@ -244,12 +250,12 @@ async fn an_image_whose_name_was_taken_meanwhile_is_not_put_back_over_it() {
     assert_whole(&f, &id, &at, &other, "the other image").await;
     assert_eq!((fake(&f).trashed(POOL), fake(&f).content(POOL, "clone-1")), (1, bytes.to_vec()));
     // Once there is room it comes back, and then it can be deleted.
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.settle().await;
     assert_whole(&f, &id, &at, &bytes, "put back").await;
     remove_clones(&f);
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.assert_empty().await;
 }

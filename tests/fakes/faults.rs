@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use imaged::{transfer::Frame, wire::records::Mode};
-use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, window::PAGE};
+use imaged_drivers::{Error, Hold, ImageId, Kind, Location, Result, Span, window::PAGE};
 use imaged_fake_librbd::{Cluster, How, Plan};
 
 use crate::harness::stores::{
@@ -71,7 +71,7 @@ async fn run(
             Ok(())
         }
         Scenario::Stat => f.driver.stat(at).await.map(drop),
-        Scenario::Delete => f.driver.delete(at).await,
+        Scenario::Delete => f.driver.delete(at, Hold::default()).await,
     }
 }
 
@@ -148,13 +148,13 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan, doomed
         assert!(there.is_some() || ended.is_err(), "{what}");
         if let Some(at) = there {
             assert_reads(&*f.driver, &at, bytes, &what).await;
-            f.driver.delete(&at).await.expect(&what);
+            f.driver.delete(&at, Hold::default()).await.expect(&what);
         }
         assert_free(f, &id, &what).await;
     }
     if scenario == Scenario::Delete {
         // Tried again it is gone, if it was not already.
-        match f.driver.delete(&at).await {
+        match f.driver.delete(&at, Hold::default()).await {
             Ok(()) => assert!(ended.is_err(), "{what}"),
             Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{what}: {error:?}"),
         }
@@ -163,7 +163,7 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan, doomed
         assert_free(f, &source, &what).await;
     } else {
         assert_reads(&*f.driver, &at, bytes, &what).await;
-        f.driver.delete(&at).await.expect(&what);
+        f.driver.delete(&at, Hold::default()).await.expect(&what);
     }
     idle(f).await;
     f.assert_empty().await;
@@ -202,7 +202,7 @@ async fn exhaust(scenario: Scenario) {
     assert!(!trace.is_empty());
     for id in [id, source] {
         if let Ok(at) = f.driver.locate(&id).await {
-            f.driver.delete(&at).await.unwrap();
+            f.driver.delete(&at, Hold::default()).await.unwrap();
         }
     }
     let mut seen = BTreeMap::new();

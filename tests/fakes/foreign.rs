@@ -1,6 +1,6 @@
 //! Things in the pool that are not ours: one of them stops nothing.
 
-use imaged_drivers::Kind;
+use imaged_drivers::{Hold, Kind};
 use imaged_fake_librbd::{Cluster, How, Plan};
 
 use crate::{
@@ -43,7 +43,7 @@ async fn an_image_that_is_being_migrated_stops_nothing() {
     let after = another(&f).await;
     after.store.health().unwrap();
     assert_reads(&*after.driver, &at, &bytes, "after a start").await;
-    after.driver.delete(&at).await.unwrap();
+    after.driver.delete(&at, Hold::default()).await.unwrap();
     after.settle().await;
     assert_eq!(fake(&f).trashed(POOL), 1, "the migration's is not touched");
 }
@@ -86,7 +86,10 @@ async fn a_look_at_the_store_costs_the_same_however_full_the_trash_is() {
             let deferred_s = [0, 60, 86_399, 604_800][number % 4];
             if number % 5 == 4 {
                 fake(&f).clone_image(POOL, id.as_str(), &format!("clone-of-{id}"), 2);
-                f.driver.delete(&f.driver.locate(&id).await.unwrap()).await.unwrap();
+                f.driver
+                    .delete(&f.driver.locate(&id).await.unwrap(), Hold::default())
+                    .await
+                    .unwrap();
             } else {
                 fake(&f).trash(POOL, id.as_str(), deferred_s);
             }
@@ -141,7 +144,7 @@ async fn an_entry_of_the_trash_that_cannot_be_looked_at_stops_no_other() {
         let id = f.id();
         let at = f.place(&id, &bytes).await;
         fake(&f).clone_image(POOL, id.as_str(), &format!("clone-{number}"), 2);
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
     assert_eq!(fake(&f).trashed(POOL), 3);
     for number in 0..3 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imaged::transfer::Frame;
-use imaged_drivers::{Kind, Recovered, Span, window::CHUNK};
+use imaged_drivers::{Hold, Kind, Recovered, Span, window::CHUNK};
 use imaged_fake_librbd::{Cluster, How, Plan};
 
 use crate::{
@@ -73,7 +73,7 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
         let at = f.driver.locate(&id).await.expect(call);
         assert_reads(&*f.driver, &at, &bytes, call).await;
         assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
         assert_free(&f, &id, call).await;
         closed(&f).await;
         f.assert_empty().await;
@@ -189,7 +189,7 @@ async fn a_read_that_is_not_answered_ends_and_holds_no_thread() {
     fake(&f).release();
     closed(&f).await;
     assert_reads(&*f.driver, &at, &bytes, "afterwards").await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.assert_empty().await;
 }
@@ -201,17 +201,19 @@ async fn a_delete_that_hangs_is_answered_and_the_next_waits_for_it_on_no_thread(
     let at = f.place(&f.id(), &bytes).await;
     fake(&f).forget();
     fake(&f).hold_call("rbd_trash_move");
-    let error = soon("an answer", f.driver.delete(&at)).await.unwrap_err();
+    let error = soon("an answer", f.driver.delete(&at, Hold::default())).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
     for _ in 0..2 {
-        let error = soon("an answer", f.driver.delete(&at)).await.unwrap_err();
+        let error = soon("an answer", f.driver.delete(&at, Hold::default())).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     }
     assert_eq!(fake(&f).count("rbd_trash_move"), 1);
     fake(&f).release_call("rbd_trash_move");
     closed(&f).await;
     soon("the image to go", async {
-        while f.driver.delete(&at).await.map_err(|error| error.kind()) != Err(Kind::NotFound) {
+        while f.driver.delete(&at, Hold::default()).await.map_err(|error| error.kind())
+            != Err(Kind::NotFound)
+        {
             tokio::task::yield_now().await;
         }
     })
@@ -230,7 +232,7 @@ async fn the_store_is_looked_at_while_a_recovery_and_a_purge_go_on() {
     let error = put(&f.store, order(&f.id(), Some(1000)), &bytes).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
     fake(&f).plan(Plan::once("rbd_trash_remove_with_progress", 1, 5, How::Fail));
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     fake(&f).release_call("rbd_create4");
     closed(&f).await;
     soon("the late call to let go of its id", async {
@@ -294,7 +296,7 @@ async fn a_cluster_that_hangs_stops_one_store_only() {
     fake(&f).release_call("rbd_open");
     closed(&f).await;
     assert_reads(&*f.driver, &at, &bytes, "afterwards").await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.assert_empty().await;
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use imaged::{transfer::Frame, wire::records::Mode};
-use imaged_drivers::{Kind, Recovered, Volume};
+use imaged_drivers::{Hold, Kind, Recovered, Volume};
 use imaged_fake_librbd::Cluster;
 
 use crate::{
@@ -129,7 +129,7 @@ async fn a_volume_that_is_locked_is_in_use_and_no_try_holds_a_thread() {
         }
         fake(&f).forget();
     }
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     closed(&f).await;
     f.assert_empty().await;
 }
@@ -163,7 +163,7 @@ async fn an_upload_whose_image_is_locked_ends_and_holds_no_thread() {
     // Others go on meanwhile.
     let other = f.id();
     put(&f.store, order(&other, None), &bytes).await.unwrap();
-    f.driver.delete(&f.driver.locate(&other).await.unwrap()).await.unwrap();
+    f.driver.delete(&f.driver.locate(&other).await.unwrap(), Hold::default()).await.unwrap();
     fake(&f).lock(POOL, id.as_str(), None);
     soon("the journal to be empty", async {
         while !f.shared().ids.is_empty() {

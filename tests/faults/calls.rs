@@ -9,7 +9,9 @@ use imaged::{
     transfer::Frame,
     wire::records::{Mode, State},
 };
-use imaged_drivers::{Error, ImageId, Kind, Location, Result, Span, memory::Share, window::PAGE};
+use imaged_drivers::{
+    Error, Hold, ImageId, Kind, Location, Result, Span, memory::Share, window::PAGE,
+};
 
 use super::faulty::{FAILURES, Failure, Faulty, Script};
 use crate::harness::stores::{
@@ -127,19 +129,19 @@ impl<'a> Stage<'a> {
             assert_eq!(error.kind(), failure.kind, "{what}: {error:?}");
             if !failure.done {
                 assert_reads(&**driver, &at, &self.bytes, &what).await;
-                driver.delete(&at).await.expect(&what);
+                driver.delete(&at, Hold::default()).await.expect(&what);
             }
         } else {
             self.judge(ended.as_ref().err(), failure, call, there.is_some(), kept, &what);
             assert_reads(&**driver, &at, &self.bytes, &what).await;
-            driver.delete(&at).await.expect(&what);
+            driver.delete(&at, Hold::default()).await.expect(&what);
         }
         if let Some(at) = there {
             assert_reads(&**driver, &at, &self.bytes, &what).await;
             if let Some(kept) = driver.stat(&at).await.unwrap().digests {
                 assert_eq!(kept, digests(&self.bytes, kept.hash_algo.parse().unwrap()), "{what}");
             }
-            driver.delete(&at).await.expect(&what);
+            driver.delete(&at, Hold::default()).await.expect(&what);
         }
         assert_free(f, &id, &what).await;
         f.assert_empty().await;
@@ -186,7 +188,7 @@ async fn exhaust(f: &Fixture, scenario: Scenario, failures: &[Failure]) {
     assert!(!calls.is_empty());
     for id in [id, source] {
         if let Ok(at) = f.driver.locate(&id).await {
-            f.driver.delete(&at).await.unwrap();
+            f.driver.delete(&at, Hold::default()).await.unwrap();
         }
     }
     f.assert_empty().await;
@@ -275,8 +277,7 @@ async fn a_clone_whose_digests_cannot_be_promised_is_not_left_behind() {
     let at = f.place(&f.id(), &bytes).await;
     let journal = f.home().join("state/journal");
     let away = f.home().join("state/away");
-    let driver =
-        Arc::new(Moving { inner: Arc::clone(&f.driver), from: journal.clone(), to: away.clone() });
+    let driver = Arc::new(Moving { inner: Arc::clone(&f.driver), from: journal, to: away });
     let (config, shared) = (f.store.config.clone(), Arc::clone(f.shared()));
     let store = Arc::new(Store::with_driver(config, shared, driver));
     let id = f.id();
@@ -284,14 +285,13 @@ async fn a_clone_whose_digests_cannot_be_promised_is_not_left_behind() {
     put.algo = Algo::Blake2b;
     let copied = Arc::clone(&store).copy(put, Arc::clone(&store), at.clone(), Mode::Clone).await;
     assert_eq!(copied.unwrap_err().kind(), Kind::Unavailable);
-    std::fs::rename(away, journal).unwrap();
     f.settle().await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     assert_free(&f, &id, "the copy").await;
     f.assert_empty().await;
 }
 
-/// A driver that takes a directory away with each copy.
+/// A driver that takes a directory away with each copy, until the next delete.
 #[derive(Debug)]
 struct Moving {
     inner: Arc<dyn imaged_drivers::Driver>,
@@ -331,8 +331,9 @@ impl imaged_drivers::Driver for Moving {
     async fn stat(&self, at: &Location) -> Result<imaged_drivers::Stat> {
         self.inner.stat(at).await
     }
-    async fn delete(&self, at: &Location) -> Result<()> {
-        self.inner.delete(at).await
+    async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
+        std::fs::rename(&self.to, &self.from).unwrap();
+        self.inner.delete(at, hold).await
     }
     async fn copy(
         &self,
@@ -382,7 +383,7 @@ async fn digests_that_could_not_be_kept_are_tried_again() {
     let copy: Location = receipt.location.parse().unwrap();
     let kept = f.driver.stat(&copy).await.unwrap().digests;
     assert_eq!(kept, Some(digests(&stage.bytes, Algo::Sha384)));
-    f.driver.delete(&copy).await.unwrap();
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&copy, Hold::default()).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     f.assert_empty().await;
 }

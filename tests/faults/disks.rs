@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use imaged::transfer::Frame;
-use imaged_drivers::{Kind, Location, Recovered};
+use imaged_drivers::{Hold, Kind, Location, Recovered};
 use rustix::fs::statvfs;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -112,7 +112,7 @@ async fn a_full_disk_is_told_and_is_as_empty_as_before() {
         if thin {
             let put = put(&f.store, order(&f.id(), None), &zeros).await.unwrap();
             assert_eq!(put.stored_bytes, 0);
-            f.driver.delete(&put.location.parse().unwrap()).await.unwrap();
+            f.driver.delete(&put.location.parse().unwrap(), Hold::default()).await.unwrap();
         } else {
             assert_refused(&f, &zeros, Kind::Full, &what).await;
         }
@@ -122,7 +122,7 @@ async fn a_full_disk_is_told_and_is_as_empty_as_before() {
             let receipt = put(&f.store, order(&f.id(), None), &bytes).await.unwrap();
             let at = receipt.location.parse().unwrap();
             assert_reads(&*f.driver, &at, &bytes, &what).await;
-            f.driver.delete(&at).await.unwrap();
+            f.driver.delete(&at, Hold::default()).await.unwrap();
         }
         f.assert_empty().await;
         drop(f);
@@ -200,7 +200,7 @@ async fn a_frozen_disk_times_out_and_is_sound_after_it_thaws() {
     if f.driver.stat(&at).await.is_ok() {
         assert_reads(&*f.driver, &at, &bytes, "what was committed after all").await;
         assert_eq!(f.driver.recover(&claim(&late), None).await.unwrap(), Recovered::Whole);
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
     f.assert_empty().await;
     for id in [&early, &late, &never] {

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, ImageId, Kind, Listed,
-    Location, NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat,
-    Upload, Volume, window::Window,
+    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, Hold, ImageId, Kind,
+    Listed, Location, NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source,
+    Span, Stat, Upload, Volume, window::Window,
 };
 
 /// How a call fails.
@@ -166,8 +166,8 @@ impl Driver for Faulty {
         self.script.pass("stat", self.inner.stat(at)).await
     }
 
-    async fn delete(&self, at: &Location) -> Result<()> {
-        self.script.pass("delete", self.inner.delete(at)).await
+    async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
+        self.script.pass("delete", self.inner.delete(at, hold)).await
     }
 
     async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imaged::wire::records::{Mode, Receipt};
-use imaged_drivers::{Kind, Location, Recovered, Result};
+use imaged_drivers::{Hold, Kind, Location, Recovered, Result};
 
 use crate::harness::stores::{
     self, Fixture, Held, assert_free, assert_reads, begin, claim,
@@ -54,10 +54,10 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
             let at = f.driver.locate(&id).await.expect(&what);
             assert_reads(&*f.driver, &at, &bytes, &what).await;
             assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
-            f.driver.delete(&at).await.unwrap();
+            f.driver.delete(&at, Hold::default()).await.unwrap();
             assert_free(&f, &id, &what).await;
         }
-        f.driver.delete(&source).await.unwrap();
+        f.driver.delete(&source, Hold::default()).await.unwrap();
         f.assert_empty().await;
     }
 }
@@ -116,7 +116,7 @@ async fn what_an_earlier_version_staged_is_in_nobodys_way_and_goes_with_its_inte
     std::fs::write(&part, b"half").unwrap();
     let receipt = put(&f.store, order(&id, None), &bytes).await.unwrap();
     assert_eq!(std::fs::read(&part).unwrap(), b"half", "it is not touched");
-    f.driver.delete(&receipt.location.parse().unwrap()).await.unwrap();
+    f.driver.delete(&receipt.location.parse().unwrap(), Hold::default()).await.unwrap();
     let removed = f.driver.recover(&claim(&id), None).await.unwrap();
     assert_eq!(removed, Recovered::Removed(vec![part.display().to_string()]));
     f.assert_empty().await;

@@ -13,7 +13,7 @@ use imaged::{
     transfer::Frame,
     wire::records::State,
 };
-use imaged_drivers::{ImageId, Kind, Location, NewImage, Recovered, Upload};
+use imaged_drivers::{Hold, ImageId, Kind, Location, NewImage, Recovered, Upload};
 use tempfile::TempDir;
 
 use crate::harness::stores::{
@@ -103,8 +103,8 @@ async fn replaying_twice_is_replaying_once() {
     let state = dead(&f);
     next(&f, state.path()).await.round().await;
     assert_reads(&*f.driver, &other, &bytes, "a later image").await;
-    f.driver.delete(&other).await.unwrap();
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&other, Hold::default()).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
     assert_eq!(names(&f.dirs[0]), [""; 0]);
 }
 
@@ -277,7 +277,7 @@ async fn digests_that_were_under_way_are_computed_by_the_next_daemon() {
         let job = next.shared.jobs.get(&jobs[0].id, Duration::from_secs(60)).await.unwrap();
         assert_eq!((job.state, job.kind.as_str()), (State::Done, "digest"));
         // Of an image that is gone there is nothing to compute.
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
         let text = serde_json::to_vec(&intent(Work::Digest, "main", &id)).unwrap();
         drop(next);
         let state = dead(&f);
@@ -312,7 +312,7 @@ async fn a_digest_that_a_stop_interrupts_stays_in_the_journal() {
         }
     }
     assert_reads(&*f.driver, &at, &bytes, "the image").await;
-    f.driver.delete(&at).await.unwrap();
+    f.driver.delete(&at, Hold::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -390,7 +390,7 @@ async fn of_two_daemons_on_one_directory_one_wins_an_id() {
         assert_eq!(lost.kind(), Kind::Exists, "{lost:?}");
         let at = f.driver.locate(&id).await.unwrap();
         assert_reads(&*f.driver, &at, &images[won], "the winner").await;
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
     }
     f.assert_empty().await;
 }
@@ -414,7 +414,7 @@ async fn an_id_of_any_length_is_put_or_refused_and_can_be_recovered() {
             match write_image(&*f.driver, &id, None, vec![bytes.clone()]).await {
                 Ok((at, _)) => {
                     assert_reads(&*f.driver, &at, &bytes, "by a long name").await;
-                    f.driver.delete(&at).await.unwrap();
+                    f.driver.delete(&at, Hold::default()).await.unwrap();
                 }
                 Err(error) => {
                     assert_eq!(error.kind(), Kind::Invalid, "{len}: {error:?}");

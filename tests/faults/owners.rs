@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use imaged::digest::Algo;
-use imaged_drivers::{Kind, Location};
+use imaged_drivers::{Hold, Kind, Location};
 use nix::unistd::{Gid, Uid, chown, setfsgid, setfsuid};
 
 use crate::harness::stores::{
@@ -62,7 +62,7 @@ fn images_that_their_owner_cannot_write_are_put_with_their_digests() {
         assert_eq!(kept, Some(digests(&bytes, Algo::Sha256)));
         // There is no place for others later, and that is no failure.
         f.driver.record(&at, &claim(&f.id()), &digests(&bytes, Algo::Md5)).await.unwrap();
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
         f.assert_empty().await;
     });
 }
@@ -94,7 +94,7 @@ fn a_directory_without_rights_is_told_and_nothing_is_left() {
         allow(0o700);
         f.settle().await;
         assert_eq!(f.driver.reading_only(), None);
-        f.driver.delete(&at).await.unwrap();
+        f.driver.delete(&at, Hold::default()).await.unwrap();
         assert_free(&f, &id, "refused").await;
         f.assert_empty().await;
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imaged::{transfer::Frame, wire::records::Mode};
-use imaged_drivers::{Kind, Location, Result, window::PAGE};
+use imaged_drivers::{Hold, Kind, Location, Result, window::PAGE};
 use nix::errno::Errno;
 
 use crate::harness::stores::{
@@ -54,7 +54,7 @@ async fn exhaust(f: &Fixture, scenario: Scenario) {
     let calls = plain.plan(0, 0);
     assert!(!calls.is_empty());
     for listed in f.list().await {
-        f.driver.delete(&listed.at).await.unwrap();
+        f.driver.delete(&listed.at, Hold::default()).await.unwrap();
     }
     f.assert_empty().await;
     for (errno, kind) in [
@@ -72,7 +72,7 @@ async fn exhaust(f: &Fixture, scenario: Scenario) {
             if scenario == Scenario::Delete {
                 assert_eq!(error.kind(), kind, "{what}: {error:?}");
                 // The name may be gone already, and only that not yet be durable.
-                match f.driver.delete(&at).await {
+                match f.driver.delete(&at, Hold::default()).await {
                     Ok(()) => assert_eq!(call, "unlink", "{what}"),
                     Err(error) => assert_eq!((error.kind(), &**call), (Kind::NotFound, "fsyncdir")),
                 }
@@ -87,7 +87,7 @@ async fn exhaust(f: &Fixture, scenario: Scenario) {
             assert_eq!(there.expect_err(&what).kind(), Kind::NotFound, "{what}");
             f.settle().await;
             assert_reads(&*f.driver, &at, &bytes, &what).await;
-            f.driver.delete(&at).await.expect(&what);
+            f.driver.delete(&at, Hold::default()).await.expect(&what);
             f.assert_empty().await;
             assert_free(f, &id, &what).await;
         }

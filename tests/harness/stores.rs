@@ -32,7 +32,8 @@ use imaged::{
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Claim, Committed, Driver, ImageId, Kind, Listed, Location, NewImage, Recovered, Result, Span,
+    Claim, Committed, Driver, Hold, ImageId, Kind, Listed, Location, NewImage, Recovered, Result,
+    Span,
     memory::{Memory, Share},
     window::{CHUNK, Window},
 };
@@ -435,7 +436,7 @@ pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
     let receipt = put.unwrap_or_else(|error| panic!("{what}: the id is not free: {error:?}"));
     let at: Location = receipt.location.parse().unwrap();
     assert_reads(&*fixture.driver, &at, &bytes, what).await;
-    fixture.driver.delete(&at).await.unwrap();
+    fixture.driver.delete(&at, Hold::default()).await.unwrap();
 }
 
 /// A claim on `id` that nobody else knows of: for calls to a driver alone.
