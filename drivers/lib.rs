@@ -33,9 +33,9 @@ pub mod rbd;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, Hold, ImageId, Kind,
-    Listed, NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat,
-    Upload, Usable,
+    Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests, Driver, Error, Hold,
+    ImageId, Kind, Listed, NewImage, Part, Progress, Properties, ReadAhead, Reader, Recovered,
+    Result, Source, Span, Stat, Upload, Usable, Volumes,
 };
 pub use kit::{DropOnLane, lane, memory, open_file, options, point, window, zeros};
 pub use location::{Location, Volume};

@@ -27,7 +27,7 @@ use futures_util::{
     future::{join_all, select_all},
     stream::BoxStream,
 };
-use imaged_drivers::{Digests, Error, ImageId, Kind, Result};
+use imaged_drivers::{Context, Digests, Error, ImageId, Kind, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -111,6 +111,8 @@ pub struct Put {
     pub algo: Algo,
     /// Digests that the bytes must have.
     pub promises: Vec<Promise>,
+    /// On whose behalf, for backends that ask.
+    pub context: Context,
     /// The request's id.
     pub request: String,
     /// The job that shows the progress, if one does.

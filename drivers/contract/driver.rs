@@ -4,24 +4,34 @@
 //! test compares the two lists. What every backend must do alike (count, digest, deadline, journal,
 //! clean-up) is not here: `src/store.rs` does it once, above.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use super::{
     claim::{Claim, Hold},
-    error::{Error, Kind, Result},
+    copies::Copies,
+    error::Result,
     image::{Digests, ImageId, Span},
-    reader::{Reader, Source},
+    reader::Reader,
     state::{Capacity, Part, Properties},
     upload::{NewImage, Upload},
+    volumes::Volumes,
 };
-use crate::{Location, Volume, kit::window::Window};
+use crate::{Location, kit::window::Window};
 
 /// One configured backend.
 ///
 /// Used as `Arc<dyn Driver>`; every method may be called at any time, many at once.
+///
+/// * A backend may be opened again while an earlier value still lives and has transfers under way, as a
+///   reload does: neither minds the other, and each reads what the other has written.
+/// * A backend that breaks is not opened again by its caller, which only probes it, every few seconds:
+///   the driver connects anew by itself, with the next call that needs it.
+/// * The locations of a backend are those that it gave, and those that glance_store would have given for
+///   its images. A location that names no store (a file's path, an old `rbd://ID`) is its own if what
+///   it names would be found there; it is judged by the configuration, never by looking.
 #[async_trait]
 pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// What this backend can do; constant for the life of the value. Where a flag says no, the
@@ -51,13 +61,23 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
         0
     }
 
-    /// How it likes to be read: bytes of a piece, and how many pieces in flight. `None` leaves it to
-    /// the daemon's settings.
-    fn reads(&self) -> Option<(usize, usize)> {
+    /// How it likes to be read. `None` leaves it to the daemon's settings.
+    fn reads(&self) -> Option<ReadAhead> {
         None
     }
 
-    /// Proves that images can be read now, and tells the capacity where it knows. Whether they can be
+    /// Its way to copy images inside itself, if it has one; as long as [`Caps::copy`] says so.
+    fn copies(&self) -> Option<&dyn Copies> {
+        None
+    }
+
+    /// Its way to the volumes of its system, if it has one; as long as [`Caps::volumes`] says so.
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+
+    /// Proves that images can be read now, and tells the capacity where it knows: of the whole backend,
+    /// others' bytes in it too, so that what is available can be written. Whether they can be
     /// written too is for [`Driver::reading_only`] to tell.
     ///
     /// # Errors
@@ -130,61 +150,6 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// somebody has locked it, and then it is as it was.
     async fn delete(&self, at: &Location, hold: Hold) -> Result<()>;
 
-    /// Makes the image of `claim` from `from` inside the backend; no byte passes through this process.
-    /// The copy lives on when its source is gone [a-copy-is-independent]. `None`: this pair
-    /// cannot, the caller streams instead.
-    ///
-    /// # Errors
-    /// As `create` and `open`.
-    async fn copy(&self, _from: Source, _claim: &Claim) -> Result<Option<Copied>> {
-        Ok(None)
-    }
-
-    /// Makes the image hold all of its bytes itself, where it still shares some with what it was
-    /// copied from; no byte changes. Does nothing where it shares none.
-    ///
-    /// # Errors
-    /// `NotFound`; `Unavailable` if `progress` ended it: it can be begun again.
-    async fn flatten(&self, _at: &Location, _claim: &Claim, _progress: Progress) -> Result<()> {
-        Ok(())
-    }
-
-    /// The volume that `at` names, if it is one of this backend's system and no image of the store.
-    fn volume(&self, _at: &Location) -> Option<Volume> {
-        None
-    }
-
-    /// Fixes what `volume` holds now, so that the image of `claim` can be made from it, by `copy` or
-    /// from the bytes of `open_sealed`. Doing it twice is doing it once more.
-    ///
-    /// # Errors
-    /// `NotFound` if there is no such volume; `BackendDenied` if its system does not let us.
-    async fn seal(&self, volume: &Volume, _claim: &Claim) -> Result<Source> {
-        Err(Error::new(
-            Kind::Unsupported,
-            format!("this store's backend has no volumes: volume=`{volume}`"),
-        ))
-    }
-
-    /// Opens what `seal` gave; bytes that are read later come through `window`.
-    ///
-    /// # Errors
-    /// `NotFound` if it is gone.
-    async fn open_sealed(&self, sealed: &Source, _window: Window) -> Result<Reader> {
-        Err(Error::new(
-            Kind::Unsupported,
-            format!("this store's backend has no volumes: location=`{}`", sealed.at),
-        ))
-    }
-
-    /// Removes what `seal` made for the id of `claim`, whether or not it did. Copies live on.
-    ///
-    /// # Errors
-    /// It is still there; try later.
-    async fn unseal(&self, _volume: &Volume, _claim: &Claim) -> Result<()> {
-        Ok(())
-    }
-
     /// Keeps `digests` with the image, for `stat` to tell [digests-stay-with-the-image].
     ///
     /// # Errors
@@ -204,10 +169,6 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     fn list(&self) -> BoxStream<'static, Result<Listed>>;
 }
 
-/// Is told how much of a long call is done and of how much, in whatever counts there; answers whether
-/// it is to go on.
-pub type Progress = Arc<dyn Fn(u64, u64) -> bool + Send + Sync>;
-
 /// What a backend can do. Every flag changes what some caller does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Caps {
@@ -219,7 +180,7 @@ pub struct Caps {
     pub seek: bool,
     /// Images can be listed.
     pub list: bool,
-    /// `copy` can succeed for some sources.
+    /// [`Copies::copy`] can succeed for some sources.
     pub copy: bool,
     /// Reads can hand out a descriptor.
     pub descriptor: bool,
@@ -229,6 +190,15 @@ pub struct Caps {
     pub flatten: bool,
 }
 
+/// How a backend likes to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadAhead {
+    /// Bytes of a piece.
+    pub chunk: usize,
+    /// Pieces that are read at a time.
+    pub in_flight: usize,
+}
+
 /// What is known of an image without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -236,21 +206,9 @@ pub struct Stat {
     pub size: u64,
     /// Its digests, if the backend has kept them.
     pub digests: Option<Digests>,
-}
-
-/// What `copy` made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Copied {
-    /// Where the copy is.
-    pub at: Location,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Bytes that take space, not counting those shared with the source.
-    pub stored_bytes: u64,
-    /// Its digests, if the source's were known.
-    pub digests: Option<Digests>,
-    /// Whether it shares bytes with its source until `flatten`.
-    pub shared: bool,
+    /// What the backend calls this very image: another one that comes to have its name has another
+    /// version [a-version-is-of-one-image]. `None` where the backend has no such thing.
+    pub version: Option<String>,
 }
 
 /// What `recover` found.

@@ -2,21 +2,26 @@
 //!
 //! * [`driver`]: a store's backend; read it first
 //! * [`upload`]: an image being written; [`reader`]: an image being read, and what copies are made from
+//! * [`copies`], [`volumes`]: what only some backends can do
 //! * [`claim`]: who owns an id; [`image`]: ids, spans, digests; [`state`]: what a backend tells of itself
 //! * [`error`]: what can go wrong
 
 pub mod claim;
+pub mod copies;
 pub mod driver;
 pub mod error;
 pub mod image;
 pub mod reader;
 pub mod state;
 pub mod upload;
+pub mod volumes;
 
 pub use claim::{Claim, Hold};
-pub use driver::{Caps, Copied, Driver, Listed, Progress, Recovered, Stat};
+pub use copies::{Copied, Copies, Progress};
+pub use driver::{Caps, Driver, Listed, ReadAhead, Recovered, Stat};
 pub use error::{Error, Kind, Result};
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};
 pub use state::{Capacity, Part, Properties, Usable};
-pub use upload::{Committed, NewImage, Upload};
+pub use upload::{Committed, Context, NewImage, Upload};
+pub use volumes::Volumes;

@@ -16,8 +16,8 @@ use crate::{
 pub struct Reader {
     /// The place that was opened, in full, whatever form of location it was asked for by.
     pub at: Location,
-    /// What the backend calls the image that was opened, where the name in `at` may come to be another's.
-    pub identity: Option<String>,
+    /// What the backend calls the image that was opened, as [`Stat::version`](super::Stat::version) says.
+    pub version: Option<String>,
     /// Length of the whole image in bytes.
     pub size: u64,
     /// The bytes that will come.
@@ -38,7 +38,7 @@ impl Reader {
         };
         Source {
             at: self.at.clone(),
-            identity: self.identity.clone(),
+            version: self.version.clone(),
             size: self.size,
             digests: self.digests.clone(),
             file,
@@ -88,13 +88,13 @@ impl fmt::Debug for Body {
 /// its own store has agreed to the reading. Made by [`Reader::source`].
 ///
 /// It carries the place that it was resolved to, and no name that another store, or the same one a
-/// moment later, may resolve otherwise: a backend that looks the place up again compares `identity`.
+/// moment later, may resolve otherwise: a backend that looks the place up again compares `version`.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Where it is: in full, whatever form of location it was asked for by.
     pub at: Location,
     /// What its backend calls this very image, where the name in `at` may come to be another's.
-    pub identity: Option<String>,
+    pub version: Option<String>,
     /// Its length in bytes.
     pub size: u64,
     /// Its digests, if known.

@@ -10,7 +10,7 @@ use super::{
     error::{Error, Result},
     image::Digests,
 };
-use crate::Location;
+use crate::{Location, kit::options::Secret};
 
 /// An image that is to be.
 #[derive(Clone, Debug)]
@@ -22,6 +22,15 @@ pub struct NewImage {
     /// The digests that its bytes will have, if its caller has promised all of them: for backends that
     /// keep them from the beginning. They are checked before `commit`.
     pub promised: Option<Digests>,
+    /// On whose behalf it is made, for backends that ask.
+    pub context: Context,
+}
+
+/// On whose behalf a backend is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The caller's own token for the cloud (`X-Auth-Token`). Shown to nobody, kept nowhere.
+    pub token: Option<Secret>,
 }
 
 /// An image being written. Ends by value: `commit` or `abort`, once. Dropping it without either is

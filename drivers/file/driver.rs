@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Digests, Driver, Hold, ImageId, Listed, NewImage,
-        Part, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed,
+        NewImage, Part, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{DropOnLane, file_body::FileBody, lane::Lane, refusals::missing, window::Window},
 };
@@ -134,6 +134,10 @@ impl Driver for File {
         self.0.lane.taken()
     }
 
+    fn copies(&self) -> Option<&dyn Copies> {
+        Some(self)
+    }
+
     async fn probe(&self) -> Result<Capacity> {
         self.run("look at the store", |store| store.survey()).await
     }
@@ -173,7 +177,7 @@ impl Driver for File {
             let size = opened.file.size;
             let range = span.of(size)?;
             let body = Body::File(FileBody::new(opened.file, range.clone(), lane, window));
-            Ok(Reader { at, identity: None, size, range, digests, body })
+            Ok(Reader { at, version: None, size, range, digests, body })
         })
         .await
     }
@@ -182,7 +186,7 @@ impl Driver for File {
         let at = at.clone();
         self.run("look at an image", move |store| {
             let opened = store.entry(&at)?.open()?;
-            Ok(Stat { size: opened.file.size, digests: opened.digests() })
+            Ok(Stat { size: opened.file.size, digests: opened.digests(), version: None })
         })
         .await
     }
@@ -194,31 +198,6 @@ impl Driver for File {
             store.entry(&at)?.remove()
         };
         self.run("delete an image", remove).await
-    }
-
-    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
-        let Some(source) = from.file else { return Ok(None) };
-        let (claim, size) = (claim.clone(), from.size);
-        let begin = move |store: &Arc<Store>| {
-            let target = upload::Target::create(store, claim, Some(size))?;
-            let same = target.is_beside(&source)?;
-            Ok((DropOnLane::new(&store.lane, target), source, same))
-        };
-        let (target, source, same) = self.run("create an image", begin).await?;
-        if !same {
-            self.run("abandon a copy", move |_| target.abort()).await?;
-            return Ok(None);
-        }
-        let at = target.at().clone();
-        let digests = from.digests;
-        let stored_bytes = upload::copy(&self.0.lane, target, source, digests.clone()).await?;
-        Ok(stored_bytes.map(|stored_bytes| Copied {
-            at,
-            size,
-            stored_bytes,
-            digests,
-            shared: false,
-        }))
     }
 
     async fn record(&self, at: &crate::Location, claim: &Claim, digests: &Digests) -> Result<()> {
@@ -275,5 +254,33 @@ impl Driver for File {
             stream::iter(failed)
         });
         listed.flatten().map(Ok).chain(wrong.flatten().map(Err)).boxed()
+    }
+}
+
+#[async_trait]
+impl Copies for File {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        let Some(source) = from.file else { return Ok(None) };
+        let (claim, size) = (claim.clone(), from.size);
+        let begin = move |store: &Arc<Store>| {
+            let target = upload::Target::create(store, claim, Some(size))?;
+            let same = target.is_beside(&source)?;
+            Ok((DropOnLane::new(&store.lane, target), source, same))
+        };
+        let (target, source, same) = self.run("create an image", begin).await?;
+        if !same {
+            self.run("abandon a copy", move |_| target.abort()).await?;
+            return Ok(None);
+        }
+        let at = target.at().clone();
+        let digests = from.digests;
+        let stored_bytes = upload::copy(&self.0.lane, target, source, digests.clone()).await?;
+        Ok(stored_bytes.map(|stored_bytes| Copied {
+            at,
+            size,
+            stored_bytes,
+            digests,
+            shared: false,
+        }))
     }
 }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     contract::{
-        Capacity, Caps, Claim, Copied, Digests, Driver, Hold, ImageId, Listed, NewImage, Reader,
-        Recovered, Result, Source, Span, Stat, Upload,
+        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, NewImage,
+        Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
         refusals::{already_exists, foreign, missing},
@@ -80,6 +80,10 @@ impl Driver for Mem {
         matches!(at, crate::Location::Mem(at) if at.store == self.name)
     }
 
+    fn copies(&self) -> Option<&dyn Copies> {
+        Some(self)
+    }
+
     async fn probe(&self) -> Result<Capacity> {
         let used = lock(&self.images).used;
         Ok(Capacity {
@@ -118,12 +122,12 @@ impl Driver for Mem {
         let (_, image) = self.find(at)?;
         let (range, body) = read::read(&image, span, window.chunk())?;
         let size = image.bytes.len() as u64;
-        Ok(Reader { at: at.clone(), identity: None, size, range, digests: image.digests, body })
+        Ok(Reader { at: at.clone(), version: None, size, range, digests: image.digests, body })
     }
 
     async fn stat(&self, at: &crate::Location) -> Result<Stat> {
         let (_, image) = self.find(at)?;
-        Ok(Stat { size: image.bytes.len() as u64, digests: image.digests })
+        Ok(Stat { size: image.bytes.len() as u64, digests: image.digests, version: None })
     }
 
     async fn delete(&self, at: &crate::Location, _hold: Hold) -> Result<()> {
@@ -132,28 +136,6 @@ impl Driver for Mem {
         let image = images.whole.remove(&id).ok_or_else(|| missing(&id, &self.name))?;
         images.used = images.used.saturating_sub(image.bytes.len() as u64);
         Ok(())
-    }
-
-    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
-        let id = claim.id();
-        let Ok((_, image)) = self.find(&from.at) else { return Ok(None) };
-        let size = image.bytes.len() as u64;
-        let mut images = lock(&self.images);
-        if images.whole.contains_key(id) {
-            return Err(already_exists(id, &self.name));
-        }
-        if images.used.saturating_add(size) > self.capacity {
-            return Err(full(&self.name));
-        }
-        images.used += size;
-        images.whole.insert(id.clone(), image.clone());
-        Ok(Some(Copied {
-            at: self.at(id),
-            size,
-            stored_bytes: 0,
-            digests: image.digests,
-            shared: false,
-        }))
     }
 
     async fn record(&self, at: &crate::Location, _claim: &Claim, digests: &Digests) -> Result<()> {
@@ -179,5 +161,30 @@ impl Driver for Mem {
             })
             .collect();
         stream::iter(lines).boxed()
+    }
+}
+
+#[async_trait]
+impl Copies for Mem {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        let id = claim.id();
+        let Ok((_, image)) = self.find(&from.at) else { return Ok(None) };
+        let size = image.bytes.len() as u64;
+        let mut images = lock(&self.images);
+        if images.whole.contains_key(id) {
+            return Err(already_exists(id, &self.name));
+        }
+        if images.used.saturating_add(size) > self.capacity {
+            return Err(full(&self.name));
+        }
+        images.used += size;
+        images.whole.insert(id.clone(), image.clone());
+        Ok(Some(Copied {
+            at: self.at(id),
+            size,
+            stored_bytes: 0,
+            digests: image.digests,
+            shared: false,
+        }))
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Parent {
     pub(super) image: String,
     pub(super) snap: String,
     /// Its internal id, if it is known.
-    pub(super) identity: Option<String>,
+    pub(super) version: Option<String>,
     /// In bytes.
     pub(super) size: u64,
     pub(super) digests: Option<Digests>,
@@ -46,7 +46,7 @@ pub(super) fn clone(
     going: &Going,
 ) -> Result<Option<Copied>> {
     let name = claim.id().as_str();
-    let Parent { pool: from, image, snap, identity, size: length, digests } = parent;
+    let Parent { pool: from, image, snap, version, size: length, digests } = parent;
     let from = open_pool(live, &from)?;
     let options = Options {
         order: Some(store.config.order),
@@ -69,8 +69,8 @@ pub(super) fn clone(
     let other = |errno| cleared(pool, name, failed("clone", name, errno, Late::Away), going);
     // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
     // before, too.
-    if let Some(identity) = &identity
-        && !is_still(&from, &image, identity).map_err(other)?
+    if let Some(version) = &version
+        && !is_still(&from, &image, version).map_err(other)?
     {
         remove(pool, name, going)
             .map_err(|errno| failed("remove", name, errno, Late::Away).leaving(name))?;
@@ -167,7 +167,7 @@ pub(super) fn seal(store: &Store, live: &Live, volume: &Volume, name: &str) -> R
     let (size, internal) = looked.map_err(|errno| refused(store, volume, errno))?;
     let at = Location::of_snap(&live.fsid, pool.name(), &volume.image, &snap);
     let at = crate::Location::Rbd(at);
-    Ok(Source { at, identity: Some(internal), size, digests: None, file: None })
+    Ok(Source { at, version: Some(internal), size, digests: None, file: None })
 }
 
 /// Makes the snapshot, and stands at it.
@@ -242,10 +242,10 @@ pub(super) fn open_sealed(store: &Store, pool: &Pool, image: &str, snap: &str) -
 
 /// An open image, if it is the one of this internal id, and not another that has come to have its name.
 /// Blocks.
-pub(super) fn that_very(image: Image, name: &str, identity: Option<&str>) -> Result<Image> {
-    let Some(identity) = identity else { return Ok(image) };
+pub(super) fn that_very(image: Image, name: &str, version: Option<&str>) -> Result<Image> {
+    let Some(version) = version else { return Ok(image) };
     let refused = match image.id() {
-        Ok(internal) if internal == identity => return Ok(image),
+        Ok(internal) if internal == version => return Ok(image),
         Ok(_) => Error::new(
             Kind::NotFound,
             format!("another image has come to have this name meanwhile: image=`{name}`"),

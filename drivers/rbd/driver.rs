@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Digests, Driver, Error, Hold, ImageId, Kind, Listed,
-        NewImage, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, ImageId, Kind,
+        Listed, NewImage, Progress, Properties, ReadAhead, Reader, Recovered, Result, Source, Span,
+        Stat, Upload, Volumes,
     },
     kit::{
         refusals::{foreign, missing},
@@ -106,6 +107,14 @@ impl Driver for Rbd {
         }
     }
 
+    fn copies(&self) -> Option<&dyn Copies> {
+        Some(self)
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+
     fn properties(&self) -> Properties {
         let config = &self.0.config;
         let mut facts = Properties::new();
@@ -133,7 +142,7 @@ impl Driver for Rbd {
         self.0.lane.taken()
     }
 
-    fn reads(&self) -> Option<(usize, usize)> {
+    fn reads(&self) -> Option<ReadAhead> {
         Some(read::READS)
     }
 
@@ -198,10 +207,10 @@ impl Driver for Rbd {
             .await?
         };
         let body = read::stream(Arc::new(reading), name, range.clone(), extents, window);
-        let Stat { size, digests } = seen.stat;
+        let Stat { size, digests, version } = seen.stat;
         Ok(Reader {
             at: crate::Location::Rbd(place),
-            identity: Some(seen.internal),
+            version,
             size,
             range,
             digests,
@@ -236,105 +245,6 @@ impl Driver for Rbd {
             trash::purge_soon(store);
         }
         Ok(())
-    }
-
-    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
-        let (live, pool) = self.0.connected().await?;
-        let crate::Location::Rbd(at) = &from.at else { return Ok(None) };
-        // One that names no place could be looked up only in this pool, where it may be another.
-        let Some((parent, snap)) = at.place_in(&live.fsid) else { return Ok(None) };
-        let claim = claim.clone();
-        self.0.forget(claim.id().as_str());
-        let parent = copy::Parent {
-            pool: parent.to_owned(),
-            image: at.image().to_owned(),
-            snap: snap.to_owned(),
-            identity: from.identity,
-            size: from.size,
-            digests: from.digests,
-        };
-        let copied = long_on(&self.0.long, &self.0, "clone an image", move |store, going| {
-            copy::clone(store, (&live, &pool), &claim, parent, going)
-        });
-        copied.await
-    }
-
-    async fn flatten(&self, at: &crate::Location, claim: &Claim, progress: Progress) -> Result<()> {
-        let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
-        if !self.0.config.flatten {
-            return Ok(());
-        }
-        let claim = claim.clone();
-        long_on(&self.0.flattening, &self.0, "flatten an image", move |store, going| {
-            let _until_done = claim;
-            copy::flatten(store, &pool, &name, &progress, going)
-        })
-        .await?;
-        // What it was cloned from may have waited for this.
-        trash::purge_soon(&self.0);
-        Ok(())
-    }
-
-    fn volume(&self, at: &crate::Location) -> Option<crate::Volume> {
-        let image = self.serves(at);
-        let crate::Location::Rbd(at) = at else { return None };
-        let fsid = lock(&self.0.fsid).clone()?;
-        let (pool, snap) = at.place_in(&fsid)?;
-        (!image).then(|| {
-            crate::Volume::Rbd(Volume {
-                pool: pool.to_owned(),
-                image: at.image().to_owned(),
-                snap: Some(snap.to_owned()),
-            })
-        })
-    }
-
-    async fn seal(&self, volume: &crate::Volume, claim: &Claim) -> Result<Source> {
-        let (live, _) = self.0.connected().await?;
-        let crate::Volume::Rbd(volume) = volume.clone();
-        let claim = claim.clone();
-        let sealed = on(&self.0.lane, &self.0, "seal a volume", move |store| {
-            copy::seal(store, &live, &volume, claim.id().as_str())
-        });
-        sealed.await
-    }
-
-    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
-        let (live, _) = self.0.connected().await?;
-        let crate::Location::Rbd(at) = &sealed.at else {
-            return Err(foreign(&sealed.at, &self.0.name));
-        };
-        let Some((pool, snap)) = at.place_in(&live.fsid) else {
-            return Err(foreign(&sealed.at, &self.0.name));
-        };
-        let (pool, image, snap) = (pool.to_owned(), at.image().to_owned(), snap.to_owned());
-        let Source { at, identity, size, .. } = sealed.clone();
-        // No image has such a name.
-        let name = format!("{pool}/{image}");
-        let (reading, extents) = {
-            let (name, identity) = (name.clone(), identity.clone());
-            on(&self.0.lane, &self.0, "open a volume", move |store| {
-                let pool = copy::open_pool(&live, &pool)?;
-                let opened = copy::open_sealed(store, &pool, &image, &snap)?;
-                let opened = copy::that_very(opened, &name, identity.as_deref())?;
-                read::reading(store, opened, &name, 0..size)
-            })
-            .await?
-        };
-        let body = read::stream(Arc::new(reading), name, 0..size, extents, window);
-        let body = Body::Stream(body);
-        Ok(Reader { at, identity, size, range: 0..size, digests: None, body })
-    }
-
-    async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {
-        let (live, _) = self.0.connected().await?;
-        let crate::Volume::Rbd(volume) = volume.clone();
-        let claim = claim.clone();
-        on(&self.0.lane, &self.0, "unseal a volume", move |store| {
-            copy::unseal(store, &live, &volume, claim.id().as_str())
-        })
-        .await
     }
 
     async fn record(&self, at: &crate::Location, claim: &Claim, digests: &Digests) -> Result<()> {
@@ -412,5 +322,110 @@ impl Driver for Rbd {
             Ok::<_, Error>(found.try_filter_map(|found| async move { Ok(found) }))
         };
         stream::once(names).try_flatten().boxed()
+    }
+}
+
+#[async_trait]
+impl Copies for Rbd {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        let (live, pool) = self.0.connected().await?;
+        let crate::Location::Rbd(at) = &from.at else { return Ok(None) };
+        // One that names no place could be looked up only in this pool, where it may be another.
+        let Some((parent, snap)) = at.place_in(&live.fsid) else { return Ok(None) };
+        let claim = claim.clone();
+        self.0.forget(claim.id().as_str());
+        let parent = copy::Parent {
+            pool: parent.to_owned(),
+            image: at.image().to_owned(),
+            snap: snap.to_owned(),
+            version: from.version,
+            size: from.size,
+            digests: from.digests,
+        };
+        let copied = long_on(&self.0.long, &self.0, "clone an image", move |store, going| {
+            copy::clone(store, (&live, &pool), &claim, parent, going)
+        });
+        copied.await
+    }
+
+    async fn flatten(&self, at: &crate::Location, claim: &Claim, progress: Progress) -> Result<()> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        if !self.0.config.flatten {
+            return Ok(());
+        }
+        let claim = claim.clone();
+        long_on(&self.0.flattening, &self.0, "flatten an image", move |store, going| {
+            let _until_done = claim;
+            copy::flatten(store, &pool, &name, &progress, going)
+        })
+        .await?;
+        // What it was cloned from may have waited for this.
+        trash::purge_soon(&self.0);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Volumes for Rbd {
+    fn volume(&self, at: &crate::Location) -> Option<crate::Volume> {
+        let image = self.serves(at);
+        let crate::Location::Rbd(at) = at else { return None };
+        let fsid = lock(&self.0.fsid).clone()?;
+        let (pool, snap) = at.place_in(&fsid)?;
+        (!image).then(|| {
+            crate::Volume::Rbd(Volume {
+                pool: pool.to_owned(),
+                image: at.image().to_owned(),
+                snap: Some(snap.to_owned()),
+            })
+        })
+    }
+
+    async fn seal(&self, volume: &crate::Volume, claim: &Claim) -> Result<Source> {
+        let (live, _) = self.0.connected().await?;
+        let crate::Volume::Rbd(volume) = volume.clone();
+        let claim = claim.clone();
+        let sealed = on(&self.0.lane, &self.0, "seal a volume", move |store| {
+            copy::seal(store, &live, &volume, claim.id().as_str())
+        });
+        sealed.await
+    }
+
+    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
+        let (live, _) = self.0.connected().await?;
+        let crate::Location::Rbd(at) = &sealed.at else {
+            return Err(foreign(&sealed.at, &self.0.name));
+        };
+        let Some((pool, snap)) = at.place_in(&live.fsid) else {
+            return Err(foreign(&sealed.at, &self.0.name));
+        };
+        let (pool, image, snap) = (pool.to_owned(), at.image().to_owned(), snap.to_owned());
+        let Source { at, version, size, .. } = sealed.clone();
+        // No image has such a name.
+        let name = format!("{pool}/{image}");
+        let (reading, extents) = {
+            let (name, version) = (name.clone(), version.clone());
+            on(&self.0.lane, &self.0, "open a volume", move |store| {
+                let pool = copy::open_pool(&live, &pool)?;
+                let opened = copy::open_sealed(store, &pool, &image, &snap)?;
+                let opened = copy::that_very(opened, &name, version.as_deref())?;
+                read::reading(store, opened, &name, 0..size)
+            })
+            .await?
+        };
+        let body = read::stream(Arc::new(reading), name, 0..size, extents, window);
+        let body = Body::Stream(body);
+        Ok(Reader { at, version, size, range: 0..size, digests: None, body })
+    }
+
+    async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {
+        let (live, _) = self.0.connected().await?;
+        let crate::Volume::Rbd(volume) = volume.clone();
+        let claim = claim.clone();
+        on(&self.0.lane, &self.0, "unseal a volume", move |store| {
+            copy::unseal(store, &live, &volume, claim.id().as_str())
+        })
+        .await
     }
 }

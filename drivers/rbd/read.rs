@@ -17,13 +17,13 @@ use super::{
     store::{Store, lock},
 };
 use crate::{
-    contract::{Error, Kind, Result, Stat},
+    contract::{Error, Kind, ReadAhead, Result, Stat},
     kit::refusals::missing,
     window::{self, Buffer, CHUNK, Window},
 };
 
 /// Bytes of one read, and how many reads are in flight.
-pub(super) const READS: (usize, usize) = (CHUNK, 4);
+pub(super) const READS: ReadAhead = ReadAhead { chunk: CHUNK, in_flight: 4 };
 
 /// Size and digests of a whole image. One that was seen before costs one look whether it is
 /// still the same. Blocks.
@@ -75,7 +75,8 @@ fn whole(
         }
         let (internal, size) = (image.id()?, image.size()?);
         let digests = kept::kept(&image, &internal, size)?;
-        Ok(Seen { internal, stat: Stat { size, digests }, watched })
+        let stat = Stat { size, digests, version: Some(internal.clone()) };
+        Ok(Seen { internal, stat, watched })
     };
     let found = looked().map_err(|errno| unopened(store, name, errno));
     // By now the client has heard what the OSD knows of the pool.
@@ -99,7 +100,7 @@ pub(super) fn reading(
     name: &str,
     range: Range<u64>,
 ) -> Result<(Reading, Option<Vec<Extent>>)> {
-    let extents = if range.end.saturating_sub(range.start) > READS.0 as u64 {
+    let extents = if range.end.saturating_sub(range.start) > READS.chunk as u64 {
         match image.extents(range) {
             Ok(extents) => Some(extents),
             Err(errno) => {
@@ -122,7 +123,7 @@ pub(super) fn stream(
     window: Window,
 ) -> BoxStream<'static, Result<Bytes>> {
     let extents = Arc::new(extents);
-    let parts = window.pieces(range, READS.1, move |start, buffer| {
+    let parts = window.pieces(range, READS.in_flight, move |start, buffer| {
         let (reading, name) = (Arc::clone(&reading), name.clone());
         let extents = Arc::clone(&extents);
         async move { read_part(&reading, &name, start, extents.as_deref(), buffer).await }

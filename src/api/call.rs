@@ -3,14 +3,17 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use hyper::header::{HeaderMap, HeaderName};
-use imaged_drivers::{Error, Kind, Result};
+use imaged_drivers::{Context, Error, Kind, Result, options::Secret};
 use parking_lot::Mutex;
 
 use crate::{
     daemon::Daemon,
     digest::Algo,
     store::Store,
-    wire::{headers::REQUEST_ID, stream::Wire},
+    wire::{
+        headers::{AUTH_TOKEN, REQUEST_ID},
+        stream::Wire,
+    },
 };
 
 /// The descriptors that came with a request's head.
@@ -66,6 +69,12 @@ impl Call {
                 format!("a header is given twice or is no text: header=`{name}`"),
             )),
         }
+    }
+
+    /// On whose behalf the request is made.
+    pub(super) fn context(&self) -> Result<Context> {
+        let token = self.header(&AUTH_TOKEN)?.filter(|token| !token.is_empty());
+        Ok(Context { token: token.map(|token| Secret::from(token.to_owned())) })
     }
 
     /// The one descriptor that must have come.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{Response, StatusCode, body::Incoming};
-use imaged_drivers::{Error, ImageId, Kind, Location, Result, Volume};
+use imaged_drivers::{Context, Error, ImageId, Kind, Location, Result, Volume};
 use tokio_util::sync::CancellationToken;
 
 use super::{answer::json, body::Body, call::Call};
@@ -38,8 +38,9 @@ pub(super) async fn copy(
     if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
+    let context = call.context()?;
     let job = call.daemon.shared.jobs.begin("copy", &call.request, store.name(), id.as_str(), None);
-    let put = new_put(call, id, algo, Some(job));
+    let put = new_put(call, id, algo, context, Some(job));
     let tasks = &call.daemon.shared.tasks;
     let copied = match found {
         Found::Image(source, from) => tasks.spawn(store.copy(put, source, from, wanted.mode)),
@@ -49,10 +50,10 @@ pub(super) async fn copy(
     json(StatusCode::CREATED, &receipt)
 }
 
-fn new_put(call: &Call, id: ImageId, algo: Algo, job: Option<Ticket>) -> Put {
+fn new_put(call: &Call, id: ImageId, algo: Algo, context: Context, job: Option<Ticket>) -> Put {
     let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
     let request = call.request.clone();
-    Put { id, size: None, algo, promises: Vec::new(), request, job, cancel }
+    Put { id, size: None, algo, promises: Vec::new(), context, request, job, cancel }
 }
 
 /// Reads what is wanted. It is small, so all of it has as long as the head of a request has.
@@ -105,7 +106,7 @@ async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) ->
     match source {
         Origin { location: Some(at), store: _, rbd_volume: None, cinder_volume: None } => {
             let at: Location = at.parse()?;
-            let volume = |store: &Arc<Store>| store.driver().ok()?.volume(&at);
+            let volume = |store: &Arc<Store>| store.driver().ok()?.volumes()?.volume(&at);
             if let Some(store) = named {
                 if let Some(volume) = volume(&store) {
                     return Ok(Found::Volume(store, volume));

@@ -83,12 +83,13 @@ impl Order {
         let descriptor = passed(call, inline).await?;
         let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
         let size = agree(known, call.header(&IMAGE_SIZE)?)?;
+        let context = call.context()?;
         let job = descriptor.is_some().then(|| {
             call.daemon.shared.jobs.begin("put", &call.request, stores, id.as_str(), size)
         });
         let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
         let request = call.request.clone();
-        let put = Put { id, size, algo, promises, request, job, cancel };
+        let put = Put { id, size, algo, promises, context, request, job, cancel };
         Ok(Self { put, descriptor, share: Share::Put(stores.into()) })
     }
 

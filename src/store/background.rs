@@ -118,7 +118,10 @@ impl Store {
             shown(done, all);
             !ended.is_cancelled() && !stop.is_cancelled()
         };
-        driver.flatten(&at, claim, Arc::new(progress)).await
+        match driver.copies() {
+            Some(copies) => copies.flatten(&at, claim, Arc::new(progress)).await,
+            None => Ok(()),
+        }
     }
 
     /// Tries until it succeeds, is cancelled, or the image is gone.

@@ -76,9 +76,9 @@ impl Store {
         let begun = self.claim(&put.id, put.algo).await?;
         point::pass("copy-claimed");
         let at = from.at.clone();
-        let copied = match driver.caps().copy {
-            true => driver.copy(from, begun.claim()).await,
-            false => Ok(None),
+        let copied = match driver.copies() {
+            Some(copies) => copies.copy(from, begun.claim()).await,
+            None => Ok(None),
         };
         account.lap(Stage::Backend);
         match copied {

@@ -157,8 +157,8 @@ impl Store {
         let begun = self.claim(&put.id, put.algo).await?;
         point::pass("put-claimed");
         let claim = begun.claim().clone();
-        let created =
-            driver.create(&NewImage { claim, size: put.size, promised: put.promised() }).await;
+        let (promised, context) = (put.promised(), put.context.clone());
+        let created = driver.create(&NewImage { claim, size: put.size, promised, context }).await;
         let upload = match created {
             Ok(upload) => upload,
             Err(error) => return Err(self.release_claim(begun, unsure(error, &put.id)).await),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{Error, Kind, Result, Source, Volume, window::CHUNK};
+use imaged_drivers::{Driver, Error, Kind, Result, Source, Volume, Volumes, window::CHUNK};
 
 use super::{Store, put::finish};
 use crate::{
@@ -50,17 +50,18 @@ impl Store {
         account: &mut Account,
     ) -> Result<Receipt> {
         self.able(|caps| caps.write, "be written to")?;
-        via.able(|caps| caps.volumes, "reach volumes")?;
+        let backend = via.able(|caps| caps.volumes, "reach volumes")?;
+        let volumes = backend.volumes().ok_or_else(|| via.no_volumes(&volume.to_string()))?;
         self.wanted(put)?;
         let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
         let begun = self.shared.ids.begin(intent).await?;
         point::pass("volume-claimed");
         account.skip();
-        let made = match via.driver()?.seal(volume, begun.claim()).await {
+        let made = match volumes.seal(volume, begun.claim()).await {
             Ok(source) => {
                 point::pass("volume-sealed");
                 account.lap(Stage::Wait);
-                self.from_sealed(put, via, source, mode, account).await
+                self.from_sealed(put, (via, &*backend, volumes), source, mode, account).await
             }
             Err(error) if refused(error.kind()) => {
                 begun.end().await;
@@ -75,26 +76,28 @@ impl Store {
     async fn from_sealed(
         self: &Arc<Self>,
         put: &mut Put,
-        via: &Self,
+        (via, backend, volumes): (&Self, &dyn Driver, &dyn Volumes),
         source: Source,
         mode: Mode,
         account: &mut Account,
     ) -> Result<Receipt> {
-        let backend = via.driver()?;
         account.skip();
         account.expect(source.size);
         if let Some(receipt) = self.inside(put, source.clone(), mode, account).await? {
             return Ok(receipt);
         }
-        let window = via.window(&*backend, CHUNK, via.share_to(self));
-        let reader = backend.open_sealed(&source, window).await?;
+        let window = via.window(backend, CHUNK, via.share_to(self));
+        let reader = volumes.open_sealed(&source, window).await?;
         self.put_stream(put, reader, account).await
     }
 
     /// Removes the seal of a volume; if it cannot be removed now, the intent stays for later.
     pub(super) async fn unseal(&self, volume: &Volume, begun: Begun) {
         let unsealed = match self.driver() {
-            Ok(driver) => driver.unseal(volume, begun.claim()).await,
+            Ok(driver) => match driver.volumes() {
+                Some(volumes) => volumes.unseal(volume, begun.claim()).await,
+                None => Err(self.no_volumes(&volume.to_string())),
+            },
             Err(down) => Err(down),
         };
         match unsealed {

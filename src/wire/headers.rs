@@ -16,3 +16,5 @@ pub const IMAGE_SIZE: HeaderName = HeaderName::from_static("x-openstack-image-si
 pub const PROBLEM: HeaderName = HeaderName::from_static("imaged-problem");
 /// The digests of the whole image (RFC 9530), see [`digests`](super::digests).
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// The caller's own token for the cloud, for backends that ask on whose behalf they are used.
+pub const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");

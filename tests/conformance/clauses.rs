@@ -289,9 +289,13 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
         let bytes = image(look, size, 5);
         let at = f.place(&f.id(), &bytes).await;
         let (id, wanted) = (f.id(), digests(&bytes, Algo::Sha256));
-        let copied = f.driver.copy(source(&*f.driver, &at).await, &claim(&id)).await.unwrap();
-        assert_eq!(copied.is_some(), f.driver.caps().copy, "{what}: a copy of its own image");
-        let Some(copied) = copied else { continue };
+        assert_eq!(f.driver.copies().is_some(), f.driver.caps().copy, "{what}");
+        let Some(copies) = f.driver.copies() else {
+            f.driver.delete(&at, Hold::default()).await.unwrap();
+            continue;
+        };
+        let copied = copies.copy(source(&*f.driver, &at).await, &claim(&id)).await.unwrap();
+        let copied = copied.expect("a copy of its own image");
         assert_eq!(copied.size, size as u64, "{what}");
         assert!(copied.stored_bytes <= copied.size, "{what}");
         assert_eq!(copied.at, f.driver.locate(&id).await.unwrap(), "{what}");
@@ -299,11 +303,11 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
             assert_eq!(*digests, wanted, "{what}");
         }
         assert_eq!(f.driver.stat(&copied.at).await.unwrap().digests, copied.digests, "{what}");
-        let again = f.driver.copy(source(&*f.driver, &at).await, &claim(&id)).await;
+        let again = copies.copy(source(&*f.driver, &at).await, &claim(&id)).await;
         assert_eq!(kind(again), Kind::Exists, "{what}: onto a taken id");
         assert!(!copied.shared || f.driver.caps().flatten, "{what}");
         let of_copy = claim(&id);
-        let flatten = || f.driver.flatten(&copied.at, &of_copy, Arc::new(|_, _| true));
+        let flatten = || copies.flatten(&copied.at, &of_copy, Arc::new(|_, _| true));
         if size > CHUNK {
             // Before its source is gone, and once more.
             flatten().await.unwrap();
@@ -525,4 +529,21 @@ pub(super) async fn a_missing_capability_is_unsupported(f: &Fixture) {
         }
     }
     f.driver.delete(&at, Hold::default()).await.unwrap();
+}
+
+pub(super) async fn a_version_is_of_one_image(f: &Fixture) {
+    let bytes = image(Look::Random, 10, 1);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    let first = f.driver.stat(&at).await.unwrap().version;
+    assert_eq!(f.driver.stat(&at).await.unwrap().version, first, "it was told twice");
+    let reader = f.driver.open(&at, Span::Part(1, 2), window(CHUNK)).await.unwrap();
+    assert_eq!(reader.version, first, "it was opened");
+    drop(reader);
+    f.driver.delete(&at, Hold::default()).await.unwrap();
+    let again = f.place(&id, &bytes).await;
+    let second = f.driver.stat(&again).await.unwrap().version;
+    assert_eq!(second.is_some(), first.is_some());
+    assert!(first.is_none() || first != second, "another image has the version {first:?}");
+    f.driver.delete(&again, Hold::default()).await.unwrap();
 }

@@ -22,6 +22,7 @@ macro_rules! every_case {
                 a_location_it_gave_is_one_it_serves
                 a_missing_capability_is_unsupported
                 a_missing_image_is_not_found
+                a_version_is_of_one_image
                 an_aborted_upload_leaves_nothing
                 delete_during_a_read
                 deleting_twice_is_not_found
@@ -121,8 +122,10 @@ fn bracketed(text: &str) -> Vec<String> {
 #[test]
 fn clauses_and_cases_agree() {
     let contract = [
+        include_str!("../../drivers/contract/copies.rs"),
         include_str!("../../drivers/contract/driver.rs"),
         include_str!("../../drivers/contract/upload.rs"),
+        include_str!("../../drivers/contract/volumes.rs"),
     ];
     let clauses = bracketed(&contract.concat());
     let cases = every_case! { clause_names };

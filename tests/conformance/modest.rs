@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
-    Capacity, Caps, Claim, Copied, Digests, Driver, Hold, ImageId, Listed, Location, NewImage,
-    Part, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload, Volume,
-    window::Window,
+    Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, Location,
+    NewImage, Part, Progress, Properties, ReadAhead, Reader, Recovered, Result, Source, Span, Stat,
+    Upload, Volume, Volumes, window::Window,
 };
 
 /// A driver that says it can do less than it can: whoever calls it must respect that.
@@ -41,7 +41,7 @@ impl Driver for Modest {
     fn busy(&self) -> usize {
         self.inner.busy()
     }
-    fn reads(&self) -> Option<(usize, usize)> {
+    fn reads(&self) -> Option<ReadAhead> {
         self.inner.reads()
     }
     fn place(&self, id: &ImageId) -> Option<Location> {
@@ -50,6 +50,14 @@ impl Driver for Modest {
     async fn purge(&self) -> Result<()> {
         self.inner.purge().await
     }
+    fn copies(&self) -> Option<&dyn Copies> {
+        self.caps.copy.then_some(self as _)
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        self.inner.volumes().filter(|_| self.caps.volumes).map(|_| self as _)
+    }
+
     async fn probe(&self) -> Result<Capacity> {
         self.inner.probe().await
     }
@@ -68,24 +76,6 @@ impl Driver for Modest {
     async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
         self.inner.delete(at, hold).await
     }
-    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
-        self.inner.copy(from, claim).await
-    }
-    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
-        self.inner.flatten(at, claim, progress).await
-    }
-    fn volume(&self, at: &Location) -> Option<Volume> {
-        self.inner.volume(at)
-    }
-    async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
-        self.inner.seal(volume, claim).await
-    }
-    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
-        self.inner.open_sealed(sealed, window).await
-    }
-    async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
-        self.inner.unseal(volume, claim).await
-    }
     async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
         self.inner.record(at, claim, digests).await
     }
@@ -94,5 +84,33 @@ impl Driver for Modest {
     }
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         self.inner.list()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Copies for Modest {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        self.inner.copies().unwrap().copy(from, claim).await
+    }
+    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
+        self.inner.copies().unwrap().flatten(at, claim, progress).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Volumes for Modest {
+    fn volume(&self, at: &Location) -> Option<Volume> {
+        self.inner.volumes().unwrap().volume(at)
+    }
+    async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
+        self.inner.volumes().unwrap().seal(volume, claim).await
+    }
+    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
+        self.inner.volumes().unwrap().open_sealed(sealed, window).await
+    }
+    async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
+        self.inner.volumes().unwrap().unseal(volume, claim).await
     }
 }

@@ -88,7 +88,7 @@ async fn a_name_that_has_come_to_be_another_images_is_not_cloned() {
         let other = f.place(&id, &second).await;
         let copy = f.id();
         assert_eq!(
-            f.driver.copy(source, &claim(&copy)).await.unwrap(),
+            f.driver.copies().unwrap().copy(source, &claim(&copy)).await.unwrap(),
             None,
             "to be streamed instead"
         );

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use imaged_drivers::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, Hold, ImageId, Kind,
-    Listed, Location, NewImage, Progress, Reader, Recovered, Result, Source, Span, Stat, Upload,
+    Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
+    Kind, Listed, Location, NewImage, Progress, ReadAhead, Reader, Recovered, Result, Source, Span,
+    Stat, Upload,
     window::{PAGE, Window},
 };
 use tokio::task::JoinSet;
@@ -87,8 +88,12 @@ impl Driver for Backend {
         self.id(at).is_ok()
     }
 
-    fn reads(&self) -> Option<(usize, usize)> {
-        Some((PAGE, self.0.temper.in_flight))
+    fn reads(&self) -> Option<ReadAhead> {
+        Some(ReadAhead { chunk: PAGE, in_flight: self.0.temper.in_flight })
+    }
+
+    fn copies(&self) -> Option<&dyn Copies> {
+        Some(self)
     }
 
     async fn probe(&self) -> Result<Capacity> {
@@ -145,7 +150,7 @@ impl Driver for Backend {
         });
         Ok(Reader {
             at: at.clone(),
-            identity: None,
+            version: None,
             size: image.bytes.len() as u64,
             range,
             digests: image.digests,
@@ -157,6 +162,7 @@ impl Driver for Backend {
         let stat = |image: &mut Image| Stat {
             size: image.bytes.len() as u64,
             digests: image.digests.clone(),
+            version: None,
         };
         self.look("stat", self.id(at)?, stat).await
     }
@@ -171,38 +177,6 @@ impl Driver for Backend {
             Ok(())
         };
         self.0.call(call, delete).await
-    }
-
-    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
-        let Ok(source) = self.id(&from.at) else { return Ok(None) };
-        self.0.nothing_is_out(claim.id(), "a copy");
-        let mut random = self.0.random();
-        let (known, shared) = (random.happens(400), self.0.temper.shares && random.happens(500));
-        let (id, at) = (claim.id().clone(), self.at(claim.id()));
-        let copy = move |state: &mut State| {
-            if state.images.contains_key(&id) {
-                return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
-            }
-            let Image { bytes, digests, .. } = state.find(&source)?.clone();
-            let digests = digests.filter(|_| known);
-            let size = bytes.len() as u64;
-            state.images.insert(id, Image { bytes, digests: digests.clone(), shared });
-            Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared }))
-        };
-        let call = Call { what: "copy", claim: Some(claim), ..Call::default() };
-        self.0.call(call, copy).await
-    }
-
-    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
-        let id = self.id(at)?;
-        let flatten = move |state: &mut State| {
-            if !progress(1, 2) {
-                return Err(Error::new(Kind::Unavailable, "ended"));
-            }
-            state.find(&id)?.shared = false;
-            Ok(())
-        };
-        self.0.call(Call { what: "flatten", claim: Some(claim), ..Call::default() }, flatten).await
     }
 
     async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
@@ -233,6 +207,41 @@ impl Driver for Backend {
             Ok(Listed { id: id.clone(), at: self.at(id), size: image.bytes.len() as u64 })
         });
         stream::iter(listed.collect::<Vec<_>>()).boxed()
+    }
+}
+
+#[async_trait]
+impl Copies for Backend {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        let Ok(source) = self.id(&from.at) else { return Ok(None) };
+        self.0.nothing_is_out(claim.id(), "a copy");
+        let mut random = self.0.random();
+        let (known, shared) = (random.happens(400), self.0.temper.shares && random.happens(500));
+        let (id, at) = (claim.id().clone(), self.at(claim.id()));
+        let copy = move |state: &mut State| {
+            if state.images.contains_key(&id) {
+                return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
+            }
+            let Image { bytes, digests, .. } = state.find(&source)?.clone();
+            let digests = digests.filter(|_| known);
+            let size = bytes.len() as u64;
+            state.images.insert(id, Image { bytes, digests: digests.clone(), shared });
+            Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared }))
+        };
+        let call = Call { what: "copy", claim: Some(claim), ..Call::default() };
+        self.0.call(call, copy).await
+    }
+
+    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
+        let id = self.id(at)?;
+        let flatten = move |state: &mut State| {
+            if !progress(1, 2) {
+                return Err(Error::new(Kind::Unavailable, "ended"));
+            }
+            state.find(&id)?.shared = false;
+            Ok(())
+        };
+        self.0.call(Call { what: "flatten", claim: Some(claim), ..Call::default() }, flatten).await
     }
 }
 

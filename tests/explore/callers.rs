@@ -17,7 +17,7 @@ use imaged::{
         records::{Mode, Receipt},
     },
 };
-use imaged_drivers::{Error, Kind, Result, Span, memory::Share, window::PAGE};
+use imaged_drivers::{Context, Error, Kind, Result, Span, memory::Share, window::PAGE};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -49,6 +49,7 @@ fn order(name: Name, request: String) -> Put {
         size: None,
         algo: Algo::Sha256,
         promises: Vec::new(),
+        context: Context::default(),
         request,
         job: None,
         cancel: CancellationToken::new(),

@@ -308,6 +308,10 @@ impl imaged_drivers::Driver for Moving {
         self.inner.purge().await
     }
 
+    fn copies(&self) -> Option<&dyn imaged_drivers::Copies> {
+        self.inner.copies().map(|_| self as _)
+    }
+
     async fn probe(&self) -> Result<imaged_drivers::Capacity> {
         self.inner.probe().await
     }
@@ -335,15 +339,6 @@ impl imaged_drivers::Driver for Moving {
         std::fs::rename(&self.to, &self.from).unwrap();
         self.inner.delete(at, hold).await
     }
-    async fn copy(
-        &self,
-        from: imaged_drivers::Source,
-        claim: &imaged_drivers::Claim,
-    ) -> Result<Option<imaged_drivers::Copied>> {
-        let copied = self.inner.copy(from, claim).await;
-        std::fs::rename(&self.from, &self.to).unwrap();
-        copied
-    }
     async fn record(
         &self,
         at: &Location,
@@ -361,6 +356,19 @@ impl imaged_drivers::Driver for Moving {
     }
     fn list(&self) -> futures_util::stream::BoxStream<'static, Result<imaged_drivers::Listed>> {
         self.inner.list()
+    }
+}
+
+#[async_trait::async_trait]
+impl imaged_drivers::Copies for Moving {
+    async fn copy(
+        &self,
+        from: imaged_drivers::Source,
+        claim: &imaged_drivers::Claim,
+    ) -> Result<Option<imaged_drivers::Copied>> {
+        let copied = self.inner.copies().unwrap().copy(from, claim).await;
+        std::fs::rename(&self.from, &self.to).unwrap();
+        copied
     }
 }
 

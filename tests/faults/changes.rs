@@ -211,7 +211,13 @@ async fn a_copy_inside_a_filesystem_of_a_file_that_was_changed_is_refused() {
             drop(reader);
             change.make(&path);
             let id = f.id();
-            let error = f.driver.copy(source, &claim(&id)).await.expect_err("what was changed");
+            let error = f
+                .driver
+                .copies()
+                .unwrap()
+                .copy(source, &claim(&id))
+                .await
+                .expect_err("what was changed");
             assert_eq!(error.kind(), Kind::Mismatch, "{form:?} {change:?}: {error:?}");
             let _gone = fs::remove_file(&path);
             assert_free(&f, &id, "of what was changed").await;
@@ -272,7 +278,7 @@ async fn an_empty_file_that_grows_while_it_is_copied_is_no_empty_image() {
         let source = reader.source();
         Change::Grown.make(&path);
         let error = match inside {
-            true => f.driver.copy(source, &claim(&f.id())).await.unwrap_err(),
+            true => f.driver.copies().unwrap().copy(source, &claim(&f.id())).await.unwrap_err(),
             false => drained(reader.body.into_source()).await.unwrap_err(),
         };
         assert_eq!(error.kind(), Kind::Mismatch, "{inside}: {error:?}");

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Digests, Driver, Error, Hold, ImageId, Kind,
-    Listed, Location, NewImage, Part, Progress, Properties, Reader, Recovered, Result, Source,
-    Span, Stat, Upload, Volume, window::Window,
+    Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
+    Kind, Listed, Location, NewImage, Part, Progress, Properties, ReadAhead, Reader, Recovered,
+    Result, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// How a call fails.
@@ -120,7 +120,7 @@ impl Driver for Faulty {
         self.inner.metadata(at)
     }
 
-    fn reads(&self) -> Option<(usize, usize)> {
+    fn reads(&self) -> Option<ReadAhead> {
         self.inner.reads()
     }
 
@@ -134,6 +134,14 @@ impl Driver for Faulty {
 
     async fn purge(&self) -> Result<()> {
         self.script.pass("purge", self.inner.purge()).await
+    }
+
+    fn copies(&self) -> Option<&dyn Copies> {
+        self.inner.copies().map(|_| self as _)
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        self.inner.volumes().map(|_| self as _)
     }
 
     async fn probe(&self) -> Result<Capacity> {
@@ -170,30 +178,6 @@ impl Driver for Faulty {
         self.script.pass("delete", self.inner.delete(at, hold)).await
     }
 
-    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
-        self.script.pass("copy", self.inner.copy(from, claim)).await
-    }
-
-    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
-        self.script.pass("flatten", self.inner.flatten(at, claim, progress)).await
-    }
-
-    fn volume(&self, at: &Location) -> Option<Volume> {
-        self.inner.volume(at)
-    }
-
-    async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
-        self.script.pass("seal", self.inner.seal(volume, claim)).await
-    }
-
-    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
-        self.script.pass("open_sealed", self.inner.open_sealed(sealed, window)).await
-    }
-
-    async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
-        self.script.pass("unseal", self.inner.unseal(volume, claim)).await
-    }
-
     async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
         self.script.pass("record", self.inner.record(at, claim, digests)).await
     }
@@ -204,6 +188,40 @@ impl Driver for Faulty {
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         self.inner.list()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Copies for Faulty {
+    async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        self.script.pass("copy", self.inner.copies().unwrap().copy(from, claim)).await
+    }
+
+    async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
+        self.script.pass("flatten", self.inner.copies().unwrap().flatten(at, claim, progress)).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Volumes for Faulty {
+    fn volume(&self, at: &Location) -> Option<Volume> {
+        self.inner.volumes().unwrap().volume(at)
+    }
+
+    async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
+        self.script.pass("seal", self.inner.volumes().unwrap().seal(volume, claim)).await
+    }
+
+    async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
+        self.script
+            .pass("open_sealed", self.inner.volumes().unwrap().open_sealed(sealed, window))
+            .await
+    }
+
+    async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
+        self.script.pass("unseal", self.inner.volumes().unwrap().unseal(volume, claim)).await
     }
 }
 

@@ -13,7 +13,7 @@ use imaged::{
     transfer::Frame,
     wire::records::State,
 };
-use imaged_drivers::{Hold, ImageId, Kind, Location, NewImage, Recovered, Upload};
+use imaged_drivers::{Context, Hold, ImageId, Kind, Location, NewImage, Recovered, Upload};
 use tempfile::TempDir;
 
 use crate::harness::stores::{
@@ -60,7 +60,10 @@ fn journal_of(home: &Path) -> Vec<String> {
 /// Begins an upload under what has begun.
 async fn create(f: &Fixture, begun: &Begun) -> Box<dyn Upload> {
     let claim = begun.claim().clone();
-    f.driver.create(&NewImage { claim, size: None, promised: None }).await.unwrap()
+    f.driver
+        .create(&NewImage { claim, size: None, promised: None, context: Context::default() })
+        .await
+        .unwrap()
 }
 
 /// An upload that nobody will ever end, and the intent of it.

@@ -32,8 +32,8 @@ use imaged::{
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Claim, Committed, Driver, Hold, ImageId, Kind, Listed, Location, NewImage, Recovered, Result,
-    Span,
+    Claim, Committed, Context, Driver, Hold, ImageId, Kind, Listed, Location, NewImage, Recovered,
+    Result, Span,
     memory::{Memory, Share},
     window::{CHUNK, Window},
 };
@@ -372,6 +372,7 @@ pub(crate) fn order(id: &ImageId, size: Option<u64>) -> Put {
         size,
         algo: Algo::Sha256,
         promises: Vec::new(),
+        context: Context::default(),
         request: format!("put-{id}"),
         job: None,
         cancel: CancellationToken::new(),
@@ -446,7 +447,7 @@ pub(crate) fn claim(id: &ImageId) -> Claim {
 
 /// An image that is to be, under a claim that nobody else knows of.
 pub(crate) fn new_image(id: &ImageId, size: Option<u64>) -> NewImage {
-    NewImage { claim: claim(id), size, promised: None }
+    NewImage { claim: claim(id), size, promised: None, context: Context::default() }
 }
 
 /// A claim that is let go of when the last call under it has returned.
@@ -470,7 +471,7 @@ impl Held {
         size: Option<u64>,
     ) -> Result<Box<dyn imaged_drivers::Upload>> {
         let claim = self.claim.clone();
-        driver.create(&NewImage { claim, size, promised: None }).await
+        driver.create(&NewImage { claim, size, promised: None, context: Context::default() }).await
     }
 
     /// Whether a call under this claim has not returned.

@@ -188,23 +188,25 @@ async fn a_volume_that_is_locked_is_refused_and_an_earlier_seal_goes_when_it_is_
     let volume = Volume::Rbd(name.parse().unwrap());
     let id = f.id();
     // Sealed before it is locked: that cannot be undone yet, and is said at once.
-    f.driver.seal(&volume, &claim(&id)).await.unwrap();
+    f.driver.volumes().unwrap().seal(&volume, &claim(&id)).await.unwrap();
     of(&f).rbd_must(&["lock", "add", name, "theirs"]);
     for _ in 0..20 {
         let error =
-            stores::soon("an answer", f.driver.unseal(&volume, &claim(&id))).await.unwrap_err();
+            stores::soon("an answer", f.driver.volumes().unwrap().unseal(&volume, &claim(&id)))
+                .await
+                .unwrap_err();
         assert_eq!(error.kind(), Kind::InUse, "{error:?}");
         assert!(error.to_string().contains("locked by `theirs`"), "{error}");
         let other = f.id();
         let of_other = claim(&other);
-        let sealing = f.driver.seal(&volume, &of_other);
+        let sealing = f.driver.volumes().unwrap().seal(&volume, &of_other);
         let error = stores::soon("an answer", sealing).await.unwrap_err();
         assert_eq!(error.kind(), Kind::InUse, "{error:?}");
-        f.driver.unseal(&volume, &of_other).await.unwrap();
+        f.driver.volumes().unwrap().unseal(&volume, &of_other).await.unwrap();
     }
     stores::idle(&f.store).await;
     unlock(&f, name);
-    f.driver.unseal(&volume, &claim(&id)).await.unwrap();
+    f.driver.volumes().unwrap().unseal(&volume, &claim(&id)).await.unwrap();
     assert_eq!(of(&f).rbd(&["snap", "ls", name]), "");
     of(&f).rbd_must(&["rm", "--no-progress", name]);
     f.assert_empty().await;
