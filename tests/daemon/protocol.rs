@@ -203,6 +203,29 @@ fn a_hundred_continue_is_given_only_when_bytes_are_wanted() {
 }
 
 #[test]
+fn a_callers_token_is_taken_once_and_shown_nowhere() {
+    let daemon = Daemon::start(&format!("{STORES}[imaged]\nlog_level = trace\n"));
+    let token = "gAAAAAB-of-a-caller";
+    let put = |tokens: &str, id: &str| {
+        let mut raw = Raw::connect(&daemon.socket);
+        let path = format!("/v1/stores/fast/images/{id}");
+        raw.head("PUT", &path, &format!("{tokens}content-length: 1\r\n"));
+        raw.send(b"x");
+        raw.answer("PUT")
+    };
+    let one = format!("X-Auth-Token: {token}\r\n");
+    let answer = put(&one, "x");
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let twice = put(&one.repeat(2), "y");
+    assert_eq!((twice.status, twice.code()), (400, "Invalid".to_owned()));
+    for shown in [daemon.log(), format!("{answer:?} {twice:?}")] {
+        assert!(!shown.contains(token), "{shown}");
+    }
+    let metrics = daemon.ask("GET", "/metrics").body;
+    assert!(!String::from_utf8(metrics).unwrap().contains(token));
+}
+
+#[test]
 fn stores_tell_their_state_and_a_broken_one_harms_no_other() {
     let config = STORES.replace("small:mem", "small:mem, lost:file, later:s3")
         + "[lost]\nfilesystem_store_datadir = {dir}/lost\n[later]\ns3_store_bucket = images\n";
