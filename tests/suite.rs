@@ -9,18 +9,26 @@
     reason = "all of this is a test: to panic is to fail, which is what it is for"
 )]
 
-/// Every kind of store that has to keep the contract: a driver is entered here by one line.
+/// Every kind of store that has to keep the contract, by its type in `enabled_backends` and the function
+/// in `harness/stores/kinds.rs` that makes one. A driver is entered here, with each of its ways to keep
+/// images that differ in what the backend does.
 macro_rules! every_store {
     ($then:ident) => {
-        $then!(mem);
-        $then!(file);
-        $then!(file_thick);
-        $then!(file_two_dirs);
-        $then!(file_two_filesystems);
-        $then!(file_staged);
-        $then!(file_renamed);
-        $then!(rbd);
-        $then!(rbd_thick);
+        $then!(mem: mem);
+        $then!(mem: mem_that_cannot_copy);
+        $then!(mem: mem_that_cannot_delete);
+        $then!(mem: mem_that_cannot_list);
+        $then!(mem: mem_that_cannot_seek);
+        $then!(mem: mem_that_only_reads);
+        $then!(mem: mem_that_gives_whole_images_only);
+        $then!(file: file);
+        $then!(file: file_thick);
+        $then!(file: file_two_dirs);
+        $then!(file: file_two_filesystems);
+        $then!(file: file_staged);
+        $then!(file: file_renamed);
+        $then!(rbd: rbd);
+        $then!(rbd: rbd_thick);
     };
 }
 
@@ -35,3 +43,23 @@ mod faults;
 mod harness;
 mod parity;
 mod system_image;
+
+#[test]
+fn every_driver_has_its_stores_in_the_suite() {
+    let mut entered = std::collections::BTreeSet::new();
+    macro_rules! enter {
+        ($kind:ident: $name:ident) => {
+            entered.insert(stringify!($kind));
+        };
+    }
+    every_store!(enter);
+    for kind in imaged_drivers::TYPES {
+        assert!(
+            entered.remove(kind),
+            "no store of type `{kind}` is tested: write a function that makes one in \
+             tests/harness/stores/kinds.rs, and enter it in `every_store!` of tests/suite.rs as \
+             `$then!({kind}: NAME);`"
+        );
+    }
+    assert!(entered.is_empty(), "there are no drivers of these types: {entered:?}");
+}

@@ -174,7 +174,8 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
 pub struct Caps {
     /// Images can be put.
     pub write: bool,
-    /// Images can be deleted.
+    /// Callers can delete images. What was written and nobody is to have is removed all the same, so
+    /// `delete` has to work wherever `write` is true.
     pub delete: bool,
     /// A read may start anywhere.
     pub seek: bool,

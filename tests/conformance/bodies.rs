@@ -13,7 +13,7 @@ use imaged::{
         records::{Receipt, State},
     },
 };
-use imaged_drivers::{Error, Hold, ImageId, Kind, Result};
+use imaged_drivers::{Error, ImageId, Kind, Result};
 
 use crate::harness::stores::{
     Fixture, Running, assert_free, assert_reads, begin,
@@ -160,7 +160,7 @@ pub(super) async fn a_stopping_daemon_leaves_nothing(f: &Fixture) {
         assert_eq!(error.left(), None);
         // The store takes no more, but its driver shows that the id is free.
         let (at, _) = write_image(&*f.driver, &id, None, vec![bytes.clone()]).await.unwrap();
-        f.driver.delete(&at, Hold::default()).await.unwrap();
+        f.remove(&at).await;
     }
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn of_many_puts_of_one_id_one_wins(f: &Fixture) {
         let (receipt, bytes) = won.remove(0);
         let at = receipt.location.parse().unwrap();
         assert_reads(&*f.driver, &at, bytes, "the winner").await;
-        f.driver.delete(&at, Hold::default()).await.unwrap();
+        f.remove(&at).await;
     }
     // While one is under way the other is refused, and the first is none the worse for it.
     let id = f.id();
@@ -194,7 +194,7 @@ pub(super) async fn of_many_puts_of_one_id_one_wins(f: &Fixture) {
     let receipt = first.end(Frame::End).await.unwrap();
     let at = receipt.location.parse().unwrap();
     assert_reads(&*f.driver, &at, &bytes, "the first").await;
-    f.driver.delete(&at, Hold::default()).await.unwrap();
+    f.remove(&at).await;
 }
 
 pub(super) async fn a_put_of_a_taken_id_is_refused_before_a_byte(f: &Fixture) {
@@ -204,7 +204,7 @@ pub(super) async fn a_put_of_a_taken_id_is_refused_before_a_byte(f: &Fixture) {
     soon("a refusal", &mut second.ready).await.expect_err("no byte is wanted");
     assert_eq!(second.leave().await.unwrap_err().kind(), Kind::Exists);
     assert_reads(&*f.driver, &at, &body(), "what was there").await;
-    f.driver.delete(&at, Hold::default()).await.unwrap();
+    f.remove(&at).await;
 }
 
 pub(super) async fn a_put_shows_its_progress(f: &Fixture) {
@@ -231,7 +231,7 @@ pub(super) async fn a_put_shows_its_progress(f: &Fixture) {
     running.give(&chunks[3..]).await;
     let receipt = running.end(Frame::End).await.unwrap();
     assert_eq!((view().await.state, view().await.done), (State::Done, SIZE as u64));
-    f.driver.delete(&receipt.location.parse().unwrap(), Hold::default()).await.unwrap();
+    f.remove(&receipt.location.parse().unwrap()).await;
 }
 
 pub(super) async fn a_store_that_is_read_only_takes_and_removes_nothing(f: &Fixture) {
@@ -254,5 +254,5 @@ pub(super) async fn a_store_that_is_read_only_takes_and_removes_nothing(f: &Fixt
     assert_eq!(store.delete(&at, "r").await.unwrap_err().kind(), Kind::Unsupported);
     assert_eq!(store.stat(&at).await.unwrap().size, SIZE as u64, "reading goes on");
     assert_free(f, &id, "refused").await;
-    f.driver.delete(&at, Hold::default()).await.unwrap();
+    f.remove(&at).await;
 }

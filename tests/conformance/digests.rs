@@ -6,7 +6,7 @@ use std::{
 };
 
 use imaged::{digest::Algo, transfer::Frame, wire::digests::Promise};
-use imaged_drivers::{Hold, Kind, Location, window::CHUNK};
+use imaged_drivers::{Kind, Location, window::CHUNK};
 
 use crate::harness::stores::{
     Fixture, assert_free, begin,
@@ -49,7 +49,7 @@ pub(super) async fn what_is_recorded_is_what_was_stored(f: &Fixture) {
                 assert_eq!((&kept.checksum, &kept.hash_value), (&digests[0], wanted), "{algo}");
                 assert_eq!(kept.hash_algo, algo.name());
             }
-            f.driver.delete(&at, Hold::default()).await.unwrap();
+            f.remove(&at).await;
         }
     }
 }
@@ -77,10 +77,7 @@ pub(super) async fn a_wrong_promise_leaves_nothing_and_a_right_one_is_kept(f: &F
                 match running.end(Frame::End).await {
                     Ok(receipt) => {
                         assert!(keeps, "{algo}: a wrong digest was stored");
-                        f.driver
-                            .delete(&receipt.location.parse().unwrap(), Hold::default())
-                            .await
-                            .unwrap();
+                        f.remove(&receipt.location.parse().unwrap()).await;
                     }
                     Err(error) => {
                         assert!(!keeps, "{algo}: {error:?}");

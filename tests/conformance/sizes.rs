@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt as _, future::join_all};
 use imaged_drivers::{
-    Hold, Kind, Span,
+    Kind, Span,
     memory::Share,
     window::{CHUNK, PAGE},
 };
@@ -27,7 +27,7 @@ pub(super) async fn every_size_comes_back_whatever_it_is_made_of(f: &Fixture) {
                 assert!(committed.stored_bytes <= size as u64, "{what}: {committed:?}");
                 assert_eq!(f.driver.stat(&at).await.unwrap().size, size as u64, "{what}");
                 assert_reads(&*f.driver, &at, &bytes, &what).await;
-                f.driver.delete(&at, Hold::default()).await.unwrap();
+                f.remove(&at).await;
             }
         }
     }
@@ -49,7 +49,7 @@ pub(super) async fn chunks_of_any_length_and_place_make_one_image(f: &Fixture) {
                 let written = write_image(&*f.driver, &f.id(), Some(size as u64), chunks).await;
                 let (at, _) = written.expect(&what);
                 assert_reads(&*f.driver, &at, &bytes, &what).await;
-                f.driver.delete(&at, Hold::default()).await.unwrap();
+                f.remove(&at).await;
             }
         }
     }
@@ -81,7 +81,7 @@ pub(super) async fn every_span_of_every_size_is_its_slice(f: &Fixture) {
                 }
             }
         }
-        f.driver.delete(&at, Hold::default()).await.unwrap();
+        f.remove(&at).await;
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) async fn readers_that_leave_half_way_hold_nothing(f: &Fixture) {
         drop(stream);
         assert_same(&found, &bytes[5..5 + found.len()], "what it has read");
     }
-    f.driver.delete(&at, Hold::default()).await.unwrap();
+    f.remove(&at).await;
     f.assert_empty().await;
     // A stream is also done when its last byte is, and says so for ever.
     let at = f.place(&f.id(), &bytes).await;
@@ -121,7 +121,7 @@ pub(super) async fn readers_that_leave_half_way_hold_nothing(f: &Fixture) {
     let mut stream = reader.body.into_stream().fuse();
     assert_eq!(stream.next().await.unwrap().unwrap(), bytes[bytes.len() - 3..]);
     assert!(stream.next().await.is_none());
-    f.driver.delete(&at, Hold::default()).await.unwrap();
+    f.remove(&at).await;
 }
 
 pub(super) async fn many_uploads_of_one_id_leave_one_winner(f: &Fixture) {
@@ -144,6 +144,6 @@ pub(super) async fn many_uploads_of_one_id_leave_one_winner(f: &Fixture) {
         assert_eq!(won.len(), 1, "{won:?}");
         let (n, at) = won.remove(0);
         assert_reads(&*f.driver, &at, &images[n], "the winner").await;
-        f.driver.delete(&at, Hold::default()).await.unwrap();
+        f.remove(&at).await;
     }
 }

@@ -15,8 +15,8 @@
 /// The stores that stand on Ceph.
 macro_rules! every_store {
     ($then:ident) => {
-        $then!(rbd);
-        $then!(rbd_thick);
+        $then!(rbd: rbd);
+        $then!(rbd: rbd_thick);
     };
 }
 

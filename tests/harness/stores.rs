@@ -5,6 +5,8 @@ pub(crate) mod ceph {
     pub(crate) use crate::ceph::*;
 }
 pub(crate) mod content;
+mod kinds;
+mod modest;
 pub(crate) mod plain;
 
 use std::{
@@ -13,7 +15,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -25,18 +27,20 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use imaged::{
     config::Config,
     daemon::Daemon,
-    digest::Algo,
-    shared::Shared,
+    digest::{Algo, Pool},
+    shared::{Opener, Shared},
     store::Store,
     transfer::{Frame, Incoming, Put, Taking},
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Claim, Committed, Context, Driver, Hold, ImageId, Kind, Listed, Location, NewImage, Recovered,
-    Result, Span,
+    Caps, Claim, Committed, Context, Driver, Hold, ImageId, Kind, Listed, Location, NewImage,
+    Recovered, Result, Span,
     memory::{Memory, Share},
     window::{CHUNK, Window},
 };
+pub(crate) use kinds::*;
+pub(crate) use modest::Modest;
 use plain::Plain;
 use tempfile::TempDir;
 use tokio::{
@@ -56,6 +60,9 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// What a test makes of a driver before its store has it.
+pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Driver>) -> Arc<dyn Driver> + Send + Sync>;
+
 /// A daemon with the store under test, `main`, and two to copy from and to.
 pub(crate) struct Fixture {
     pub(crate) daemon: Arc<Daemon>,
@@ -63,6 +70,8 @@ pub(crate) struct Fixture {
     pub(crate) store: Arc<Store>,
     /// Its driver.
     pub(crate) driver: Arc<dyn Driver>,
+    /// What that driver stands on: the same, or one that can do more.
+    beneath: Arc<dyn Driver>,
     /// The filesystem beneath it, if that is a special one.
     pub(crate) plain: Option<Plain>,
     /// Its directories.
@@ -72,88 +81,6 @@ pub(crate) struct Fixture {
     state: TempDir,
     /// The cluster beneath it, if there is one.
     pub(crate) ceph: Option<Ceph>,
-}
-
-/// A store in memory.
-pub(crate) async fn mem() -> Fixture {
-    Fixture::new("mem", &[], "", None, tempfile::tempdir().unwrap()).await
-}
-
-/// A store in a pool of a real cluster.
-pub(crate) async fn rbd() -> Fixture {
-    in_ceph("").await
-}
-
-/// The same, which writes zeros as zeros, into objects of 1 MiB.
-pub(crate) async fn rbd_thick() -> Fixture {
-    in_ceph("rbd_thin_provisioning = false\nrbd_store_chunk_size = 1\n").await
-}
-
-async fn in_ceph(more: &str) -> Fixture {
-    let ceph = Ceph::up().await;
-    let options = ceph.options() + more;
-    let home = tempfile::tempdir().unwrap();
-    let fixture = Fixture::new("rbd", &[], &options, None, home).await;
-    Fixture { ceph: Some(ceph), ..fixture }
-}
-
-/// A store in one directory.
-pub(crate) async fn file() -> Fixture {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("images");
-    fs::create_dir(&dir).unwrap();
-    Fixture::new("file", &[(dir, 0)], "", None, home).await
-}
-
-/// A store in one directory that writes zeros as zeros.
-pub(crate) async fn file_thick() -> Fixture {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("images");
-    fs::create_dir(&dir).unwrap();
-    Fixture::new("file", &[(dir, 0)], "filesystem_thin_provisioning = false\n", None, home).await
-}
-
-/// A store in two directories of one filesystem, of which the second is filled first.
-pub(crate) async fn file_two_dirs() -> Fixture {
-    let home = tempfile::tempdir().unwrap();
-    let dirs = two(&home);
-    Fixture::new("file", &dirs, "", None, home).await
-}
-
-/// A store in two directories: the second is filled first, and is a filesystem of 256 MiB without
-/// unnamed files. What is larger goes into the first.
-pub(crate) async fn file_two_filesystems() -> Fixture {
-    let home = tempfile::tempdir().unwrap();
-    let dirs = two(&home);
-    let plain = Plain::mount(&dirs[1].0, "links");
-    Fixture::new("file", &dirs, "", Some(plain), home).await
-}
-
-fn two(home: &TempDir) -> [(PathBuf, u32); 2] {
-    let dirs = [(home.path().join("first"), 1), (home.path().join("second"), 2)];
-    for (dir, _) in &dirs {
-        fs::create_dir(dir).unwrap();
-    }
-    dirs
-}
-
-/// A store on a filesystem without unnamed files: they are staged, and get their name by a link.
-pub(crate) async fn file_staged() -> Fixture {
-    plain("links", "").await
-}
-
-/// A store on a filesystem without links too: staged files are renamed.
-pub(crate) async fn file_renamed() -> Fixture {
-    plain("no-links", "").await
-}
-
-/// A store on a filesystem of this kind, with more options.
-pub(crate) async fn plain(kind: &str, more: &str) -> Fixture {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("images");
-    fs::create_dir(&dir).unwrap();
-    let plain = Plain::mount(&dir, kind);
-    Fixture::new("file", &[(dir, 0)], more, Some(plain), home).await
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -183,15 +110,43 @@ impl Fixture {
         plain: Option<Plain>,
         home: TempDir,
     ) -> Self {
+        let wrapped: Wrap = Arc::new(|driver| driver);
+        Self::wrapped(kind, dirs, more, plain, home, wrapped).await
+    }
+
+    /// The same, in which the driver under test is what `wrap` makes of the one of that kind.
+    pub(crate) async fn wrapped(
+        kind: &str,
+        dirs: &[(PathBuf, u32)],
+        more: &str,
+        plain: Option<Plain>,
+        home: TempDir,
+        wrap: Wrap,
+    ) -> Self {
         fs::create_dir_all(home.path().join("beside")).unwrap();
         let (config, _) = Config::parse(&text(kind, dirs, more, home.path()), "test").unwrap();
-        let daemon = Daemon::new(&config).unwrap();
+        let opened = Arc::new(OnceLock::new());
+        let keep = Arc::clone(&opened);
+        let opener = Opener::new(move |section, name, instance| {
+            let (keep, wrap) = (Arc::clone(&keep), Arc::clone(&wrap));
+            async move {
+                let driver = imaged_drivers::open(&section, &name, &instance).await?;
+                if name != "main" {
+                    return Ok(driver);
+                }
+                Ok(wrap(Arc::clone(keep.get_or_init(|| driver))))
+            }
+        });
+        let pool = Pool::new(config.daemon.digest_threads).unwrap();
+        let shared = Shared::over(&config.daemon, opener, pool).unwrap();
+        let daemon = Daemon::over(&config, shared);
         daemon.round().await;
         let store = daemon.stores().get("main").unwrap();
         let driver = store.driver().unwrap();
         Self {
             store,
             driver,
+            beneath: Arc::clone(opened.get().unwrap()),
             plain,
             dirs: dirs.iter().map(|(dir, _)| dir.clone()).collect(),
             beside: vec![home.path().join("beside")],
@@ -221,17 +176,32 @@ impl Fixture {
         format!("image-{n}").parse().unwrap()
     }
 
-    /// Puts `bytes` through the driver alone, in aligned chunks.
+    /// What the driver under test can do.
+    pub(crate) fn caps(&self) -> Caps {
+        self.driver.caps()
+    }
+
+    /// The driver under test if it can do what is wanted, or else what it stands on.
+    fn able(&self, can: bool) -> &dyn Driver {
+        if can { &*self.driver } else { &*self.beneath }
+    }
+
+    /// Puts `bytes` there through a driver alone, in aligned chunks.
     pub(crate) async fn place(&self, id: &ImageId, bytes: &Bytes) -> Location {
-        write_image(&*self.driver, id, Some(bytes.len() as u64), aligned_chunks(bytes))
-            .await
-            .unwrap()
-            .0
+        let driver = self.able(self.caps().write);
+        write_image(driver, id, Some(bytes.len() as u64), aligned_chunks(bytes)).await.unwrap().0
+    }
+
+    /// Removes an image that is there.
+    pub(crate) async fn remove(&self, at: &Location) {
+        let Caps { write, delete, .. } = self.caps();
+        self.able(write || delete).delete(at, Hold::default()).await.unwrap();
     }
 
     /// Everything that the store holds.
     pub(crate) async fn list(&self) -> Vec<Listed> {
-        let mut listed: Vec<_> = self.driver.list().try_collect().await.unwrap();
+        let driver = self.able(self.caps().list);
+        let mut listed: Vec<_> = driver.list().try_collect().await.unwrap();
         listed.sort_by(|a, b| a.id.cmp(&b.id));
         listed
     }
@@ -298,7 +268,8 @@ impl Fixture {
         let device = |dir: &PathBuf| fs::metadata(dir).unwrap().dev();
         // The directory that is filled first is the last one here.
         match (source, self.dirs.last()) {
-            ("main", _) => self.driver.caps().copy,
+            _ if !self.caps().copy => false,
+            ("main", _) => true,
             ("beside", Some(dir)) => device(dir) == device(&self.beside[0]),
             _ => false,
         }
@@ -432,12 +403,15 @@ pub(crate) async fn put(store: &Arc<Store>, put: Put, bytes: &Bytes) -> Result<R
 pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
     let missing = fixture.driver.locate(id).await.expect_err(what);
     assert_eq!(missing.kind(), Kind::NotFound, "{what}");
+    if !fixture.caps().write {
+        return; // nothing more can be seen
+    }
     let bytes = content::image(content::Look::Mixed, 70_000, 99);
     let put = put(&fixture.store, order(id, None), &bytes).await;
     let receipt = put.unwrap_or_else(|error| panic!("{what}: the id is not free: {error:?}"));
     let at: Location = receipt.location.parse().unwrap();
     assert_reads(&*fixture.driver, &at, &bytes, what).await;
-    fixture.driver.delete(&at, Hold::default()).await.unwrap();
+    fixture.remove(&at).await;
 }
 
 /// A claim on `id` that nobody else knows of: for calls to a driver alone.

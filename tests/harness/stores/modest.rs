@@ -1,4 +1,4 @@
-//! A driver that promises less than it can do.
+//! A driver that can do less than the one it stands on.
 
 use std::sync::Arc;
 
@@ -10,11 +10,18 @@ use imaged_drivers::{
     Upload, Volume, Volumes, window::Window,
 };
 
-/// A driver that says it can do less than it can: whoever calls it must respect that.
+/// The driver `inner` with fewer capabilities: what they deny is an error of whoever calls it.
 #[derive(Debug)]
-pub(super) struct Modest {
-    pub(super) inner: Arc<dyn Driver>,
-    pub(super) caps: Caps,
+pub(crate) struct Modest {
+    pub(crate) inner: Arc<dyn Driver>,
+    pub(crate) caps: Caps,
+}
+
+impl Modest {
+    /// The rule of the contract: what `caps` deny is refused above, and never asked for.
+    fn only_if(&self, can: bool, call: &str) {
+        assert!(can, "{call} is called although the driver says that it cannot: {:?}", self.caps);
+    }
 }
 
 #[async_trait]
@@ -65,15 +72,19 @@ impl Driver for Modest {
         self.inner.locate(id).await
     }
     async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
+        self.only_if(self.caps.write, "create");
         self.inner.create(image).await
     }
     async fn open(&self, at: &Location, span: Span, window: Window) -> Result<Reader> {
+        self.only_if(self.caps.seek || span == Span::All, "open of a part");
         self.inner.open(at, span, window).await
     }
     async fn stat(&self, at: &Location) -> Result<Stat> {
         self.inner.stat(at).await
     }
     async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
+        // Whoever writes also removes what nobody is to have.
+        self.only_if(self.caps.delete || self.caps.write, "delete");
         self.inner.delete(at, hold).await
     }
     async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
@@ -83,6 +94,7 @@ impl Driver for Modest {
         self.inner.recover(claim, token).await
     }
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
+        self.only_if(self.caps.list, "list");
         self.inner.list()
     }
 }
@@ -91,6 +103,7 @@ impl Driver for Modest {
 #[deny(clippy::missing_trait_methods)]
 impl Copies for Modest {
     async fn copy(&self, from: Source, claim: &Claim) -> Result<Option<Copied>> {
+        self.only_if(self.caps.copy, "copy");
         self.inner.copies().unwrap().copy(from, claim).await
     }
     async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
@@ -105,6 +118,7 @@ impl Volumes for Modest {
         self.inner.volumes().unwrap().volume(at)
     }
     async fn seal(&self, volume: &Volume, claim: &Claim) -> Result<Source> {
+        self.only_if(self.caps.volumes, "seal");
         self.inner.volumes().unwrap().seal(volume, claim).await
     }
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {

@@ -1,0 +1,123 @@
+//! The kinds of stores that have to keep the contract: each is a line of `every_store!` in the suite.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use imaged_drivers::Caps;
+use tempfile::TempDir;
+
+use super::{Fixture, Modest, ceph::Ceph, plain::Plain};
+
+/// A store in memory.
+pub(crate) async fn mem() -> Fixture {
+    Fixture::new("mem", &[], "", None, tempfile::tempdir().unwrap()).await
+}
+
+/// Stores in memory whose driver can do less, each as callers meet them.
+macro_rules! modest {
+    ($($(#[$doc:meta])* $name:ident: $($lacks:ident)*;)*) => {$(
+        $(#[$doc])*
+        pub(crate) async fn $name() -> Fixture {
+            less(|all| Caps { $($lacks: false,)* ..all }).await
+        }
+    )*};
+}
+
+modest! {
+    /// As an object store without server-side copies.
+    mem_that_cannot_copy: copy;
+    /// As one that keeps what it is given: callers delete nothing.
+    mem_that_cannot_delete: delete;
+    /// As one whose index cannot be asked for.
+    mem_that_cannot_list: list;
+    /// As one that gives only whole images.
+    mem_that_cannot_seek: seek;
+    /// As a server that others fill.
+    mem_that_only_reads: write delete list copy;
+    /// As one that others fill and that gives whole images only.
+    mem_that_gives_whole_images_only: write delete seek list copy;
+}
+
+async fn less(caps: fn(Caps) -> Caps) -> Fixture {
+    let modest = Arc::new(move |inner: Arc<dyn imaged_drivers::Driver>| {
+        let caps = caps(inner.caps());
+        Arc::new(Modest { inner, caps }) as Arc<dyn imaged_drivers::Driver>
+    });
+    Fixture::wrapped("mem", &[], "", None, tempfile::tempdir().unwrap(), modest).await
+}
+
+/// A store in a pool of a real cluster.
+pub(crate) async fn rbd() -> Fixture {
+    in_ceph("").await
+}
+
+/// The same, which writes zeros as zeros, into objects of 1 MiB.
+pub(crate) async fn rbd_thick() -> Fixture {
+    in_ceph("rbd_thin_provisioning = false\nrbd_store_chunk_size = 1\n").await
+}
+
+async fn in_ceph(more: &str) -> Fixture {
+    let ceph = Ceph::up().await;
+    let options = ceph.options() + more;
+    let home = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new("rbd", &[], &options, None, home).await;
+    Fixture { ceph: Some(ceph), ..fixture }
+}
+
+/// A store in one directory.
+pub(crate) async fn file() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("images");
+    fs::create_dir(&dir).unwrap();
+    Fixture::new("file", &[(dir, 0)], "", None, home).await
+}
+
+/// A store in one directory that writes zeros as zeros.
+pub(crate) async fn file_thick() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("images");
+    fs::create_dir(&dir).unwrap();
+    Fixture::new("file", &[(dir, 0)], "filesystem_thin_provisioning = false\n", None, home).await
+}
+
+/// A store in two directories of one filesystem, of which the second is filled first.
+pub(crate) async fn file_two_dirs() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dirs = two(&home);
+    Fixture::new("file", &dirs, "", None, home).await
+}
+
+/// A store in two directories: the second is filled first, and is a filesystem of 256 MiB without
+/// unnamed files. What is larger goes into the first.
+pub(crate) async fn file_two_filesystems() -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dirs = two(&home);
+    let plain = Plain::mount(&dirs[1].0, "links");
+    Fixture::new("file", &dirs, "", Some(plain), home).await
+}
+
+fn two(home: &TempDir) -> [(PathBuf, u32); 2] {
+    let dirs = [(home.path().join("first"), 1), (home.path().join("second"), 2)];
+    for (dir, _) in &dirs {
+        fs::create_dir(dir).unwrap();
+    }
+    dirs
+}
+
+/// A store on a filesystem without unnamed files: they are staged, and get their name by a link.
+pub(crate) async fn file_staged() -> Fixture {
+    plain("links", "").await
+}
+
+/// A store on a filesystem without links too: staged files are renamed.
+pub(crate) async fn file_renamed() -> Fixture {
+    plain("no-links", "").await
+}
+
+/// A store on a filesystem of this kind, with more options.
+pub(crate) async fn plain(kind: &str, more: &str) -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("images");
+    fs::create_dir(&dir).unwrap();
+    let plain = Plain::mount(&dir, kind);
+    Fixture::new("file", &[(dir, 0)], more, Some(plain), home).await
+}
