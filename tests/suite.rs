@@ -25,6 +25,7 @@ macro_rules! every_store {
         $then!(file: file_thick);
         $then!(file: file_two_dirs);
         $then!(file: file_two_filesystems);
+        $then!(file: file_unnamed);
         $then!(file: file_staged);
         $then!(file: file_renamed);
         $then!(rbd: rbd);

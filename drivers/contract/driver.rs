@@ -158,7 +158,8 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
 
     /// Removes what an upload of this id that never ended has left; a whole image stays. `claim` has the
     /// nonce of that upload, and `token` is what it gave by [`Upload::token`], if it came so far. No call
-    /// that belonged to it is out any more. Doing it twice is doing it once
+    /// that belonged to it is out any more, and until then its id is given to no other
+    /// [not-recovered-while-a-call-is-out]. Doing it twice is doing it once
     /// [recovering-twice-is-recovering-once].
     ///
     /// # Errors

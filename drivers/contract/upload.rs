@@ -62,8 +62,10 @@ pub trait Upload: Send + fmt::Debug {
         None
     }
 
-    /// Makes the image durable, then visible, in that order, and keeps `digests` with it.
-    /// Every byte reads back as it was written [what-is-read-is-what-was-written].
+    /// Makes the image durable, then visible, in that order, and keeps `digests` with it. Whatever ends
+    /// afterwards, the process or the machine, the backend has the image whole when it is opened again
+    /// [what-is-committed-outlives-the-process]. Every byte reads back as it was written
+    /// [what-is-read-is-what-was-written].
     ///
     /// # Errors
     /// Nothing is visible and nothing is left, except after `Timeout`, when only `stat` can tell.

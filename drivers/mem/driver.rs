@@ -46,6 +46,12 @@ impl Mem {
         Self { name: name.to_owned(), capacity: config.capacity, images: Arc::default() }
     }
 
+    /// How many uploads there are that have not ended.
+    #[must_use]
+    pub fn uploads(&self) -> usize {
+        Arc::strong_count(&self.images).saturating_sub(1)
+    }
+
     fn at(&self, id: &ImageId) -> crate::Location {
         crate::Location::Mem(Location { store: self.name.clone(), id: id.clone() })
     }

@@ -11,6 +11,9 @@ use imaged_drivers::{
     window::{CHUNK, PAGE},
 };
 
+pub(super) use super::{
+    lasting::what_is_committed_outlives_the_process, late::not_recovered_while_a_call_is_out,
+};
 use crate::harness::stores::{
     Fixture, Held, Modest, aligned_chunks, assert_reads, assert_same, claim,
     content::{Look, digests, image, pieces},
@@ -22,7 +25,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T>) -> Kind {
     result.expect_err("this is refused").kind()
 }
 
-pub(super) async fn invisible_until_commit(f: &Fixture) {
+pub(crate) async fn invisible_until_commit(f: &Fixture) {
     for size in [None, Some(CHUNK as u64 + 5)] {
         let bytes = image(Look::Random, CHUNK + 5, 1);
         let id = f.id();
@@ -48,7 +51,7 @@ pub(super) async fn invisible_until_commit(f: &Fixture) {
     }
 }
 
-pub(super) async fn id_is_taken_once(f: &Fixture) {
+pub(crate) async fn id_is_taken_once(f: &Fixture) {
     let bytes = [image(Look::Random, 9000, 1), image(Look::Random, 9000, 2)];
     // Of two uploads that are under way at once, in either order, the first commit wins.
     for (first, second) in [(0, 1), (1, 0)] {
@@ -98,7 +101,7 @@ async fn at_of(f: &Fixture, id: &ImageId) -> Location {
     f.driver.locate(id).await.unwrap()
 }
 
-pub(super) async fn uploads_do_not_mix(f: &Fixture) {
+pub(crate) async fn uploads_do_not_mix(f: &Fixture) {
     let images: Vec<_> =
         (0..12).map(|n| (f.id(), image(Look::Mixed, 200_000 + n * 777, n as u64))).collect();
     let written = join_all(images.iter().map(|(id, bytes)| async {
@@ -111,7 +114,7 @@ pub(super) async fn uploads_do_not_mix(f: &Fixture) {
     }
 }
 
-pub(super) async fn spans_are_slices(f: &Fixture) {
+pub(crate) async fn spans_are_slices(f: &Fixture) {
     let bytes = image(Look::Mixed, CHUNK + 4097, 3);
     let size = bytes.len() as u64;
     let at = f.place(&f.id(), &bytes).await;
@@ -139,7 +142,7 @@ pub(super) async fn spans_are_slices(f: &Fixture) {
     f.remove(&at).await;
 }
 
-pub(super) async fn past_the_end_is_range(f: &Fixture) {
+pub(crate) async fn past_the_end_is_range(f: &Fixture) {
     let at = f.place(&f.id(), &image(Look::Random, 5000, 1)).await;
     for span in [
         Span::From(5000),
@@ -157,7 +160,7 @@ pub(super) async fn past_the_end_is_range(f: &Fixture) {
     f.remove(&empty).await;
 }
 
-pub(super) async fn delete_during_a_read(f: &Fixture) {
+pub(crate) async fn delete_during_a_read(f: &Fixture) {
     let bytes = image(Look::Random, 3 * CHUNK + 7, 1);
     let other = image(Look::Random, 3 * CHUNK + 7, 2);
     let id = f.id();
@@ -187,7 +190,7 @@ pub(super) async fn delete_during_a_read(f: &Fixture) {
     f.remove(&at).await;
 }
 
-pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
+pub(crate) async fn a_foreign_location_is_invalid(f: &Fixture) {
     let bytes = image(Look::Random, 100, 1);
     let at = f.place(&f.id(), &bytes).await;
     let mut foreign = vec![
@@ -222,7 +225,7 @@ pub(super) async fn a_foreign_location_is_invalid(f: &Fixture) {
     f.remove(&told).await;
 }
 
-pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
+pub(crate) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
     let (id, gone) = (f.id(), f.id());
     if f.caps().write {
         let upload = f.driver.create(&new_image(&id, None)).await.unwrap();
@@ -254,7 +257,7 @@ pub(super) async fn a_location_it_gave_is_one_it_serves(f: &Fixture) {
     f.remove(&there).await;
 }
 
-pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
+pub(crate) async fn a_missing_image_is_not_found(f: &Fixture) {
     let id = f.id();
     assert_eq!(kind(f.driver.locate(&id).await), Kind::NotFound);
     let at = f.place(&id, &image(Look::Random, 10, 1)).await;
@@ -269,7 +272,7 @@ pub(super) async fn a_missing_image_is_not_found(f: &Fixture) {
     assert_eq!(kind(f.driver.record(&at, &claim(&f.id()), &digests).await), Kind::NotFound);
 }
 
-pub(super) async fn deleting_twice_is_not_found(f: &Fixture) {
+pub(crate) async fn deleting_twice_is_not_found(f: &Fixture) {
     let bytes = image(Look::Random, 10, 1);
     let at = f.place(&f.id(), &bytes).await;
     f.remove(&at).await;
@@ -287,7 +290,7 @@ async fn source(driver: &dyn Driver, at: &Location) -> Source {
     driver.open(at, Span::All, window(CHUNK)).await.unwrap().source()
 }
 
-pub(super) async fn a_copy_is_independent(f: &Fixture) {
+pub(crate) async fn a_copy_is_independent(f: &Fixture) {
     for (look, size) in
         [(Look::Mixed, 3 * CHUNK + 7), (Look::Zeros, CHUNK), (Look::Random, 0), (Look::Random, 1)]
     {
@@ -323,7 +326,7 @@ pub(super) async fn a_copy_is_independent(f: &Fixture) {
     }
 }
 
-pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
+pub(crate) async fn digests_stay_with_the_image(f: &Fixture) {
     let bytes = image(Look::Random, 10_000, 1);
     let id = f.id();
     let at = f.place(&id, &bytes).await;
@@ -353,7 +356,7 @@ pub(super) async fn digests_stay_with_the_image(f: &Fixture) {
     f.remove(&at).await;
 }
 
-pub(super) async fn recovering_twice_is_recovering_once(f: &Fixture) {
+pub(crate) async fn recovering_twice_is_recovering_once(f: &Fixture) {
     let bytes = image(Look::Random, 5000, 1);
     let id = f.id();
     assert_eq!(
@@ -383,7 +386,7 @@ pub(super) async fn recovering_twice_is_recovering_once(f: &Fixture) {
     }
 }
 
-pub(super) async fn the_list_is_what_was_put(f: &Fixture) {
+pub(crate) async fn the_list_is_what_was_put(f: &Fixture) {
     assert_eq!(f.list().await, []);
     let mut wanted = Vec::new();
     for size in [0_usize, 1, 70_000] {
@@ -396,12 +399,14 @@ pub(super) async fn the_list_is_what_was_put(f: &Fixture) {
     assert_eq!(f.list().await, wanted, "without the one under way");
     begun.abort().await.unwrap();
     assert_eq!(f.list().await, wanted);
+    let whole: Vec<_> = wanted.iter().map(|image| &image.id).collect();
+    assert_eq!(f.left(&whole).await, [""; 0], "beside whole images");
     for listed in wanted {
         f.remove(&listed.at).await;
     }
 }
 
-pub(super) async fn what_is_read_is_what_was_written(f: &Fixture) {
+pub(crate) async fn what_is_read_is_what_was_written(f: &Fixture) {
     for look in Look::ALL {
         let bytes = image(look, 2 * CHUNK + 70_001, 8);
         let id = f.id();
@@ -426,7 +431,7 @@ pub(super) async fn what_is_read_is_what_was_written(f: &Fixture) {
     }
 }
 
-pub(super) async fn an_aborted_upload_leaves_nothing(f: &Fixture) {
+pub(crate) async fn an_aborted_upload_leaves_nothing(f: &Fixture) {
     let bytes = image(Look::Random, CHUNK + 1, 1);
     for size in [None, Some(bytes.len() as u64)] {
         for count in 0..=2 {
@@ -506,7 +511,7 @@ fn flags(caps: Caps) -> [bool; 6] {
     [write, delete, seek, list, copy, volumes && write]
 }
 
-pub(super) async fn a_missing_capability_is_unsupported(f: &Fixture) {
+pub(crate) async fn a_missing_capability_is_unsupported(f: &Fixture) {
     let bytes = image(Look::Random, 10, 1);
     let at = f.place(&f.id(), &bytes).await;
     let all = f.driver.caps();

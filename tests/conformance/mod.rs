@@ -3,9 +3,11 @@
 //! A driver is entered by one line of the suite; it cannot choose among the cases.
 
 mod bodies;
-mod clauses;
+pub(crate) mod clauses;
 mod copies;
 mod digests;
+pub(crate) mod lasting;
+pub(crate) mod late;
 mod sizes;
 
 use crate::harness::stores::{self, Fixture};
@@ -30,12 +32,17 @@ macro_rules! every_case {
                 digests_stay_with_the_image
                 id_is_taken_once(write)
                 invisible_until_commit(write)
+                not_recovered_while_a_call_is_out(write)
                 past_the_end_is_range(seek)
                 recovering_twice_is_recovering_once(write)
                 spans_are_slices(seek)
                 the_list_is_what_was_put(write list)
                 uploads_do_not_mix(write)
+                what_is_committed_outlives_the_process(write)
                 what_is_read_is_what_was_written(write)
+            ]
+            lasting: [
+                what_a_killed_process_has_left_is_cleared_away(write)
             ]
             sizes: [
                 chunks_of_any_length_and_place_make_one_image(write)

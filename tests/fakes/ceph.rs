@@ -5,6 +5,9 @@ use imaged_fake_librbd::{Cluster, Open};
 /// The pool that the store under test has to itself.
 pub(crate) const POOL: &str = "images";
 
+/// Whether the cluster lives in this process, and no other can reach it.
+pub(crate) const IN_THIS_PROCESS: bool = true;
+
 /// A cluster, until this is dropped.
 pub(crate) struct Ceph {
     pub(crate) fake: Cluster,
@@ -30,9 +33,9 @@ impl Ceph {
         self.fake.images(POOL)
     }
 
-    /// Whether no image is there, nor in the trash.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.images().is_empty() && self.fake.trashed(POOL) == 0
+    /// What the trash of the pool holds, a line each.
+    pub(crate) fn trash(&self) -> Vec<String> {
+        vec!["an image in the trash".to_owned(); self.fake.trashed(POOL)]
     }
 
     /// Whether no handle of an image is open, and nothing in flight.

@@ -4,8 +4,10 @@
 pub(crate) mod ceph {
     pub(crate) use crate::ceph::*;
 }
+pub(crate) mod altered;
 pub(crate) mod content;
 mod kinds;
+mod lasting;
 mod modest;
 pub(crate) mod plain;
 
@@ -34,12 +36,15 @@ use imaged::{
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Caps, Claim, Committed, Context, Driver, Hold, ImageId, Kind, Listed, Location, NewImage,
-    Recovered, Result, Span,
+    Caps, Claim, Committed, Config as Section, Context, Driver, Hold, ImageId, Kind, Listed,
+    Location, NewImage, Recovered, Result, Span,
+    mem::Mem,
     memory::{Memory, Share},
     window::{CHUNK, Window},
 };
 pub(crate) use kinds::*;
+pub(crate) use lasting::Lasting;
+use lasting::Made;
 pub(crate) use modest::Modest;
 use plain::Plain;
 use tempfile::TempDir;
@@ -72,6 +77,11 @@ pub(crate) struct Fixture {
     pub(crate) driver: Arc<dyn Driver>,
     /// What that driver stands on: the same, or one that can do more.
     beneath: Arc<dyn Driver>,
+    /// The same again, if it is memory: to look into.
+    memory: Option<Arc<Mem>>,
+    pub(crate) lasting: Lasting,
+    /// How its section was made.
+    made: Made,
     /// The filesystem beneath it, if that is a special one.
     pub(crate) plain: Option<Plain>,
     /// Its directories.
@@ -101,6 +111,35 @@ pub(crate) fn text(kind: &str, dirs: &[(PathBuf, u32)], more: &str, home: &Path)
     )
 }
 
+/// What was opened for the store under test.
+#[derive(Default)]
+struct Opened {
+    driver: OnceLock<Arc<dyn Driver>>,
+    memory: OnceLock<Arc<Mem>>,
+}
+
+/// Opens the stores of a fixture. What is in memory is opened once, so that the next one finds the same.
+fn opener(opened: &Arc<Opened>, wrap: Wrap) -> Opener {
+    let opened = Arc::clone(opened);
+    Opener::new(move |section, name, instance| {
+        let (opened, wrap) = (Arc::clone(&opened), Arc::clone(&wrap));
+        async move {
+            let driver: Arc<dyn Driver> = if let (Section::Mem(config), "main") = (&section, &*name)
+            {
+                let memory = || Arc::new(Mem::new(config, &name));
+                Arc::clone(opened.memory.get_or_init(memory)) as _
+            } else {
+                imaged_drivers::open(&section, &name, &instance).await?
+            };
+            if name != "main" {
+                return Ok(driver);
+            }
+            opened.driver.get_or_init(|| Arc::clone(&driver));
+            Ok(wrap(driver))
+        }
+    })
+}
+
 impl Fixture {
     /// `home` outlives the fixture: a copy of its state directory can be taken up by another.
     pub(crate) async fn new(
@@ -125,18 +164,8 @@ impl Fixture {
     ) -> Self {
         fs::create_dir_all(home.path().join("beside")).unwrap();
         let (config, _) = Config::parse(&text(kind, dirs, more, home.path()), "test").unwrap();
-        let opened = Arc::new(OnceLock::new());
-        let keep = Arc::clone(&opened);
-        let opener = Opener::new(move |section, name, instance| {
-            let (keep, wrap) = (Arc::clone(&keep), Arc::clone(&wrap));
-            async move {
-                let driver = imaged_drivers::open(&section, &name, &instance).await?;
-                if name != "main" {
-                    return Ok(driver);
-                }
-                Ok(wrap(Arc::clone(keep.get_or_init(|| driver))))
-            }
-        });
+        let opened = Arc::new(Opened::default());
+        let opener = opener(&opened, wrap);
         let pool = Pool::new(config.daemon.digest_threads).unwrap();
         let shared = Shared::over(&config.daemon, opener, pool).unwrap();
         let daemon = Daemon::over(&config, shared);
@@ -146,7 +175,10 @@ impl Fixture {
         Self {
             store,
             driver,
-            beneath: Arc::clone(opened.get().unwrap()),
+            beneath: Arc::clone(opened.driver.get().unwrap()),
+            memory: opened.memory.get().cloned(),
+            lasting: if kind == "mem" { Lasting::DiesWithTheProcess } else { Lasting::Lasts },
+            made: Made { kind: kind.to_owned(), dirs: dirs.to_vec(), more: more.to_owned() },
             plain,
             dirs: dirs.iter().map(|(dir, _)| dir.clone()).collect(),
             beside: vec![home.path().join("beside")],
@@ -211,6 +243,29 @@ impl Fixture {
         self.daemon.round().await;
     }
 
+    /// What lies in the backend beside these whole images, hidden or not: as the backend tells, which is
+    /// looked into past the driver.
+    pub(crate) async fn left(&self, beside: &[&ImageId]) -> Vec<String> {
+        let mut there = if let Some(ceph) = &self.ceph {
+            // What was deleted while a job had it open goes with the next purge, and what it was cloned
+            // from with the one after that.
+            for _ in 0..3 {
+                self.driver.purge().await.unwrap();
+            }
+            [ceph.images(), ceph.trash()].concat()
+        } else if let Some(memory) = &self.memory {
+            let whole: Vec<Listed> = memory.list().try_collect().await.unwrap();
+            let begun = vec!["an upload that has not ended".to_owned(); memory.uploads()];
+            whole.into_iter().map(|image| image.id.to_string()).chain(begun).collect()
+        } else if !self.dirs.is_empty() {
+            self.dirs.iter().flat_map(|dir| names(dir)).collect()
+        } else {
+            panic!("say here how a test looks into a backend of the type `{}`", self.made.kind);
+        };
+        there.retain(|name| beside.iter().all(|id| id.as_str() != name));
+        there
+    }
+
     /// Nothing is in the store, no file in its directories, none open, no memory taken, and
     /// nothing in the journal.
     pub(crate) async fn assert_empty(&self) {
@@ -223,17 +278,11 @@ impl Fixture {
         })
         .await;
         assert_eq!(self.list().await, [], "images are left");
-        for dir in self.dirs.iter().chain(&self.beside) {
+        for dir in &self.beside {
             assert_eq!(names(dir), [""; 0], "files are left in {}", dir.display());
         }
-        if let Some(ceph) = &self.ceph {
-            // What was deleted while a job had it open goes with the next purge, and what it was cloned
-            // from with the one after that.
-            for _ in 0..3 {
-                self.driver.purge().await.unwrap();
-            }
-            assert!(ceph.is_empty(), "images are left in the pool: {:?}", ceph.images());
-        } else if self.dirs.is_empty() {
+        assert_eq!(self.left(&[]).await, [""; 0], "something is left in the backend");
+        if self.memory.is_some() {
             assert_eq!(self.driver.probe().await.unwrap().used, Some(0), "memory is taken");
         }
         let journal = self.state.path().join("state/journal");

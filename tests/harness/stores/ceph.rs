@@ -12,6 +12,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// The pool that the store under test has to itself.
 pub(crate) const POOL: &str = "images";
 
+/// Whether the cluster lives in this process, and no other can reach it.
+pub(crate) const IN_THIS_PROCESS: bool = false;
+
 /// Where Cinder would have its volumes, and clones are.
 pub(crate) const VOLUMES: &str = "volumes";
 
@@ -223,14 +226,23 @@ impl Ceph {
         said.lines().map(str::to_owned).collect()
     }
 
+    /// What the trash of the pool holds, a line each.
+    pub(crate) fn trash(&self) -> Vec<String> {
+        self.trash_of(POOL)
+    }
+
+    fn trash_of(&self, pool: &str) -> Vec<String> {
+        let (said, _) = self.say("rbd", "client.admin", &["trash", "ls", "--all", pool]);
+        said.lines().map(str::to_owned).collect()
+    }
+
     /// Whether no image is there, nor in the trash.
     pub(crate) fn is_empty(&self) -> bool {
         self.is_empty_pool(POOL)
     }
 
     fn is_empty_pool(&self, pool: &str) -> bool {
-        let (trash, _) = self.say("rbd", "client.admin", &["trash", "ls", "--all", pool]);
-        self.images_in(pool).is_empty() && trash.is_empty()
+        self.images_in(pool).is_empty() && self.trash_of(pool).is_empty()
     }
 
     /// The parts of images that a pool holds, whether or not an image is there that has them.

@@ -5,7 +5,11 @@ use std::{fs, path::PathBuf, sync::Arc};
 use imaged_drivers::Caps;
 use tempfile::TempDir;
 
-use super::{Fixture, Modest, ceph::Ceph, plain::Plain};
+use super::{
+    Fixture, Lasting, Modest,
+    ceph::{self, Ceph},
+    plain::Plain,
+};
 
 /// A store in memory.
 pub(crate) async fn mem() -> Fixture {
@@ -60,7 +64,8 @@ async fn in_ceph(more: &str) -> Fixture {
     let options = ceph.options() + more;
     let home = tempfile::tempdir().unwrap();
     let fixture = Fixture::new("rbd", &[], &options, None, home).await;
-    Fixture { ceph: Some(ceph), ..fixture }
+    let lasting = if ceph::IN_THIS_PROCESS { Lasting::InThisProcess } else { Lasting::Lasts };
+    Fixture { ceph: Some(ceph), lasting, ..fixture }
 }
 
 /// A store in one directory.
@@ -106,6 +111,11 @@ fn two(home: &TempDir) -> [(PathBuf, u32); 2] {
 /// A store on a filesystem without unnamed files: they are staged, and get their name by a link.
 pub(crate) async fn file_staged() -> Fixture {
     plain("links", "").await
+}
+
+/// A store on a filesystem with unnamed files that knows what it has made last.
+pub(crate) async fn file_unnamed() -> Fixture {
+    plain("unnamed", "").await
 }
 
 /// A store on a filesystem without links too: staged files are renamed.

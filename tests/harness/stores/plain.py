@@ -13,6 +13,9 @@ Obeys lines on its standard input, each answered by one line:
                      ERRNO (0: none); answers with the calls counted until now, by name
     hang CALL        from now on calls of this name (`flush`, `read`, `release` too) get no answer
     fail CALL ERRNO  from now on calls of this name fail with ERRNO (0: no more)
+    skip CALL        from now on calls of this name (`fsync`, `fsyncdir`) are answered and do nothing
+    lose             all that no call made last is gone, as when the power fails: bytes since the last
+                     `fsync` of their file, names since the last `fsyncdir`
     held             answers with the number of calls that wait for one
     free             answers them all, and no longer hangs
 The end of its input unmounts it: so does the death of the test that started it.
@@ -51,6 +54,7 @@ ROOT = 1
 class Node:
     def __init__(self, mode):
         self.mode, self.bytes, self.links, self.mtime = mode, bytearray(), 1, time.time_ns()
+        self.synced = b""
 
     def attr(self, number):
         size, (seconds, nanos) = len(self.bytes), divmod(self.mtime, 10**9)
@@ -63,9 +67,9 @@ class Node:
 class Plain:
     def __init__(self, kind, device):
         self.kind, self.device = kind, device
-        self.hanging, self.held, self.failing = set(), [], {}
+        self.hanging, self.held, self.failing, self.skipping = set(), [], {}, set()
         self.nodes = {ROOT: Node(stat.S_IFDIR | 0o755)}
-        self.names = {}
+        self.names, self.synced_names = {}, {}
         self.next = ROOT + 1
         self.nth, self.errno, self.counted = 0, 0, []
 
@@ -78,6 +82,8 @@ class Plain:
         return self.names[name]
 
     def serve(self, opcode, number, rest):
+        if number and number not in self.nodes:
+            raise OSError(errno.ESTALE, "")
         if opcode in CHANGES:
             self.counted.append(CHANGES[opcode])
             if len(self.counted) == self.nth:
@@ -169,6 +175,10 @@ class Plain:
             return struct.pack(
                 "<5Q10I", CAPACITY // 4096, free, free, 1000, 1000, 4096, 255, 4096, *([0] * 7)
             )
+        if opcode == FSYNC and "fsync" not in self.skipping:
+            self.nodes[number].synced = bytes(self.nodes[number].bytes)
+        if opcode == FSYNCDIR and "fsyncdir" not in self.skipping:
+            self.synced_names = dict(self.names)
         if opcode in (RELEASE, RELEASEDIR, FSYNC, FSYNCDIR, FLUSH, ACCESS):
             return b""
         raise OSError(errno.ENOSYS, "")
@@ -187,8 +197,19 @@ class Plain:
 
     def forget(self, number):
         node = self.nodes.get(number)
-        if number != ROOT and node and node.links == 0:
+        if number in (ROOT, *self.synced_names.values()):
+            return
+        if node and node.links == 0:
             del self.nodes[number]
+
+    def lose(self):
+        self.names = dict(self.synced_names)
+        there = {ROOT, *self.names.values()}
+        self.nodes = {number: node for number, node in self.nodes.items() if number in there}
+        for number in self.names.values():
+            node = self.nodes[number]
+            node.bytes = bytearray(node.synced)
+            node.links = list(self.names.values()).count(number)
 
     def obey(self, line):
         word, *rest = line.split()
@@ -199,6 +220,12 @@ class Plain:
         elif word == "hang":
             self.hanging.update(rest)
             print("hangs", flush=True)
+        elif word == "skip":
+            self.skipping.update(rest)
+            print("skips", flush=True)
+        elif word == "lose":
+            self.lose()
+            print("lost", flush=True)
         elif word == "fail":
             self.failing[rest[0]] = int(rest[1])
             print("fails", flush=True)

@@ -67,6 +67,16 @@ impl Plain {
         self.ask(&format!("fail {call} {errno}"), "fails");
     }
 
+    /// From now on calls of this name, `fsync` or `fsyncdir`, are answered and do nothing.
+    pub(crate) fn skip(&self, call: &str) {
+        self.ask(&format!("skip {call}"), "skips");
+    }
+
+    /// Loses what no call has made last, as when the power fails.
+    pub(crate) fn lose(&self) {
+        self.ask("lose", "lost");
+    }
+
     /// How many calls hang.
     pub(crate) fn held(&self) -> usize {
         self.ask("held", "held")[0].parse().unwrap()
