@@ -10,6 +10,7 @@ mod faulty;
 mod hangs;
 mod journal;
 mod owners;
+mod planted;
 mod reloads;
 mod several;
 mod system;
