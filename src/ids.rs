@@ -14,10 +14,11 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use imaged_drivers::{Claim, Error, Hold, ImageId, Kind, Location, Result, Volume};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     journal::{Intent, Journal, Work},
@@ -258,11 +259,11 @@ impl Ids {
 
 impl Inner {
     fn held(&self) -> MutexGuard<'_, BTreeMap<(String, String), usize>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Owned>> {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owned.lock()
     }
 }
 

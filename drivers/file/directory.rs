@@ -8,11 +8,9 @@
 //!   is lost from sight when the mount is back. Instead of: comparing device numbers, which differ
 //!   after each mount of NFS, FUSE or a loop device.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-};
+use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, StatVfs, StatxFlags, statx};
 
 use super::dir::{Dir, let_through, real_path};
@@ -60,7 +58,7 @@ impl Directory {
     pub(super) fn open(&self) -> Result<Dir> {
         let dir = Dir::open(&self.path)?;
         let identity = dir.identity()?;
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known.lock().clone();
         if known.as_ref().is_some_and(|known| known.identity == identity) {
             return Ok(dir);
         }
@@ -81,13 +79,13 @@ impl Directory {
             ));
         }
         let now = Known { identity, mount, real };
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.known.lock() = Some(now);
         Ok(dir)
     }
 
     /// What of `path` is below it, by its name or by its real path where that was ever seen.
     pub(super) fn rest_of<'a>(&self, path: &'a Path) -> Option<&'a Path> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         let real = || path.strip_prefix(&known.as_ref()?.real).ok();
         path.strip_prefix(&self.path).ok().or_else(real)
     }
@@ -101,7 +99,7 @@ impl Directory {
     /// changed.
     pub(super) fn look(&self, mode: Option<u32>) -> Found {
         let found = self.find_out(mode);
-        let mut before = self.usable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.usable.lock();
         if *before != found.usable {
             let (directory, state) = (self.path.display(), found.usable.word());
             match found.usable.reason() {
@@ -140,7 +138,7 @@ impl Directory {
 
     /// How it was when it was looked at last.
     pub(super) fn usable(&self) -> Usable {
-        self.usable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.usable.lock().clone()
     }
 }
 

@@ -1,12 +1,10 @@
 //! The contract, kept by calls to the [`Store`] on its lane.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use parking_lot::Mutex;
 
 use super::{
     config::{Config, Datadir},
@@ -243,14 +241,13 @@ impl Driver for File {
             async move {
                 let found = this.run("list images", move |store| store.images(number)).await;
                 stream::iter(found.unwrap_or_else(|error| {
-                    failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                    failures.lock().push(error);
                     Vec::new()
                 }))
             }
         });
         let wrong = stream::once(async move {
-            let failed =
-                std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+            let failed = std::mem::take(&mut *failed.lock());
             stream::iter(failed)
         });
         listed.flatten().map(Ok).chain(wrong.flatten().map(Err)).boxed()

@@ -1,7 +1,8 @@
 //! What one file store knows: its directories, and which of them an image is in or goes to.
 
-use std::{collections::BTreeSet, path::Path, sync::Mutex};
+use std::{collections::BTreeSet, path::Path};
 
+use parking_lot::Mutex;
 use rustix::fs::StatVfs;
 use serde::Deserialize;
 

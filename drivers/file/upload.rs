@@ -15,7 +15,7 @@ use std::{
     num::NonZeroU64,
     os::{fd::OwnedFd, unix::fs::FileExt as _},
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -162,8 +162,7 @@ impl Target {
         let name = self.claim.id().as_str();
         // Within one directory the filesystem itself names an id once.
         let several = self.store.data.len() > 1;
-        let _turn =
-            several.then(|| self.store.naming.lock().unwrap_or_else(PoisonError::into_inner));
+        let _turn = several.then(|| self.store.naming.lock());
         if several && self.store.find(self.id())?.is_some() {
             return Err(already_exists(self.id(), &self.store.name));
         }

@@ -70,7 +70,9 @@ impl<T: fmt::Debug + Send + Sync + 'static> fmt::Debug for DropOnLane<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, thread::ThreadId, time::Duration};
+    use std::{thread::ThreadId, time::Duration};
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -91,7 +93,7 @@ mod tests {
         let here = std::thread::current().id();
         let hear = || {
             let told = Arc::clone(&told);
-            lane.run("hear", move || Ok(told.lock().unwrap().recv().unwrap()))
+            lane.run("hear", move || Ok(told.lock().recv().unwrap()))
         };
         drop(DropOnLane::new(&lane, Told(tell.clone())));
         assert_ne!(hear().await.unwrap(), here, "not by a worker");

@@ -3,13 +3,9 @@
 //! [`Drops`] is the queue of one lane; a few threads of its own work it off. Threads that may block are
 //! marked, so that a drop that happens on one of them is not queued.
 
-use std::{
-    cell::Cell,
-    collections::VecDeque,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{cell::Cell, collections::VecDeque, fmt, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 
 /// As many threads of one lane drop at a time.
@@ -62,7 +58,7 @@ impl fmt::Debug for Drops {
 
 impl Drops {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// How many threads drop something now.

@@ -14,11 +14,9 @@
 //!   nothing more. Instead of: dropping it where it happens to be, which blocks a worker if closing
 //!   a file hangs; or a thread for each, of which one hung mount would take a thousand.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot},
     time::{Instant, timeout_at},
@@ -47,11 +45,11 @@ impl Going {
 
     /// It goes on.
     pub fn on(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock() = Instant::now();
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 }
 
@@ -268,7 +266,7 @@ mod tests {
         for _ in 0..2 {
             let gate = Arc::clone(&gate);
             let stuck = hung.run("read", move || {
-                let _closed = gate.lock().unwrap().recv();
+                let _closed = gate.lock().recv();
                 Ok(())
             });
             assert_eq!(stuck.await.unwrap_err().kind(), Kind::Timeout);
@@ -373,7 +371,7 @@ mod tests {
 
     impl Drop for Stuck {
         fn drop(&mut self) {
-            let _closed = self.0.lock().unwrap().recv();
+            let _closed = self.0.lock().recv();
         }
     }
 

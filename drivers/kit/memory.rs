@@ -19,14 +19,10 @@
 //! * Chose: a minimum so small that every connection can have one at once. Because: then no request
 //!   is refused for want of memory, whatever a crowd of slow callers does. Instead of: a queue.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use memmap2::MmapMut;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::contract::{Error, Kind, Result};
@@ -116,7 +112,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.held.lock()
     }
 
     /// Gives `bytes` to `share`, if it may have them now.

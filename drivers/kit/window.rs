@@ -11,12 +11,7 @@
 //! holds about as much as it moves in a second, and a slow one its minimum, whichever of its ends is
 //! slow.
 
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
@@ -25,6 +20,7 @@ use futures_util::{
     stream,
 };
 use memmap2::MmapMut;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 pub use super::memory::PAGE;
@@ -169,7 +165,7 @@ impl Window {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     /// Notes the minimum that was lent, unless another call was faster and it goes back.

@@ -1,13 +1,14 @@
 //! The contract, kept by a map under a lock.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use parking_lot::Mutex;
 
 use super::{
     config::Config,
-    images::{Begun, Image, Images, full, lock},
+    images::{Begun, Image, Images, full},
     location::Location,
     read,
     upload::Writing,
@@ -61,7 +62,7 @@ impl Mem {
         if mem.store != self.name {
             return Err(foreign(at, &self.name));
         }
-        let images = lock(&self.images);
+        let images = self.images.lock();
         let image = images.whole.get(&mem.id).ok_or_else(|| missing(&mem.id, &self.name))?;
         Ok((mem.id.clone(), image.clone()))
     }
@@ -91,7 +92,7 @@ impl Driver for Mem {
     }
 
     async fn probe(&self) -> Result<Capacity> {
-        let used = lock(&self.images).used;
+        let used = self.images.lock().used;
         Ok(Capacity {
             total: Some(self.capacity),
             used: Some(used),
@@ -106,7 +107,7 @@ impl Driver for Mem {
     }
 
     async fn create(&self, image: &NewImage) -> Result<Box<dyn Upload>> {
-        let (images, id) = (lock(&self.images), image.claim.id());
+        let (images, id) = (self.images.lock(), image.claim.id());
         if images.whole.contains_key(id) {
             return Err(already_exists(id, &self.name));
         }
@@ -138,7 +139,7 @@ impl Driver for Mem {
 
     async fn delete(&self, at: &crate::Location, _hold: Hold) -> Result<()> {
         let (id, _) = self.find(at)?;
-        let mut images = lock(&self.images);
+        let mut images = self.images.lock();
         let image = images.whole.remove(&id).ok_or_else(|| missing(&id, &self.name))?;
         images.used = images.used.saturating_sub(image.bytes.len() as u64);
         Ok(())
@@ -146,19 +147,19 @@ impl Driver for Mem {
 
     async fn record(&self, at: &crate::Location, _claim: &Claim, digests: &Digests) -> Result<()> {
         let (id, _) = self.find(at)?;
-        let mut images = lock(&self.images);
+        let mut images = self.images.lock();
         let image = images.whole.get_mut(&id).ok_or_else(|| missing(&id, &self.name))?;
         image.digests = Some(digests.clone());
         Ok(())
     }
 
     async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
-        let whole = lock(&self.images).whole.contains_key(claim.id());
+        let whole = self.images.lock().whole.contains_key(claim.id());
         Ok(if whole { Recovered::Whole } else { Recovered::Nothing })
     }
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
-        let images = lock(&self.images);
+        let images = self.images.lock();
         let lines: Vec<_> = images
             .whole
             .iter()
@@ -176,7 +177,7 @@ impl Copies for Mem {
         let id = claim.id();
         let Ok((_, image)) = self.find(&from.at) else { return Ok(None) };
         let size = image.bytes.len() as u64;
-        let mut images = lock(&self.images);
+        let mut images = self.images.lock();
         if images.whole.contains_key(id) {
             return Err(already_exists(id, &self.name));
         }

@@ -1,11 +1,9 @@
 //! The images of one store, and those that are being made.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::contract::{Digests, Error, ImageId, Kind};
 
@@ -21,10 +19,6 @@ pub(super) struct Images {
 pub(super) struct Image {
     pub(super) bytes: Bytes,
     pub(super) digests: Option<Digests>,
-}
-
-pub(super) fn lock(images: &Mutex<Images>) -> MutexGuard<'_, Images> {
-    images.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The refusal of bytes for which there is no space.
@@ -44,7 +38,7 @@ pub(super) struct Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut images = lock(&self.images);
+        let mut images = self.images.lock();
         images.used = images.used.saturating_sub(self.held);
     }
 }

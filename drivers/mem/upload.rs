@@ -5,7 +5,7 @@ use std::{collections::btree_map::Entry, fmt};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::images::{Begun, Image, full, lock};
+use super::images::{Begun, Image, full};
 use crate::{
     contract::{Claim, Committed, Digests, Result, Upload},
     kit::refusals::already_exists,
@@ -30,7 +30,7 @@ impl fmt::Debug for Writing {
 #[async_trait]
 impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        let mut images = lock(&self.begun.images);
+        let mut images = self.begun.images.lock();
         if images.used.saturating_add(chunk.len() as u64) > self.capacity {
             return Err(full(&self.name));
         }
@@ -49,7 +49,7 @@ impl Upload for Writing {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         let stored_bytes = bytes.len() as u64;
         let image = Image { bytes, digests: Some(digests.clone()) };
-        match lock(&self.begun.images).whole.entry(self.claim.id().clone()) {
+        match self.begun.images.lock().whole.entry(self.claim.id().clone()) {
             Entry::Vacant(free) => drop(free.insert(image)),
             Entry::Occupied(_) => return Err(already_exists(self.claim.id(), &self.name)),
         }

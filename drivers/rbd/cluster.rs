@@ -12,13 +12,14 @@ use std::{
     fs,
     path::Path,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError, Weak,
+        Arc, LazyLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use imaged_ffi::{Cluster, Connecting, Errno, Pool};
+use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
@@ -273,7 +274,7 @@ fn no_pool(option: &str, name: &str) -> Error {
 }
 
 fn slot(key: &Key) -> Slot {
-    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = ALL.lock();
     Arc::clone(all.entry(key.clone()).or_default())
 }
 

@@ -14,7 +14,7 @@ use super::{
     kept,
     location::{Location, Volume},
     read,
-    store::{Lanes, Store, at_length, blocking, is_away, lock, long_on, on},
+    store::{Lanes, Store, at_length, blocking, is_away, long_on, on},
     trash, upload,
 };
 use crate::{
@@ -85,7 +85,7 @@ impl Rbd {
                 total: Some(stat.total),
                 used: Some(stat.used),
                 available: Some(stat.available),
-                trash: lock(&store.trash).filter(|kept| *kept > 0),
+                trash: store.trash.lock().filter(|kept| *kept > 0),
             })
         })
         .await
@@ -118,7 +118,7 @@ impl Driver for Rbd {
     fn properties(&self) -> Properties {
         let config = &self.0.config;
         let mut facts = Properties::new();
-        if let Some(fsid) = lock(&self.0.fsid).clone() {
+        if let Some(fsid) = self.0.fsid.lock().clone() {
             facts.insert("fsid".into(), fsid.into());
         }
         facts.insert("pool".into(), config.pool.clone().into());
@@ -133,7 +133,7 @@ impl Driver for Rbd {
     fn serves(&self, at: &crate::Location) -> bool {
         let crate::Location::Rbd(at) = at else { return false };
         // Which cluster this is is known since it was opened.
-        let fsid = lock(&self.0.fsid).clone();
+        let fsid = self.0.fsid.lock().clone();
         let pools = || self.0.also.iter().map(|also| &also.pool).chain([&self.0.pool]);
         fsid.is_some_and(|fsid| pools().any(|pool| at.is_in(&fsid, pool)))
     }
@@ -164,7 +164,7 @@ impl Driver for Rbd {
     }
 
     fn place(&self, id: &ImageId) -> Option<crate::Location> {
-        let fsid = lock(&self.0.fsid).clone()?;
+        let fsid = self.0.fsid.lock().clone()?;
         Some(crate::Location::Rbd(Location::new(&fsid, &self.0.config.pool, id.as_str())))
     }
 
@@ -371,7 +371,7 @@ impl Volumes for Rbd {
     fn volume(&self, at: &crate::Location) -> Option<crate::Volume> {
         let image = self.serves(at);
         let crate::Location::Rbd(at) = at else { return None };
-        let fsid = lock(&self.0.fsid).clone()?;
+        let fsid = self.0.fsid.lock().clone()?;
         let (pool, snap) = at.place_in(&fsid)?;
         (!image).then(|| {
             crate::Volume::Rbd(Volume {

@@ -1,14 +1,10 @@
 //! The handles that this store has open for reading, by image: a delete is refused while there are
 //! any, and waits for those that are being closed, and for another delete of the same image.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use imaged_ffi::{Image, Pool};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime, sync::Notify};
 
 use super::{
@@ -37,7 +33,7 @@ struct Count {
 
 impl Handles {
     fn open(&self) -> MutexGuard<'_, HashMap<String, Count>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     fn change(&self, image: &str, change: impl FnOnce(&mut Count)) {

@@ -14,7 +14,7 @@ use super::{
     kept,
     location::SNAP,
     seen::Seen,
-    store::{Store, lock},
+    store::Store,
 };
 use crate::{
     contract::{Error, Kind, ReadAhead, Result, Stat},
@@ -28,7 +28,7 @@ pub(super) const READS: ReadAhead = ReadAhead { chunk: CHUNK, in_flight: 4 };
 /// Size and digests of a whole image. One that was seen before costs one look whether it is
 /// still the same. Blocks.
 pub(super) fn look(store: &Store, pool: &Pool, name: &str) -> Result<Stat> {
-    let known = lock(&store.seen).get(name);
+    let known = store.seen.lock().get(name);
     if let Some(Seen { internal, stat, .. }) = known
         && is_still(pool, name, &internal)
             .map_err(|errno| failed("look at", name, errno, Late::Away))?
@@ -82,7 +82,7 @@ fn whole(
     // By now the client has heard what the OSD knows of the pool.
     match found.and_then(|seen| store.connection.holds(pool).map(|()| seen)) {
         Ok(seen) => {
-            lock(&store.seen).insert(name, seen.clone());
+            store.seen.lock().insert(name, seen.clone());
             Ok((image, seen))
         }
         Err(error) => {

@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeSet,
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use imaged_ffi::{Errno, Pool};
+use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
@@ -227,7 +228,7 @@ impl Store {
 
     pub(super) async fn connected(&self) -> Result<(Arc<Live>, Pool)> {
         let (live, pool) = self.connection.get(&self.lane).await?;
-        *lock(&self.fsid) = Some(live.fsid.clone());
+        *self.fsid.lock() = Some(live.fsid.clone());
         Ok((live, pool))
     }
 
@@ -281,12 +282,8 @@ impl Store {
     }
 
     pub(super) fn forget(&self, name: &str) {
-        lock(&self.seen).forget(name);
+        self.seen.lock().forget(name);
     }
-}
-
-pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The refusal of a store whose pool for data is missing.

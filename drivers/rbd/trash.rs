@@ -15,7 +15,7 @@ use super::{
     image::close,
     kept,
     location::SNAP,
-    store::{Store, lock, long_on},
+    store::{Store, long_on},
 };
 use crate::{contract::Result, kit::lane::Going};
 
@@ -190,24 +190,24 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
     let fail = |errno| failed("look at the trash of", pool.name(), errno, Late::Away);
     let entries = pool.trash_list().map_err(fail)?;
     for known in [&store.foreign, &store.told] {
-        lock(known).retain(|id| entries.iter().any(|entry| entry.id == *id));
+        known.lock().retain(|id| entries.iter().any(|entry| entry.id == *id));
     }
     let mut kept = 0_u64;
     for entry in entries.iter().filter(|entry| kept::DEFERRED_S.contains(&entry.deferred_s)) {
         going.on();
-        if lock(&store.foreign).contains(&entry.id) || store.handles.deletes(&entry.name) {
+        if store.foreign.lock().contains(&entry.id) || store.handles.deletes(&entry.name) {
             continue;
         }
         let ended = match is_ours(pool, entry) {
             Ok(true) => end(pool, (&entry.id, &entry.name), going, &mut false, |_point| {}),
             Ok(false) => {
-                lock(&store.foreign).insert(entry.id.clone());
+                store.foreign.lock().insert(entry.id.clone());
                 continue;
             }
             Err(errno) => Err(errno),
         };
         // What does not change is told once.
-        let is_new = ended.is_err() && lock(&store.told).insert(entry.id.clone());
+        let is_new = ended.is_err() && store.told.lock().insert(entry.id.clone());
         let (store, image) = (&store.name, &entry.name);
         match ended {
             Ok(Ended::Gone) => tracing::info!(store, image, "purged from the trash"),
@@ -229,7 +229,7 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
             }
         }
     }
-    *lock(&store.trash) = Some(kept);
+    *store.trash.lock() = Some(kept);
     Ok(())
 }
 
