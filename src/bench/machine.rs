@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use chrono::DateTime;
 use serde::Serialize;
 
 /// What a figure is worth nothing without.
@@ -62,19 +63,11 @@ fn filesystem(mounts: &str, dir: &Path) -> Option<String> {
 
 /// Seconds since 1970 as a date, `2026-01-31 12:34:56 UTC`.
 pub(super) fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's civil_from_days, for days since 1970 only.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let date = i64::try_from(seconds).ok().and_then(DateTime::from_timestamp_secs);
+    date.map_or_else(
+        || format!("{seconds} s after 1970"),
+        |date| date.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -95,6 +88,7 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
         assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
         assert_eq!(utc(1_767_225_599), "2025-12-31 23:59:59 UTC");
+        assert_eq!(utc(u64::MAX), "18446744073709551615 s after 1970", "no calendar has it");
     }
 
     #[test]
