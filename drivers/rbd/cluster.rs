@@ -24,7 +24,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     config::{Config, Timeout},
-    failure::{Late, failed},
+    failure::failed,
 };
 use crate::{
     contract::{Error, Kind, Result},
@@ -143,7 +143,7 @@ impl Connection {
             .run("open the pool", move || {
                 let pool = Pool::open(&cluster, &name).map_err(|errno| match errno {
                     Errno::NOENT => no_pool(option, &name),
-                    errno => failed("open the pool", &name, errno, Late::Away),
+                    errno => failed("open the pool", &name, errno),
                 })?;
                 // Whatever is removed passes through the trash, which the first removal makes, and cannot
                 // make in a pool that is full.
@@ -172,7 +172,7 @@ impl Connection {
                 ),
             ),
             Err(Errno::NOENT) => no_pool(self.option, &self.pool),
-            Err(errno) => return Err(failed("look up the pool", &self.pool, errno, Late::Away)),
+            Err(errno) => return Err(failed("look up the pool", &self.pool, errno)),
         };
         if !self.moved.swap(true, Ordering::Relaxed) {
             tracing::warn!(pool = self.pool, "the pool was renamed, removed or made again");
@@ -184,14 +184,14 @@ impl Connection {
     pub(super) fn holds_now(&self, pool: &Pool) -> Result<()> {
         // The mon answers this in time or not at all; the other call waits for it for ever.
         let answers = pool.cluster().stat();
-        answers.map_err(|errno| failed("look up the pool", &self.pool, errno, Late::Away))?;
-        self.holds_as_told(pool)
+        answers.map_err(|errno| failed("look up the pool", &self.pool, errno))?;
+        self.holds_by_latest_map(pool)
     }
 
-    /// The same, of a mon that has just answered. Blocks.
-    pub(super) fn holds_as_told(&self, pool: &Pool) -> Result<()> {
-        let told = pool.cluster().wait_for_latest_osdmap();
-        told.map_err(|errno| failed("look up the pool", &self.pool, errno, Late::Away))?;
+    /// As [`Connection::holds`] by the latest map of the pools, of a mon that has just answered. Blocks.
+    pub(super) fn holds_by_latest_map(&self, pool: &Pool) -> Result<()> {
+        let updated = pool.cluster().wait_for_latest_osdmap();
+        updated.map_err(|errno| failed("look up the pool", &self.pool, errno))?;
         self.holds(pool)
     }
 
@@ -306,7 +306,7 @@ fn connect(key: &Key) -> Result<Live> {
         )
     })?;
     let set = |option: &str, value: &str| {
-        connecting.set(option, value).map_err(|errno| failed("set", option, errno, Late::Away))
+        connecting.set(option, value).map_err(|errno| failed("set", option, errno))
     };
     for (option, unset) in LIMITS {
         let limited = connecting
@@ -354,6 +354,6 @@ fn connect(key: &Key) -> Result<Live> {
             format!("the cluster cannot be reached: {errno}: rbd_store_ceph_conf=`{named}`"),
         ),
     })?;
-    let fsid = cluster.fsid().map_err(|errno| failed("name", "the cluster", errno, Late::Away))?;
+    let fsid = cluster.fsid().map_err(|errno| failed("name", "the cluster", errno))?;
     Ok(Live { cluster, fsid, features, files })
 }

@@ -6,10 +6,10 @@ use imaged_ffi::{Errno, Image, Options, Pool, sys};
 
 use super::{
     cluster::Live,
-    failure::{Late, failed},
+    failure::{failed, failed_or_done},
     image::{cleared, close, is_still, locked_by, remove, unpublished},
-    kept,
     location::{Location, SNAP, Volume},
+    metadata,
     store::Store,
     upload::is_in_store,
 };
@@ -64,16 +64,15 @@ pub(super) fn clone(
         Errno::EXIST => already_exists(name, &store.name),
         Errno::NOENT => missing(format!("{}/{image}@{snap}", from.name()), &store.name),
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
-        errno => failed("clone", name, errno, Late::Unsure),
+        errno => failed_or_done("clone", name, errno),
     })?;
-    let other = |errno| cleared(pool, name, failed("clone", name, errno, Late::Away), going);
+    let other = |errno| cleared(pool, name, failed("clone", name, errno), going);
     // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
     // before, too.
     if let Some(version) = &version
         && !is_still(&from, &image, version).map_err(other)?
     {
-        remove(pool, name, going)
-            .map_err(|errno| failed("remove", name, errno, Late::Away).leaving(name))?;
+        remove(pool, name, going).map_err(|errno| failed("remove", name, errno).leaving(name))?;
         return Ok(None);
     }
     let (mut snapped, mut size) = (false, 0);
@@ -81,10 +80,10 @@ pub(super) fn clone(
         let image = Image::open(pool, name, None)?;
         let published = (|| {
             let internal = image.id()?;
-            kept::mark(&image, &internal, &store.instance)?;
+            metadata::set_upload_mark(&image, &internal, &store.instance)?;
             *size = image.size()?;
             if let Some(digests) = &digests {
-                kept::keep(&image, &internal, *size, digests)?;
+                metadata::store_digests(&image, &internal, *size, digests)?;
             }
             *snapped = true;
             image.snap_create(SNAP)?;
@@ -115,7 +114,7 @@ pub(super) fn flatten(
 ) -> Result<()> {
     let fail = |errno| match errno {
         Errno::NOENT => missing(name, &store.name),
-        errno => failed("flatten", name, errno, Late::Away),
+        errno => failed("flatten", name, errno),
     };
     let image = Image::open(pool, name, None).map_err(fail)?;
     // Read when an image is opened, so this handle does not have it yet.
@@ -236,7 +235,7 @@ pub(super) fn open_sealed(store: &Store, pool: &Pool, image: &str, snap: &str) -
     opened.map_err(|errno| match errno {
         Errno::NOENT => missing(format!("{}/{image}@{snap}", pool.name()), &store.name),
         Errno::PERM => may_not(store, pool.name(), "be read", "profile rbd-read-only"),
-        errno => failed("open", image, errno, Late::Away),
+        errno => failed("open", image, errno),
     })
 }
 
@@ -250,7 +249,7 @@ pub(super) fn that_very(image: Image, name: &str, version: Option<&str>) -> Resu
             Kind::NotFound,
             format!("another image has come to have this name meanwhile: image=`{name}`"),
         ),
-        Err(errno) => failed("look at", name, errno, Late::Away),
+        Err(errno) => failed("look at", name, errno),
     };
     close(image, name);
     Err(refused)
@@ -265,7 +264,7 @@ pub(super) fn open_pool(live: &Live, name: &str) -> Result<Pool> {
         Errno::NOENT => {
             Error::new(Kind::NotFound, format!("the cluster has no such pool: pool=`{name}`"))
         }
-        errno => failed("open the pool", name, errno, Late::Away),
+        errno => failed("open the pool", name, errno),
     })
 }
 
@@ -275,7 +274,7 @@ fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
             Error::new(Kind::NotFound, format!("no such volume: rbd_volume=`{volume}`"))
         }
         Errno::PERM => may_not(store, &volume.pool, "be sealed", "profile rbd"),
-        errno => failed("seal", &volume.to_string(), errno, Late::Away),
+        errno => failed("seal", &volume.to_string(), errno),
     }
 }
 

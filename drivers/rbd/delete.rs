@@ -4,10 +4,10 @@
 use imaged_ffi::{Errno, Image, Pool, sys};
 
 use super::{
-    failure::{Late, failed},
+    failure::failed,
     image::{close, is_sealed, locked_by, remove},
-    kept,
     location::SNAP,
+    metadata,
     store::Store,
     trash::{self, Ended},
 };
@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<bool> {
     let fail = |errno| match errno {
         Errno::NOENT => missing(name, &store.name),
-        errno => failed("delete", name, errno, Late::Away),
+        errno => failed("delete", name, errno),
     };
     let image = match Image::open(pool, name, None) {
         // What an earlier delete did not get done.
@@ -36,7 +36,7 @@ pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> R
     let ready = may_delete(store, &image, name).and_then(|clones| {
         let cloned = image.overlap().map_err(fail)? > 0;
         let internal = image.id().map_err(fail)?;
-        let number = kept::mark_trashed(&image, &internal, &store.instance).map_err(fail)?;
+        let number = metadata::set_trash_mark(&image, &internal, &store.instance).map_err(fail)?;
         Ok((clones, cloned, internal, number))
     });
     close(image, name);
@@ -79,17 +79,17 @@ pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> R
 
 /// Whether the image has clones that do not mind; refuses where somebody does.
 fn may_delete(store: &Store, image: &Image, name: &str) -> Result<bool> {
-    let fail = |errno| failed("look at", name, errno, Late::Away);
+    let fail = |errno| failed("look at", name, errno);
     // Without the mon nothing is begun: some of what follows waits for it without a limit.
     let _answers = image.pool().cluster().stat().map_err(fail)?;
     let internal = image.id().map_err(fail)?;
     let sealed = is_sealed(image).map_err(fail)?;
-    let marked = kept::marked(image, &internal).map_err(fail)?;
+    let mark = metadata::upload_mark(image, &internal).map_err(fail)?;
     // One that is being made is no image yet, whoever makes it: it has its mark, no snapshot and no digests.
     let being_made = || -> imaged_ffi::Result<bool> {
-        Ok(marked.is_some()
+        Ok(mark.is_some()
             && image.snaps()?.is_empty()
-            && kept::kept(image, &internal, image.size()?)?.is_none())
+            && metadata::digests(image, &internal, image.size()?)?.is_none())
     };
     if !sealed && being_made().map_err(fail)? {
         return Err(missing(name, &store.name));
@@ -132,7 +132,7 @@ pub(super) fn is_read(name: &str) -> Error {
 
 /// Removes what an upload of `name` has left. Blocks.
 pub(super) fn recover(store: &Store, pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
-    let fail = |errno| failed("look at", name, errno, Late::Away);
+    let fail = |errno| failed("look at", name, errno);
     let image = match Image::open(pool, name, None) {
         Ok(image) => image,
         // It may be half removed.
@@ -144,7 +144,7 @@ pub(super) fn recover(store: &Store, pool: &Pool, name: &str, going: &Going) -> 
         if is_sealed(&image)? {
             return Ok(Recovered::Whole);
         }
-        let ours = match kept::marked(&image, &internal)? {
+        let ours = match metadata::upload_mark(&image, &internal)? {
             Some(instance) => instance == store.instance,
             // Ours if we died between making and marking it. If not, nobody loses anything: it is
             // empty.
@@ -177,6 +177,6 @@ fn remove_residue(pool: &Pool, name: &str, going: &Going) -> Result<Recovered> {
             Ok(Recovered::Removed(vec![removed]))
         }
         Ok(false) => Ok(Recovered::Nothing),
-        Err(errno) => Err(failed("remove", name, errno, Late::Away)),
+        Err(errno) => Err(failed("remove", name, errno)),
     }
 }

@@ -9,12 +9,11 @@ use imaged_ffi::{Errno, Image};
 use super::{
     config::{ALSO, Config, Timeout},
     copy, delete,
-    failure::{Late, failed},
+    failure::failed,
     image::close,
-    kept,
     location::{Location, Volume},
-    read,
-    store::{Lanes, Store, at_length, blocking, is_away, long_on, on},
+    metadata, read,
+    store::{Lanes, Store, is_away, on_lane, on_long_lane, run_long_on, run_on},
     trash, upload,
 };
 use crate::{
@@ -76,16 +75,16 @@ impl Rbd {
 
     async fn look(&self) -> Result<Capacity> {
         let (live, pool) = self.0.connected().await?;
-        blocking(&self.0, "look at the cluster", move |store| {
+        on_lane(&self.0, "look at the cluster", move |store| {
             let stat = live.cluster.stat();
-            let stat = stat.map_err(|errno| failed("look at", &store.pool, errno, Late::Away))?;
-            store.connection.holds_as_told(&pool)?;
+            let stat = stat.map_err(|errno| failed("look at", &store.pool, errno))?;
+            store.connection.holds_by_latest_map(&pool)?;
             store.probe(&pool)?;
             Ok(Capacity {
                 total: Some(stat.total),
                 used: Some(stat.used),
                 available: Some(stat.available),
-                trash: store.trash.lock().filter(|kept| *kept > 0),
+                trash: store.trash.lock().filter(|bytes| *bytes > 0),
             })
         })
         .await
@@ -172,7 +171,7 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), id.as_str()));
         let id = id.clone();
-        blocking(&self.0, "look for an image", move |store| read::look(store, &pool, id.as_str()))
+        on_lane(&self.0, "look for an image", move |store| read::look(store, &pool, id.as_str()))
             .await?;
         Ok(at)
     }
@@ -189,7 +188,7 @@ impl Driver for Rbd {
         let place = Location::new(&live.fsid, pool.name(), &name);
         let (reading, extents, range, seen) = {
             let name = name.clone();
-            blocking(store, "open an image", move |store| {
+            on_lane(store, "open an image", move |store| {
                 let (image, seen) = read::open_whole(store, &pool, &name)?;
                 let range = match span.of(seen.stat.size) {
                     Ok(range) => range,
@@ -222,7 +221,7 @@ impl Driver for Rbd {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
         let name = store.image_at(at, &live)?;
-        blocking(store, "look at an image", move |store| read::look(store, &pool, &name)).await
+        on_lane(store, "look at an image", move |store| read::look(store, &pool, &name)).await
     }
 
     async fn delete(&self, at: &crate::Location, hold: Hold) -> Result<()> {
@@ -232,9 +231,9 @@ impl Driver for Rbd {
         if store.handles.reads(&name) {
             return Err(delete::is_read(&name));
         }
-        let alone = store.handles.alone(&name, store.patience).await?;
-        let deleted = at_length(store, "delete an image", move |store, going| {
-            let _until_done = (alone, hold);
+        let deleting = store.handles.begin_delete(&name, store.patience).await?;
+        let deleted = on_long_lane(store, "delete an image", move |store, going| {
+            let _until_done = (deleting, hold);
             // Nothing is removed from a pool that was put aside.
             store.connection.holds_now(&pool)?;
             delete::delete(store, &pool, &name, going)
@@ -251,18 +250,19 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let name = self.0.image_at(at, &live)?;
         let (claim, digests) = (claim.clone(), digests.clone());
-        blocking(&self.0, "keep digests", move |store| {
+        on_lane(&self.0, "keep digests", move |store| {
             let _until_done = claim;
             let size = read::look(store, &pool, &name)?.size;
             let fail = |errno| match errno {
                 Errno::NOENT => missing(&name, &store.name),
-                errno => failed("keep the digests of", &name, errno, Late::Away),
+                errno => failed("keep the digests of", &name, errno),
             };
             let image = Image::open(&pool, &name, None).map_err(fail)?;
-            let kept = image.id().and_then(|id| kept::keep(&image, &id, size, &digests));
+            let stored =
+                image.id().and_then(|id| metadata::store_digests(&image, &id, size, &digests));
             close(image, &name);
             store.forget(&name);
-            kept.map_err(fail)
+            stored.map_err(fail)
         })
         .await
     }
@@ -270,9 +270,9 @@ impl Driver for Rbd {
     async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
         let (_, pool) = self.0.connected().await?;
         let claim = claim.clone();
-        let alone = self.0.handles.alone(claim.id().as_str(), self.0.patience).await?;
-        at_length(&self.0, "clear away an unfinished upload", move |store, going| {
-            let _until_done = alone;
+        let deleting = self.0.handles.begin_delete(claim.id().as_str(), self.0.patience).await?;
+        on_long_lane(&self.0, "clear away an unfinished upload", move |store, going| {
+            let _until_done = deleting;
             let recovered = delete::recover(store, &pool, claim.id().as_str(), going)?;
             // In a pool that is gone there is nothing; what was left may come back with it.
             store.connection.holds(&pool)?;
@@ -286,11 +286,11 @@ impl Driver for Rbd {
         let names = async move {
             let (live, pool) = this.0.connected().await?;
             let of = pool.clone();
-            let names = blocking(&this.0, "list images", move |store| {
+            let names = on_lane(&this.0, "list images", move |store| {
                 // In a pool that is gone there are none.
                 let names = of.list();
                 store.connection.holds(&of)?;
-                names.map_err(|errno| failed("list", &store.pool, errno, Late::Away))
+                names.map_err(|errno| failed("list", &store.pool, errno))
             })
             .await?;
             let ids = names.into_iter().filter_map(|name| name.parse::<ImageId>().ok());
@@ -299,7 +299,7 @@ impl Driver for Rbd {
                 async move {
                     let name = id.as_str().to_owned();
                     let at = Location::new(&live.fsid, pool.name(), &name);
-                    let looked = blocking(&this.0, "look at an image", move |store| {
+                    let looked = on_lane(&this.0, "look at an image", move |store| {
                         read::look(store, &pool, &name)
                     });
                     match looked.await {
@@ -342,9 +342,10 @@ impl Copies for Rbd {
             size: from.size,
             digests: from.digests,
         };
-        let copied = long_on(&self.0.long, &self.0, "clone an image", move |store, going| {
-            copy::clone(store, (&live, &pool), &claim, parent, going)
-        });
+        let copied =
+            run_long_on(&self.0.long_lane, &self.0, "clone an image", move |store, going| {
+                copy::clone(store, (&live, &pool), &claim, parent, going)
+            });
         copied.await
     }
 
@@ -355,7 +356,7 @@ impl Copies for Rbd {
             return Ok(());
         }
         let claim = claim.clone();
-        long_on(&self.0.flattening, &self.0, "flatten an image", move |store, going| {
+        run_long_on(&self.0.flatten_lane, &self.0, "flatten an image", move |store, going| {
             let _until_done = claim;
             copy::flatten(store, &pool, &name, &progress, going)
         })
@@ -386,7 +387,7 @@ impl Volumes for Rbd {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
         let claim = claim.clone();
-        let sealed = on(&self.0.lane, &self.0, "seal a volume", move |store| {
+        let sealed = run_on(&self.0.lane, &self.0, "seal a volume", move |store| {
             copy::seal(store, &live, &volume, claim.id().as_str())
         });
         sealed.await
@@ -406,7 +407,7 @@ impl Volumes for Rbd {
         let name = format!("{pool}/{image}");
         let (reading, extents) = {
             let (name, version) = (name.clone(), version.clone());
-            on(&self.0.lane, &self.0, "open a volume", move |store| {
+            run_on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
                 let opened = copy::open_sealed(store, &pool, &image, &snap)?;
                 let opened = copy::that_very(opened, &name, version.as_deref())?;
@@ -423,7 +424,7 @@ impl Volumes for Rbd {
         let (live, _) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone();
         let claim = claim.clone();
-        on(&self.0.lane, &self.0, "unseal a volume", move |store| {
+        run_on(&self.0.lane, &self.0, "unseal a volume", move |store| {
             copy::unseal(store, &live, &volume, claim.id().as_str())
         })
         .await

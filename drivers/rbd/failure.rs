@@ -6,27 +6,31 @@ use imaged_ffi::Errno;
 
 use crate::contract::{Error, Kind};
 
-/// What it means that no answer came in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Late {
-    /// Nothing has changed: try again later.
-    Away,
-    /// It may have happened all the same: look.
-    Unsure,
+/// The failure of `doing` something to `what`. If no answer came in time it can be tried again.
+pub(super) fn failed(doing: &str, what: &str, errno: Errno) -> Error {
+    failed_with(kind_of(errno), doing, what, errno)
 }
 
-/// The failure of `doing` something to `what`.
-pub(super) fn failed(doing: &str, what: &str, errno: Errno, late: Late) -> Error {
-    let kind = match errno {
+/// The same of what may have been done all the same if no answer came in time: that has to be looked at
+/// before it is tried again.
+pub(super) fn failed_or_done(doing: &str, what: &str, errno: Errno) -> Error {
+    let kind = if errno == Errno::TIMEDOUT { Kind::Timeout } else { kind_of(errno) };
+    failed_with(kind, doing, what, errno)
+}
+
+fn kind_of(errno: Errno) -> Kind {
+    match errno {
         Errno::NOENT => Kind::NotFound,
         Errno::PERM | Errno::ACCES => Kind::BackendDenied,
         Errno::EXIST => Kind::Exists,
         Errno::BUSY | Errno::NOTEMPTY | Errno::ROFS => Kind::InUse,
         Errno::NOSPC | Errno::DQUOT => Kind::Full,
-        Errno::TIMEDOUT if late == Late::Unsure => Kind::Timeout,
         Errno::TIMEDOUT | Errno::SHUTDOWN | Errno::IO => Kind::Unavailable,
         _ => Kind::Internal,
-    };
+    }
+}
+
+fn failed_with(kind: Kind, doing: &str, what: &str, errno: Errno) -> Error {
     let why = match errno {
         Errno::DQUOT => "the pool is full".to_owned(),
         Errno::NOSPC => "the cluster is full".to_owned(),

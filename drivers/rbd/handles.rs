@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime, sync::Notify};
 
 use super::{
-    failure::{Late, failed},
+    failure::failed,
     image::{close, is_still},
 };
 use crate::{
@@ -55,17 +55,17 @@ impl Handles {
         self.open().get(image).is_some_and(|count| count.deleting)
     }
 
-    /// Waits until no handle of the image is being closed and nobody else deletes it: two would take
-    /// each other's handles for a stranger's.
+    /// Waits until no handle of the image is being closed and no other call deletes it, and marks it as
+    /// being deleted: two deletes would take each other's handles for a stranger's.
     ///
     /// # Errors
     /// `Unavailable` if an earlier call has not returned by then.
-    pub(super) async fn alone(
+    pub(super) async fn begin_delete(
         self: &Arc<Self>,
         image: &str,
         patience: Duration,
     ) -> Result<Deleting> {
-        tokio::time::timeout(patience, self.free(image)).await.map_err(|late| {
+        tokio::time::timeout(patience, self.when_free(image)).await.map_err(|late| {
             Error::new(
                 Kind::Unavailable,
                 format!("an earlier call for this image has not returned yet: image=`{image}`"),
@@ -74,7 +74,7 @@ impl Handles {
         })
     }
 
-    async fn free(self: &Arc<Self>, image: &str) -> Deleting {
+    async fn when_free(self: &Arc<Self>, image: &str) -> Deleting {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -158,7 +158,7 @@ impl Reading {
         self.lane
             .run("look at an image", move || {
                 if is_still(&pool, &name, &internal)
-                    .map_err(|errno| failed("look at", &name, errno, Late::Away))?
+                    .map_err(|errno| failed("look at", &name, errno))?
                 {
                     return Ok(());
                 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use imaged_ffi::{Errno, Image, Pool};
 
 use super::{
-    failure::{Late, failed},
+    failure::{failed, failed_or_done},
     location::SNAP,
 };
 use crate::{contract::Error, kit::lane::Going};
@@ -129,9 +129,9 @@ pub(super) fn unpublished(
 ) -> Error {
     // A snapshot that did not come in time may come later: only a look can tell.
     if errno == Errno::TIMEDOUT && snapped {
-        return failed("commit", name, errno, Late::Unsure).at(at);
+        return failed_or_done("commit", name, errno).at(at);
     }
-    cleared(pool, name, failed("commit", name, errno, Late::Away), going)
+    cleared(pool, name, failed("commit", name, errno), going)
 }
 
 /// Removes an image because of `error`, which says so if it is left. Blocks.

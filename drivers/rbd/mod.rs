@@ -16,7 +16,7 @@
 //! that somebody else has put on the image. For that nothing waits on a thread: what librbd would wait
 //! for is looked at first, and a handle is closed once nothing is in flight.
 //! # Limits
-//! Objects have 1 to 32 MiB. A block of zeros is 64 KiB. What is kept with an image is its metadata:
+//! Objects have 1 to 32 MiB. A block of zeros is 64 KiB. What daemons write with an image is its metadata:
 //! `imaged.upload`, `imaged.trashed` and `imaged.digests`, bound to the image's internal id, for clones and copies
 //! inherit metadata.
 //!
@@ -35,7 +35,7 @@
 //!   finds it, and not in the pool without its protection, where nobody looks. Instead of: an intent in
 //!   the journal, which only the daemon that died can read.
 //! * Chose: a deletion asks for its image to be kept in the trash for a number of seconds of its own,
-//!   and notes that number in the image. Because: the mark is written before the move, and only so can
+//!   and writes that number into the image. Because: the mark is written before the move, and only so can
 //!   it be told whether what is in the trash came there by that very deletion or was put there by
 //!   somebody else later. Instead of: believing a mark that a delete which did not happen has left. The
 //!   `rbd` command wants `--force` to remove such an image before that time.
@@ -71,9 +71,9 @@ mod failure;
 mod handles;
 #[cfg(feature = "ceph")]
 mod image;
-#[cfg(feature = "ceph")]
-mod kept;
 mod location;
+#[cfg(feature = "ceph")]
+mod metadata;
 #[cfg(feature = "ceph")]
 #[cfg(feature = "ceph")]
 mod read;

@@ -8,11 +8,11 @@ use imaged_ffi::{Errno, Extent, Image, Pool};
 use tokio::time::timeout;
 
 use super::{
-    failure::{Late, failed},
+    failure::failed,
     handles::{Reading, close_later},
     image::{close, is_still},
-    kept,
     location::SNAP,
+    metadata,
     seen::Seen,
     store::Store,
 };
@@ -30,8 +30,7 @@ pub(super) const READS: ReadAhead = ReadAhead { chunk: CHUNK, in_flight: 4 };
 pub(super) fn look(store: &Store, pool: &Pool, name: &str) -> Result<Stat> {
     let known = store.seen.lock().get(name);
     if let Some(Seen { internal, stat, .. }) = known
-        && is_still(pool, name, &internal)
-            .map_err(|errno| failed("look at", name, errno, Late::Away))?
+        && is_still(pool, name, &internal).map_err(|errno| failed("look at", name, errno))?
     {
         return Ok(stat);
     }
@@ -47,7 +46,7 @@ pub(super) fn look(store: &Store, pool: &Pool, name: &str) -> Result<Stat> {
 fn unopened(store: &Store, name: &str, errno: Errno) -> Error {
     match errno {
         Errno::NOENT => missing(name, &store.name),
-        errno => failed("open", name, errno, Late::Away),
+        errno => failed("open", name, errno),
     }
 }
 
@@ -74,7 +73,7 @@ fn whole(
             return Err(Errno::NOENT); // on its way to be one
         }
         let (internal, size) = (image.id()?, image.size()?);
-        let digests = kept::kept(&image, &internal, size)?;
+        let digests = metadata::digests(&image, &internal, size)?;
         let stat = Stat { size, digests, version: Some(internal.clone()) };
         Ok(Seen { internal, stat, watched })
     };
@@ -105,7 +104,7 @@ pub(super) fn reading(
             Ok(extents) => Some(extents),
             Err(errno) => {
                 close(image, name);
-                return Err(failed("read", name, errno, Late::Away));
+                return Err(failed("read", name, errno));
             }
         }
     } else {
@@ -143,7 +142,7 @@ async fn read_part(
     extents: Option<&[Range<u64>]>,
     buffer: Buffer,
 ) -> Result<Bytes> {
-    let fail = |errno| failed("read", name, errno, Late::Away);
+    let fail = |errno| failed("read", name, errno);
     let len = buffer.capacity();
     let part = start..start.saturating_add(len as u64);
     if extents.is_some_and(|extents| is_hole(extents, &part)) {

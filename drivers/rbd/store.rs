@@ -1,4 +1,4 @@
-//! One store: what it is made of, and how calls for it run where blocking is allowed.
+//! One store: what it is made of, and how its calls run on its lanes.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::{
     cluster::{Connection, Live},
     config::{self, Config},
-    failure::{Late, failed},
+    failure::failed,
     handles::Handles,
     seen::AllSeen,
 };
@@ -46,11 +46,11 @@ pub(super) struct Store {
     pub(super) also: Vec<Arc<Self>>,
     pub(super) lane: Lane,
     /// For calls that take as long as an image has objects. Each of their steps is bounded.
-    pub(super) long: Lane,
+    pub(super) long_lane: Lane,
     /// For purging the trash.
     pub(super) purge_lane: Lane,
     /// For flattening: one image at a time.
-    pub(super) flattening: Lane,
+    pub(super) flatten_lane: Lane,
     pub(super) connection: Connection,
     /// How long what is in flight may take.
     pub(super) patience: Duration,
@@ -59,8 +59,8 @@ pub(super) struct Store {
     pub(super) seen: Mutex<AllSeen>,
     /// What others have put into the trash, by internal id, as far as that had to be looked at.
     pub(super) foreign: Mutex<BTreeSet<String>>,
-    /// What the trash holds of ours of which it was told that it stays there.
-    pub(super) told: Mutex<BTreeSet<String>>,
+    /// Entries of ours that stay in the trash, and of which the log has said so, by internal id.
+    pub(super) logged: Mutex<BTreeSet<String>>,
     /// The length in bytes of what the trash keeps of ours, when it was last looked at.
     pub(super) trash: Mutex<Option<u64>>,
     /// Held by whoever purges the trash.
@@ -100,28 +100,29 @@ impl Lanes {
     }
 }
 
-/// Runs `work` where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
+/// Runs `work` on the store's lane. What the user may not do in the store's pool is refused with the caps
+/// that allow it.
+pub(super) async fn on_lane<T: Send + 'static>(
     store: &Arc<Store>,
     doing: &'static str,
     work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = on(&store.lane, store, doing, work).await;
+    let done = run_on(&store.lane, store, doing, work).await;
     done.map_err(|error| store.denied(error))
 }
 
-/// Runs `work` where it may block for as long as it goes on.
-pub(super) async fn at_length<T: Send + 'static>(
+/// The same on the store's lane for long calls, for as long as `work` goes on.
+pub(super) async fn on_long_lane<T: Send + 'static>(
     store: &Arc<Store>,
     doing: &'static str,
     work: impl FnOnce(&Arc<Store>, &Going) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = long_on(&store.long, store, doing, work).await;
+    let done = run_long_on(&store.long_lane, store, doing, work).await;
     done.map_err(|error| store.denied(error))
 }
 
-/// The same on one of the store's lanes.
-pub(super) async fn long_on<T: Send + 'static>(
+/// Runs `work` on one of the store's lanes for as long as it goes on; it says itself what the user may not do.
+pub(super) async fn run_long_on<T: Send + 'static>(
     lane: &Lane,
     store: &Arc<Store>,
     doing: &'static str,
@@ -130,12 +131,12 @@ pub(super) async fn long_on<T: Send + 'static>(
     let this = Arc::clone(store);
     let explained =
         move |going: &Going| work(&this, going).map_err(|error| this.connection.explained(error));
-    heard(store, lane.run_long(doing, explained).await).await
+    after_answer(store, lane.run_long(doing, explained).await).await
 }
 
-/// Runs `work` on one of the store's lanes. Of another pool than the store's it says itself what the
-/// user lacks.
-pub(super) async fn on<T: Send + 'static>(
+/// Runs `work` on one of the store's lanes; it says itself what the user may not do, as in a pool that is
+/// not the store's.
+pub(super) async fn run_on<T: Send + 'static>(
     lane: &Lane,
     store: &Arc<Store>,
     doing: &'static str,
@@ -143,11 +144,11 @@ pub(super) async fn on<T: Send + 'static>(
 ) -> Result<T> {
     let this = Arc::clone(store);
     let explained = move || work(&this).map_err(|error| this.connection.explained(error));
-    heard(store, lane.run(doing, explained).await).await
+    after_answer(store, lane.run(doing, explained).await).await
 }
 
-/// Notes what an answer says of the connection.
-async fn heard<T>(store: &Store, done: Result<T>) -> Result<T> {
+/// Gives the connection up, or has it looked at, if `done` says that the cluster does not answer on it.
+async fn after_answer<T>(store: &Store, done: Result<T>) -> Result<T> {
     match done {
         Err(error) if is_shut_out(&error) => {
             store.connection.forget().await;
@@ -193,15 +194,15 @@ impl Store {
             option,
             also: Vec::new(),
             lane: lanes.calls,
-            long: lanes.long,
+            long_lane: lanes.long,
             purge_lane: lanes.purge,
-            flattening: lanes.flatten,
+            flatten_lane: lanes.flatten,
             connection: Connection::new(config, pool, option),
             patience: lanes.patience,
             handles: Arc::default(),
             seen: Mutex::default(),
             foreign: Mutex::default(),
-            told: Mutex::default(),
+            logged: Mutex::default(),
             trash: Mutex::default(),
             purging: AsyncMutex::default(),
             purge_again: AtomicBool::default(),
@@ -213,9 +214,9 @@ impl Store {
     pub(super) fn with_also_pools(mut self) -> Self {
         let lanes = Lanes {
             calls: self.lane.clone(),
-            long: self.long.clone(),
+            long: self.long_lane.clone(),
             purge: self.purge_lane.clone(),
-            flatten: self.flattening.clone(),
+            flatten: self.flatten_lane.clone(),
             patience: self.patience,
         };
         let of = (self.name.as_str(), self.instance.as_str());
@@ -259,7 +260,7 @@ impl Store {
 
     /// Whether the pools can be used, which not only the mon knows. Blocks.
     pub(super) fn probe(&self, pool: &Pool) -> Result<()> {
-        let fail = |errno| failed("look at", &self.pool, errno, Late::Away);
+        let fail = |errno| failed("look at", &self.pool, errno);
         if let Some(data) = &self.config.data_pool {
             Pool::open(pool.cluster(), data).map_err(|errno| match errno {
                 Errno::NOENT => no_data_pool(data),

@@ -11,11 +11,11 @@ use std::sync::{Arc, atomic::Ordering};
 use imaged_ffi::{Errno, Image, Pool, Trashed};
 
 use super::{
-    failure::{Late, failed},
+    failure::failed,
     image::close,
-    kept,
     location::SNAP,
-    store::{Store, long_on},
+    metadata,
+    store::{Store, run_long_on},
 };
 use crate::{contract::Result, kit::lane::Going};
 
@@ -145,7 +145,7 @@ fn put_back(
 pub(super) fn unmark(pool: &Pool, name: &str, id: &str) {
     let unmarked = Image::open(pool, name, None).and_then(|image| {
         let unmarked = match image.id() {
-            Ok(found) if found == id => kept::unmark_trashed(&image),
+            Ok(found) if found == id => metadata::remove_trash_mark(&image),
             other => other.map(drop),
         };
         close(image, name);
@@ -175,7 +175,7 @@ pub(super) async fn purge(store: &Arc<Store>) -> Result<()> {
         return Ok(());
     }
     let (_, pool) = store.connected().await?;
-    let purged = long_on(&store.purge_lane, store, "purge the trash", move |store, going| {
+    let purged = run_long_on(&store.purge_lane, store, "purge the trash", move |store, going| {
         end_all(store, &pool, going)
     });
     purged.await
@@ -187,13 +187,13 @@ pub(super) async fn purge(store: &Arc<Store>) -> Result<()> {
 /// # Errors
 /// The trash cannot be listed.
 fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
-    let fail = |errno| failed("look at the trash of", pool.name(), errno, Late::Away);
+    let fail = |errno| failed("look at the trash of", pool.name(), errno);
     let entries = pool.trash_list().map_err(fail)?;
-    for known in [&store.foreign, &store.told] {
+    for known in [&store.foreign, &store.logged] {
         known.lock().retain(|id| entries.iter().any(|entry| entry.id == *id));
     }
-    let mut kept = 0_u64;
-    for entry in entries.iter().filter(|entry| kept::DEFERRED_S.contains(&entry.deferred_s)) {
+    let mut kept_bytes = 0_u64;
+    for entry in entries.iter().filter(|entry| metadata::DEFERRED_S.contains(&entry.deferred_s)) {
         going.on();
         if store.foreign.lock().contains(&entry.id) || store.handles.deletes(&entry.name) {
             continue;
@@ -206,12 +206,12 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
             }
             Err(errno) => Err(errno),
         };
-        // What does not change is told once.
-        let is_new = ended.is_err() && store.told.lock().insert(entry.id.clone());
+        // The log says once what does not change.
+        let is_new = ended.is_err() && store.logged.lock().insert(entry.id.clone());
         let (store, image) = (&store.name, &entry.name);
         match ended {
             Ok(Ended::Gone) => tracing::info!(store, image, "purged from the trash"),
-            Ok(Ended::Kept(size)) => kept = kept.saturating_add(size),
+            Ok(Ended::Kept(size)) => kept_bytes = kept_bytes.saturating_add(size),
             Ok(Ended::Back(why)) => tracing::warn!(store, image, why, "an image is not deleted"),
             Err(Errno::NOENT) => {}
             Err(errno) if !is_new => {
@@ -229,14 +229,14 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
             }
         }
     }
-    *store.trash.lock() = Some(kept);
+    *store.trash.lock() = Some(kept_bytes);
     Ok(())
 }
 
 /// Whether a daemon has put this into the trash, by this very deletion.
 fn is_ours(pool: &Pool, entry: &Trashed) -> imaged_ffi::Result<bool> {
     let image = Image::open_by_id_unwatched(pool, &entry.id)?;
-    let marked = kept::marked_trashed(&image, &entry.id);
+    let marked = metadata::trash_mark(&image, &entry.id);
     close(image, &entry.name);
     Ok(marked? == Some(entry.deferred_s))
 }

@@ -8,11 +8,11 @@ use imaged_ffi::{Errno, Image, Options, Pool};
 use tokio::task::{JoinError, JoinSet};
 
 use super::{
-    failure::{Late, failed},
+    failure::failed,
     image::{cleared, give_up, remove, unpublished},
-    kept,
     location::{Location, SNAP},
-    store::{Store, at_length, blocking, no_data_pool},
+    metadata,
+    store::{Store, no_data_pool, on_lane, on_long_lane},
 };
 use crate::{
     contract::{Claim, Committed, Digests, Error, Kind, NewImage, Result, Upload},
@@ -46,7 +46,7 @@ pub(super) struct Writing {
     size: u64,
     /// Bytes that were not zeros.
     stored: u64,
-    flying: JoinSet<imaged_ffi::Result<()>>,
+    in_flight: JoinSet<imaged_ffi::Result<()>>,
     /// Why one of those in flight failed, until the caller is told.
     failed: Option<Error>,
     /// The cluster did not answer in time.
@@ -66,7 +66,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
     let length = size.unwrap_or(FIRST);
     let at = Location::new(&live.fsid, pool.name(), claim.id().as_str());
     let (until_done, to) = (claim.clone(), pool.clone());
-    let (image, internal) = blocking(store, "create an image", move |store| {
+    let (image, internal) = on_lane(store, "create an image", move |store| {
         make(store, &to, until_done.id().as_str(), length)
     })
     .await?;
@@ -80,7 +80,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
         length,
         size: 0,
         stored: 0,
-        flying: JoinSet::new(),
+        in_flight: JoinSet::new(),
         failed: None,
         lost: false,
     }))
@@ -100,18 +100,16 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
             store.connection.holds(pool).err().unwrap_or_else(|| no_data_pool(data))
         }
         // It may come to be all the same.
-        (Errno::TIMEDOUT, _) => failed("create", name, errno, Late::Away).leaving(name),
-        (errno, _) => failed("create", name, errno, Late::Away),
+        (Errno::TIMEDOUT, _) => failed("create", name, errno).leaving(name),
+        (errno, _) => failed("create", name, errno),
     })?;
     let open = || {
         let image = Image::open(pool, name, None)?;
         let internal = image.id()?;
-        kept::mark(&image, &internal, &store.instance)?;
+        metadata::set_upload_mark(&image, &internal, &store.instance)?;
         Ok((image, internal))
     };
-    open().map_err(|errno| {
-        cleared(pool, name, failed("open", name, errno, Late::Away), &Going::begin())
-    })
+    open().map_err(|errno| cleared(pool, name, failed("open", name, errno), &Going::begin()))
 }
 
 /// Whether the cluster has answered, and what was written to is gone.
@@ -140,7 +138,7 @@ impl Writing {
                 ),
             )
             .because(io::Error::from(errno)),
-            errno => failed("write", self.name(), errno, Late::Away),
+            errno => failed("write", self.name(), errno),
         }
     }
 
@@ -154,14 +152,15 @@ impl Writing {
 
     /// Waits for one of those in flight; false if there is none.
     async fn one_landed(&mut self) -> Result<bool> {
-        let next = tokio::time::timeout(self.store().patience, self.flying.join_next()).await;
+        let next = tokio::time::timeout(self.store().patience, self.in_flight.join_next()).await;
         match next.map_err(|late| self.fail(Errno::TIMEDOUT).because(late))? {
-            Some(landed) => self.taken(landed).map(|()| true),
+            Some(landed) => self.write_result(landed).map(|()| true),
             None => Ok(false),
         }
     }
 
-    fn taken(&self, landed: Result<imaged_ffi::Result<()>, JoinError>) -> Result<()> {
+    /// What became of a write that is not in flight any more.
+    fn write_result(&self, landed: Result<imaged_ffi::Result<()>, JoinError>) -> Result<()> {
         landed
             .map_err(|lost| Error::new(Kind::Internal, "a write was lost").because(lost))?
             .map_err(|errno| self.fail(errno))
@@ -175,18 +174,16 @@ impl Writing {
         }
         let name = self.name().to_owned();
         let image = Arc::clone(&self.image);
-        blocking(&Arc::clone(self.store()), "grow an image", move |_| {
-            image
-                .resize(length, |_, _| true)
-                .map_err(|errno| failed("grow", &name, errno, Late::Away))
+        on_lane(&Arc::clone(self.store()), "grow an image", move |_| {
+            image.resize(length, |_, _| true).map_err(|errno| failed("grow", &name, errno))
         })
         .await?;
         self.length = length;
         Ok(())
     }
 
-    /// Notes whether the cluster has answered.
-    fn heard<T>(&mut self, answer: Result<T>) -> Result<T> {
+    /// An answer as it is; that the cluster gave none in time is kept, for `abort`.
+    fn remember_if_lost<T>(&mut self, answer: Result<T>) -> Result<T> {
         let away = |error: &Error| {
             matches!(error.kind(), Kind::Unavailable | Kind::Timeout) && !is_gone(error)
         };
@@ -198,7 +195,7 @@ impl Writing {
     async fn explained<T: Send + 'static>(&self, answer: Result<T>) -> Result<T> {
         match answer {
             Err(refused) if refused.kind() == Kind::BackendDenied => {
-                blocking(self.store(), "look up the pool", move |_| Err(refused)).await
+                on_lane(self.store(), "look up the pool", move |_| Err(refused)).await
             }
             answer => answer,
         }
@@ -206,8 +203,8 @@ impl Writing {
 
     async fn append(&mut self, chunk: Bytes) -> Result<()> {
         self.failed.take().map_or(Ok(()), Err)?;
-        while let Some(landed) = self.flying.try_join_next() {
-            self.taken(landed)?;
+        while let Some(landed) = self.in_flight.try_join_next() {
+            self.write_result(landed)?;
         }
         let start = self.size;
         self.size = self.size.saturating_add(chunk.len() as u64);
@@ -227,7 +224,7 @@ impl Writing {
             let landing = landing.map_err(|errno| self.fail(errno))?;
             // Its memory comes free when it lands, whether or not another chunk comes: the chunk that
             // would come next may be waiting for just that memory.
-            self.flying.spawn(async move { landing.await.map(drop) });
+            self.in_flight.spawn(async move { landing.await.map(drop) });
         }
         Ok(())
     }
@@ -237,7 +234,7 @@ impl Writing {
 impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let appended = self.append(chunk).await;
-        let appended = self.heard(appended);
+        let appended = self.remember_if_lost(appended);
         self.explained(appended).await
     }
 
@@ -246,11 +243,11 @@ impl Upload for Writing {
             let failed = match self.one_landed().await {
                 Ok(true) => continue,
                 Ok(false) => std::future::pending().await,
-                failed => self.heard(failed),
+                failed => self.remember_if_lost(failed),
             };
-            // This may be dropped while it looks for the reason; the next call then tells.
-            let told = |error: &Error| Error::new(error.kind(), error.to_string());
-            self.failed = failed.as_ref().err().map(told);
+            // This may be dropped while it looks for the reason; the next call then fails with it.
+            let same = |error: &Error| Error::new(error.kind(), error.to_string());
+            self.failed = failed.as_ref().err().map(same);
             if let Err(error) = self.explained(failed).await {
                 return error;
             }
@@ -262,9 +259,9 @@ impl Upload for Writing {
     }
 
     async fn commit(mut self: Box<Self>, digests: &Digests) -> Result<Committed> {
-        let settled = self.settle().await;
-        let settled = self.heard(settled);
-        match self.explained(settled).await {
+        let flushed = self.flush().await;
+        let flushed = self.remember_if_lost(flushed);
+        match self.explained(flushed).await {
             Ok(()) => {}
             Err(error) => {
                 return Err(match self.abort().await {
@@ -279,7 +276,8 @@ impl Upload for Writing {
         let store = Arc::clone(this.store());
         let digests = digests.clone();
         let stored_bytes = this.stored;
-        at_length(&store, "commit an image", move |_, going| this.publish(&digests, going)).await?;
+        on_long_lane(&store, "commit an image", move |_, going| this.publish(&digests, going))
+            .await?;
         Ok(Committed { stored_bytes })
     }
 
@@ -297,11 +295,11 @@ impl Upload for Writing {
             // To close it takes as long again several times over, and to remove it cannot succeed:
             // the caller is told, and recovery removes it.
             let name = this.name().to_owned();
-            let left = failed("remove", &name, Errno::TIMEDOUT, Late::Away).leaving(name);
+            let left = failed("remove", &name, Errno::TIMEDOUT).leaving(name);
             tokio::spawn(async move {
                 // What is in flight may take for ever, and no thread is to wait for that.
                 this.image.idle().await;
-                blocking(&store, "close an image", move |_| {
+                on_lane(&store, "close an image", move |_| {
                     this.close();
                     Ok(())
                 })
@@ -309,13 +307,13 @@ impl Upload for Writing {
             });
             return Err(left);
         }
-        at_length(&store, "abort an upload", move |_, going| this.remove(going)).await
+        on_long_lane(&store, "abort an upload", move |_, going| this.remove(going)).await
     }
 }
 
 impl Writing {
     /// Waits until all that was written is durable.
-    async fn settle(&mut self) -> Result<()> {
+    async fn flush(&mut self) -> Result<()> {
         self.failed.take().map_or(Ok(()), Err)?;
         while self.one_landed().await? {}
         let slot = self.landed(self.image.slot()).await?;
@@ -336,7 +334,7 @@ impl Writing {
                     true
                 })?;
             }
-            kept::keep(&image, &internal, size, digests)?;
+            metadata::store_digests(&image, &internal, size, digests)?;
             *snapped = true;
             image.snap_create(SNAP)?;
             image.snap_protect(SNAP)
@@ -360,7 +358,7 @@ impl Writing {
         give_up(image, name);
         match remove(&pool, name, going) {
             Ok(_) => Ok(()),
-            Err(errno) => Err(failed("remove", name, errno, Late::Away).leaving(name)),
+            Err(errno) => Err(failed("remove", name, errno).leaving(name)),
         }
     }
 }

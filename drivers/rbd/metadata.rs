@@ -1,5 +1,6 @@
-//! What is kept with an image as its metadata. Clones and copies inherit it, so all of it names the
-//! image that it belongs to by its internal id.
+//! What daemons write into the metadata of an image: who makes it, which deletion has put it into the
+//! trash, and its digests.
+//! Clones and copies inherit it, so all of it names the image that it belongs to by its internal id.
 
 use std::{
     ops::Range,
@@ -19,13 +20,13 @@ const TRASHED: &str = "imaged.trashed";
 const DIGESTS: &str = "imaged.digests";
 
 #[derive(Serialize, Deserialize)]
-struct Mark {
+struct UploadMark {
     image: String,
     instance: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Trashed {
+struct TrashMark {
     image: String,
     instance: String,
     deferred_s: u64,
@@ -35,7 +36,7 @@ struct Trashed {
 pub(super) const DEFERRED_S: Range<u64> = 50_021..85_991;
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct DigestRecord {
     image: String,
     size: u64,
     imaged: String,
@@ -43,60 +44,62 @@ struct Kept {
     digests: Digests,
 }
 
-/// Notes that the daemon `instance` makes the image.
-pub(super) fn mark(image: &Image, id: &str, instance: &str) -> Result<()> {
-    let mark = Mark { image: id.to_owned(), instance: instance.to_owned() };
+/// Writes that the daemon `instance` makes the image.
+pub(super) fn set_upload_mark(image: &Image, id: &str, instance: &str) -> Result<()> {
+    let mark = UploadMark { image: id.to_owned(), instance: instance.to_owned() };
     image.metadata_set(UPLOAD, &text(&mark)?)
 }
 
 /// The daemon that makes, or made, the image.
-pub(super) fn marked(image: &Image, id: &str) -> Result<Option<String>> {
-    let found: Option<Mark> = read(image, UPLOAD)?;
+pub(super) fn upload_mark(image: &Image, id: &str) -> Result<Option<String>> {
+    let found: Option<UploadMark> = read(image, UPLOAD)?;
     Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
 }
 
-/// Notes that a daemon moves the image into the trash, and for how many seconds it asks to have it kept
-/// there. The cluster notes that number beside the image in the trash, and so the mark names this
+/// Writes that a daemon moves the image into the trash, and for how many seconds it asks to have it kept
+/// there. The cluster has that number beside the image in the trash, and so the mark names this
 /// very deletion: whatever others put there, now or later, has another.
-pub(super) fn mark_trashed(image: &Image, id: &str, instance: &str) -> Result<u64> {
+pub(super) fn set_trash_mark(image: &Image, id: &str, instance: &str) -> Result<u64> {
     // A move that was not answered may come to be yet, with the number that it had.
-    if let Some(deferred_s) = marked_trashed(image, id)? {
+    if let Some(deferred_s) = trash_mark(image, id)? {
         return Ok(deferred_s);
     }
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     let any = u64::from(nanos) % (DEFERRED_S.end - DEFERRED_S.start);
     let deferred_s = DEFERRED_S.start + any;
-    let mark = Trashed { image: id.to_owned(), instance: instance.to_owned(), deferred_s };
+    let mark = TrashMark { image: id.to_owned(), instance: instance.to_owned(), deferred_s };
     image.metadata_set(TRASHED, &text(&mark)?)?;
     Ok(deferred_s)
 }
 
 /// The number of the deletion that has put the image into the trash, if a daemon did or was about to.
-pub(super) fn marked_trashed(image: &Image, id: &str) -> Result<Option<u64>> {
-    let found: Option<Trashed> = read(image, TRASHED)?;
-    let ours = |mark: &Trashed| mark.image == id && DEFERRED_S.contains(&mark.deferred_s);
+pub(super) fn trash_mark(image: &Image, id: &str) -> Result<Option<u64>> {
+    let found: Option<TrashMark> = read(image, TRASHED)?;
+    let ours = |mark: &TrashMark| mark.image == id && DEFERRED_S.contains(&mark.deferred_s);
     Ok(found.filter(ours).map(|mark| mark.deferred_s))
 }
 
-/// The image is not deleted after all.
-pub(super) fn unmark_trashed(image: &Image) -> Result<()> {
+/// Takes the mark of a deletion off an image that is not deleted after all.
+pub(super) fn remove_trash_mark(image: &Image) -> Result<()> {
     match image.metadata_remove(TRASHED) {
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
 }
 
-/// Keeps the digests of the image.
-pub(super) fn keep(image: &Image, id: &str, size: u64, digests: &Digests) -> Result<()> {
+/// Writes the digests of the image.
+pub(super) fn store_digests(image: &Image, id: &str, size: u64, digests: &Digests) -> Result<()> {
     let imaged = env!("CARGO_PKG_VERSION").to_owned();
-    let kept = Kept { image: id.to_owned(), size, imaged, digests: digests.clone() };
-    image.metadata_set(DIGESTS, &text(&kept)?)
+    let record = DigestRecord { image: id.to_owned(), size, imaged, digests: digests.clone() };
+    image.metadata_set(DIGESTS, &text(&record)?)
 }
 
 /// The digests of the image, if they are its own.
-pub(super) fn kept(image: &Image, id: &str, size: u64) -> Result<Option<Digests>> {
-    let found: Option<Kept> = read(image, DIGESTS)?;
-    Ok(found.filter(|kept| kept.image == id && kept.size == size).map(|kept| kept.digests))
+pub(super) fn digests(image: &Image, id: &str, size: u64) -> Result<Option<Digests>> {
+    let found: Option<DigestRecord> = read(image, DIGESTS)?;
+    Ok(found
+        .filter(|record| record.image == id && record.size == size)
+        .map(|record| record.digests))
 }
 
 fn text(value: &impl Serialize) -> Result<String> {
