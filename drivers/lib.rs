@@ -42,7 +42,7 @@ pub use location::{Location, Volume};
 
 /// Waits until what backends had open is closed, a few seconds at most. To be called last in `main`,
 /// when no backend is used any more. Blocks.
-pub fn settle() {
+pub fn wait_until_closed() {
     #[cfg(feature = "ceph")]
-    imaged_ffi::settle();
+    imaged_ffi::wait_until_closed();
 }

@@ -35,6 +35,6 @@ fn main() -> ExitCode {
         Command::Man => pages::man(),
     };
     // Threads of a backend must not outlive what they use.
-    imaged_drivers::settle();
+    imaged_drivers::wait_until_closed();
     code
 }

@@ -129,7 +129,7 @@ impl Driver for File {
     }
 
     fn busy(&self) -> usize {
-        self.0.lane.taken()
+        self.0.lane.busy()
     }
 
     fn copies(&self) -> Option<&dyn Copies> {

@@ -76,10 +76,10 @@ mod tests {
 
     use super::*;
 
-    /// Tells on which thread it is dropped.
-    struct Told(mpsc::Sender<ThreadId>);
+    /// Says on which thread it is dropped.
+    struct SaysWhere(mpsc::Sender<ThreadId>);
 
-    impl Drop for Told {
+    impl Drop for SaysWhere {
         fn drop(&mut self) {
             self.0.send(std::thread::current().id()).unwrap();
         }
@@ -88,32 +88,32 @@ mod tests {
     #[tokio::test]
     async fn what_is_let_go_of_anywhere_is_dropped_where_that_may_block() {
         let lane = Lane::new("a", 1, Duration::from_secs(5));
-        let (tell, told) = mpsc::channel();
-        let told = Arc::new(Mutex::new(told));
+        let (says, dropped) = mpsc::channel();
+        let dropped = Arc::new(Mutex::new(dropped));
         let here = std::thread::current().id();
-        let hear = || {
-            let told = Arc::clone(&told);
-            lane.run("hear", move || Ok(told.lock().recv().unwrap()))
+        let where_dropped = || {
+            let dropped = Arc::clone(&dropped);
+            lane.run("look where it is dropped", move || Ok(dropped.lock().recv().unwrap()))
         };
-        drop(DropOnLane::new(&lane, Told(tell.clone())));
-        assert_ne!(hear().await.unwrap(), here, "not by a worker");
-        lane.discard(Told(tell.clone()));
-        assert_ne!(hear().await.unwrap(), here, "not by a worker");
-        let (inside, told_inside) = mpsc::channel();
-        let value = DropOnLane::new(&lane, Told(inside));
+        drop(DropOnLane::new(&lane, SaysWhere(says.clone())));
+        assert_ne!(where_dropped().await.unwrap(), here, "not by a worker");
+        lane.discard(SaysWhere(says.clone()));
+        assert_ne!(where_dropped().await.unwrap(), here, "not by a worker");
+        let (inside, dropped_inside) = mpsc::channel();
+        let value = DropOnLane::new(&lane, SaysWhere(inside));
         let on = lane.run("drop", move || {
             drop(value);
             Ok(std::thread::current().id())
         });
         let on = on.await.unwrap();
-        assert_eq!(told_inside.try_recv().unwrap(), on, "at once where that may block");
+        assert_eq!(dropped_inside.try_recv().unwrap(), on, "at once where that may block");
         // Without a runtime there is no other thread.
-        let value = DropOnLane::new(&lane, Told(tell));
+        let value = DropOnLane::new(&lane, SaysWhere(says));
         let outside = std::thread::spawn(move || {
             drop(value);
             std::thread::current().id()
         });
         let outside = outside.join().unwrap();
-        assert_eq!(hear().await.unwrap(), outside);
+        assert_eq!(where_dropped().await.unwrap(), outside);
     }
 }

@@ -47,7 +47,7 @@ struct Waiting {
     queue: VecDeque<Box<dyn FnOnce() + Send>>,
     threads: usize,
     /// Those that threads have taken from the queue, and not yet dropped.
-    taken: usize,
+    dropping: usize,
 }
 
 impl fmt::Debug for Drops {
@@ -70,7 +70,7 @@ impl Drops {
     /// How many wait or are under way.
     pub(super) fn count(&self) -> usize {
         let waiting = self.waiting();
-        waiting.queue.len().saturating_add(waiting.taken)
+        waiting.queue.len().saturating_add(waiting.dropping)
     }
 
     pub(super) fn push(self: &Arc<Self>, drops: Box<dyn FnOnce() + Send>) {
@@ -107,9 +107,9 @@ impl Dropper {
     fn next(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
         let mut waiting = self.drops.waiting();
         let next = waiting.queue.pop_front();
-        waiting.taken = waiting.taken.saturating_sub(usize::from(self.has_one));
+        waiting.dropping = waiting.dropping.saturating_sub(usize::from(self.has_one));
         self.has_one = next.is_some();
-        waiting.taken = waiting.taken.saturating_add(usize::from(self.has_one));
+        waiting.dropping = waiting.dropping.saturating_add(usize::from(self.has_one));
         next
     }
 }
@@ -118,7 +118,7 @@ impl Drop for Dropper {
     fn drop(&mut self) {
         let mut waiting = self.drops.waiting();
         waiting.threads = waiting.threads.saturating_sub(1);
-        waiting.taken = waiting.taken.saturating_sub(usize::from(self.has_one));
+        waiting.dropping = waiting.dropping.saturating_sub(usize::from(self.has_one));
         // It may have ended by a panic, or have missed what came after its last look. One that never
         // ran belongs to a runtime that has ended.
         let again = self.runs && !waiting.queue.is_empty();

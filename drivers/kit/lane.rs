@@ -43,8 +43,8 @@ impl Going {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    /// It goes on.
-    pub fn on(&self) {
+    /// Says that it goes on.
+    pub fn report(&self) {
         *self.0.lock() = Instant::now();
     }
 
@@ -103,10 +103,10 @@ impl Lane {
         work: impl FnOnce(&Going) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let going = Going::begin();
-        let told = going.clone();
+        let reports = going.clone();
         let work = move || {
-            told.on();
-            work(&told)
+            reports.report();
+            work(&reports)
         };
         self.wait_for(doing, Some(going), work).await
     }
@@ -201,12 +201,12 @@ impl Lane {
     /// Whether nothing runs here and nothing waits to be dropped.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.taken() == 0 && self.drops.count() == 0
+        self.busy() == 0 && self.drops.count() == 0
     }
 
-    /// How many places are taken now.
+    /// How many calls hold a place now.
     #[must_use]
-    pub fn taken(&self) -> usize {
+    pub fn busy(&self) -> usize {
         self.places.saturating_sub(self.free.available_permits())
     }
 
@@ -271,11 +271,11 @@ mod tests {
             });
             assert_eq!(stuck.await.unwrap_err().kind(), Kind::Timeout);
         }
-        assert_eq!(hung.taken(), 2);
+        assert_eq!(hung.busy(), 2);
         assert_eq!(hung.run("read", || Ok(())).await.unwrap_err().kind(), Kind::Unavailable);
         well.run("read", || Ok(())).await.unwrap();
         drop(release);
-        while hung.taken() > 0 {
+        while hung.busy() > 0 {
             tokio::task::yield_now().await;
         }
         hung.run("read", || Ok(())).await.unwrap();
@@ -284,11 +284,11 @@ mod tests {
     #[tokio::test]
     async fn what_goes_on_is_waited_for_and_what_does_not_is_given_up() {
         let lane = Lane::new("a", 2, Duration::from_secs(1));
-        let (tell, told) = mpsc::channel::<()>();
+        let (to_lane, from_test) = mpsc::channel::<()>();
         let goes_on = lane.run_long("remove", move |going| {
             let mut steps = 0;
-            while told.recv().is_ok() {
-                going.on();
+            while from_test.recv().is_ok() {
+                going.report();
                 steps += 1;
             }
             Ok(steps)
@@ -296,9 +296,9 @@ mod tests {
         let steps = async {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(150)).await;
-                tell.send(()).unwrap();
+                to_lane.send(()).unwrap();
             }
-            drop(tell);
+            drop(to_lane);
         };
         let (done, ()) = tokio::join!(goes_on, steps);
         assert_eq!(done.unwrap(), 10, "longer than the lane's patience");
@@ -316,7 +316,7 @@ mod tests {
             let lane = lane.clone();
             async move { lane.run("read", move || Ok(gate.recv().is_err())).await }
         });
-        while lane.taken() == 0 {
+        while lane.busy() == 0 {
             tokio::task::yield_now().await;
         }
         let mut idle = std::pin::pin!(lane.run("read ahead", || Ok(())));
@@ -354,7 +354,7 @@ mod tests {
         let lane = Lane::new("a", 1, Duration::from_secs(5));
         let broken = lane.run::<()>("read", || panic!("planted"));
         assert_eq!(broken.await.unwrap_err().kind(), Kind::Internal);
-        assert_eq!(lane.taken(), 0);
+        assert_eq!(lane.busy(), 0);
     }
 
     /// Tells on which thread it is dropped.
@@ -409,12 +409,12 @@ mod tests {
     #[tokio::test]
     async fn a_drop_that_panics_keeps_no_other_from_being_dropped() {
         let lane = Lane::new("a", 1, Duration::from_secs(5));
-        let (tell, told) = mpsc::channel();
+        let (to_lane, from_test) = mpsc::channel();
         for _ in 0..2 * DROPPERS {
             lane.discard(Broken);
         }
-        lane.discard(Told(tell));
-        lane.run("hear", move || Ok(told.recv().unwrap())).await.unwrap();
+        lane.discard(Told(to_lane));
+        lane.run("hear", move || Ok(from_test.recv().unwrap())).await.unwrap();
         while !lane.is_idle() {
             tokio::task::yield_now().await;
         }

@@ -124,7 +124,7 @@ pub(super) fn flatten(
     let image = Image::open(pool, name, None).map_err(fail)?;
     let ended = AtomicBool::new(false);
     let flattened = image.flatten(|done, all| {
-        going.on();
+        going.report();
         let on = progress(done, all);
         ended.fetch_or(!on, Ordering::Relaxed);
         on

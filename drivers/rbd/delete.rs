@@ -26,7 +26,7 @@ pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> R
         // What an earlier delete did not get done.
         Err(Errno::NOENT) => {
             let goes_on = |_done, _all| {
-                going.on();
+                going.report();
                 true
             };
             return pool.remove(name, goes_on).map(|()| false).map_err(fail);

@@ -138,7 +138,7 @@ impl Driver for Rbd {
     }
 
     fn busy(&self) -> usize {
-        self.0.lane.taken()
+        self.0.lane.busy()
     }
 
     fn reads(&self) -> Option<ReadAhead> {

@@ -52,7 +52,7 @@ pub(super) fn is_still(pool: &Pool, name: &str, internal: &str) -> imaged_ffi::R
 /// Removes an image that is no whole one, with its snapshot; false if there is none.
 pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Result<bool> {
     let goes_on = |_done, _all| {
-        going.on();
+        going.report();
         true
     };
     match Image::open(pool, name, None) {

@@ -71,7 +71,7 @@ pub(super) fn end(
     }
     pass("delete-unsnapped");
     let goes_on = |_done, _all| {
-        going.on();
+        going.report();
         true
     };
     match pool.trash_remove(id, goes_on) {
@@ -194,7 +194,7 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
     }
     let mut kept_bytes = 0_u64;
     for entry in entries.iter().filter(|entry| metadata::DEFERRED_S.contains(&entry.deferred_s)) {
-        going.on();
+        going.report();
         if store.foreign.lock().contains(&entry.id) || store.handles.deletes(&entry.name) {
             continue;
         }

@@ -330,7 +330,7 @@ impl Writing {
         let publish = |snapped: &mut bool| {
             if length != size {
                 image.resize(size, |_, _| {
-                    going.on();
+                    going.report();
                     true
                 })?;
             }

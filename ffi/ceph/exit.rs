@@ -12,14 +12,14 @@ use std::{
 /// How long the end waits. Shutting down a connection takes 10 ms when the cluster answers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-struct State {
+struct Connections {
     /// Handles that are not shut down yet.
     open: usize,
     /// Whether the end has waited already.
     waited: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { open: 0, waited: false });
+static CONNECTIONS: Mutex<Connections> = Mutex::new(Connections { open: 0, waited: false });
 static CHANGED: Condvar = Condvar::new();
 
 unsafe extern "C" {
@@ -28,39 +28,41 @@ unsafe extern "C" {
     fn _exit(status: c_int) -> !;
 }
 
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+fn connections() -> MutexGuard<'static, Connections> {
+    CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A handle was made.
 pub(crate) fn opened() {
-    state().open += 1;
+    connections().open += 1;
     guard();
 }
 
 /// A handle is shut down.
 pub(crate) fn closed() {
-    state().open -= 1;
+    connections().open -= 1;
     CHANGED.notify_all();
 }
 
 /// Waits until all connections are shut down, a few seconds at most. To be called last in `main`,
 /// when nobody uses one any more. Blocks.
-pub fn settle() {
-    if !settled() {
+pub fn wait_until_closed() {
+    if !are_closed_in_time() {
         // What the libraries have registered in the meantime would come first.
         guard();
     }
 }
 
-fn settled() -> bool {
-    let mut state = state();
-    if !state.waited {
-        let waited = CHANGED.wait_timeout_while(state, PATIENCE, |state| state.open > 0);
-        (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.waited = true;
+/// Whether all connections are shut down; the first to ask waits for that.
+fn are_closed_in_time() -> bool {
+    let mut connections = connections();
+    if !connections.waited {
+        let waited =
+            CHANGED.wait_timeout_while(connections, PATIENCE, |connections| connections.open > 0);
+        (connections, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        connections.waited = true;
     }
-    state.open == 0
+    connections.open == 0
 }
 
 /// Sees to it that the process does not run destructors under a connection. If it cannot be
@@ -71,7 +73,7 @@ fn guard() {
 }
 
 extern "C" fn leave(status: c_int, _arg: *mut c_void) {
-    if !settled() {
+    if !are_closed_in_time() {
         // SAFETY: ends the process; Rust's own output was flushed before `exit` was called.
         unsafe { _exit(status) };
     }

@@ -5,7 +5,7 @@ use std::{ffi::c_char, fmt, mem::ManuallyDrop, thread};
 use crate::{
     errno::{Result, check},
     pool::{Pool, gathered},
-    progress::told,
+    progress::as_callback,
     slots::Slots,
     sys,
     text::{c, grow, owned, until_nul},
@@ -266,7 +266,7 @@ impl Image {
     where
         F: Fn(u64, u64) -> bool + Sync,
     {
-        let (call, data) = told(&progress);
+        let (call, data) = as_callback(&progress);
         // SAFETY: `data` is the closure that `call` takes, which lives for the call.
         check(unsafe { sys::rbd_resize_with_progress(self.raw(), size, call, data) })?;
         Ok(())
@@ -283,7 +283,7 @@ impl Image {
     where
         F: Fn(u64, u64) -> bool + Sync,
     {
-        let (call, data) = told(&progress);
+        let (call, data) = as_callback(&progress);
         // SAFETY: `data` is the closure that `call` takes, which lives for the call.
         check(unsafe { sys::rbd_flatten_with_progress(self.raw(), call, data) })?;
         Ok(())

@@ -32,7 +32,7 @@ mod text;
 pub use self::{
     cluster::{Cluster, ClusterStat, Connecting},
     errno::{Errno, Result},
-    exit::settle,
+    exit::wait_until_closed,
     image::{Child, Image, Watcher},
     locks::Locker,
     pool::{Options, Pool, Trashed},

@@ -7,7 +7,7 @@ use ceph::rados;
 use crate::{
     cluster::Cluster,
     errno::{Errno, Result, check},
-    progress::told,
+    progress::as_callback,
     sys,
     text::{c, owned},
 };
@@ -262,7 +262,7 @@ impl Pool {
         F: Fn(u64, u64) -> bool + Sync,
     {
         let name = c(name)?;
-        let (call, data) = told(&progress);
+        let (call, data) = as_callback(&progress);
         // SAFETY: the name is valid for the call; `data` is the closure that `call` takes, which lives
         // for the call.
         check(unsafe { sys::rbd_remove_with_progress(self.raw(), name.as_ptr(), call, data) })?;
@@ -310,7 +310,7 @@ impl Pool {
         F: Fn(u64, u64) -> bool + Sync,
     {
         let id = c(id)?;
-        let (call, data) = told(&progress);
+        let (call, data) = as_callback(&progress);
         // SAFETY: the id is valid for the call; `data` is the closure that `call` takes, which lives for
         // the call.
         check(unsafe {

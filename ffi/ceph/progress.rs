@@ -1,4 +1,4 @@
-//! Closures that are told how far a long call has come.
+//! Closures to which librbd reports how far a long call has come.
 
 use std::ffi::{c_int, c_void};
 
@@ -6,16 +6,16 @@ use crate::{errno::Errno, sys};
 
 /// A closure as C takes it. librbd calls it from threads of its own, so it is shared with them and not
 /// lent: `Fn` and `Sync`.
-pub(crate) fn told<F>(progress: &F) -> (sys::librbd_progress_fn_t, *mut c_void)
+pub(crate) fn as_callback<F>(progress: &F) -> (sys::librbd_progress_fn_t, *mut c_void)
 where
     F: Fn(u64, u64) -> bool + Sync,
 {
-    (Some(heard::<F>), std::ptr::from_ref(progress).cast_mut().cast())
+    (Some(progressed::<F>), std::ptr::from_ref(progress).cast_mut().cast())
 }
 
 /// # Safety
-/// `data` is the closure that [`told`] was given, which lives during the call.
-unsafe extern "C" fn heard<F>(done: u64, all: u64, data: *mut c_void) -> c_int
+/// `data` is the closure that [`as_callback`] was given, which lives during the call.
+unsafe extern "C" fn progressed<F>(done: u64, all: u64, data: *mut c_void) -> c_int
 where
     F: Fn(u64, u64) -> bool + Sync,
 {

@@ -170,7 +170,7 @@ impl Image {
     fn diff(&self, range: Range<u64>, parent: bool) -> Result<Vec<Extent>> {
         let found = Extents::default();
         let len = range.end.saturating_sub(range.start);
-        // SAFETY: `noted` takes exactly this, which lives for the call; NULL means: since the beginning.
+        // SAFETY: `add_extent` takes exactly this, which lives for the call; NULL means: since the beginning.
         check(unsafe {
             sys::rbd_diff_iterate2(
                 self.raw(),
@@ -179,7 +179,7 @@ impl Image {
                 len,
                 u8::from(parent),
                 1,
-                Some(noted),
+                Some(add_extent),
                 std::ptr::from_ref(&found).cast_mut().cast(),
             )
         })?;
@@ -195,7 +195,7 @@ type Extents = Mutex<Vec<Extent>>;
 
 /// # Safety
 /// `arg` is the [`Extents`] of [`Image::diff`], which live during the call.
-unsafe extern "C" fn noted(offset: u64, len: usize, exists: c_int, arg: *mut c_void) -> c_int {
+unsafe extern "C" fn add_extent(offset: u64, len: usize, exists: c_int, arg: *mut c_void) -> c_int {
     // SAFETY: as the caller says; nobody has them for himself.
     let found = unsafe { &*arg.cast::<Extents>() };
     if exists != 0 {
