@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use imaged_digest::{Md5, Sha512, State, Stream};
+use imaged_digest::{BlockDigest, Md5, Sha512, Stream};
 use imaged_drivers::{Digests, Error, Kind, Result};
 use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
@@ -113,7 +113,7 @@ impl Algo {
     fn width(self) -> usize {
         match self {
             Self::Md5 => Md5::WIDTH,
-            Self::Sha512 if Sha512::worth() <= Sha512::WIDTH => Sha512::WIDTH,
+            Self::Sha512 if Sha512::least_abreast() <= Sha512::WIDTH => Sha512::WIDTH,
             Self::Sha512 => 1,
             Self::Sha1 | Self::Sha224 | Self::Sha256 | Self::Sha384 | Self::Blake2b => 1,
         }
@@ -202,7 +202,7 @@ struct Threads {
     threads: Option<ThreadPool>,
     /// Threads at work.
     busy: AtomicUsize,
-    /// Digesting that wait for a thread, of each algorithm.
+    /// Queues that wait for a thread, of each algorithm.
     ready: [Mutex<VecDeque<Queue>>; Algo::ALL.len()],
 }
 
@@ -267,17 +267,17 @@ impl Pool {
         let before = self.0.busy.fetch_add(1, Ordering::Relaxed);
         let threads = self.0.threads.as_ref().map_or(1, ThreadPool::current_num_threads);
         let free = threads.saturating_sub(before).max(1);
-        let taken: Vec<Queue> = self.ready(algo).map_or_else(Vec::new, |mut ready| {
+        let queues: Vec<Queue> = self.ready(algo).map_or_else(Vec::new, |mut ready| {
             let count = ready.len().div_ceil(free).min(algo.width());
             ready.drain(..count).collect()
         });
-        let mut begun: Vec<_> = taken.iter().map(Queue::begin).collect();
+        let mut begun: Vec<_> = queues.iter().map(Queue::begin).collect();
         Hasher::update_all(
             begun
                 .iter_mut()
                 .filter_map(|(hasher, next)| Some((hasher.as_mut()?, &next.as_ref()?.0[..]))),
         );
-        for (queue, (hasher, next)) in taken.iter().zip(begun) {
+        for (queue, (hasher, next)) in queues.iter().zip(begun) {
             drop(next);
             queue.end_step(hasher);
         }
@@ -340,7 +340,7 @@ fn lost() -> Error {
 #[derive(Clone)]
 struct Queue {
     algo: Algo,
-    shared: Arc<Mutex<Work>>,
+    work: Arc<Mutex<Work>>,
     room: Arc<Semaphore>,
     pool: Pool,
 }
@@ -363,14 +363,14 @@ impl Queue {
         };
         Self {
             algo,
-            shared: Arc::new(Mutex::new(work)),
+            work: Arc::new(Mutex::new(work)),
             room: Arc::new(Semaphore::new(WAITING)),
             pool: pool.clone(),
         }
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
-        self.shared.lock()
+        self.work.lock()
     }
 
     async fn push(&self, chunk: Bytes) -> Result<()> {

@@ -18,7 +18,8 @@
 //! * Chose: arrays that the compiler turns into vectors. Because: no unsafe code, the same source for
 //!   every processor, and as fast as instructions chosen by hand. Instead of: intrinsics; md5-many
 //!   and md5-simd, which have no SHA-512 and want eight streams or whole messages.
-//! * Chose: lanes that have no stream repeat another one. Because: four lanes cost what two do.
+//! * Chose: where a vector has room for more streams than there are, one is repeated. Because: a vector
+//!   costs the same however much of it is used.
 
 mod md5;
 #[expect(unsafe_code, reason = "OpenSSL is C")]
@@ -28,8 +29,8 @@ mod vector;
 
 pub use self::{md5::Md5, sha512::Sha512};
 
-/// The state of a digest between two blocks.
-pub trait State: Copy + Send + 'static {
+/// A digest that is computed block by block; the value is its state between two of them.
+pub trait BlockDigest: Copy + Send + 'static {
     /// Bytes in a block; at most 128.
     const BLOCK: usize;
     /// The most streams that go abreast.
@@ -40,9 +41,9 @@ pub trait State: Copy + Send + 'static {
     /// Takes whole blocks.
     fn blocks(&mut self, blocks: &[u8]);
 
-    /// From how many streams on it pays to take them abreast, on this machine.
+    /// The least number of streams that are quicker abreast than one after the other, on this machine.
     #[must_use]
-    fn worth() -> usize;
+    fn least_abreast() -> usize;
 
     /// Takes the first `bytes`, whole blocks, of each stream; of at most [`Self::WIDTH`].
     fn abreast(streams: &mut [(&mut Self, &[u8])], bytes: usize);
@@ -64,13 +65,13 @@ pub struct Stream<S> {
     bytes: u64,
 }
 
-impl<S: State> Default for Stream<S> {
+impl<S: BlockDigest> Default for Stream<S> {
     fn default() -> Self {
         Self { state: S::START, part: [0; 128], held: 0, bytes: 0 }
     }
 }
 
-impl<S: State> Stream<S> {
+impl<S: BlockDigest> Stream<S> {
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         let (state, whole) = self.begin(bytes);
@@ -84,7 +85,7 @@ impl<S: State> Stream<S> {
         for group in streams.chunks_mut(S::WIDTH) {
             let begun = group.iter_mut().map(|(stream, bytes)| stream.begin(bytes));
             let mut left: Vec<_> = begun.filter(|(_, whole)| !whole.is_empty()).collect();
-            while left.len() >= S::worth() {
+            while left.len() >= S::least_abreast() {
                 let shortest = left.iter().map(|(_, whole)| whole.len()).min().unwrap_or(0);
                 S::abreast(&mut left, shortest);
                 for (_, whole) in &mut left {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     /// Streams that go on together, each by a piece of its own length a turn.
-    fn abreast<S: State>(streams: &[Vec<Vec<u8>>], plain: fn(&[u8]) -> Vec<u8>) {
+    fn abreast<S: BlockDigest>(streams: &[Vec<Vec<u8>>], plain: fn(&[u8]) -> Vec<u8>) {
         let mut all = vec![Stream::<S>::default(); streams.len()];
         for turn in 0..streams.iter().map(Vec::len).max().unwrap_or(0) {
             let pieces = streams.iter().map(|pieces| pieces.get(turn).map_or(&[][..], |all| all));
@@ -158,7 +159,7 @@ mod tests {
         }
     }
 
-    fn alone<S: State>(pieces: &[Vec<u8>], plain: fn(&[u8]) -> Vec<u8>) {
+    fn alone<S: BlockDigest>(pieces: &[Vec<u8>], plain: fn(&[u8]) -> Vec<u8>) {
         let mut stream = Stream::<S>::default();
         pieces.iter().for_each(|piece| stream.update(piece));
         assert_eq!(stream.finish(), plain(&pieces.concat()));

@@ -3,7 +3,7 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::{
-    State,
+    BlockDigest,
     vector::{Words, map, map2, map3, together, transposed, wide},
 };
 
@@ -13,7 +13,7 @@ pub struct Md5([u32; 4]);
 
 const BLOCK: usize = 64;
 
-impl State for Md5 {
+impl BlockDigest for Md5 {
     const BLOCK: usize = BLOCK;
     const WIDTH: usize = 8;
     const START: Self = Self([0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476]);
@@ -24,19 +24,19 @@ impl State for Md5 {
         }
     }
 
-    fn worth() -> usize {
+    fn least_abreast() -> usize {
         // Without AVX-512 a rotation takes three instructions.
         if wide(Arch::new()) { 2 } else { 3 }
     }
 
     fn abreast(streams: &mut [(&mut Self, &[u8])], bytes: usize) {
         let arch = Arch::new();
-        // Without AVX2 eight lanes are two vectors, for which there are not enough registers.
+        // Without AVX2 eight streams are two vectors, for which there are not enough registers.
         if streams.len() > 4 && !matches!(arch, Arch::Scalar) {
-            lanes::<8>(arch, streams, bytes);
+            compress::<8>(arch, streams, bytes);
         } else {
             for four in streams.chunks_mut(4) {
-                lanes::<4>(arch, four, bytes);
+                compress::<4>(arch, four, bytes);
             }
         }
     }
@@ -52,17 +52,18 @@ impl State for Md5 {
     }
 }
 
-fn lanes<const N: usize>(arch: Arch, streams: &mut [(&mut Md5, &[u8])], bytes: usize) {
+fn compress<const N: usize>(arch: Arch, streams: &mut [(&mut Md5, &[u8])], bytes: usize) {
     together(
         streams,
         bytes,
         Md5::START.0,
         |md5| &mut md5.0,
-        |words, blocks| arch.dispatch(Lanes::<N> { words, blocks }),
+        |words, blocks| arch.dispatch(Compress::<N> { words, blocks }),
     );
 }
 
-struct Lanes<'a, const N: usize> {
+/// The compression function of as many streams as N, abreast.
+struct Compress<'a, const N: usize> {
     words: [Words<u32, N>; 4],
     blocks: [&'a [[u8; BLOCK]]; N],
 }
@@ -138,7 +139,7 @@ const SINES: [u32; 64] = [
 const ROTATIONS: [[u32; 4]; 4] =
     [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
 
-impl<const N: usize> NullaryFnOnce for Lanes<'_, N> {
+impl<const N: usize> NullaryFnOnce for Compress<'_, N> {
     type Output = [Words<u32, N>; 4];
 
     #[inline(always)]
@@ -147,14 +148,14 @@ impl<const N: usize> NullaryFnOnce for Lanes<'_, N> {
         let add = |x, y| map2(x, y, u32::wrapping_add);
         let mut streams = self.blocks.map(|blocks| blocks.iter());
         'blocks: loop {
-            let mut lanes = [[0_u32; 16]; N];
-            for (lane, blocks) in lanes.iter_mut().zip(&mut streams) {
+            let mut messages = [[0_u32; 16]; N];
+            for (message, blocks) in messages.iter_mut().zip(&mut streams) {
                 let Some(block) = blocks.next() else { break 'blocks };
-                for (word, bytes) in lane.iter_mut().zip(block.as_chunks().0) {
+                for (word, bytes) in message.iter_mut().zip(block.as_chunks().0) {
                     *word = u32::from_le_bytes(*bytes);
                 }
             }
-            let message = transposed(lanes);
+            let message = transposed(messages);
             let before = [a, b, c, d];
             // Every index is a constant, so that all of it stays in registers.
             macro_rules! step {
@@ -204,9 +205,9 @@ mod tests {
                 let piece = |n: usize| &message[n * BLOCK..][..BLOCK * 2];
                 let mut streams: Vec<_> =
                     states.iter_mut().take(count).enumerate().map(|(n, s)| (s, piece(n))).collect();
-                lanes::<8>(arch, &mut streams, BLOCK * 2);
+                compress::<8>(arch, &mut streams, BLOCK * 2);
                 for four in streams.chunks_mut(4) {
-                    lanes::<4>(arch, four, BLOCK);
+                    compress::<4>(arch, four, BLOCK);
                 }
                 for (n, state) in alone.iter_mut().take(count).enumerate() {
                     state.blocks(piece(n));

@@ -3,7 +3,7 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::{
-    State,
+    BlockDigest,
     openssl::sha512_blocks,
     vector::{Words, map, map2, map3, together, transposed, wide},
 };
@@ -15,7 +15,7 @@ pub struct Sha512([u64; 8]);
 const BLOCK: usize = 128;
 const WIDTH: usize = 4;
 
-impl State for Sha512 {
+impl BlockDigest for Sha512 {
     const BLOCK: usize = BLOCK;
     const WIDTH: usize = WIDTH;
     const START: Self = Self([
@@ -33,13 +33,13 @@ impl State for Sha512 {
         sha512_blocks(&mut self.0, blocks);
     }
 
-    fn worth() -> usize {
-        // With AVX2 four lanes are slower than one in OpenSSL.
+    fn least_abreast() -> usize {
+        // With AVX2 four streams abreast are slower than one after the other in OpenSSL.
         if wide(Arch::new()) { 2 } else { usize::MAX }
     }
 
     fn abreast(streams: &mut [(&mut Self, &[u8])], bytes: usize) {
-        lanes(Arch::new(), streams, bytes);
+        compress(Arch::new(), streams, bytes);
     }
 
     fn length(bytes: u64) -> ([u8; 16], usize) {
@@ -51,17 +51,18 @@ impl State for Sha512 {
     }
 }
 
-fn lanes(arch: Arch, streams: &mut [(&mut Sha512, &[u8])], bytes: usize) {
+fn compress(arch: Arch, streams: &mut [(&mut Sha512, &[u8])], bytes: usize) {
     together(
         streams,
         bytes,
         Sha512::START.0,
         |sha512| &mut sha512.0,
-        |words, blocks| arch.dispatch(Lanes::<WIDTH> { words, blocks }),
+        |words, blocks| arch.dispatch(Compress::<WIDTH> { words, blocks }),
     );
 }
 
-struct Lanes<'a, const N: usize> {
+/// The compression function of as many streams as N, abreast.
+struct Compress<'a, const N: usize> {
     words: [Words<u64, N>; 8],
     blocks: [&'a [[u8; BLOCK]]; N],
 }
@@ -150,7 +151,7 @@ const ROOTS: [u64; 80] = [
     0x6c44_198c_4a47_5817,
 ];
 
-impl<const N: usize> NullaryFnOnce for Lanes<'_, N> {
+impl<const N: usize> NullaryFnOnce for Compress<'_, N> {
     type Output = [Words<u64, N>; 8];
 
     #[inline(always)]
@@ -159,14 +160,14 @@ impl<const N: usize> NullaryFnOnce for Lanes<'_, N> {
         let mut state = self.words;
         let mut streams = self.blocks.map(|blocks| blocks.iter());
         'blocks: loop {
-            let mut lanes = [[0_u64; 16]; N];
-            for (lane, blocks) in lanes.iter_mut().zip(&mut streams) {
+            let mut messages = [[0_u64; 16]; N];
+            for (message, blocks) in messages.iter_mut().zip(&mut streams) {
                 let Some(block) = blocks.next() else { break 'blocks };
-                for (word, bytes) in lane.iter_mut().zip(block.as_chunks().0) {
+                for (word, bytes) in message.iter_mut().zip(block.as_chunks().0) {
                     *word = u64::from_be_bytes(*bytes);
                 }
             }
-            let mut message = transposed(lanes);
+            let mut message = transposed(messages);
             let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = state;
             for (turn, roots) in ROOTS.as_chunks::<16>().0.iter().enumerate() {
                 macro_rules! rounds {
@@ -222,7 +223,7 @@ mod tests {
                 let piece = |n: usize| &message[n * BLOCK..][..BLOCK * 2];
                 let mut streams: Vec<_> =
                     states.iter_mut().take(count).enumerate().map(|(n, s)| (s, piece(n))).collect();
-                lanes(arch, &mut streams, BLOCK * 2);
+                compress(arch, &mut streams, BLOCK * 2);
                 for (n, state) in alone.iter_mut().take(count).enumerate() {
                     state.blocks(piece(n));
                 }

@@ -1,11 +1,11 @@
-//! One word of each lane, and what is done to all of them at once.
+//! One word of each stream, and what is done to all of them at once.
 //!
 //! Everything here is inlined into a function that `pulp` compiles for the processor's own vectors:
-//! the loops over the lanes become single instructions there.
+//! the loops over the streams become single instructions there.
 
 use pulp::Arch;
 
-/// The same word of every lane.
+/// The same word of every stream.
 pub(crate) type Words<T, const N: usize> = [T; N];
 
 #[inline(always)]
@@ -41,14 +41,14 @@ pub(crate) fn map3<T: Copy, const N: usize>(
     x
 }
 
-/// Word by word, of all lanes: lanes and words exchanged.
+/// Rows and columns exchanged: the words of each stream become the streams of each word.
 #[inline(always)]
 pub(crate) fn transposed<T: Copy + Default, const N: usize, const W: usize>(
-    lanes: [[T; W]; N],
+    streams: [[T; W]; N],
 ) -> [Words<T, N>; W] {
     let mut words = [[T::default(); N]; W];
-    for (n, lane) in lanes.into_iter().enumerate() {
-        for (words, word) in words.iter_mut().zip(lane) {
+    for (n, stream) in streams.into_iter().enumerate() {
+        for (words, word) in words.iter_mut().zip(stream) {
             if let Some(to) = words.get_mut(n) {
                 *to = word;
             }
@@ -66,7 +66,7 @@ pub(crate) fn wide(arch: Arch) -> bool {
 }
 
 /// Has `take` take the first `bytes` of up to N streams into their states, whose words are `words`;
-/// lanes without a stream repeat the first.
+/// where there are fewer, the first is repeated.
 pub(crate) fn together<S, T, const N: usize, const W: usize, const B: usize>(
     streams: &mut [(&mut S, &[u8])],
     bytes: usize,
@@ -81,9 +81,9 @@ pub(crate) fn together<S, T, const N: usize, const W: usize, const B: usize>(
         blocks = [first.get(..bytes).unwrap_or(first).as_chunks().0; N];
     }
     let mut states = [start; N];
-    for ((state, lane), (stream, whole)) in states.iter_mut().zip(&mut blocks).zip(&mut *streams) {
+    for ((state, block), (stream, whole)) in states.iter_mut().zip(&mut blocks).zip(&mut *streams) {
         *state = *words(stream);
-        *lane = whole.get(..bytes).unwrap_or(whole).as_chunks().0;
+        *block = whole.get(..bytes).unwrap_or(whole).as_chunks().0;
     }
     let done = transposed(take(transposed(states), blocks));
     for ((stream, _), done) in streams.iter_mut().zip(done) {
