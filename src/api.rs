@@ -67,7 +67,7 @@ pub async fn serve(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(hyper::header::CONNECTION, close);
     }
-    response.body_mut().tell(&call.wire);
+    response.body_mut().finishes(&call.wire);
     response
 }
 

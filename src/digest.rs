@@ -12,7 +12,7 @@
 //!   several. Instead of: sha2 and md-5, which a property test holds them against; sha2 serves the
 //!   others (its SHA-256 is as fast as any).
 //! * Chose: to take abreast what is waiting, shared with the threads that have nothing to do.
-//!   Because: a lone upload must not wait for company, and a core that is idle is quicker than a
+//!   Because: a lone upload must not wait for others, and a core that is idle is quicker than a
 //!   share in a vector.
 
 use std::{

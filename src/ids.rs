@@ -60,9 +60,9 @@ struct Owned {
 enum Owner {
     /// A request, or the work in the background that follows it.
     Request,
-    /// Nobody: what there is of it has to be removed, or ended.
+    /// Neither a request nor recovery: what an earlier work left has to be removed, or brought to its end.
     None,
-    /// Who removes or ends it.
+    /// Recovery, which removes what was left, or brings it to its end.
     Recovery,
     /// Whoever had it has let go of it; a call that has not returned still owns the id. `over`: what there
     /// was of it is ended, and not left over.
@@ -189,18 +189,18 @@ impl Ids {
         Begun { ids: self.clone(), claim, guard, over: false }
     }
 
-    /// Takes over what nobody is at work on.
+    /// Gives what earlier work left, for recovery, which owns it from now on.
     #[must_use]
     pub fn left_over(&self) -> Vec<(Intent, Begun)> {
-        let mut taken = Vec::new();
+        let mut left = Vec::new();
         for (key, owned) in self.0.lock().iter_mut() {
             if owned.owner == Owner::None {
                 owned.owner = Owner::Recovery;
-                taken.push((owned.intent.clone(), key.clone(), Arc::clone(&owned.nonce)));
+                left.push((owned.intent.clone(), key.clone(), Arc::clone(&owned.nonce)));
             }
         }
         let begun = |(intent, key, nonce): (_, _, Arc<str>)| (intent, self.begun(key, &nonce));
-        taken.into_iter().map(begun).collect()
+        left.into_iter().map(begun).collect()
     }
 
     /// What is under way with an image, if anything.

@@ -84,9 +84,9 @@ impl Jobs {
         // The oldest finished ones are forgotten, and a finished namesake. One that still runs keeps
         // its id, which is the caller's and need not be unique.
         all.retain(|old| old.id != id || !old.standing.borrow().state.over());
-        let taken = |id: &str| all.iter().any(|old| old.id == id);
+        let in_use = |id: &str| all.iter().any(|old| old.id == id);
         let unique = (2_u32..).map(|n| format!("{id}-{n}"));
-        let id = std::iter::once(id.to_owned()).chain(unique).find(|id| !taken(id));
+        let id = std::iter::once(id.to_owned()).chain(unique).find(|id| !in_use(id));
         let job = Arc::new(Job {
             id: id.unwrap_or_default(),
             kind,

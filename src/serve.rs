@@ -74,7 +74,7 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
         let daemon = Arc::clone(&daemon);
         async move { connection::serve(listening, &daemon).await }
     });
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
@@ -87,7 +87,7 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
             _ = signals.interrupt.recv() => break,
         }
     }
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     let patience = daemon.settings().drain_timeout;
     let drained = tokio::select! {
         drained = daemon.drain(patience) => drained,
@@ -123,9 +123,9 @@ impl Signals {
 
 /// Reads the configuration again; a bad one changes nothing and says why.
 async fn reload(daemon: &Arc<Daemon>, sources: &Sources, socket: Option<&PathBuf>) {
-    let mut telling = vec![NotifyState::Reloading];
-    telling.extend(NotifyState::monotonic_usec_now());
-    tell(&telling);
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    notify(&states);
     let status = match sources.read() {
         Ok((mut config, notes)) => {
             if let Some(socket) = socket {
@@ -150,11 +150,11 @@ async fn reload(daemon: &Arc<Daemon>, sources: &Sources, socket: Option<&PathBuf
             format!("the configuration is bad and was not taken: {} problems", problems.len())
         }
     };
-    tell(&[NotifyState::Status(&status), NotifyState::Ready]);
+    notify(&[NotifyState::Status(&status), NotifyState::Ready]);
 }
 
-/// Tells systemd, if it listens.
-fn tell(states: &[NotifyState<'_>]) {
+/// Sends states to systemd, if it listens.
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot notify systemd");
     }

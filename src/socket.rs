@@ -33,10 +33,10 @@ impl Socket {
     /// `InUse` if another daemon has it; else what the system says, with the path.
     pub fn open(settings: &config::Daemon) -> Result<Self> {
         let mut passed = listenfd::ListenFd::from_env();
-        let taken = passed
+        let listener = passed
             .take_unix_listener(0)
             .map_err(|error| Error::io("use", "the socket that systemd passed", error))?;
-        if let Some(listener) = taken {
+        if let Some(listener) = listener {
             return Ok(Self { listener: adopt(listener)?, path: None, _lock: None });
         }
         Self::bind(settings)

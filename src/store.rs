@@ -133,8 +133,8 @@ impl Store {
         tokio::join!(looked, recovered, self.purge());
     }
 
-    /// Opens the backend, or looks whether it still can be used. Who comes while somebody does shares
-    /// what that one finds.
+    /// Opens the backend, or looks whether it still can be used. Who calls this while another call looks
+    /// shares what that one finds.
     pub async fn check(&self) {
         let before = self.looks.load(Ordering::Acquire);
         let _looking = self.looking.lock().await;

@@ -66,21 +66,21 @@ impl Frame {
     }
 }
 
-/// Where an image's bytes come from.
-pub enum Incoming {
+/// The body of an image that is put: where its bytes come from.
+pub enum ImageBody {
     /// A caller, who may go away.
     Caller(mpsc::Receiver<Frame>),
     /// Another image; whole when the stream ends without an error.
     Image(BoxStream<'static, Result<Bytes>>),
 }
 
-impl fmt::Debug for Incoming {
+impl fmt::Debug for ImageBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Incoming")
+        f.write_str("ImageBody")
     }
 }
 
-impl Incoming {
+impl ImageBody {
     /// The end of a body is a message, [`Frame::End`]: a channel that closes without it is a caller
     /// who left, never the end of an image.
     async fn next(&mut self) -> Frame {
@@ -178,7 +178,7 @@ impl Put {
     }
 }
 
-/// How many targets take bytes: told when all are prepared, and whenever one has ended.
+/// How many targets take bytes: known when all are prepared, and new whenever one has ended.
 pub type Taking = watch::Receiver<usize>;
 
 /// The way of one image, up to its targets.
@@ -217,7 +217,7 @@ impl<'a> Transfer<'a> {
     /// all are prepared and bytes are wanted; it is dropped if none is.
     pub async fn run<T>(
         self,
-        body: Incoming,
+        body: ImageBody,
         digesting: Digesting,
         ready: oneshot::Sender<Taking>,
         targets: impl Future<Output = T>,
@@ -233,22 +233,22 @@ impl<'a> Transfer<'a> {
     /// Moves `body` through the stages and to the targets that are left.
     async fn feed(
         mut self,
-        mut body: Incoming,
+        mut body: ImageBody,
         digesting: Digesting,
         ready: oneshot::Sender<Taking>,
     ) {
-        let (told, taking) = watch::channel(0);
-        if !self.all_are_free(&told).await {
+        let (count, taking) = watch::channel(0);
+        if !self.all_are_free(&count).await {
             return;
         }
         // The caller may be gone already; the body then says so.
-        let _heard = ready.send(taking);
+        let _caller_left = ready.send(taking);
         let mut size: u64 = 0;
         let whole = loop {
             let next = tokio::select! {
                 next = body.next() => next,
                 () = self.one_ends() => {
-                    if !self.go_on(&told) {
+                    if !self.go_on(&count) {
                         return;
                     }
                     continue;
@@ -272,7 +272,7 @@ impl<'a> Transfer<'a> {
                 break counted;
             }
             self.hand_on(&Step::Data(chunk, since.elapsed())).await;
-            if !self.all_are_free(&told).await {
+            if !self.all_are_free(&count).await {
                 return;
             }
         };
@@ -284,9 +284,9 @@ impl<'a> Transfer<'a> {
 
     /// Waits until every target is prepared, or has taken the last bytes, or has ended. Gives whether it
     /// goes on.
-    async fn all_are_free(&mut self, told: &watch::Sender<usize>) -> bool {
+    async fn all_are_free(&mut self, count: &watch::Sender<usize>) -> bool {
         join_all(self.lines.iter_mut().map(Line::free)).await;
-        self.go_on(told)
+        self.go_on(count)
     }
 
     /// Waits until one of the targets has ended.
@@ -295,12 +295,12 @@ impl<'a> Transfer<'a> {
     }
 
     /// Takes leave of the targets that have ended. Gives whether the others go on.
-    fn go_on(&mut self, told: &watch::Sender<usize>) -> bool {
+    fn go_on(&mut self, count: &watch::Sender<usize>) -> bool {
         let before = self.lines.len();
         self.lines.retain(Line::is_there);
         let left = self.lines.len();
-        // Only when one has gone: whoever hears of it begins a new window.
-        told.send_if_modified(|known| std::mem::replace(known, left) != left);
+        // Only when one has gone: whoever sees it begins a new window.
+        count.send_if_modified(|known| std::mem::replace(known, left) != left);
         match &self.together {
             None => !self.lines.is_empty(),
             Some(_) => self.lines.len() == before,

@@ -283,16 +283,16 @@ mod tests {
     #[test]
     fn what_the_operator_can_mend_is_no_defect_and_says_how() {
         use nix::errno::Errno as E;
-        let told = |errno: E| Error::io("read", "/x", io::Error::from_raw_os_error(errno as i32));
+        let failed = |errno: E| Error::io("read", "/x", io::Error::from_raw_os_error(errno as i32));
         for errno in
             [E::EIO, E::EUCLEAN, E::EBADMSG, E::EMFILE, E::ENFILE, E::ENOMEM, E::ELOOP, E::EAGAIN]
         {
-            assert_eq!(told(errno).kind(), Kind::Unavailable, "{errno}");
+            assert_eq!(failed(errno).kind(), Kind::Unavailable, "{errno}");
         }
-        assert_eq!(told(E::EROFS).kind(), Kind::BackendDenied);
-        assert!(told(E::EMFILE).to_string().contains("LimitNOFILE"));
+        assert_eq!(failed(E::EROFS).kind(), Kind::BackendDenied);
+        assert!(failed(E::EMFILE).to_string().contains("LimitNOFILE"));
         assert!(
-            told(E::EIO).to_string().ends_with("i/o error, the system's log says what is broken")
+            failed(E::EIO).to_string().ends_with("i/o error, the system's log says what is broken")
         );
     }
 

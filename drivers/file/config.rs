@@ -301,7 +301,7 @@ mod tests {
             ("filesystem_store_tiemout", "1"),
         ]);
         assert_eq!(config, None);
-        let told = problems.join("\n");
+        let text = problems.join("\n");
         for part in [
             "given twice: remove one: value=`/a/:2`",
             "absolute path: value=`b`",
@@ -316,8 +316,8 @@ mod tests {
             "must be a whole number, at least 1: value=`0`",
             "did you mean `filesystem_store_timeout`?",
         ] {
-            assert!(told.contains(part), "{part}\n{told}");
+            assert!(text.contains(part), "{part}\n{text}");
         }
-        assert_eq!(problems.len(), 12, "{told}");
+        assert_eq!(problems.len(), 12, "{text}");
     }
 }

@@ -97,19 +97,19 @@ impl Driver for File {
         if let Some(first) = config.datadirs.first() {
             facts.insert("data_dir".into(), first.path.display().to_string().into());
         }
-        let told = |dir: &Directory| {
+        let entry = |dir: &Directory| {
             let usable = dir.usable();
-            let mut told = serde_json::json!({
+            let mut entry = serde_json::json!({
                 "path": dir.path.display().to_string(),
                 "also": dir.priority.is_none(),
                 "state": usable.word(),
             });
-            if let (Some(reason), Some(told)) = (usable.reason(), told.as_object_mut()) {
-                told.insert("reason".into(), reason.into());
+            if let (Some(reason), Some(entry)) = (usable.reason(), entry.as_object_mut()) {
+                entry.insert("reason".into(), reason.into());
             }
-            told
+            entry
         };
-        let directories: Vec<_> = self.0.data.iter().chain(&self.0.also).map(told).collect();
+        let directories: Vec<_> = self.0.data.iter().chain(&self.0.also).map(entry).collect();
         facts.insert("directories".into(), directories.into());
         facts.insert("chunk_size".into(), config.chunk_size.into());
         facts.insert("thin_provisioning".into(), config.thin.into());

@@ -151,7 +151,7 @@ impl Target {
         fsync(&self.file).map_err(|error| self.error("sync", error))?;
         self.link()?;
         // The name is there, but not for good yet: whoever is told of a failure finds none.
-        self.settle_name().map_err(|error| match self.dir.remove(self.id().as_str()) {
+        self.sync_name().map_err(|error| match self.dir.remove(self.id().as_str()) {
             Ok(_) => error,
             Err(_) => error.leaving(&self.at),
         })
@@ -201,7 +201,7 @@ impl Target {
     }
 
     /// Makes the name the only one, and durable.
-    fn settle_name(&self) -> Result<()> {
+    fn sync_name(&self) -> Result<()> {
         if let Some(staged) = self.staged() {
             self.dir.remove(staged)?;
             self.ended.store(true, Ordering::Relaxed);

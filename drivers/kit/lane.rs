@@ -414,7 +414,7 @@ mod tests {
             lane.discard(Broken);
         }
         lane.discard(Told(to_lane));
-        lane.run("hear", move || Ok(from_test.recv().unwrap())).await.unwrap();
+        lane.run("wait for the last drop", move || Ok(from_test.recv().unwrap())).await.unwrap();
         while !lane.is_idle() {
             tokio::task::yield_now().await;
         }

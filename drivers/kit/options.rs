@@ -83,7 +83,7 @@ impl fmt::Display for Unresolved {
     }
 }
 
-/// Text that is shown to nobody: it has no `Display`, and its `Debug` is three dots.
+/// Text that is never shown: it has no `Display`, and its `Debug` is three dots.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

@@ -218,21 +218,21 @@ mod tests {
 
     #[test]
     fn features_that_cannot_be_are_refused_and_why() {
-        let told = |value: &str| {
+        let read_features = |value: &str| {
             let mut options = Options::of("fast", &[("rbd_store_features", value)]);
             let config = Config::read(&mut options);
             let problems = options.finish().problems;
             (config.unwrap().features, problems.first().map(ToString::to_string))
         };
-        assert_eq!(told("61"), (Some(61), None));
-        assert_eq!(told(""), (None, None));
+        assert_eq!(read_features("61"), (Some(61), None));
+        assert_eq!(read_features(""), (None, None));
         for (value, why) in [
             ("exclusive-lock", "must have layering"),
             ("layering, object-map", "object-map needs exclusive-lock"),
             ("layering, lasers", "value=`lasers`"),
             ("9999", "value=`9999`"),
         ] {
-            let (features, problem) = told(value);
+            let (features, problem) = read_features(value);
             assert!(problem.unwrap().contains(why), "{value}");
             assert_eq!(features, None);
         }

@@ -77,7 +77,7 @@ pub(super) fn delete(store: &Store, pool: &Pool, name: &str, going: &Going) -> R
     }
 }
 
-/// Whether the image has clones that do not mind; refuses where somebody does.
+/// Whether the image has clones that outlive it; refuses an image that something else needs or uses.
 fn may_delete(store: &Store, image: &Image, name: &str) -> Result<bool> {
     let fail = |errno| failed("look at", name, errno);
     // Without the mon nothing is begun: some of what follows waits for it without a limit.

@@ -17,7 +17,7 @@ const BETWEEN: Duration = Duration::from_millis(200);
 /// The length in bytes of what names an image's internal id.
 const ID_OBJECT: usize = 256;
 
-/// Closes a handle; what goes wrong then is nobody's business but the log's. Blocks.
+/// Closes a handle; a failure only goes to the log. Blocks.
 pub(super) fn close(image: Image, name: &str) {
     if let Err(errno) = image.close() {
         tracing::warn!(image = name, %errno, "a handle was not closed cleanly");

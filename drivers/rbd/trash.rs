@@ -156,7 +156,7 @@ pub(super) fn unmark(pool: &Pool, name: &str, id: &str) {
     }
 }
 
-/// Begins to purge the trash, for nobody who waits for it.
+/// Begins to purge the trash, and does not wait for it.
 pub(super) fn purge_soon(store: &Arc<Store>) {
     let store = Arc::clone(store);
     tokio::spawn(async move {

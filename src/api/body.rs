@@ -62,8 +62,8 @@ impl Body {
         Self { content: Content::Image(Box::new(sending)), wire: None }
     }
 
-    /// Tells `wire` when this body is over.
-    pub fn tell(&mut self, wire: &Wire) {
+    /// When this body is over, the exchange on `wire` is finished.
+    pub fn finishes(&mut self, wire: &Wire) {
         self.wire = Some(wire.clone());
     }
 }

@@ -41,7 +41,7 @@ pub async fn serve(socket: Socket, daemon: &Arc<Daemon>) {
 fn receive(daemon: &Arc<Daemon>, users: &Users, stream: UnixStream) {
     widen(&stream);
     let uid = match stream.peer_cred() {
-        Ok(told) => told.uid(),
+        Ok(peer) => peer.uid(),
         Err(error) => {
             tracing::warn!(%error, "a caller cannot be identified");
             // As one who is nobody's user.
@@ -73,7 +73,7 @@ const BUFFER: usize = 16 << 10;
 /// Serves one connection to its end.
 async fn converse(daemon: &Arc<Daemon>, stream: UnixStream, lanes: Lanes, place: Place) {
     let settings = daemon.settings();
-    let ids = stream.peer_cred().ok().map(|told| (told.uid(), told.gid()));
+    let ids = stream.peer_cred().ok().map(|peer| (peer.uid(), peer.gid()));
     let limits = Limits {
         head: settings.header_timeout,
         idle: settings.idle_timeout,
@@ -147,18 +147,18 @@ async fn turn_away(mut stream: UnixStream, lanes: Lanes, full: Full) {
             "too many connections of this user; raise connection_limit_per_user or try again"
         }
     };
-    let problem = status::told(&Error::new(Kind::Unavailable, detail), "-");
+    let problem = status::problem_of(&Error::new(Kind::Unavailable, detail), "-");
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
          content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    let told = tokio::time::timeout(Duration::from_secs(1), async {
+    let sent = tokio::time::timeout(Duration::from_secs(1), async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
     });
-    if !matches!(told.await, Ok(Ok(()))) {
+    if !matches!(sent.await, Ok(Ok(()))) {
         tracing::debug!(fd = ?stream.as_fd(), "a caller too many did not listen");
     }
     // With all that it sent and nobody read.

@@ -98,7 +98,7 @@ impl Order {
         self,
         call: &Call,
         body: &mut Option<Incoming>,
-        begin: impl FnOnce(Put, transfer::Incoming, oneshot::Sender<Taking>) -> F,
+        begin: impl FnOnce(Put, transfer::ImageBody, oneshot::Sender<Taking>) -> F,
     ) -> Result<T> {
         let Self { put, descriptor, share } = self;
         let (size, cancel) = (put.size, put.cancel.clone());
@@ -106,7 +106,7 @@ impl Order {
         let _gone = cancel.clone().drop_guard();
         let (frames, incoming) = mpsc::channel(BETWEEN);
         let (ready, readied) = oneshot::channel();
-        let stored = begin(put, transfer::Incoming::Caller(incoming), ready);
+        let stored = begin(put, transfer::ImageBody::Caller(incoming), ready);
         let mut task = call.daemon.shared.tasks.spawn(stored);
         // A put that is refused drops `ready`; not a byte is asked for then.
         if let Ok(taking) = readied.await
@@ -249,7 +249,7 @@ fn window(call: &Call, share: Share, size: Option<u64>) -> Window {
     call.daemon.shared.memory.window(share, chunk, chunks)
 }
 
-/// Moves a body into chunks. Its end is told by the caller of this, as a message.
+/// Moves a body into chunks. The caller of this sends the message of its end.
 async fn send(
     mut body: Incoming,
     frames: &mpsc::Sender<Frame>,
@@ -281,9 +281,9 @@ async fn send(
                 Some(buffer) => buffer,
                 None => supply.buffer(at, CHUNK).await?,
             };
-            let taken = buffer.push(&bytes);
-            bytes.advance(taken);
-            at = at.saturating_add(taken as u64);
+            let copied = buffer.push(&bytes);
+            bytes.advance(copied);
+            at = at.saturating_add(copied as u64);
             if buffer.is_full() {
                 Frame::Data(buffer.freeze()).send(frames).await?;
             } else {

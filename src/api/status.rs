@@ -16,12 +16,12 @@ const RETRY_AFTER_S: &str = "10";
 /// The answer to a request that failed; `allow` is what a caller may do instead.
 #[must_use]
 pub fn problem(error: &Error, request: &str, allow: Option<&str>) -> Response<Body> {
-    answer(error.kind(), &told(error, request), allow)
+    answer(error.kind(), &problem_of(error, request), allow)
 }
 
 /// A failure as callers see it.
 #[must_use]
-pub fn told(error: &Error, request: &str) -> Problem {
+pub fn problem_of(error: &Error, request: &str) -> Problem {
     let status = status(error.kind());
     Problem {
         title: status.canonical_reason().unwrap_or_default().to_owned(),

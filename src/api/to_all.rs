@@ -45,14 +45,14 @@ fn answer(call: &Call, names: &[String], stored: Vec<Result<Receipt>>) -> Result
     let first = stored
         .iter()
         .find_map(|one| one.as_ref().err())
-        .map(|error| (error.kind(), status::told(error, &call.request)));
+        .map(|error| (error.kind(), status::problem_of(error, &call.request)));
     let any = stored.iter().any(Result::is_ok);
     let results = std::iter::zip(names, stored).map(|(name, stored)| {
         let store = name.clone();
         match stored {
             Ok(receipt) => InStore { store, receipt: Some(receipt), problem: None },
             Err(error) => {
-                let problem = Some(status::told(&error, &call.request));
+                let problem = Some(status::problem_of(&error, &call.request));
                 InStore { store, receipt: None, problem }
             }
         }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{machine::utc, plot, report::Report, words};
 
-/// The look of the page. Plots name their colours by values that nobody sees.
+/// The look of the page. Plots name their colours by values that are never shown themselves.
 const STYLE: &str = include_str!("page.css");
 
 impl Report {

@@ -389,7 +389,7 @@ impl Load {
             let gone = match state {
                 Presence::Absent => true,
                 Presence::Stored => self.remove(&image.id).await.is_ok(),
-                Presence::Unknown => self.settle(&image.id).await,
+                Presence::Unknown => self.remove_when_over(&image.id).await,
             };
             if !gone {
                 left.push(image.id.clone());
@@ -407,9 +407,9 @@ impl Load {
         }
     }
 
-    /// Makes sure that a put whose outcome is not known is over and nothing is left of it. An id is
-    /// taken once: when an image without bytes can have it, nobody else is at work on it.
-    async fn settle(&self, id: &str) -> bool {
+    /// Waits until a put whose outcome is not known is over, and removes what it stored. An id has one
+    /// owner: when an image without bytes can have it, no other put of it is under way.
+    async fn remove_when_over(&self, id: &str) -> bool {
         let until = Instant::now() + PATIENCE;
         let store = &self.args.store;
         while Instant::now() < until {

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use chrono::DateTime;
 use serde::Serialize;
 
-/// What a figure is worth nothing without.
+/// What has to be known of the machine beside every figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// CPUs that this process may use.

@@ -215,9 +215,9 @@ async fn phases(
     Ok(phases)
 }
 
-/// Nobody is stopped from measuring because progress cannot be shown.
+/// Shows progress. That it cannot be shown ends no measurement.
 fn say(progress: &mut (dyn Write + Send), line: &str) {
-    let _unheard = writeln!(progress, "{line}");
+    let _unshown = writeln!(progress, "{line}");
 }
 
 /// Refuses what cannot fit.

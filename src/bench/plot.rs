@@ -226,7 +226,7 @@ pub(super) fn latency(report: &Report) -> Option<String> {
             .x_label_formatter(&|x| percent(*x))
             .y_label_formatter(&|ms| words::time(*ms))
             .draw()?;
-        let mut taken = Vec::new();
+        let mut labels = Vec::new();
         for op in &curves {
             let curve: Vec<_> =
                 op.latency_ms.curve.iter().map(|(quantile, ms)| (one_of(*quantile), *ms)).collect();
@@ -234,13 +234,13 @@ pub(super) fn latency(report: &Report) -> Option<String> {
             chart.draw_series(LineSeries::new(curve, colour(op).stroke_width(2)))?;
             chart.draw_series([Circle::new(last, 4, colour(op).filled())])?;
             let (x, mut y) = chart.backend_coord(&last);
-            while taken
+            while labels
                 .iter()
                 .any(|(tx, ty): &(i32, i32)| (tx - x).abs() < 60 && (ty - y).abs() < 15)
             {
                 y -= 3;
             }
-            taken.push((x, y));
+            labels.push((x, y));
             label(area, op.op.name(), (x + 10, y), &font(14, colour(op), HPos::Left))?;
         }
         Ok(())

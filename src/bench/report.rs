@@ -267,8 +267,8 @@ impl Latency {
         let ms = |micros: u64| micros as f64 / 1e3;
         let at = |quantile| ms(micros.value_at_quantile(quantile));
         let count = micros.len() as f64;
-        let told = QUANTILES.into_iter().filter(|quantile| (1.0 - quantile) * count > 1.0);
-        let mut curve: Vec<_> = told.map(|quantile| (quantile, at(quantile))).collect();
+        let shown = QUANTILES.into_iter().filter(|quantile| (1.0 - quantile) * count > 1.0);
+        let mut curve: Vec<_> = shown.map(|quantile| (quantile, at(quantile))).collect();
         if count > 0.0 {
             curve.push((1.0 - 1.0 / count, ms(micros.max())));
         }

@@ -27,22 +27,22 @@ pub(crate) fn run(args: &Check) -> ExitCode {
         Err(failure) => return output.end(Err(failure)),
     };
     let checked = runtime.block_on(Checked::new(&args.sources.clone().into()));
-    let told = tell(args, output, &checked);
+    let ended = report(args, output, &checked);
     // What the stores have open goes before the threads that it was opened by.
     let problems = !checked.wrong.is_empty();
     drop(checked);
     // A store that hangs must not hold the exit.
     runtime.shutdown_background();
-    match told {
+    match ended {
         Ok(counts) if problems || counts.is_some_and(|counts| counts.refused() > 0) => {
             ExitCode::FAILURE
         }
-        told => output.end(told.map(drop)),
+        ended => output.end(ended.map(drop)),
     }
 }
 
 /// Prints what was found, of the configuration and then of the locations.
-fn tell(args: &Check, output: Output, checked: &Checked) -> Result<Option<Counts>, Failure> {
+fn report(args: &Check, output: Output, checked: &Checked) -> Result<Option<Counts>, Failure> {
     let lines = args.locations.as_deref().map(open).transpose()?;
     let Checked { fine, wrong, .. } = checked;
     if output.json {
@@ -55,12 +55,12 @@ fn tell(args: &Check, output: Output, checked: &Checked) -> Result<Option<Counts
                 // One after the other: there may be more than memory has room for.
                 write!(out, ",\"locations\":{{\"refused\":[")?;
                 let mut gap = "";
-                let told = judge(checked, lines, |found| {
+                let ended = judge(checked, lines, |found| {
                     let written = write!(out, "{gap}{}", found.document());
                     gap = ",\n";
                     written.map_err(|error| Failure::stdout(&error))
                 });
-                match told {
+                match ended {
                     Ok(now) => {
                         let Counts { served, unserved, bad } = now;
                         write!(
@@ -144,7 +144,7 @@ fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
 fn judge(
     checked: &Checked,
     mut lines: Box<dyn BufRead>,
-    mut tell: impl FnMut(Refused) -> Done,
+    mut report: impl FnMut(Refused) -> Done,
 ) -> Result<Counts, Failure> {
     let mut counts = Counts::default();
     let mut number = 0_u64;
@@ -181,7 +181,7 @@ fn judge(
             }
         };
         let shown: String = masked(text).chars().take(LONGEST).flat_map(plain).collect();
-        tell(Refused { number, text: shown, bad, why })?;
+        report(Refused { number, text: shown, bad, why })?;
     }
 }
 

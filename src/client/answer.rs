@@ -108,7 +108,7 @@ impl Answer {
     /// The digests in `Repr-Digest`.
     pub(super) fn digests(&self) -> Vec<Promise> {
         let field = self.text(&REPR_DIGEST).unwrap_or_default();
-        digests::read(field).filter_map(|(_, told)| told).collect()
+        digests::read(field).filter_map(|(_, promise)| promise).collect()
     }
 
     /// The same answer, unless it refuses.

@@ -73,15 +73,15 @@ impl Import {
         section(&mut text, "DEFAULT", &one("enabled_backends", listed.join(", ")));
         section(&mut text, "glance_store", &one("default_backend", default));
         section(&mut text, "imaged", &self.own(&stores, &sockets)?);
-        let mut taken = Vec::new();
+        let mut written = Vec::new();
         for name in std::iter::once(FALLBACK).chain(stores.iter().map(String::as_str)) {
             let options = self.options(name)?;
             if name != FALLBACK || !options.is_empty() {
                 section(&mut text, name, &options);
-                taken.push((name, options));
+                written.push((name, options));
             }
         }
-        proved(&text, &taken)?;
+        proved(&text, &written)?;
         Ok(Imported { text, stores, notes: self.notes })
     }
 
@@ -122,7 +122,7 @@ impl Import {
         &mut self,
         stores: &[String],
         sockets: &BTreeMap<String, String>,
-    ) -> Result<Taken, Vec<Problem>> {
+    ) -> Result<Values, Vec<Problem>> {
         let mut own = self.options("imaged")?;
         let has = |own: &[(String, Vec<String>)], name: &str| own.iter().any(|(n, _)| n == name);
         let mut places: Vec<_> = stores.iter().filter_map(|store| sockets.get(store)).collect();
@@ -153,7 +153,7 @@ impl Import {
     }
 
     /// The options of a section, resolved, without Glance's own side.
-    fn options(&self, name: &str) -> Result<Taken, Vec<Problem>> {
+    fn options(&self, name: &str) -> Result<Values, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut options = Vec::new();
         for (option, values) in self.layers.meant_values(name) {
@@ -170,17 +170,17 @@ impl Import {
 }
 
 /// The options of a section, each with all its values.
-type Taken = Vec<(String, Vec<String>)>;
+type Values = Vec<(String, Vec<String>)>;
 
 /// Reads what was written, and finds the same in it.
-fn proved(text: &str, taken: &[(&str, Taken)]) -> Result<(), Vec<Problem>> {
+fn proved(text: &str, written: &[(&str, Values)]) -> Result<(), Vec<Problem>> {
     let mut back = Layers::default();
     let faults = back.lay("the configuration that was made", text);
     if !faults.is_empty() {
         return Err(faults);
     }
     let mut problems = Vec::new();
-    for (name, options) in taken {
+    for (name, options) in written {
         let found = back.meant_values(name);
         for (option, values) in options {
             let same = found.get(option).is_some_and(|found| {
@@ -227,9 +227,9 @@ mod tests {
     fn imported(text: &str) -> Result<Imported, Vec<String>> {
         let mut layers = Layers::default();
         let problems = layers.lay("glance-api.conf", text);
-        let told = |all: Vec<Problem>| all.iter().map(Problem::to_string).collect::<Vec<_>>();
-        let (config, _notes) = Config::read(&layers, problems).map_err(told)?;
-        Import { layers, config, notes: Vec::new() }.run().map_err(told)
+        let lines = |all: Vec<Problem>| all.iter().map(Problem::to_string).collect::<Vec<_>>();
+        let (config, _notes) = Config::read(&layers, problems).map_err(lines)?;
+        Import { layers, config, notes: Vec::new() }.run().map_err(lines)
     }
 
     const GLANCE: &str = "\

@@ -60,9 +60,9 @@ impl Layers {
                 }
             }
         }
-        let told =
+        let finding =
             |fault: ini::Fault| Finding::place(format_args!("{name}:{}", fault.line), fault.what);
-        faults.into_iter().map(told).collect()
+        faults.into_iter().map(finding).collect()
     }
 
     /// Whether a section of this name is there.

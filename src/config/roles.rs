@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn bad_grants_say_what_to_write() {
-        for (text, told) in [
+        for (text, expected) in [
             ("glance", "write who:role"),
             ("glance:admn", "did you mean `admin`?"),
             ("glance:root", "one of reader, service, member, admin"),
@@ -163,7 +163,7 @@ mod tests {
             ("99999999999:admin", "no user or group has this number"),
         ] {
             let error = text.parse::<Grant>().unwrap_err();
-            assert!(error.contains(told), "{text}: {error}");
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 

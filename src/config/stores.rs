@@ -32,7 +32,7 @@ pub struct Store {
 
 const BACKENDS: &str = "enabled_backends";
 /// Names of sections that mean something else than a store.
-const TAKEN: [&str; 4] = ["DEFAULT", "glance_store", FALLBACK, "imaged"];
+const NO_STORES: [&str; 4] = ["DEFAULT", "glance_store", FALLBACK, "imaged"];
 /// Glance's own stores, for staging and tasks, begin so.
 const RESERVED: &str = "os_glance_";
 
@@ -95,7 +95,7 @@ fn entries(text: &str, options: &mut Options) -> (Vec<Entry>, Vec<String>) {
         let known = || served.iter().chain(&imaged_drivers::UNSERVED).copied();
         if name.is_empty() || name.contains(|c: char| c == '/' || c.is_control()) {
             options.fail(NAME, wrong("a store needs a name, without slash and line break"));
-        } else if TAKEN.iter().any(|taken| folded(taken) == folded(name)) {
+        } else if NO_STORES.iter().any(|other| folded(other) == folded(name)) {
             options.fail(
                 NAME,
                 wrong("the section of this name has another meaning: rename the store"),

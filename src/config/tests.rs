@@ -16,8 +16,8 @@ fn parsed(text: &str) -> (Config, Vec<String>) {
     match Config::parse(text, "a.conf") {
         Ok((config, notes)) => (config, notes.iter().map(ToString::to_string).collect()),
         Err(problems) => {
-            let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            panic!("{}", told.join("\n"))
+            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            panic!("{}", lines.join("\n"))
         }
     }
 }
@@ -214,7 +214,7 @@ fn a_mistake_that_two_stores_share_is_told_once() {
 
 #[test]
 fn without_enabled_backends_the_likely_reason_is_told() {
-    for (text, told) in [
+    for (text, expected) in [
         (
             "",
             "[DEFAULT] enabled_backends: not set: name the stores and their types, such as \
@@ -253,7 +253,7 @@ fn without_enabled_backends_the_likely_reason_is_told() {
              move the options of each store to a section of its name, such as [file]",
         ),
     ] {
-        assert_eq!(problems(text), [told], "{text}");
+        assert_eq!(problems(text), [expected], "{text}");
     }
 }
 
@@ -281,9 +281,9 @@ fn the_default_store_is_the_only_one_or_must_be_named() {
         1,
         "a store that is wrong is not missing as well"
     );
-    let told = problems(&stores("a\n b:mem, c\u{1}:mem", "[glance_store]\ndefault_backend=x\n"));
-    assert!(!told.is_empty());
-    assert!(told.iter().all(|problem| !problem.contains(char::is_control)), "{told:?}");
+    let lines = problems(&stores("a\n b:mem, c\u{1}:mem", "[glance_store]\ndefault_backend=x\n"));
+    assert!(!lines.is_empty());
+    assert!(lines.iter().all(|problem| !problem.contains(char::is_control)), "{lines:?}");
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn files_come_in_order_and_directories_after_them_sorted() {
 
     fs::write(path("latin"), b"[a]\nstore_description = caf\xe9\n").unwrap();
     let missing = path("missing");
-    let told: Vec<_> =
+    let lines: Vec<_> =
         Config::load(&[path("latin"), missing.clone()], std::slice::from_ref(&missing))
             .unwrap_err()
             .iter()
@@ -366,7 +366,7 @@ fn files_come_in_order_and_directories_after_them_sorted() {
             .collect();
     let missing = missing.display();
     assert_eq!(
-        told,
+        lines,
         [
             format!(
                 "{missing}: cannot be read: No such file or directory (os error 2): make it, or \

@@ -51,7 +51,7 @@ pub(crate) enum Full {
 }
 
 impl Users {
-    /// Nobody yet; `all` connections are the most at a time, and `each` of one user.
+    /// No connections yet; `all` connections are the most at a time, and `each` of one user.
     pub(crate) fn new(all: usize, each: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(all)), each, users: Mutex::default() }
     }

@@ -16,7 +16,7 @@ use crate::{
     journal::{Intent, Work},
     metrics::Stage,
     point,
-    transfer::{Account, Filled, Incoming, Put, Taking, Target, Transfer, stopping, unwanted},
+    transfer::{Account, Filled, ImageBody, Put, Taking, Target, Transfer, stopping, unwanted},
     wire::records::Receipt,
 };
 
@@ -31,7 +31,7 @@ pub async fn put_to_all(
     stores: Vec<Arc<Store>>,
     all_or_none: bool,
     mut put: Put,
-    body: Incoming,
+    body: ImageBody,
     ready: oneshot::Sender<Taking>,
 ) -> Vec<Result<Receipt>> {
     let Some(shared) = stores.first().map(|store| Arc::clone(&store.shared)) else {
@@ -88,7 +88,7 @@ impl Store {
     pub async fn put(
         self: Arc<Self>,
         mut put: Put,
-        body: Incoming,
+        body: ImageBody,
         ready: oneshot::Sender<Taking>,
     ) -> Result<Receipt> {
         let job = put.job.take();
@@ -107,7 +107,7 @@ impl Store {
         account: &mut Account,
     ) -> Result<Receipt> {
         put.size = Some(from.size);
-        let body = Incoming::Image(from.body.into_source());
+        let body = ImageBody::Image(from.body.into_source());
         let (ready, _readied) = oneshot::channel();
         self.put_alone(put, body, ready, account).await
     }
@@ -115,7 +115,7 @@ impl Store {
     async fn put_alone(
         &self,
         put: &Put,
-        body: Incoming,
+        body: ImageBody,
         ready: oneshot::Sender<Taking>,
         account: &mut Account,
     ) -> Result<Receipt> {

@@ -49,7 +49,7 @@ impl Line {
 
     pub(super) async fn hand_on(&self, step: Step) {
         // A target that has ended is missed when it is asked whether it is free.
-        let _taken = self.steps.send(step).await;
+        let _sent = self.steps.send(step).await;
     }
 }
 

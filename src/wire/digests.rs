@@ -57,19 +57,20 @@ mod tests {
             hash_algo: algo.name().into(),
             hash_value: "A9993E36".into(),
         };
-        let found = |algo| read(&write(&digests(algo))).map(|(_, told)| told).collect::<Vec<_>>();
-        let told = |algo, value: &str| Some(Promise { algo, value: value.to_owned() });
-        let md5 = told(Algo::Md5, "900150983cd24fb0d6963f7d28e17f72");
-        assert_eq!(found(Algo::Sha512), [md5.clone(), told(Algo::Sha512, "a9993e36")]);
+        let found =
+            |algo| read(&write(&digests(algo))).map(|(_, promise)| promise).collect::<Vec<_>>();
+        let promise = |algo, value: &str| Some(Promise { algo, value: value.to_owned() });
+        let md5 = promise(Algo::Md5, "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(found(Algo::Sha512), [md5.clone(), promise(Algo::Sha512, "a9993e36")]);
         assert_eq!(found(Algo::Blake2b), [md5], "an algorithm without a name there is left out");
         let same = Digests { hash_value: digests(Algo::Md5).checksum, ..digests(Algo::Md5) };
-        assert_eq!(read(&write(&same)).count(), 1, "md5 is told once");
+        assert_eq!(read(&write(&same)).count(), 1, "md5 is given once");
     }
 
     #[test]
     fn each_member_is_told_with_what_it_says() {
         let field = "md5=:kAFQmDzST7DWlj99KOF/cg==:, crc32=:AAAA:,,\tsha-256=AAAA , sha-512=:QQ=:";
-        let found: Vec<_> = read(field).map(|(text, told)| (text, told.is_some())).collect();
+        let found: Vec<_> = read(field).map(|(text, promise)| (text, promise.is_some())).collect();
         assert_eq!(
             found,
             [
@@ -80,7 +81,7 @@ mod tests {
             ]
         );
         for bad in ["", " , ", "md5", "md5=", "md5=:", "md5=::", "md5=:QR==:", "MD5=:QQ==:"] {
-            assert!(read(bad).all(|(_, told)| told.is_none()), "{bad:?}");
+            assert!(read(bad).all(|(_, promise)| promise.is_none()), "{bad:?}");
         }
     }
 }

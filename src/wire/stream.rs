@@ -109,7 +109,7 @@ pub struct Lanes {
 /// What the service and the stream of one connection tell each other.
 #[derive(Clone, Debug)]
 pub struct Wire {
-    state: Arc<Mutex<Exchange>>,
+    exchange: Arc<Mutex<Exchange>>,
     inner: Weak<DropOnLane<Held>>,
     lane: Lane,
     /// Whether the request that is being served changes something.
@@ -173,28 +173,28 @@ impl Wire {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, Exchange> {
-        self.state.lock()
+    fn exchange(&self) -> MutexGuard<'_, Exchange> {
+        self.exchange.lock()
     }
 
     /// A head has been read: gives the descriptors that came with it, and whether more came than
     /// this process had numbers for. Those that come from here to [`Wire::finished`] are closed.
     #[must_use]
     pub fn claim(&self) -> (Vec<OwnedFd>, bool) {
-        let mut state = self.state();
-        state.phase = Phase::Serving;
-        let lost = std::mem::take(&mut state.lost);
-        (state.came.drain(..).collect(), lost)
+        let mut exchange = self.exchange();
+        exchange.phase = Phase::Serving;
+        let lost = std::mem::take(&mut exchange.lost);
+        (exchange.came.drain(..).collect(), lost)
     }
 
     /// The message is over; the next bytes are another's head.
     pub fn finished(&self) {
-        self.state().phase = Phase::Idle;
+        self.exchange().phase = Phase::Idle;
     }
 
     /// Sends `descriptor` with the next bytes, which must be a head.
     pub fn send(&self, descriptor: OwnedFd) {
-        let other = self.state().leaving.replace(descriptor);
+        let other = self.exchange().leaving.replace(descriptor);
         self.close(other.into_iter().collect());
     }
 
@@ -285,16 +285,16 @@ impl Stream {
         let inner =
             Arc::new(DropOnLane::new(&lanes.sockets, Held { stream, _until_closed: until_closed }));
         let lane = lanes.descriptors;
-        let state = Exchange {
+        let exchange = Exchange {
             phase: Phase::Idle,
             came: VecDeque::new(),
             lost: false,
             leaving: None,
             lane: lane.clone(),
         };
-        let state = Arc::new(Mutex::new(state));
+        let exchange = Arc::new(Mutex::new(exchange));
         let changing = Arc::default();
-        let wire = Wire { state, inner: Arc::downgrade(&inner), lane, changing };
+        let wire = Wire { exchange, inner: Arc::downgrade(&inner), lane, changing };
         (Self { inner, wire: wire.clone(), limits, reading: None, writing: None }, wire)
     }
 
@@ -349,26 +349,26 @@ impl Stream {
                 came.extend(descriptors);
             }
         }
-        let mut state = self.wire.state();
-        if state.phase == Phase::Serving {
-            drop(state);
+        let mut exchange = self.wire.exchange();
+        if exchange.phase == Phase::Serving {
+            drop(exchange);
             self.wire.close(came);
             return Ok(got.bytes);
         }
         // There was room for all: this process has as many open files as it may have.
-        state.lost |= got.flags.contains(ReturnFlags::CTRUNC);
-        state.came.extend(came);
-        if state.came.len() > UNCLAIMED {
-            let many = state.came.drain(..).collect();
-            drop(state);
+        exchange.lost |= got.flags.contains(ReturnFlags::CTRUNC);
+        exchange.came.extend(came);
+        if exchange.came.len() > UNCLAIMED {
+            let many = exchange.came.drain(..).collect();
+            drop(exchange);
             self.wire.close(many);
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "more descriptors than a request can claim",
             ));
         }
-        if got.bytes > 0 && state.phase == Phase::Idle {
-            state.phase = Phase::Head(Instant::now());
+        if got.bytes > 0 && exchange.phase == Phase::Idle {
+            exchange.phase = Phase::Head(Instant::now());
         }
         Ok(got.bytes)
     }
@@ -377,7 +377,7 @@ impl Stream {
     /// here: whoever reads its body watches that.
     fn patience(&self) -> Option<Instant> {
         let limits = self.limits?;
-        match self.wire.state().phase {
+        match self.wire.exchange().phase {
             Phase::Idle => Some(Instant::now() + limits.idle),
             Phase::Head(since) => Some(since + limits.head),
             Phase::Serving => None,
@@ -433,7 +433,7 @@ impl AsyncWrite for Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = if this.wire.state().leaving.is_some() {
+        let written = if this.wire.exchange().leaving.is_some() {
             this.poll_send(cx, parts)
         } else {
             this.poll_plain_write(cx, parts)
@@ -479,9 +479,9 @@ impl Stream {
     fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.socket().poll_write_ready(cx))?;
-            let mut state = self.wire.state();
-            let Some(descriptor) = &state.leaving else {
-                drop(state);
+            let mut exchange = self.wire.exchange();
+            let Some(descriptor) = &exchange.leaving else {
+                drop(exchange);
                 return self.poll_plain_write(cx, parts);
             };
             let sent = self.socket().try_io(Interest::WRITABLE, || {
@@ -494,8 +494,8 @@ impl Stream {
             match sent {
                 Ok(count) => {
                     // It went with the first byte.
-                    let sent = state.leaving.take().into_iter().collect();
-                    drop(state);
+                    let sent = exchange.leaving.take().into_iter().collect();
+                    drop(exchange);
                     self.wire.close(sent);
                     return Poll::Ready(Ok(count));
                 }

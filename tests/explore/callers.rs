@@ -11,7 +11,7 @@ use imaged::{
     daemon::Daemon,
     digest::Algo,
     store::Store,
-    transfer::{Frame, Incoming, Put},
+    transfer::{Frame, ImageBody, Put},
     wire::{
         digests::Promise,
         records::{Mode, Receipt},
@@ -129,7 +129,7 @@ impl World {
         let cancel = put.cancel.clone();
         let (frames, incoming) = mpsc::channel(2);
         let (ready, readied) = oneshot::channel();
-        let stored = store.put(put, Incoming::Caller(incoming), ready);
+        let stored = store.put(put, ImageBody::Caller(incoming), ready);
         let task = daemon.shared.tasks.spawn(stored);
         let mut grant = None;
         if readied.await.is_ok() {

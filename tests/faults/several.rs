@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imaged::{
     store::{Store, put_to_all},
-    transfer::{Frame, Incoming, Put},
+    transfer::{Frame, ImageBody, Put},
     wire::{digests::Promise, records::Receipt},
 };
 use imaged_drivers::{Hold, ImageId, Kind, Location, Result, window::PAGE};
@@ -55,7 +55,7 @@ impl Three {
         let (to, body) = mpsc::channel(2);
         let (ready, _ready) = oneshot::channel();
         let stored =
-            put_to_all(self.stores.clone(), all_or_none, put, Incoming::Caller(body), ready);
+            put_to_all(self.stores.clone(), all_or_none, put, ImageBody::Caller(body), ready);
         let task = tokio::spawn(stored);
         for frame in frames {
             if to.send(frame).await.is_err() {

@@ -32,7 +32,7 @@ use imaged::{
     digest::{Algo, Pool},
     shared::{Opener, Shared},
     store::Store,
-    transfer::{Frame, Incoming, Put, Taking},
+    transfer::{Frame, ImageBody, Put, Taking},
     wire::records::Receipt,
 };
 use imaged_drivers::{
@@ -410,7 +410,7 @@ pub(crate) struct Running {
 pub(crate) fn begin(store: &Arc<Store>, put: Put) -> Running {
     let (frames, body) = mpsc::channel(2);
     let (readying, ready) = oneshot::channel();
-    let stored = Arc::clone(store).put(put, Incoming::Caller(body), readying);
+    let stored = Arc::clone(store).put(put, ImageBody::Caller(body), readying);
     Running { frames, ready, task: tokio::spawn(stored) }
 }
 

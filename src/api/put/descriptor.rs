@@ -56,8 +56,8 @@ impl Source {
     pub(super) async fn new(descriptor: OwnedFd, lane: &Lane) -> Result<Self> {
         // Let go of here and not on the lane: nobody needs to wait until it is closed.
         let descriptor = Arc::new(DropOnLane::new(lane, descriptor));
-        let (came, aside) = (Arc::clone(&descriptor), lane.clone());
-        let looked = on_lane(lane, "look at the passed file", move || look(&came, &aside));
+        let (passed, its_lane) = (Arc::clone(&descriptor), lane.clone());
+        let looked = on_lane(lane, "look at the passed file", move || look(&passed, &its_lane));
         let (file, from, was) = looked.await?;
         Ok(Self { file: Arc::new(file), lane: lane.clone(), from, was })
     }

@@ -56,18 +56,18 @@ mod tests {
     async fn what_a_hung_store_keeps_is_not_waited_for_once_it_is_given_up() {
         let memory = Memory::new(64 << 20, 16, Duration::ZERO);
         let window = memory.window(Share::Put("fast+cheap".into()), CHUNK, 8);
-        let (told, taking) = watch::channel(2);
+        let (count, taking) = watch::channel(2);
         let mut supply = Supply::new(window, taking);
-        let mut kept = Vec::new();
+        let mut buffers = Vec::new();
         while let Some(buffer) = poll_immediate(pin!(supply.buffer(0, CHUNK))).await {
-            kept.push(buffer.unwrap());
+            buffers.push(buffer.unwrap());
         }
         assert_eq!(memory.held(), memory.minimum(), "the caller waits for its own buffers");
-        told.send_replace(1);
+        count.send_replace(1);
         let next = poll_immediate(pin!(supply.buffer(0, CHUNK))).await;
         let next = next.expect("a buffer at once").unwrap();
         assert_eq!(memory.held(), 2 * memory.minimum(), "what is kept is counted");
-        drop(kept);
+        drop(buffers);
         assert_eq!(memory.held(), memory.minimum());
         drop((next, supply));
         assert_eq!(memory.held(), 0);
