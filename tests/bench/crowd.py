@@ -229,7 +229,7 @@ def ordinary(args, daemon, source):
     return found
 
 
-def settle(daemon):
+def clean_up(daemon):
     """Waits until the daemon holds nothing of those who have gone, and deletes what they left."""
     until = time.monotonic() + SETTLED
     while time.monotonic() < until:
@@ -306,11 +306,11 @@ def measure(args, directory):
         store_one(daemon, "fast", "source", source)
         parts = found["parts"]
         parts["alone"] = ordinary(args, daemon, source)
-        settle(daemon)
+        clean_up(daemon)
         parts["slow crowd"] = beside_slow(args, daemon, source)
-        settle(daemon)
+        clean_up(daemon)
         parts["alone again"] = ordinary(args, daemon, source)
-        settle(daemon)
+        clean_up(daemon)
         if hanging:
             store_one(daemon, "hung", "source", source)
             forget(directory / "hung/source")

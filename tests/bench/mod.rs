@@ -119,7 +119,7 @@ fn a_signal_ends_it_and_removes_its_images() {
         let err = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(1), "{err}");
         assert!(err.contains("no image is left"), "{err}");
-        daemon.settle();
+        daemon.wait_until_idle();
         daemon.assert_empty();
     }
 }

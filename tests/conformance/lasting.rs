@@ -104,7 +104,7 @@ pub(crate) async fn what_a_killed_process_has_left_is_cleared_away(f: &Fixture) 
         put_until_killed(&mut daemon, &id, &bytes);
         f.lose_power();
         let mut daemon = daemon.restart(&[]);
-        daemon.settle();
+        daemon.wait_until_idle();
         daemon.stop();
         assert_eq!(f.left(&[]).await, [""; 0], "killed at {point}");
         assert_free(f, &id, point).await;

@@ -69,7 +69,7 @@ fn an_image_at_an_old_location_is_read_copied_and_deleted_and_nothing_is_written
             source.to_string().as_bytes(),
         );
         assert_eq!(copy.status, 201, "{dir}: {copy:?}");
-        daemon.settle();
+        daemon.wait_until_idle();
         assert!(daemon.get("fast", "copy").body == image, "{dir}");
         assert_eq!(daemon.ask("DELETE", "/v1/stores/fast/images/copy").status, 204);
         assert_eq!(at(&daemon, "DELETE", "fast", &path).status, 204, "{dir}");

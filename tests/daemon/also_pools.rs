@@ -62,7 +62,7 @@ fn an_image_of_the_pool_before_is_read_and_deleted_and_none_is_written_there() {
         let path = "/v1/stores/now/images/y";
         let made = Raw::ask(&daemon.socket, "POST", path, source.to_string().as_bytes());
         assert_eq!(made.status, 201, "{mode}: {}", String::from_utf8_lossy(&made.body));
-        daemon.settle();
+        daemon.wait_until_idle();
         assert!(daemon.get("now", "y").body == old, "{mode}");
         assert!(ceph.images_in(NOW).contains(&"y".to_owned()), "{mode}");
         assert_eq!(daemon.ask("DELETE", path).status, 204, "{mode}");

@@ -304,6 +304,6 @@ fn a_store_whose_files_cannot_be_closed_stops_no_other() {
     assert_others_go_on(&daemon, "while uploads to it are aborted");
     assert!(plain.held() > 0, "nothing was closed");
     plain.free();
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_eq!(daemon.files("fast"), ["x"]);
 }

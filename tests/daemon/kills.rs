@@ -54,7 +54,7 @@ fn a_daemon_killed_at_any_point_of_a_put_leaves_the_image_whole_or_absent() {
             put(&daemon, how, &image);
             assert!(!daemon.wait().success());
             let daemon = daemon.restart(&[]);
-            daemon.settle();
+            daemon.wait_until_idle();
             let found = daemon.get("fast", "x");
             let committed = matches!(point, "put-committed" | "put-cleared");
             assert_eq!(found.status, if committed { 200 } else { 404 }, "{how:?} {point}");
@@ -80,6 +80,6 @@ fn a_daemon_killed_again_while_it_recovers_recovers_all_the_same() {
     let mut daemon = daemon.restart(&[]);
     daemon.kill();
     let daemon = daemon.restart(&[]);
-    daemon.settle();
+    daemon.wait_until_idle();
     daemon.assert_empty();
 }

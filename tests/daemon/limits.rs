@@ -60,7 +60,7 @@ fn a_caller_that_has_finished_writing_still_gets_its_answer() {
     raw.chunk(b"abc");
     raw.stream.shutdown(Shutdown::Write).unwrap();
     let _refused = raw.read_head();
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_eq!(daemon.files("fast"), ["x"]);
 }
 
@@ -280,7 +280,7 @@ fn every_state_of_a_connection_has_a_deadline() {
         let ended = raw.stream.read_to_end(&mut rest);
         assert!(ended.is_ok() || !rest.is_empty() || *name == "connected", "{name}: {ended:?}");
     }
-    daemon.settle();
+    daemon.wait_until_idle();
     assert_eq!(daemon.files("fast"), ["large"]);
 }
 

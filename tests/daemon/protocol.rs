@@ -171,7 +171,7 @@ fn bodies_that_are_not_what_was_promised_store_nothing() {
         drop(raw);
         daemon.wait_for_log(&format!("image=\"gone{n}\""));
     }
-    daemon.settle();
+    daemon.wait_until_idle();
     let ranged = "content-length: 1\r\ncontent-range: bytes 0-0/5\r\n";
     assert_eq!(put(ranged, b"x").answer("PUT").code(), "Invalid");
     daemon.assert_empty();

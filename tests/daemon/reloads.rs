@@ -58,14 +58,14 @@ fn an_id_is_not_free_after_a_reload_while_a_call_of_its_upload_is_out() {
         }
         plain.free();
         daemon.wait_until("the first is there, or its id free", |d| {
-            d.get("fast", "x").status == 200 && d.is_settled()
+            d.get("fast", "x").status == 200 && d.is_idle()
         });
         assert_eq!(daemon.get("fast", "x").body, first, "{kind}");
         assert_eq!(daemon.ask("DELETE", "/v1/stores/fast/images/x").status, 204, "{kind}");
         assert_eq!(daemon.put("fast", "x", &second).status, 201, "{kind}");
         assert_eq!(daemon.get("fast", "x").body, second, "{kind}");
         assert_eq!(daemon.ask("DELETE", "/v1/stores/fast/images/x").status, 204, "{kind}");
-        daemon.settle();
+        daemon.wait_until_idle();
         daemon.assert_empty();
     }
 }
@@ -112,6 +112,6 @@ fn reloads_at_any_moment_disturb_nobody() {
         workers.into_iter().map(|worker| worker.join().unwrap()).sum::<u32>()
     });
     assert!(rounds > 0);
-    daemon.settle();
+    daemon.wait_until_idle();
     daemon.assert_empty();
 }

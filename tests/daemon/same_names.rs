@@ -50,7 +50,7 @@ fn a_location_that_names_no_pool_is_of_the_store_that_it_was_named_with() {
                 let path = format!("/v1/stores/{target}/images/y");
                 let made = Raw::ask(&daemon.socket, "POST", &path, source.to_string().as_bytes());
                 assert_eq!(made.status, 201, "{what}: {}", String::from_utf8_lossy(&made.body));
-                daemon.settle();
+                daemon.wait_until_idle();
                 assert!(daemon.get(target, "y").body == theirs, "{what}: other bytes");
                 let wanted = digests(&theirs, imaged::digest::Algo::Sha512).checksum;
                 let told = daemon.ask("HEAD", &path).headers["etag"].clone();

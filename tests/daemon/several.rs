@@ -179,7 +179,7 @@ fn a_caller_that_leaves_leaves_nothing_in_any_store() {
         daemon.wait_until("all three have ended", |daemon| {
             daemon.log().matches("refused").count() == if all_or_none { 6 } else { 3 }
         });
-        daemon.settle();
+        daemon.wait_until_idle();
         daemon.assert_empty();
         let small = daemon.ask("GET", "/v1/stores/small").json();
         assert_eq!(small["capacity"]["used"], 0);
@@ -238,7 +238,7 @@ fn hang(call: &str, all_or_none: bool) {
         assert_eq!(delete(&daemon, "cheap"), 204, "{what}");
     }
     plain.free();
-    daemon.settle();
+    daemon.wait_until_idle();
     // A commit that answered late may have come to be.
     if daemon.get("fast", "x").status == 200 {
         assert_eq!(call, "fsync", "{what}");
@@ -263,7 +263,7 @@ fn a_daemon_killed_at_any_point_leaves_each_store_the_whole_image_or_nothing() {
             assert!(raw.read_head().is_none(), "{what}: the daemon answered before it died");
             assert!(!daemon.wait().success());
             let daemon = daemon.restart(&[]);
-            daemon.settle();
+            daemon.wait_until_idle();
             let mut whole = 0;
             for store in ["fast", "cheap"] {
                 let found = daemon.get(store, "x");

@@ -96,7 +96,7 @@ fn a_passed_file_that_changes_while_it_is_read_is_refused() {
             change(&path);
             plain.free();
             assert_refused(&raw.answer("PUT"), "the passed file");
-            daemon.settle();
+            daemon.wait_until_idle();
             daemon.assert_empty();
         }
         assert_eq!(daemon.ask("GET", TARGET).status, 404, "{what}");

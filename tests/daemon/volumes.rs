@@ -50,12 +50,12 @@ fn assert_clean(ceph: &Ceph, daemon: &Daemon, what: &str) {
         let snaps = ceph.rbd(&["snap", "ls", "--all", &format!("{VOLUMES}/{volume}")]);
         assert_eq!(snaps, "", "{what}: snapshots of {volume}");
     }
-    daemon.settle();
+    daemon.wait_until_idle();
 }
 
 /// The image is what the volume was, by digests too, and stands alone.
 fn assert_made(ceph: &Ceph, daemon: &Daemon, bytes: &[u8], what: &str) {
-    daemon.settle();
+    daemon.wait_until_idle();
     let wanted = digests(bytes, Algo::Sha256);
     let stat = daemon.ask("HEAD", IMAGE);
     assert_eq!(stat.status, 200, "{what}");
@@ -139,7 +139,7 @@ fn the_volume_may_change_and_go_while_the_image_stays_what_it_was() {
     let mut bench = vec!["bench", "volumes/volume-1"];
     bench.extend(rest.split(' '));
     ceph.rbd(&bench);
-    daemon.settle();
+    daemon.wait_until_idle();
     assert!(daemon.get("fast", "x").body == bytes);
     let info = ceph.rbd(&["info", &format!("{POOL}/x")]);
     assert!(info.contains("parent: volumes/volume-1@"), "{info}");
@@ -148,7 +148,7 @@ fn the_volume_may_change_and_go_while_the_image_stays_what_it_was() {
     let second = "/v1/stores/fast/images/y";
     let copied = post(&daemon, second, &json!({"location": at}), "clone");
     assert_eq!(copied.status, 201, "{}", String::from_utf8_lossy(&copied.body));
-    daemon.settle();
+    daemon.wait_until_idle();
     delete(&daemon);
     assert_eq!(daemon.ask("HEAD", IMAGE).status, 404);
     assert!(daemon.get("fast", "y").body == bytes, "its parent is in the trash");
@@ -264,7 +264,7 @@ fn a_daemon_killed_at_any_point_leaves_the_image_whole_or_absent_and_the_volume_
         assert!(raw.read_head().is_none(), "{point}: it answered before it died");
         assert!(!daemon.wait().success());
         let daemon = daemon.restart(&[]);
-        daemon.settle();
+        daemon.wait_until_idle();
         if matches!(point, "copy-made" | "copy-turned") {
             assert_made(&ceph, &daemon, &bytes, point);
             delete(&daemon);

@@ -13,7 +13,7 @@ use imaged_drivers::{
 };
 use tokio::task::JoinSet;
 
-use super::disk::{Call, Disk, Grant, Image, State};
+use super::disk::{Call, Content, Disk, Grant, Image};
 
 /// The largest window that any transfer of a schedule has, in bytes.
 pub(super) const LARGEST_WINDOW: usize = 4 * PAGE;
@@ -58,11 +58,11 @@ impl Backend {
         look: impl FnOnce(&mut Image) -> T + Send + 'static,
     ) -> Result<T> {
         let call = Call { what, ..Call::default() };
-        self.0.call(call, move |state| state.find(&id).map(look)).await
+        self.0.call(call, move |content| content.find(&id).map(look)).await
     }
 }
 
-impl State {
+impl Content {
     fn find(&mut self, id: &ImageId) -> Result<&mut Image> {
         let missing = || Error::new(Kind::NotFound, format!("no such image: image=`{id}`"));
         self.images.get_mut(id).ok_or_else(missing)
@@ -114,11 +114,11 @@ impl Driver for Backend {
         self.0.nothing_is_out(claim.id(), "a create");
         let (id, nonce) = (claim.id().clone(), claim.nonce().to_owned());
         let call = Call { what: "create", claim: Some(claim), ..Call::default() };
-        let create = move |state: &mut State| {
-            if state.images.contains_key(&id) {
+        let create = move |content: &mut Content| {
+            if content.images.contains_key(&id) {
                 return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
             }
-            state.staged.insert(nonce, Vec::new());
+            content.staged.insert(nonce, Vec::new());
             Ok(())
         };
         self.0.call(call, create).await?;
@@ -141,7 +141,7 @@ impl Driver for Backend {
             let piece = bytes.slice(from..from + buffer.capacity());
             let (disk, grant) = (Arc::clone(&disk), Some(grant.clone()));
             async move {
-                let read = move |_: &mut State| {
+                let read = move |_: &mut Content| {
                     buffer.push(&piece);
                     Ok(buffer.freeze())
                 };
@@ -170,10 +170,10 @@ impl Driver for Backend {
     async fn delete(&self, at: &Location, hold: Hold) -> Result<()> {
         let id = self.id(at)?;
         let call = Call { what: "delete", ..Call::default() };
-        let delete = move |state: &mut State| {
+        let delete = move |content: &mut Content| {
             let _until_done = hold;
-            state.find(&id)?;
-            state.images.remove(&id);
+            content.find(&id)?;
+            content.images.remove(&id);
             Ok(())
         };
         self.0.call(call, delete).await
@@ -181,8 +181,8 @@ impl Driver for Backend {
 
     async fn record(&self, at: &Location, claim: &Claim, digests: &Digests) -> Result<()> {
         let (id, digests) = (self.id(at)?, digests.clone());
-        let record = move |state: &mut State| {
-            state.find(&id)?.digests = Some(digests);
+        let record = move |content: &mut Content| {
+            content.find(&id)?.digests = Some(digests);
             Ok(())
         };
         self.0.call(Call { what: "record", claim: Some(claim), ..Call::default() }, record).await
@@ -191,8 +191,8 @@ impl Driver for Backend {
     async fn recover(&self, claim: &Claim, _token: Option<&str>) -> Result<Recovered> {
         self.0.nothing_is_out(claim.id(), "a recovery");
         let (id, nonce) = (claim.id().clone(), claim.nonce().to_owned());
-        let recover = move |state: &mut State| {
-            Ok(match (state.staged.remove(&nonce), state.images.contains_key(&id)) {
+        let recover = move |content: &mut Content| {
+            Ok(match (content.staged.remove(&nonce), content.images.contains_key(&id)) {
                 (Some(_), _) => Recovered::Removed(vec![nonce]),
                 (None, true) => Recovered::Whole,
                 (None, false) => Recovered::Nothing,
@@ -202,8 +202,8 @@ impl Driver for Backend {
     }
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
-        let state = self.0.state();
-        let listed = state.images.iter().map(|(id, image)| {
+        let content = self.0.content();
+        let listed = content.images.iter().map(|(id, image)| {
             Ok(Listed { id: id.clone(), at: self.at(id), size: image.bytes.len() as u64 })
         });
         stream::iter(listed.collect::<Vec<_>>()).boxed()
@@ -218,14 +218,14 @@ impl Copies for Backend {
         let mut random = self.0.random();
         let (known, shared) = (random.happens(400), self.0.temper.shares && random.happens(500));
         let (id, at) = (claim.id().clone(), self.at(claim.id()));
-        let copy = move |state: &mut State| {
-            if state.images.contains_key(&id) {
+        let copy = move |content: &mut Content| {
+            if content.images.contains_key(&id) {
                 return Err(Error::new(Kind::Exists, format!("there is one: id=`{id}`")));
             }
-            let Image { bytes, digests, .. } = state.find(&source)?.clone();
+            let Image { bytes, digests, .. } = content.find(&source)?.clone();
             let digests = digests.filter(|_| known);
             let size = bytes.len() as u64;
-            state.images.insert(id, Image { bytes, digests: digests.clone(), shared });
+            content.images.insert(id, Image { bytes, digests: digests.clone(), shared });
             Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared }))
         };
         let call = Call { what: "copy", claim: Some(claim), ..Call::default() };
@@ -234,11 +234,11 @@ impl Copies for Backend {
 
     async fn flatten(&self, at: &Location, claim: &Claim, progress: Progress) -> Result<()> {
         let id = self.id(at)?;
-        let flatten = move |state: &mut State| {
+        let flatten = move |content: &mut Content| {
             if !progress(1, 2) {
                 return Err(Error::new(Kind::Unavailable, "ended"));
             }
-            state.find(&id)?.shared = false;
+            content.find(&id)?.shared = false;
             Ok(())
         };
         self.0.call(Call { what: "flatten", claim: Some(claim), ..Call::default() }, flatten).await
@@ -284,9 +284,9 @@ impl Upload for Writing {
         let nonce = self.claim.nonce().to_owned();
         let (from, to) = (self.size, self.size + chunk.len());
         self.size = to;
-        let write = move |state: &mut State| {
+        let write = move |content: &mut Content| {
             // After an abort there is nothing to write to, and what is written goes nowhere.
-            if let Some(staged) = state.staged.get_mut(&nonce) {
+            if let Some(staged) = content.staged.get_mut(&nonce) {
                 staged.resize(staged.len().max(to), 0);
                 staged[from..to].copy_from_slice(&chunk);
             }
@@ -323,9 +323,9 @@ impl Upload for Writing {
             });
         }
         let (disk, claim, digests) = (Arc::clone(&self.disk), self.claim.clone(), digests.clone());
-        let commit = move |state: &mut State| {
+        let commit = move |content: &mut Content| {
             let mut wrong = Vec::new();
-            let published = state.publish(&claim, &digests, &mut wrong);
+            let published = content.publish(&claim, &digests, &mut wrong);
             wrong.into_iter().for_each(|wrong| disk.report(wrong));
             published.map(|stored_bytes| Committed { stored_bytes })
         };
@@ -335,8 +335,8 @@ impl Upload for Writing {
 
     async fn abort(self: Box<Self>) -> Result<()> {
         let nonce = self.claim.nonce().to_owned();
-        let abort = move |state: &mut State| {
-            state.staged.remove(&nonce);
+        let abort = move |content: &mut Content| {
+            content.staged.remove(&nonce);
             Ok(())
         };
         let (claim, grant) = (Some(&self.claim), Some(self.grant.clone()));

@@ -56,7 +56,7 @@ pub(super) struct Disk {
     pub(super) temper: Temper,
     seed: u64,
     calls: AtomicU64,
-    state: Mutex<State>,
+    content: Mutex<Content>,
     hangs: watch::Sender<bool>,
     /// No call fails any more.
     calm: AtomicBool,
@@ -72,7 +72,7 @@ pub(super) type Found = Arc<Mutex<Vec<String>>>;
 pub(super) type Granted = Arc<AtomicUsize>;
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct Content {
     pub(super) images: BTreeMap<ImageId, Image>,
     /// What uploads have written that have not ended, by the nonces of their claims.
     pub(super) staged: BTreeMap<String, Vec<u8>>,
@@ -119,14 +119,14 @@ struct Out {
 
 impl Out {
     fn new(disk: &Arc<Disk>, claim: &Claim) -> Self {
-        *disk.state().out.entry(claim.id().clone()).or_default() += 1;
+        *disk.content().out.entry(claim.id().clone()).or_default() += 1;
         Self { disk: Arc::clone(disk), claim: claim.clone() }
     }
 }
 
 impl Drop for Out {
     fn drop(&mut self) {
-        if let Some(out) = self.disk.state().out.get_mut(self.claim.id()) {
+        if let Some(out) = self.disk.content().out.get_mut(self.claim.id()) {
             *out -= 1;
         }
     }
@@ -157,7 +157,7 @@ impl Disk {
             temper,
             seed,
             calls: AtomicU64::new(0),
-            state: Mutex::default(),
+            content: Mutex::default(),
             hangs: watch::Sender::new(false),
             calm: AtomicBool::new(false),
             granted: Arc::clone(granted),
@@ -165,8 +165,8 @@ impl Disk {
         })
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock()
     }
 
     pub(super) fn grant(&self, bytes: usize) -> Grant {
@@ -191,7 +191,7 @@ impl Disk {
 
     /// Reports calls that are still out under a claim on `id`: another owner begins with it.
     pub(super) fn nothing_is_out(&self, id: &ImageId, before: &str) {
-        let out = self.state().out.get(id).copied().unwrap_or_default();
+        let out = self.content().out.get(id).copied().unwrap_or_default();
         if out > 0 {
             self.report(format!("{before} of {id} while {out} calls of an earlier owner are out"));
         }
@@ -223,7 +223,7 @@ impl Disk {
     pub(super) async fn call<T: Send + 'static>(
         self: &Arc<Self>,
         call: Call<'_>,
-        work: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Content) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut random = self.random();
         let fate = self.fate(&mut random);
@@ -242,8 +242,8 @@ impl Disk {
             tokio::time::sleep(takes).await;
             let _never_closed = hangs.wait_for(|hangs| !hangs).await.is_ok();
             let result = match fate {
-                Fate::Done | Fate::Late => work(&mut this.state()),
-                Fate::Unheard => match work(&mut this.state()) {
+                Fate::Done | Fate::Late => work(&mut this.content()),
+                Fate::Unheard => match work(&mut this.content()) {
                     Ok(_) => Err(this.late(what)),
                     Err(error) => Err(error),
                 },
@@ -254,7 +254,7 @@ impl Disk {
                 Fate::Fails(kind) => {
                     drop(work);
                     if let Some(nonce) = clears {
-                        this.state().staged.remove(&nonce);
+                        this.content().staged.remove(&nonce);
                     }
                     Err(Error::new(kind, format!("planted in {what}: store=`{}`", this.name)))
                 }
@@ -274,7 +274,7 @@ impl Disk {
     }
 }
 
-impl State {
+impl Content {
     /// Makes what is staged under `claim` an image, and says what is wrong with that.
     pub(super) fn publish(
         &mut self,

@@ -130,7 +130,7 @@ impl History {
     pub(super) fn compare(&self, disks: &[std::sync::Arc<Disk>; 3]) {
         for (store, disk) in disks.iter().enumerate() {
             let images: BTreeMap<String, (Bytes, _)> = disk
-                .state()
+                .content()
                 .images
                 .iter()
                 .map(|(id, image)| (id.to_string(), (image.bytes.clone(), image.digests.clone())))
@@ -194,7 +194,7 @@ impl History {
         let id = name.id.parse().unwrap();
         // Two images of no byte are the same.
         let there = !bytes.is_empty()
-            && disk.state().images.get(&id).is_some_and(|image| image.bytes == bytes);
+            && disk.content().images.get(&id).is_some_and(|image| image.bytes == bytes);
         there.then(|| {
             format!("a put of {} to {} was refused and is there", name.id, NAMES[name.store])
         })

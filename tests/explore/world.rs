@@ -108,7 +108,7 @@ impl World {
                 let nth = self.number.fetch_add(1, Ordering::SeqCst);
                 let bytes = bytes(&mut Random::of(self.schedule.seed, nth), 3 * PAGE);
                 let image = disk::Image { bytes: bytes.clone(), digests: None, shared: false };
-                disk.state().images.insert(id.parse().unwrap(), image);
+                disk.content().images.insert(id.parse().unwrap(), image);
                 self.history.lock().is_there(Name { store, id }, bytes);
             }
         }
@@ -336,7 +336,7 @@ impl World {
             self.report(format!("windows of {granted} bytes are left"));
         }
         for disk in &self.disks {
-            let staged = disk.state().staged.len();
+            let staged = disk.content().staged.len();
             if staged > 0 {
                 disk.report(format!("{staged} unfinished images are left"));
             }

@@ -260,12 +260,12 @@ fn an_upload_whose_directory_is_unmounted_meanwhile_is_not_called_stored() {
     assert_code(&end(raw), 503, "Unavailable", "not mounted any more");
     let mounted = disk.mount("images", &fast);
     // The directory was exchanged by another.
-    daemon.settle();
+    daemon.wait_until_idle();
     let raw = begin("b");
     drop(mounted);
     let _other = disk.mount("other", &fast);
     assert_code(&end(raw), 503, "Unavailable", "was replaced");
-    daemon.settle();
+    daemon.wait_until_idle();
     for name in ["images", "other"] {
         assert_eq!(fs::read_dir(disk.path(name)).unwrap().count(), 0, "{name}");
     }

@@ -176,8 +176,8 @@ impl Daemon {
     }
 
     /// Waits until nothing is under way and nothing is left to resolve.
-    pub(crate) fn settle(&self) {
-        self.wait_until("the journal is empty", Self::is_settled);
+    pub(crate) fn wait_until_idle(&self) {
+        self.wait_until("the journal is empty", Self::is_idle);
     }
 
     /// Bytes of memory that transfers hold.
@@ -188,7 +188,7 @@ impl Daemon {
     }
 
     /// Whether no id is held. The file of an intent goes before the id is free.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let metrics = self.ask("GET", "/metrics").body;
         metrics.windows(26).any(|line| line == b"\nimaged_journal_entries 0\n")
     }

@@ -14,7 +14,7 @@ use imaged_ffi::sys::{
 };
 
 use crate::{
-    State,
+    ClusterState,
     c::{Text, each, fill, given, list, taken},
     errno::{RANGE, ROFS},
     lock,
@@ -29,7 +29,7 @@ pub(crate) struct Handle(Arc<Opened>);
 
 /// What a handle and the operations that it has in flight share.
 pub(crate) struct Opened {
-    pub(crate) state: Arc<State>,
+    pub(crate) state: Arc<ClusterState>,
     pub(crate) name: String,
     /// No other handle has this.
     pub(crate) cookie: u64,

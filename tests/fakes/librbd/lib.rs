@@ -40,7 +40,7 @@ use world::{Answer, Pool, World};
 
 /// A cluster that a test has made. It lives until this is dropped and nothing is connected to it.
 #[derive(Clone)]
-pub struct Cluster(Arc<State>);
+pub struct Cluster(Arc<ClusterState>);
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,7 +62,7 @@ pub struct Open {
 }
 
 /// Everything that belongs to one cluster.
-pub(crate) struct State {
+pub(crate) struct ClusterState {
     conf: String,
     pub(crate) fsid: String,
     world: Mutex<World>,
@@ -76,7 +76,7 @@ pub(crate) struct State {
     pub(crate) images: AtomicUsize,
 }
 
-static ALL: LazyLock<Mutex<HashMap<String, Weak<State>>>> = LazyLock::new(Mutex::default);
+static ALL: LazyLock<Mutex<HashMap<String, Weak<ClusterState>>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicUsize = AtomicUsize::new(1);
 
 pub(crate) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,18 +84,18 @@ pub(crate) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The cluster of this ceph.conf.
-pub(crate) fn cluster_of(conf: &str) -> Option<Arc<State>> {
+pub(crate) fn cluster_of(conf: &str) -> Option<Arc<ClusterState>> {
     lock(&ALL).get(conf).and_then(Weak::upgrade)
 }
 
-impl Drop for State {
+impl Drop for ClusterState {
     fn drop(&mut self) {
         self.queue.close();
         lock(&ALL).remove(&self.conf);
     }
 }
 
-impl State {
+impl ClusterState {
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.world)
     }
@@ -153,7 +153,7 @@ impl Cluster {
         for (name, number) in pools.iter().zip(1..) {
             world.pools.insert((*name).to_owned(), Pool { number, ..Pool::default() });
         }
-        let state = Arc::new(State {
+        let state = Arc::new(ClusterState {
             conf: format!("fake/{number}/ceph.conf"),
             fsid: format!("fa4e0000-0000-4000-8000-{number:012}"),
             world: Mutex::new(world),

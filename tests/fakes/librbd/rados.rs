@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    State,
+    ClusterState,
     c::{Text, fill},
     cluster_of,
     errno::{ACCES, DQUOT, INVAL, NAMETOOLONG, NOENT, RANGE},
@@ -42,14 +42,14 @@ pub(crate) struct Client {
     user: String,
     number: i64,
     options: Mutex<BTreeMap<String, String>>,
-    state: Mutex<Option<Arc<State>>>,
+    state: Mutex<Option<Arc<ClusterState>>>,
     connected: AtomicBool,
     pools: Arc<AtomicUsize>,
 }
 
 /// A `rados_ioctx_t`.
 pub(crate) struct Io {
-    pub(crate) state: Arc<State>,
+    pub(crate) state: Arc<ClusterState>,
     pub(crate) pool: String,
     number: i64,
     pub(crate) client: i64,
@@ -69,11 +69,11 @@ struct ClusterStat {
 }
 
 impl Client {
-    fn state(&self) -> Option<Arc<State>> {
+    fn state(&self) -> Option<Arc<ClusterState>> {
         lock(&self.state).clone()
     }
 
-    fn connected(&self) -> Option<Arc<State>> {
+    fn connected(&self) -> Option<Arc<ClusterState>> {
         self.state().filter(|_| self.connected.load(Ordering::SeqCst))
     }
 

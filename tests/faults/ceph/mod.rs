@@ -98,7 +98,7 @@ fn pause(time: Duration) {
 /// Waits until nothing is left to clear away, and every id is free: a watch outlives its client by half a minute.
 fn cleared(daemons: &[&Daemon]) {
     let deadline = Instant::now() + Duration::from_secs(90);
-    let left = |daemon: &&&Daemon| !daemon.is_settled();
+    let left = |daemon: &&&Daemon| !daemon.is_idle();
     while let Some(daemon) = daemons.iter().find(left) {
         assert!(Instant::now() < deadline, "something is left\n{}", daemon.log());
         pause(Duration::from_millis(20));

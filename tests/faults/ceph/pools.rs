@@ -221,7 +221,7 @@ fn nothing_that_was_written_to_a_pool_that_has_gone_is_called_stored() {
                 // librbd may never answer for an image whose pool was removed; its id is held so long.
                 let id = if change == "exchanged" { "x" } else { "y" };
                 if id == "x" {
-                    daemon.settle();
+                    daemon.wait_until_idle();
                 }
                 let put = at_last(|| daemon.put(store, id, &image), &what);
                 assert_eq!(put.status, 201, "{what}: {}", String::from_utf8_lossy(&put.body));
