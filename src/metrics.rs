@@ -155,71 +155,80 @@ impl Metrics {
     /// Nothing counted yet.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("imaged");
-        let seconds: Seconds = Family::new_with_constructor(|| {
-            Histogram::new([
-                0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0,
-                300.0, 1000.0, 3000.0,
-            ])
-        });
-        let rates: Seconds = Family::new_with_constructor(|| {
-            Histogram::new([1e6, 3e6, 1e7, 3e7, 1e8, 2e8, 4e8, 8e8, 1.6e9, 3.2e9, 6.4e9])
-        });
-        let (bytes, stages) = (Family::default(), Family::default());
-        let (up, busy) = (Family::default(), Family::default());
-        let (connections, refused, bad_reloads) =
-            (Gauge::default(), Counter::default(), Counter::default());
-        let (window_bytes, journal, jobs) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let mut metrics = Self {
+            registry: Registry::with_prefix("imaged"),
+            seconds: Family::new_with_constructor(|| {
+                Histogram::new([
+                    0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0,
+                    100.0, 300.0, 1000.0, 3000.0,
+                ])
+            }),
+            rates: Family::new_with_constructor(|| {
+                Histogram::new([1e6, 3e6, 1e7, 3e7, 1e8, 2e8, 4e8, 8e8, 1.6e9, 3.2e9, 6.4e9])
+            }),
+            bytes: Family::default(),
+            stages: Family::default(),
+            up: Family::default(),
+            busy: Family::default(),
+            connections: Gauge::default(),
+            refused: Counter::default(),
+            bad_reloads: Counter::default(),
+            window_bytes: Gauge::default(),
+            journal: Gauge::default(),
+            jobs: Gauge::default(),
+        };
+        metrics.register_operations();
+        metrics.register_daemon();
+        metrics
+    }
+
+    /// What is counted of each operation, in the order in which it is shown.
+    fn register_operations(&mut self) {
+        let registry = &mut self.registry;
         registry.register_with_unit(
             "request",
             "Time from the request to its end, by outcome (done, or the error's code)",
             Unit::Seconds,
-            seconds.clone(),
+            self.seconds.clone(),
         );
         registry.register(
             "transfer_rate_bytes_per_second",
             "Rate of whole transfers of at least 1 MiB",
-            rates.clone(),
+            self.rates.clone(),
         );
-        registry.register_with_unit("transfer", "Bytes moved", Unit::Bytes, bytes.clone());
+        registry.register_with_unit("transfer", "Bytes moved", Unit::Bytes, self.bytes.clone());
         registry.register_with_unit(
             "stage",
             "Time transfers spent waiting for each stage",
             Unit::Seconds,
-            stages.clone(),
+            self.stages.clone(),
         );
-        registry.register("store_up", "1 if the store can be used", up.clone());
+    }
+
+    /// How the stores and the daemon are, in the order in which it is shown.
+    fn register_daemon(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("store_up", "1 if the store can be used", self.up.clone());
         registry.register(
             "store_busy_threads",
             "Threads at work or stuck in a store",
-            busy.clone(),
+            self.busy.clone(),
         );
-        registry.register("connections", "Open connections", connections.clone());
-        registry.register("connections_refused", "Connections over the limit", refused.clone());
-        registry.register("reloads_failed", "Configurations refused", bad_reloads.clone());
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections over the limit",
+            self.refused.clone(),
+        );
+        registry.register("reloads_failed", "Configurations refused", self.bad_reloads.clone());
         registry.register_with_unit(
             "windows",
             "Memory reserved by transfers",
             Unit::Bytes,
-            window_bytes.clone(),
+            self.window_bytes.clone(),
         );
-        registry.register("journal_entries", "Intents in the journal", journal.clone());
-        registry.register("jobs_running", "Jobs at work", jobs.clone());
-        Self {
-            registry,
-            seconds,
-            rates,
-            bytes,
-            stages,
-            up,
-            busy,
-            connections,
-            refused,
-            bad_reloads,
-            window_bytes,
-            journal,
-            jobs,
-        }
+        registry.register("journal_entries", "Intents in the journal", self.journal.clone());
+        registry.register("jobs_running", "Jobs at work", self.jobs.clone());
     }
 
     /// Counts an operation that is over.

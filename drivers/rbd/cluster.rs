@@ -305,21 +305,7 @@ fn connect(key: &Key) -> Result<Live> {
             ),
         )
     })?;
-    let set = |option: &str, value: &str| {
-        connecting.set(option, value).map_err(|errno| failed("set", option, errno))
-    };
-    for (option, unset) in LIMITS {
-        let limited = connecting
-            .get(option)
-            .is_ok_and(|now| now.parse::<f64>().is_ok_and(|now| unset.parse() != Ok(now)));
-        match timeout {
-            Some(limit) if *fixed || !limited => set(option, &limit.as_secs().max(1).to_string())?,
-            None => set(option, "0")?,
-            Some(_) => {}
-        }
-    }
-    // Whole objects are written and read once: a cache only copies them.
-    set("rbd_cache", "false")?;
+    set_options(&connecting, *timeout, *fixed)?;
     // A number where it is set as one; librados does not turn names into it.
     let features = connecting.get("rbd_default_features").ok();
     let features = features.and_then(|text| text.trim().parse().ok()).unwrap_or(FEATURES);
@@ -329,12 +315,37 @@ fn connect(key: &Key) -> Result<Live> {
         .filter(|path| Path::new(path).is_absolute())
         .map(|path| (path.to_owned(), stamp_of(path)))
         .collect();
-    let connected = connecting.connect().map_err(|errno| {
-        let keyrings = keyring.split(',').map(str::trim);
-        let missing = keyrings.map(stamp_of).all(|stamp| stamp.is_none());
-        if missing && errno == Errno::ACCES { Errno::NOENT } else { errno }
-    });
-    let cluster = connected.map_err(|errno| match errno {
+    let cluster = connecting.connect().map_err(|errno| {
+        let missing = keyring.split(',').map(str::trim).map(stamp_of).all(|stamp| stamp.is_none());
+        let errno = if missing && errno == Errno::ACCES { Errno::NOENT } else { errno };
+        unconnected(errno, user, &keyring, named)
+    })?;
+    let fsid = cluster.fsid().map_err(|errno| failed("name", "the cluster", errno))?;
+    Ok(Live { cluster, fsid, features, files })
+}
+
+/// Sets how long the cluster may take, as far as nobody has, and what images need.
+fn set_options(connecting: &Connecting, timeout: Option<Duration>, fixed: bool) -> Result<()> {
+    let set = |option: &str, value: &str| {
+        connecting.set(option, value).map_err(|errno| failed("set", option, errno))
+    };
+    for (option, unset) in LIMITS {
+        let limited = connecting
+            .get(option)
+            .is_ok_and(|now| now.parse::<f64>().is_ok_and(|now| unset.parse() != Ok(now)));
+        match timeout {
+            Some(limit) if fixed || !limited => set(option, &limit.as_secs().max(1).to_string())?,
+            None => set(option, "0")?,
+            Some(_) => {}
+        }
+    }
+    // Whole objects are written and read once: a cache only copies them.
+    set("rbd_cache", "false")
+}
+
+/// Why the cluster cannot be connected to; `NOENT`: there is no keyring that can be read.
+fn unconnected(errno: Errno, user: &str, keyring: &str, conf: &str) -> Error {
+    match errno {
         Errno::ACCES | Errno::PERM => Error::new(
             Kind::BackendDenied,
             format!(
@@ -351,9 +362,7 @@ fn connect(key: &Key) -> Result<Live> {
         ),
         errno => Error::new(
             Kind::Unavailable,
-            format!("the cluster cannot be reached: {errno}: rbd_store_ceph_conf=`{named}`"),
+            format!("the cluster cannot be reached: {errno}: rbd_store_ceph_conf=`{conf}`"),
         ),
-    })?;
-    let fsid = cluster.fsid().map_err(|errno| failed("name", "the cluster", errno))?;
-    Ok(Live { cluster, fsid, features, files })
+    }
 }

@@ -46,8 +46,38 @@ pub(super) fn clone(
     going: &Going,
 ) -> Result<Option<Copied>> {
     let name = claim.id().as_str();
-    let Parent { pool: from, image, snap, version, size: length, digests } = parent;
-    let from = open_pool(live, &from)?;
+    let from = open_pool(live, &parent.pool)?;
+    make_clone(store, (live, pool), name, &from, &parent)?;
+    let other = |errno| cleared(pool, name, failed("clone", name, errno), going);
+    // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
+    // before, too.
+    if let Some(version) = &parent.version
+        && !is_still(&from, &parent.image, version).map_err(other)?
+    {
+        remove(pool, name, going).map_err(|errno| failed("remove", name, errno).leaving(name))?;
+        return Ok(None);
+    }
+    let (mut snapped, mut size) = (false, 0);
+    let digests = parent.digests;
+    let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
+    match publish_clone(store, pool, name, digests.as_ref(), (&mut snapped, &mut size)) {
+        Ok(()) => {
+            is_in_store(store, pool, name, going)?;
+            Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: parent.size > 0 }))
+        }
+        Err(errno) => Err(unpublished(pool, name, errno, snapped, at, going)),
+    }
+}
+
+/// Makes the image `name` as a clone of `parent`, which is in the pool `from`. Blocks.
+fn make_clone(
+    store: &Store,
+    (live, pool): (&Live, &Pool),
+    name: &str,
+    from: &Pool,
+    parent: &Parent,
+) -> Result<()> {
+    let Parent { image, snap, size, .. } = parent;
     let options = Options {
         order: Some(store.config.order),
         data_pool: store.config.data_pool.clone(),
@@ -55,51 +85,42 @@ pub(super) fn clone(
         features: Some(store.config.features.unwrap_or(live.features) | CLONABLE),
         clone_format: Some(2),
     };
-    let made = match length {
+    let made = match size {
         // librbd does not clone what is empty.
         0 => pool.create(name, 0, &Options { clone_format: None, ..options }),
-        _ => pool.clone_from((&from, &image, &snap), name, &options),
+        _ => pool.clone_from((from, image, snap), name, &options),
     };
     made.map_err(|errno| match errno {
         Errno::EXIST => already_exists(name, &store.name),
         Errno::NOENT => missing(format!("{}/{image}@{snap}", from.name()), &store.name),
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
         errno => failed_or_done("clone", name, errno),
-    })?;
-    let other = |errno| cleared(pool, name, failed("clone", name, errno), going);
-    // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
-    // before, too.
-    if let Some(version) = &version
-        && !is_still(&from, &image, version).map_err(other)?
-    {
-        remove(pool, name, going).map_err(|errno| failed("remove", name, errno).leaving(name))?;
-        return Ok(None);
-    }
-    let (mut snapped, mut size) = (false, 0);
-    let publish = |snapped: &mut bool, size: &mut u64| {
-        let image = Image::open(pool, name, None)?;
-        let published = (|| {
-            let internal = image.id()?;
-            metadata::set_upload_mark(&image, &internal, &store.instance)?;
-            *size = image.size()?;
-            if let Some(digests) = &digests {
-                metadata::store_digests(&image, &internal, *size, digests)?;
-            }
-            *snapped = true;
-            image.snap_create(SNAP)?;
-            image.snap_protect(SNAP)
-        })();
-        close(image, name);
-        published
-    };
-    let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), name));
-    match publish(&mut snapped, &mut size) {
-        Ok(()) => {
-            is_in_store(store, pool, name, going)?;
-            Ok(Some(Copied { at, size, stored_bytes: 0, digests, shared: length > 0 }))
+    })
+}
+
+/// Gives a clone its mark and digests, then its snapshot; says of it, also when it fails, whether its
+/// snapshot was begun, and its size in bytes. Blocks.
+fn publish_clone(
+    store: &Store,
+    pool: &Pool,
+    name: &str,
+    digests: Option<&Digests>,
+    (snapped, size): (&mut bool, &mut u64),
+) -> imaged_ffi::Result<()> {
+    let image = Image::open(pool, name, None)?;
+    let published = (|| {
+        let internal = image.id()?;
+        metadata::set_upload_mark(&image, &internal, &store.instance)?;
+        *size = image.size()?;
+        if let Some(digests) = digests {
+            metadata::store_digests(&image, &internal, *size, digests)?;
         }
-        Err(errno) => Err(unpublished(pool, name, errno, snapped, at, going)),
-    }
+        *snapped = true;
+        image.snap_create(SNAP)?;
+        image.snap_protect(SNAP)
+    })();
+    close(image, name);
+    published
 }
 
 const CLONABLE: u64 = sys::RBD_FEATURE_LAYERING | sys::RBD_FEATURE_DEEP_FLATTEN;

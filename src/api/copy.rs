@@ -106,38 +106,13 @@ async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) ->
     match source {
         Origin { location: Some(at), store: _, rbd_volume: None, cinder_volume: None } => {
             let at: Location = at.parse()?;
-            let volume = |store: &Arc<Store>| store.driver().ok()?.volumes()?.volume(&at);
-            if let Some(store) = named {
-                if let Some(volume) = volume(&store) {
-                    return Ok(Found::Volume(store, volume));
+            let Some(store) = named else { return find_anywhere(call, target, at, peer).await };
+            match volume_at(&store, &at) {
+                Some(volume) => Ok(Found::Volume(store, volume)),
+                None => {
+                    peer.needs(Role::Member)?;
+                    Ok(Found::Image(store, at))
                 }
-                peer.needs(Role::Member)?;
-                return Ok(Found::Image(store, at));
-            }
-            let stores = call.daemon.stores();
-            let all = || std::iter::once(target).chain(stores.iter());
-            let (mut unsure, mut absent) = (None, false);
-            for store in all() {
-                match store.stat(&at).await {
-                    Ok(_) => {
-                        peer.needs(Role::Member)?;
-                        return Ok(Found::Image(Arc::clone(store), at));
-                    }
-                    Err(error) if error.kind() == Kind::NotFound => absent = true,
-                    Err(error) if error.kind() == Kind::Invalid => {}
-                    // It may be this one that has it.
-                    Err(error) => unsure = unsure.or(Some(error)),
-                }
-            }
-            // What is no image of any store here may be a volume that one of them reaches.
-            let reached = all().find_map(|store| Some((Arc::clone(store), volume(store)?)));
-            match (reached, unsure) {
-                (Some((store, volume)), None) if !absent => Ok(Found::Volume(store, volume)),
-                (_, Some(unsure)) => Err(unsure),
-                (_, None) => Err(Error::new(
-                    Kind::NotFound,
-                    format!("no store here has this image; name its store: location=`{at}`"),
-                )),
             }
         }
         Origin { location: None, store: _, rbd_volume: Some(volume), cinder_volume: None } => {
@@ -166,4 +141,43 @@ async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) ->
             "a source is one of: location (with its store), rbd_volume, cinder_volume",
         )),
     }
+}
+
+/// Which store has what is at `at`, where the source names no store.
+async fn find_anywhere(
+    call: &Call,
+    target: &Arc<Store>,
+    at: Location,
+    peer: &Peer,
+) -> Result<Found> {
+    let stores = call.daemon.stores();
+    let all = || std::iter::once(target).chain(stores.iter());
+    let (mut unsure, mut absent) = (None, false);
+    for store in all() {
+        match store.stat(&at).await {
+            Ok(_) => {
+                peer.needs(Role::Member)?;
+                return Ok(Found::Image(Arc::clone(store), at));
+            }
+            Err(error) if error.kind() == Kind::NotFound => absent = true,
+            Err(error) if error.kind() == Kind::Invalid => {}
+            // It may be this one that has it.
+            Err(error) => unsure = unsure.or(Some(error)),
+        }
+    }
+    // What is no image of any store here may be a volume that one of them reaches.
+    let reached = all().find_map(|store| Some((Arc::clone(store), volume_at(store, &at)?)));
+    match (reached, unsure) {
+        (Some((store, volume)), None) if !absent => Ok(Found::Volume(store, volume)),
+        (_, Some(unsure)) => Err(unsure),
+        (_, None) => Err(Error::new(
+            Kind::NotFound,
+            format!("no store here has this image; name its store: location=`{at}`"),
+        )),
+    }
+}
+
+/// The volume at `at`, if it is one that `store` reaches.
+fn volume_at(store: &Store, at: &Location) -> Option<Volume> {
+    store.driver().ok()?.volumes()?.volume(at)
 }

@@ -156,16 +156,21 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action>
         ("GET", ["readyz"]) => query.none(Action::Ready),
         ("GET", ["metrics"]) => query.none(Action::Metrics),
         ("GET", ["openapi.json"]) => query.none(Action::OpenApi),
-        (_, known) => Err(match methods(known) {
-            Some(methods) => Error::new(
-                Kind::Unsupported,
-                format!("this path has no {}, it has: {methods}", short(verb)),
-            ),
-            None => Error::new(
-                Kind::NotFound,
-                format!("no such path, see /openapi.json: path=`/{}`", short(path)),
-            ),
-        }),
+        (_, segments) => Err(no_such(verb, path, segments)),
+    }
+}
+
+/// The refusal of a path that there is not, or of a method that it has not.
+fn no_such(verb: &str, path: &str, segments: &[&str]) -> Error {
+    match methods(segments) {
+        Some(methods) => Error::new(
+            Kind::Unsupported,
+            format!("this path has no {}, it has: {methods}", short(verb)),
+        ),
+        None => Error::new(
+            Kind::NotFound,
+            format!("no such path, see /openapi.json: path=`/{}`", short(path)),
+        ),
     }
 }
 
