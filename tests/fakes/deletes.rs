@@ -23,8 +23,11 @@ fn fake(f: &Fixture) -> &Cluster {
 
 /// Another daemon with the same store.
 async fn another(f: &Fixture) -> Fixture {
-    let options = Ceph { fake: fake(f).clone() }.options();
-    Fixture::new("rbd", &[], &options, None, tempfile::tempdir().unwrap()).await
+    let ceph = Ceph { fake: fake(f).clone() };
+    let home = tempfile::tempdir().unwrap();
+    let mut after = Fixture::new("rbd", &[], &ceph.options(), None, home).await;
+    after.ceph = Some(ceph);
+    after
 }
 
 /// Waits until all handles are closed.
