@@ -11,6 +11,7 @@
 //!   waits for the final fsync.
 
 use std::{
+    convert::Infallible,
     fmt, fs,
     num::NonZeroU64,
     os::{fd::OwnedFd, unix::fs::FileExt as _},
@@ -18,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -30,6 +32,7 @@ use rustix::{
     },
     io::Errno,
 };
+use tokio::sync::oneshot;
 
 use super::{
     dir::Dir,
@@ -264,18 +267,23 @@ fn stage(claim: &Claim, dir: &Dir, flags: OFlags, mode: Mode) -> Result<(OwnedFd
     }
 }
 
+/// A write that takes longer may hang.
+const SOON: Duration = Duration::from_secs(1);
+
 /// A file store's [`Upload`].
 pub(super) struct Writing {
     lane: Lane,
     target: Arc<DropOnLane<Target>>,
     pen: Pen,
     size: u64,
+    /// Ends with the last write, also if nobody waits for that any more.
+    under_way: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl Writing {
     pub(super) fn new(lane: Lane, target: DropOnLane<Target>, thin: bool) -> Self {
         let pen = Pen::new(&target.file, thin);
-        Self { lane, target: Arc::new(target), pen, size: 0 }
+        Self { lane, target: Arc::new(target), pen, size: 0, under_way: None }
     }
 }
 
@@ -291,8 +299,16 @@ impl Upload for Writing {
         let at = self.size;
         self.size = self.size.saturating_add(chunk.len() as u64);
         let (mut pen, target) = (self.pen, Arc::clone(&self.target));
-        self.pen =
-            self.lane.run("write", move || pen.write(at, &chunk, &target).map(|()| pen)).await?;
+        let (ends, under_way) = oneshot::channel();
+        self.under_way = Some(under_way);
+        let write = move || {
+            let written = pen.write(at, &chunk, &target).map(|()| pen);
+            // In this order: when the write has ended, it holds no claim.
+            drop(target);
+            drop(ends);
+            written
+        };
+        self.pen = self.lane.run("write", write).await?;
         Ok(())
     }
 
@@ -313,7 +329,13 @@ impl Upload for Writing {
 
     async fn abort(self: Box<Self>) -> Result<()> {
         let target = self.target;
-        self.lane.run("abort", move || target.abort()).await
+        let aborted = self.lane.run("abort", move || target.abort()).await;
+        // A write that was given up holds the claim until it returns: unless it hangs, the id is free
+        // when the caller hears that it is.
+        if let Some(under_way) = self.under_way {
+            let _hangs = tokio::time::timeout(SOON, under_way).await;
+        }
+        aborted
     }
 }
 
