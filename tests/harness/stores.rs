@@ -224,10 +224,19 @@ impl Fixture {
         write_image(driver, id, Some(bytes.len() as u64), aligned_chunks(bytes)).await.unwrap().0
     }
 
-    /// Removes an image that is there.
+    /// Removes an image that is there, when no work in the background has it open any more.
     pub(crate) async fn remove(&self, at: &Location) {
         let Caps { write, delete, .. } = self.caps();
-        self.able(write || delete).delete(at, Hold::default()).await.unwrap();
+        let driver = self.able(write || delete);
+        soon("nobody to have the image open", async {
+            loop {
+                match driver.delete(at, Hold::default()).await {
+                    Err(error) if error.kind() == Kind::InUse => tokio::task::yield_now().await,
+                    deleted => return deleted.unwrap(),
+                }
+            }
+        })
+        .await;
     }
 
     /// Everything that the store holds.
