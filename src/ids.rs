@@ -154,6 +154,10 @@ impl Ids {
             if let Some(other) = owned.get(&key) {
                 return Err(busy(other));
             }
+            // Before a delete looks here whether the image is being made, it has its hold.
+            if intent.work == Work::Put {
+                self.refuse_held(&intent)?;
+            }
             let (intent, nonce) = (intent.clone(), Arc::clone(&nonce));
             owned.insert(key.clone(), Owned { intent, nonce, owner: Owner::Request });
         }
@@ -176,10 +180,19 @@ impl Ids {
         Hold::new(Arc::new(Held { ids: Arc::downgrade(&self.0), name }))
     }
 
-    /// Whether a delete of an image of this name is under way.
-    #[must_use]
-    pub fn is_held(&self, store: &str, image: &ImageId) -> bool {
-        self.0.held().contains_key(&(store.to_owned(), image.to_string()))
+    /// Refuses an id while a delete of an image of this name is under way.
+    fn refuse_held(&self, intent: &Intent) -> Result<()> {
+        let Intent { store, image, .. } = intent;
+        if !self.0.held().contains_key(&(store.clone(), image.to_string())) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Unavailable,
+            format!(
+                "a delete of an earlier image of this id has not returned yet: id=`{image}` \
+                 store=`{store}`"
+            ),
+        ))
     }
 
     fn begun(&self, key: Key, nonce: &str) -> Begun {

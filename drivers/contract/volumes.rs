@@ -17,7 +17,8 @@ pub trait Volumes: fmt::Debug + Send + Sync {
     /// The volume that `at` names, if it is one of this backend's system and no image of the store.
     fn volume(&self, at: &Location) -> Option<Volume>;
 
-    /// Fixes what `volume` holds now, so that the image of `claim` can be made from it, by [`Copies::copy`](super::Copies::copy) or
+    /// Fixes what `volume` holds now, so that the image of `claim` can be made from it, by
+    /// [`Copies::copy`](super::Copies::copy) or
     /// from the bytes of `open_sealed`. Doing it twice is doing it once more.
     ///
     /// # Errors

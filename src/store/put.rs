@@ -182,18 +182,7 @@ impl Store {
     }
 
     pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Begun> {
-        let begun = self.shared.ids.begin(self.intent(Work::Put, id, algo, None)).await?;
-        if self.shared.ids.is_held(self.name(), id) {
-            begun.end().await;
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!(
-                    "a delete of an earlier image of this id has not returned yet: id=`{id}` store=`{}`",
-                    self.name()
-                ),
-            ));
-        }
-        Ok(begun)
+        self.shared.ids.begin(self.intent(Work::Put, id, algo, None)).await
     }
 
     pub(super) fn intent(
