@@ -1,10 +1,10 @@
 //! What a store holds when the process that wrote into it has been killed.
 
-use std::{io::Write as _, time::Duration};
+use std::io::Write as _;
 
 use bytes::Bytes;
 use imaged::digest::Algo;
-use imaged_drivers::{Driver, Hold, ImageId, Kind, Location, window::CHUNK};
+use imaged_drivers::{ImageId, window::CHUNK};
 
 use crate::harness::{
     daemon::Daemon,
@@ -12,7 +12,7 @@ use crate::harness::{
     stores::{
         Fixture, Lasting, aligned_chunks, assert_free, assert_reads,
         content::{Look, digests, image},
-        soon, write_image,
+        delete_when_free, soon, write_image,
     },
 };
 
@@ -60,19 +60,7 @@ pub(crate) async fn what_is_committed_outlives_the_process(f: &Fixture) {
     // The copy first: it may share bytes with what it was made from.
     for id in ids.into_iter().rev() {
         let at = driver.locate(id).await.unwrap();
-        soon("the backend to forget who was killed", deleted(&*driver, &at)).await;
-    }
-}
-
-/// Deletes an image as soon as nobody has it open who is no more.
-async fn deleted(driver: &dyn Driver, at: &Location) {
-    loop {
-        match driver.delete(at, Hold::default()).await {
-            Err(error) if error.kind() == Kind::InUse => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            deleted => return deleted.unwrap(),
-        }
+        soon("the backend to forget who was killed", delete_when_free(&*driver, &at)).await;
     }
 }
 

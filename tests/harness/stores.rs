@@ -228,15 +228,7 @@ impl Fixture {
     pub(crate) async fn remove(&self, at: &Location) {
         let Caps { write, delete, .. } = self.caps();
         let driver = self.able(write || delete);
-        soon("nobody to have the image open", async {
-            loop {
-                match driver.delete(at, Hold::default()).await {
-                    Err(error) if error.kind() == Kind::InUse => tokio::task::yield_now().await,
-                    deleted => return deleted.unwrap(),
-                }
-            }
-        })
-        .await;
+        soon("nobody to have the image open", delete_when_free(driver, at)).await;
     }
 
     /// Everything that the store holds.
@@ -470,6 +462,16 @@ pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
     let at: Location = receipt.location.parse().unwrap();
     assert_reads(&*fixture.driver, &at, &bytes, what).await;
     fixture.remove(&at).await;
+}
+
+/// Deletes an image as soon as nobody has it open.
+pub(crate) async fn delete_when_free(driver: &dyn Driver, at: &Location) {
+    loop {
+        match driver.delete(at, Hold::default()).await {
+            Err(error) if error.kind() == Kind::InUse => tokio::task::yield_now().await,
+            deleted => return deleted.unwrap(),
+        }
+    }
 }
 
 /// A claim on `id` that nobody else knows of: for calls to a driver alone.
