@@ -34,10 +34,10 @@ pub mod rbd;
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
     Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests, Driver, Error, Hold,
-    ImageId, Kind, Listed, NewImage, Part, Progress, Properties, ReadAhead, Reader, Recovered,
-    Result, Source, Span, Stat, Upload, Usable, Volumes,
+    ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result,
+    Source, Span, Stat, Upload, Usable, Volumes,
 };
-pub use kit::{DropOnLane, lane, memory, open_file, options, point, window, zeros};
+pub use kit::{DropOnLane, lane, memory, open_file, options, parts, point, window, zeros};
 pub use location::{Location, Volume};
 
 /// Waits until what backends had open is closed, a few seconds at most. To be called last in `main`,

@@ -3,7 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use imaged_drivers::{self as drivers, Driver, Result, memory::Memory};
+use imaged_drivers::{
+    self as drivers, Driver, Result,
+    lane::Lane,
+    memory::{Memory, Share},
+    parts::{Parts, Spool},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config, digest::Pool, ids::Ids, jobs::Jobs, metrics::Metrics};
@@ -57,6 +62,9 @@ impl fmt::Debug for Opener {
     }
 }
 
+/// Threads that the spool is written by, at most.
+const SPOOL_PLACES: usize = 4;
+
 /// What every store and every request may use.
 #[derive(Debug)]
 pub struct Shared {
@@ -66,6 +74,8 @@ pub struct Shared {
     pub digests: Pool,
     /// The memory of all transfers.
     pub memory: Memory,
+    /// Where parts of uploads lie for which there is no memory.
+    pub spool: Spool,
     /// Who owns which id, and the journal of that.
     pub ids: Ids,
     /// Counters.
@@ -102,6 +112,11 @@ impl Shared {
                 settings.connection_limit,
                 settings.stall_timeout,
             ),
+            spool: Spool::new(
+                &settings.state_dir,
+                settings.spool_limit,
+                Lane::new("spool", SPOOL_PLACES, settings.stall_timeout),
+            ),
             ids: Ids::open(&settings.state_dir)?,
             metrics: Metrics::new(),
             jobs: Jobs::default(),
@@ -109,5 +124,11 @@ impl Shared {
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
         }))
+    }
+
+    /// Parts of an upload, in memory that `share` is lent.
+    #[must_use]
+    pub fn parts(&self, share: Share) -> Parts {
+        Parts::new(&self.memory, share, &self.spool)
     }
 }

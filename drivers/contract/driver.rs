@@ -62,7 +62,13 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     }
 
     /// How it likes to be read. `None` leaves it to the daemon's settings.
-    fn reads(&self) -> Option<ReadAhead> {
+    fn reads(&self) -> Option<Pieces> {
+        None
+    }
+
+    /// How it likes to be given an image of `size` bytes, or of a size that is not known. `None` leaves it to
+    /// the daemon's settings, which are also the most that it is given.
+    fn writes(&self, _size: Option<u64>) -> Option<Pieces> {
         None
     }
 
@@ -192,12 +198,12 @@ pub struct Caps {
     pub flatten: bool,
 }
 
-/// How a backend likes to be read.
+/// The pieces in which a backend likes an image to be read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadAhead {
+pub struct Pieces {
     /// Bytes of a piece.
     pub chunk: usize,
-    /// Pieces that are read at a time.
+    /// Pieces under way at a time.
     pub in_flight: usize,
 }
 

@@ -18,7 +18,7 @@ pub mod volumes;
 
 pub use claim::{Claim, Hold};
 pub use copies::{Copied, Copies, Progress};
-pub use driver::{Caps, Driver, Listed, ReadAhead, Recovered, Stat};
+pub use driver::{Caps, Driver, Listed, Pieces, Recovered, Stat};
 pub use error::{Error, Kind, Result};
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};

@@ -10,7 +10,10 @@ use super::{
     error::{Error, Result},
     image::Digests,
 };
-use crate::{Location, kit::options::Secret};
+use crate::{
+    Location,
+    kit::{options::Secret, parts::Parts},
+};
 
 /// An image that is to be.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct NewImage {
     pub promised: Option<Digests>,
     /// On whose behalf it is made, for backends that ask.
     pub context: Context,
+    /// Where parts lie until a server has them, for backends that send images in parts.
+    pub parts: Parts,
 }
 
 /// On whose behalf a backend is asked.

@@ -3,6 +3,7 @@
 //! * [`lane`]: where calls that block wait; [`DropOnLane`]: what must not be dropped elsewhere
 //! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
+//! * [`parts`]: what object stores are sent, in memory or on disk
 //! * [`options`]: how a driver reads its section of the configuration
 //! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
 
@@ -13,6 +14,7 @@ pub mod lane;
 pub mod memory;
 pub mod open_file;
 pub mod options;
+pub mod parts;
 pub mod point;
 pub(crate) mod refusals;
 pub mod window;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     contract::{
         Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, ImageId, Kind,
-        Listed, NewImage, Progress, Properties, ReadAhead, Reader, Recovered, Result, Source, Span,
+        Listed, NewImage, Pieces, Progress, Properties, Reader, Recovered, Result, Source, Span,
         Stat, Upload, Volumes,
     },
     kit::{
@@ -141,7 +141,7 @@ impl Driver for Rbd {
         self.0.lane.busy()
     }
 
-    fn reads(&self) -> Option<ReadAhead> {
+    fn reads(&self) -> Option<Pieces> {
         Some(read::READS)
     }
 

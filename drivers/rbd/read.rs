@@ -17,13 +17,13 @@ use super::{
     store::Store,
 };
 use crate::{
-    contract::{Error, Kind, ReadAhead, Result, Stat},
+    contract::{Error, Kind, Pieces, Result, Stat},
     kit::refusals::missing,
     window::{self, Buffer, CHUNK, Window},
 };
 
 /// Bytes of one read, and how many reads are in flight.
-pub(super) const READS: ReadAhead = ReadAhead { chunk: CHUNK, in_flight: 4 };
+pub(super) const READS: Pieces = Pieces { chunk: CHUNK, in_flight: 4 };
 
 /// Size and digests of a whole image. One that was seen before costs one look whether it is
 /// still the same. Blocks.

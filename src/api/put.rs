@@ -3,7 +3,7 @@
 mod descriptor;
 mod supply;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Buf as _;
 use http_body_util::BodyExt as _;
@@ -28,6 +28,7 @@ use super::{answer::json, body::Body, call::Call};
 use crate::{
     digest::Algo,
     jobs::Ticket,
+    store::Store,
     transfer::{self, Frame, Put, Taking},
     wire::{
         digests::{self, Promise},
@@ -47,7 +48,9 @@ pub(super) async fn put(
     body: &mut Option<Incoming>,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    let order = Order::read(call, store.name(), id, algo, body.as_ref()).await?;
+    let stores = [store];
+    let order = Order::read(call, &stores, id, algo, body.as_ref()).await?;
+    let [store] = stores;
     let stored = order.carry(call, body, |put, from, ready| store.put(put, from, ready)).await??;
     json(StatusCode::CREATED, &stored)
 }
@@ -59,17 +62,20 @@ pub(super) struct Order {
     descriptor: Option<descriptor::Source>,
     /// Who shares its memory.
     share: Share,
+    /// Bytes of memory that it may hold: what the store wants that wants most.
+    window: usize,
 }
 
 impl Order {
     /// What the request's head says of an image that is to go to `stores`. Reads nothing of its body.
     pub(super) async fn read(
         call: &Call,
-        stores: &str,
+        stores: &[Arc<Store>],
         id: ImageId,
         algo: Option<Algo>,
         body: Option<&Incoming>,
     ) -> Result<Self> {
+        let names = stores.iter().map(|store| store.name()).collect::<Vec<_>>().join("+");
         if call.daemon.shared.closing.is_cancelled() {
             return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
         }
@@ -85,12 +91,14 @@ impl Order {
         let size = agree(known, call.header(&IMAGE_SIZE)?)?;
         let context = call.context()?;
         let job = descriptor.is_some().then(|| {
-            call.daemon.shared.jobs.begin("put", &call.request, stores, id.as_str(), size)
+            call.daemon.shared.jobs.begin("put", &call.request, &names, id.as_str(), size)
         });
         let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
         let request = call.request.clone();
         let put = Put { id, size, algo, promises, context, request, job, cancel };
-        Ok(Self { put, descriptor, share: Share::Put(stores.into()) })
+        let most = call.daemon.settings().put_window;
+        let window = stores.iter().map(|store| store.put_window(size, most)).max().unwrap_or(most);
+        Ok(Self { put, descriptor, share: Share::Put(names.into()), window })
     }
 
     /// Has the image stored by a task of its own, which `begin` begins, and sends it the bytes.
@@ -100,7 +108,7 @@ impl Order {
         body: &mut Option<Incoming>,
         begin: impl FnOnce(Put, transfer::ImageBody, oneshot::Sender<Taking>) -> F,
     ) -> Result<T> {
-        let Self { put, descriptor, share } = self;
+        let Self { put, descriptor, share, window } = self;
         let (size, cancel) = (put.size, put.cancel.clone());
         // Fires too if this call is dropped with its connection.
         let _gone = cancel.clone().drop_guard();
@@ -114,7 +122,7 @@ impl Order {
         {
             let gone = frames.clone();
             let sent = async {
-                let mut supply = Supply::new(window(call, share, size), taking);
+                let mut supply = Supply::new(for_image(call, share, size, window), taking);
                 let stall = call.daemon.settings().stall_timeout;
                 match descriptor {
                     Some(source) => source.send(&frames, &mut supply).await,
@@ -240,9 +248,9 @@ fn promises(field: Option<&str>, algo: Algo) -> Result<Vec<Promise>> {
     checked.collect()
 }
 
-/// The memory for an image of `size`: a small one takes little.
-fn window(call: &Call, share: Share, size: Option<u64>) -> Window {
-    let most = call.daemon.settings().put_window / CHUNK;
+/// The memory for an image of `size`, at most `window` bytes: a small one takes little.
+fn for_image(call: &Call, share: Share, size: Option<u64>, window: usize) -> Window {
+    let most = window / CHUNK;
     let size = size.map_or(usize::MAX, |size| usize::try_from(size).unwrap_or(usize::MAX));
     let chunk = size.clamp(1, CHUNK).next_multiple_of(PAGE);
     let chunks = size.div_ceil(chunk).clamp(1, most.max(1));

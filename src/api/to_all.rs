@@ -33,7 +33,7 @@ pub(super) async fn put(
     for name in &names {
         get::may_be_made(call, name, &id, conditions).await?;
     }
-    let order = Order::read(call, &names.join("+"), id, algo, body.as_ref()).await?;
+    let order = Order::read(call, &stores, id, algo, body.as_ref()).await?;
     let carried = order
         .carry(call, body, |put, from, ready| put_to_all(stores, all_or_none, put, from, ready));
     answer(call, &names, carried.await?)

@@ -37,6 +37,8 @@ pub struct Daemon {
     pub get_window: usize,
     /// `total_window_mib`: memory of all transfers together, in bytes.
     pub total_window: usize,
+    /// `spool_limit_mib`: parts of uploads on disk, of all together, in bytes.
+    pub spool_limit: u64,
     /// `digest_threads`: threads that digests run on; 0 is one for each core.
     pub digest_threads: usize,
     /// `hash_algo`: the digest of an upload that asks for none.
@@ -87,6 +89,7 @@ impl Daemon {
             put_window: 64 * MIB,
             get_window: 512 * KIB,
             total_window: 1024 * MIB,
+            spool_limit: 4096 << 20,
             digest_threads: 0,
             hash_algo: "sha512".to_owned(),
             log_format: LogFormat::Pretty,
@@ -120,6 +123,9 @@ impl Daemon {
                 .map_or(default.get_window, |kib| kib * KIB),
             total_window: count(options, "total_window_mib", 16, 1 << 20)
                 .map_or(default.total_window, |mib| mib * MIB),
+            spool_limit: options
+                .int("spool_limit_mib", 0..=1 << 40)
+                .map_or(default.spool_limit, |mib| mib << 20),
             digest_threads: count(options, "digest_threads", 0, 1024)
                 .unwrap_or(default.digest_threads),
             hash_algo: options
@@ -236,6 +242,7 @@ mod tests {
             ("put_window_mib", "6"),
             ("get_window_kib", "128"),
             ("total_window_mib", "16"),
+            ("spool_limit_mib", "8"),
             ("digest_threads", "9"),
             ("hash_algo", "blake2b"),
             ("log_format", "json"),
@@ -261,6 +268,7 @@ mod tests {
                 put_window: 6 * MIB,
                 get_window: 128 * KIB,
                 total_window: 16 * MIB,
+                spool_limit: 8 << 20,
                 digest_threads: 9,
                 hash_algo: "blake2b".into(),
                 log_format: LogFormat::Json,

@@ -4,7 +4,8 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
 use imaged_drivers::{
-    Committed, Digests, Error, ImageId, Kind, Location, NewImage, Reader, Result, Upload, Volume,
+    Committed, Digests, Error, ImageId, Kind, Location, NewImage, Pieces, Reader, Result, Upload,
+    Volume, memory::Share,
 };
 use tokio::sync::oneshot;
 
@@ -99,6 +100,13 @@ impl Store {
         finish(job, result)
     }
 
+    /// Bytes that an image of `size` may hold on its way here: as the backend likes it, at most `most`.
+    #[must_use]
+    pub fn put_window(&self, size: Option<u64>, most: usize) -> usize {
+        let liked = self.driver().ok().and_then(|driver| driver.writes(size));
+        liked.map_or(most, |Pieces { chunk, in_flight }| chunk.saturating_mul(in_flight).min(most))
+    }
+
     /// Stores what another store reads.
     pub(super) async fn put_stream(
         &self,
@@ -158,7 +166,9 @@ impl Store {
         point::pass("put-claimed");
         let claim = begun.claim().clone();
         let (promised, context) = (put.promised(), put.context.clone());
-        let created = driver.create(&NewImage { claim, size: put.size, promised, context }).await;
+        let parts = self.shared.parts(Share::Put(self.name().into()));
+        let image = NewImage { claim, size: put.size, promised, context, parts };
+        let created = driver.create(&image).await;
         let upload = match created {
             Ok(upload) => upload,
             Err(error) => return Err(self.release_claim(begun, unsure(error, &put.id)).await),

@@ -2,7 +2,7 @@
 
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
-    Driver, Listed, Location, ReadAhead, Reader, Result, Span, Stat, memory::Share, window::Window,
+    Driver, Listed, Location, Pieces, Reader, Result, Span, Stat, memory::Share, window::Window,
 };
 
 use super::Store;
@@ -28,8 +28,7 @@ impl Store {
     /// Memory for reading, as the backend likes it, or two of `chunk` bytes. None is taken before the
     /// first byte is read.
     pub(super) fn window(&self, driver: &dyn Driver, chunk: usize, share: Share) -> Window {
-        let ReadAhead { chunk, in_flight } =
-            driver.reads().unwrap_or(ReadAhead { chunk, in_flight: 2 });
+        let Pieces { chunk, in_flight } = driver.reads().unwrap_or(Pieces { chunk, in_flight: 2 });
         self.shared.memory.window(share, chunk, in_flight)
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use imaged_drivers::{
     Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
-    Kind, Listed, Location, NewImage, Progress, ReadAhead, Reader, Recovered, Result, Source, Span,
+    Kind, Listed, Location, NewImage, Pieces, Progress, Reader, Recovered, Result, Source, Span,
     Stat, Upload,
     window::{PAGE, Window},
 };
@@ -88,8 +88,8 @@ impl Driver for Backend {
         self.id(at).is_ok()
     }
 
-    fn reads(&self) -> Option<ReadAhead> {
-        Some(ReadAhead { chunk: PAGE, in_flight: self.0.temper.in_flight })
+    fn reads(&self) -> Option<Pieces> {
+        Some(Pieces { chunk: PAGE, in_flight: self.0.temper.in_flight })
     }
 
     fn copies(&self) -> Option<&dyn Copies> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
     Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
-    Kind, Listed, Location, NewImage, Part, Progress, Properties, ReadAhead, Reader, Recovered,
+    Kind, Listed, Location, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered,
     Result, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
@@ -120,8 +120,12 @@ impl Driver for Faulty {
         self.inner.metadata(at)
     }
 
-    fn reads(&self) -> Option<ReadAhead> {
+    fn reads(&self) -> Option<Pieces> {
         self.inner.reads()
+    }
+
+    fn writes(&self, size: Option<u64>) -> Option<Pieces> {
+        self.inner.writes(size)
     }
 
     fn busy(&self) -> usize {

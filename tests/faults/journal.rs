@@ -13,13 +13,13 @@ use imaged::{
     transfer::Frame,
     wire::records::State,
 };
-use imaged_drivers::{Context, Hold, ImageId, Kind, Location, NewImage, Recovered, Upload};
+use imaged_drivers::{Hold, ImageId, Kind, Location, Recovered, Upload};
 use tempfile::TempDir;
 
 use crate::harness::stores::{
     self, Fixture, assert_free, assert_reads, begin, claim,
     content::{Look, digests, image},
-    names, order, put, soon, text, write_image,
+    image_of, names, order, put, soon, text, write_image,
 };
 
 fn intent(work: Work, store: &str, image: &ImageId) -> Intent {
@@ -59,11 +59,7 @@ fn journal_of(home: &Path) -> Vec<String> {
 
 /// Begins an upload under what has begun.
 async fn create(f: &Fixture, begun: &Begun) -> Box<dyn Upload> {
-    let claim = begun.claim().clone();
-    f.driver
-        .create(&NewImage { claim, size: None, promised: None, context: Context::default() })
-        .await
-        .unwrap()
+    f.driver.create(&image_of(begun.claim().clone(), None)).await.unwrap()
 }
 
 /// An upload that nobody will ever end, and the intent of it.

@@ -38,8 +38,10 @@ use imaged::{
 use imaged_drivers::{
     Caps, Claim, Committed, Config as Section, Context, Driver, Hold, ImageId, Kind, Listed,
     Location, NewImage, Recovered, Result, Span,
+    lane::Lane,
     mem::Mem,
     memory::{Memory, Share},
+    parts::{Parts, Spool},
     window::{CHUNK, Window},
 };
 pub(crate) use kinds::*;
@@ -481,7 +483,23 @@ pub(crate) fn claim(id: &ImageId) -> Claim {
 
 /// An image that is to be, under a claim that nobody else knows of.
 pub(crate) fn new_image(id: &ImageId, size: Option<u64>) -> NewImage {
-    NewImage { claim: claim(id), size, promised: None, context: Context::default() }
+    image_of(claim(id), size)
+}
+
+/// An image that is to be, under `claim`.
+pub(crate) fn image_of(claim: Claim, size: Option<u64>) -> NewImage {
+    NewImage { claim, size, promised: None, context: Context::default(), parts: parts() }
+}
+
+/// Parts in memory of their own, or on disk.
+pub(crate) fn parts() -> Parts {
+    let lane = Lane::new("spool", 2, Duration::from_secs(60));
+    let memory = Memory::new(256 << 20, 1, Duration::from_secs(60));
+    Parts::new(
+        &memory,
+        Share::Put("test".into()),
+        &Spool::new(&std::env::temp_dir(), 1 << 30, lane),
+    )
 }
 
 /// A claim that is let go of when the last call under it has returned.
@@ -505,7 +523,7 @@ impl Held {
         size: Option<u64>,
     ) -> Result<Box<dyn imaged_drivers::Upload>> {
         let claim = self.claim.clone();
-        driver.create(&NewImage { claim, size, promised: None, context: Context::default() }).await
+        driver.create(&image_of(claim, size)).await
     }
 
     /// Whether a call under this claim has not returned.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
     Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
-    Listed, Location, NewImage, Progress, Properties, ReadAhead, Reader, Recovered, Result, Source,
+    Listed, Location, NewImage, Pieces, Progress, Properties, Reader, Recovered, Result, Source,
     Span, Stat, Upload, Volumes, window::Window,
 };
 
@@ -111,8 +111,12 @@ impl<A: Alter> Driver for Altered<A> {
     fn place(&self, id: &ImageId) -> Option<Location> {
         self.inner.place(id)
     }
-    fn reads(&self) -> Option<ReadAhead> {
+    fn reads(&self) -> Option<Pieces> {
         self.inner.reads()
+    }
+
+    fn writes(&self, size: Option<u64>) -> Option<Pieces> {
+        self.inner.writes(size)
     }
     fn copies(&self) -> Option<&dyn Copies> {
         self.inner.copies().map(|_| self as _)

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
     Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, Location,
-    NewImage, Part, Progress, Properties, ReadAhead, Reader, Recovered, Result, Source, Span, Stat,
+    NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat,
     Upload, Volume, Volumes, window::Window,
 };
 
@@ -48,8 +48,12 @@ impl Driver for Modest {
     fn busy(&self) -> usize {
         self.inner.busy()
     }
-    fn reads(&self) -> Option<ReadAhead> {
+    fn reads(&self) -> Option<Pieces> {
         self.inner.reads()
+    }
+
+    fn writes(&self, size: Option<u64>) -> Option<Pieces> {
+        self.inner.writes(size)
     }
     fn place(&self, id: &ImageId) -> Option<Location> {
         self.inner.place(id)
