@@ -1,0 +1,101 @@
+"""OpenStack's Swift in one process: the proxy and the servers for accounts, containers and objects.
+
+    swift_server.py DIR/ proxy=PORT account=PORT container=PORT object=PORT
+
+DIR has their configuration and rings, as `ci/objects` writes them. All listen on loopback alone.
+"""
+
+import os
+import sys
+import time
+
+from swift.common import storage_policy, utils, wsgi
+
+utils.monkey_patch()
+
+import eventlet  # noqa: E402
+import eventlet.wsgi  # noqa: E402
+
+
+class Tokens:
+    """What memcached is to Swift, in this process: TempAuth keeps its tokens there."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def get(self, key, raise_on_error=False):
+        value, until = self.kept.get(key, (None, 0))
+        return value if not until or time.time() < until else None
+
+    def set(self, key, value, serialize=True, time=0, min_compress_len=0, raise_on_error=False):
+        self.kept[key] = (value, now() + time if time else 0)
+
+    def set_multi(self, values, server_key, serialize=True, time=0, min_compress_len=0):
+        for key, value in values.items():
+            self.set(key, value, time=time)
+
+    def get_multi(self, keys, server_key):
+        return [self.get(key) for key in keys]
+
+    def incr(self, key, delta=1, time=0):
+        count = max(0, int(self.get(key) or 0) + delta)
+        self.set(key, count, time=time)
+        return count
+
+    def decr(self, key, delta=1, time=0):
+        return self.incr(key, -delta, time)
+
+    def delete(self, key, server_key=None):
+        self.kept.pop(key, None)
+
+
+now = time.time
+
+
+def tokens_in_memory(conf, **more):
+    """A paste filter."""
+    tokens = Tokens()
+
+    def around(app):
+        def call(environ, start_response):
+            environ["swift.cache"] = tokens
+            return app(environ, start_response)
+
+        return call
+
+    return around
+
+
+def main():
+    folder = sys.argv[1].rstrip("/")
+    # Paste finds the filter above by the name of this file.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    os.environ["TZ"] = "UTC+0"
+    time.tzset()
+    utils.set_swift_dir(folder)
+    storage_policy.reload_storage_policies()
+    utils.validate_configuration()
+    eventlet.hubs.use_hub(utils.get_hub())
+    servers = eventlet.GreenPool()
+    # The proxy last: when it answers, all do.
+    for server in reversed(sys.argv[2:]):
+        name, _, port = server.partition("=")
+        listener = eventlet.listen(("127.0.0.1", int(port)), backlog=4096)
+        app = wsgi.loadapp(f"{folder}/{name}.conf", global_conf={"log_name": name})
+        servers.spawn(
+            eventlet.wsgi.server,
+            listener,
+            app,
+            wsgi.NullLogger(),
+            protocol=wsgi.SwiftHttpProtocol,
+            custom_pool=wsgi.RestrictedGreenPool(size=1024),
+            socket_timeout=60,
+            capitalize_response_headers=False,
+            url_length_limit=8192,
+            log_output=False,
+        )
+    servers.waitall()
+
+
+if __name__ == "__main__":
+    main()
