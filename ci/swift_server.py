@@ -1,15 +1,19 @@
 """OpenStack's Swift in one process: the proxy and the servers for accounts, containers and objects.
+Its proxy also answers as the part of Keystone's API, version 3, by which clients get their tokens.
 
     swift_server.py DIR/ proxy=PORT account=PORT container=PORT object=PORT
 
 DIR has their configuration and rings, as `ci/objects` writes them. All listen on loopback alone.
 """
 
+import json
 import os
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 from swift.common import storage_policy, utils, wsgi
+from swift.common.swob import Request, Response
 
 utils.monkey_patch()
 
@@ -64,6 +68,75 @@ def tokens_in_memory(conf, **more):
         return call
 
     return around
+
+
+def keystone(conf, **more):
+    """A paste filter: whom TempAuth knows gets its tokens at /v3 too, with a catalog.
+
+    Some clients know no other way in. A project is an account, and its users are those of that.
+    """
+
+    def around(app):
+        def call(environ, start_response):
+            request = Request(environ)
+            if request.path.startswith("/v3"):
+                return _tokens(request, app)(environ, start_response)
+            return app(environ, start_response)
+
+        return call
+
+    return around
+
+
+def _tokens(request, app):
+    if request.path.rstrip("/") == "/v3":
+        links = [{"rel": "self", "href": f"{request.host_url}/v3/"}]
+        version = {"id": "v3.14", "status": "stable", "links": links}
+        return _json(200, {"version": version})
+    if (request.method, request.path) != ("POST", "/v3/auth/tokens"):
+        return _json(404, {})
+    try:
+        asked = json.loads(request.body)["auth"]
+        user = asked["identity"]["password"]["user"]
+        project = asked["scope"]["project"]
+        project = project.get("name") or project["id"]
+        who = {
+            "X-Auth-User": f"{project}:{user.get('name') or user['id']}",
+            "X-Auth-Key": user["password"],
+        }
+    except (KeyError, TypeError, ValueError):
+        return _json(400, {"error": {"code": 400, "message": "by password, and for a project"}})
+    inner = Request.blank("/auth/v1.0", headers=who, environ={"HTTP_HOST": request.host})
+    inner.environ["swift.cache"] = request.environ["swift.cache"]
+    told = inner.get_response(app)
+    if told.status_int != 200:
+        return _json(401, {"error": {"code": 401, "message": "The request needs authentication."}})
+    url = told.headers["X-Storage-Url"]
+    endpoints = [
+        {"interface": kind, "region": "RegionOne", "region_id": "RegionOne", "url": url, "id": kind}
+        for kind in ("public", "internal", "admin")
+    ]
+    expires = datetime.now(UTC) + timedelta(seconds=int(told.headers["X-Auth-Token-Expires"]))
+    domain = {"id": "default", "name": "Default"}
+    token = {
+        "methods": ["password"],
+        "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "user": {"id": who["X-Auth-User"], "name": who["X-Auth-User"], "domain": domain},
+        "project": {"id": project, "name": project, "domain": domain},
+        "roles": [{"id": "member", "name": "member"}],
+        "catalog": [
+            {"type": "object-store", "name": "swift", "id": "swift", "endpoints": endpoints}
+        ],
+    }
+    return _json(201, {"token": token}, {"X-Subject-Token": told.headers["X-Auth-Token"]})
+
+
+def _json(status, body, headers=None):
+    text = json.dumps(body).encode()
+    return Response(
+        status=status, body=text, content_type="application/json", headers=headers or {}
+    )
 
 
 def main():

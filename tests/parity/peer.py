@@ -5,9 +5,10 @@
     peer.py TYPE [-o NAME=VALUE]... size URI [--times N]
     peer.py TYPE [-o NAME=VALUE]... delete URI
 
-TYPE is a driver's, `file` or `rbd`; the options are its own. Run it with the Python that
-`ci/glance-store` prints. Each command prints one line of JSON, in which `seconds` and `cpu_seconds`
-are those of the call alone; a failure is {"error": CLASS} with exit code 1. FILE and OUT may be `-`.
+TYPE is a driver's, `file`, `rbd`, `s3`, `swift` or `http`; the options are its own. Run it with the
+Python that `ci/glance-store` prints. Each command prints one line of JSON, in which `seconds` and
+`cpu_seconds` are those of the call alone, and `rss_mib` is the most memory that the process had; a
+failure is {"error": CLASS} with exit code 1. FILE and OUT may be `-`.
 
 The library is set up as Glance sets it up: a configuration file with `enabled_backends`, and the
 multi-store calls. There is one store, `fast`.
@@ -16,6 +17,7 @@ multi-store calls. There is one store, `fast`.
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -56,7 +58,8 @@ class Timed:
         self.wall = round(time.perf_counter() - self.wall, 4)
 
     def answer(self, **more):
-        return {"seconds": self.wall, "cpu_seconds": self.cpu, **more}
+        peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        return {"seconds": self.wall, "cpu_seconds": self.cpu, "rss_mib": peak, **more}
 
 
 def size_of(source):
