@@ -1,6 +1,8 @@
-//! What tests stand on: stores of every kind, a real daemon, a caller that sees every byte.
+//! What tests stand on: stores of every kind, a real daemon, an object server that fails as it is told, a
+//! caller that sees every byte.
 
 pub(crate) mod daemon;
+pub(crate) mod objects;
 pub(crate) mod raw;
 pub(crate) mod stores;
 

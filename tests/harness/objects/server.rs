@@ -1,0 +1,348 @@
+//! Connections and requests: where what is planned goes wrong.
+
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _, stream};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Body as _, Frame, Incoming},
+    header::{CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    Dialect,
+    plan::{Call, Fault, Plan, Seen},
+    s3,
+    space::{Blob, Space},
+    swift,
+};
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dialect: Dialect,
+    pub(super) space: Mutex<Space>,
+    pub(super) plan: Mutex<Plan>,
+    /// How often the plan was forgotten, and with it what hangs let go.
+    pub(super) healed: watch::Sender<u64>,
+    /// Requests that hang.
+    pub(super) held: watch::Sender<usize>,
+    /// Changes with every request.
+    pub(super) came: watch::Sender<usize>,
+    /// `HOST:PORT`.
+    pub(super) address: String,
+}
+
+/// The head of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    /// Of the path, decoded, without what is empty at its end.
+    pub(super) path: Vec<String>,
+    pub(super) query: BTreeMap<String, String>,
+    pub(super) headers: HeaderMap,
+}
+
+impl Head {
+    fn of(request: &Request<Incoming>) -> Self {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let pairs = request.uri().query().unwrap_or_default().split('&');
+        let query = pairs.filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(&value.replace('+', " ")))
+        });
+        Self {
+            method: request.method().clone(),
+            path: request.uri().path().trim_start_matches('/').split('/').map(decode).collect(),
+            query: query.collect(),
+            headers: request.headers().clone(),
+        }
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(super) fn asks(&self, name: &str) -> bool {
+        self.query.contains_key(name)
+    }
+
+    pub(super) fn value(&self, name: &str) -> &str {
+        self.query.get(name).map_or("", String::as_str)
+    }
+
+    /// The path from its `nth` part on.
+    pub(super) fn rest(&self, nth: usize) -> String {
+        self.path.get(nth..).unwrap_or_default().join("/")
+    }
+
+    /// Headers that begin so, by names in small letters.
+    pub(super) fn beginning(&self, with: &[&str]) -> BTreeMap<String, String> {
+        let chosen = self
+            .headers
+            .iter()
+            .filter(|(name, _)| with.iter().any(|start| name.as_str().starts_with(start)));
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        chosen.map(|(name, value)| (name.to_string(), text(value))).collect()
+    }
+}
+
+/// What a dialect answers.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Blob,
+    /// The length that is told of a body which is not sent.
+    pub(super) length: Option<u64>,
+}
+
+impl Answer {
+    pub(super) fn new(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Blob::default(), length: None }
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub(super) fn body(mut self, body: impl Into<Blob>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+/// The connection ends here.
+#[derive(Debug)]
+struct Cut;
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection is to end here")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Cut>> + Send>>>;
+
+/// Serves connections, while the server is to be `up`, until that is dropped.
+pub(super) async fn serve(first: TcpListener, shared: Arc<Shared>, mut up: watch::Receiver<bool>) {
+    let mut listener = Some(first);
+    let mut connections = JoinSet::new();
+    loop {
+        let Some(listening) = &listener else {
+            if up.wait_for(|up| *up).await.is_err() {
+                return;
+            }
+            listener = Some(TcpListener::bind(&shared.address).await.unwrap());
+            continue;
+        };
+        tokio::select! {
+            accepted = listening.accept() => if let Ok((stream, _)) = accepted {
+                connections.spawn(converse(stream, Arc::clone(&shared)));
+            },
+            _ = connections.join_next(), if !connections.is_empty() => {}
+            changed = up.wait_for(|up| !up) => {
+                if changed.is_err() {
+                    return;
+                }
+                drop(changed);
+                connections.abort_all();
+                listener = None;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, shared: Arc<Shared>) {
+    let _nodelay = stream.set_nodelay(true);
+    let serve = service_fn(|request| {
+        let shared = Arc::clone(&shared);
+        async move { shared.answer(request).await }
+    });
+    // How it ends is for the client to judge.
+    let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
+}
+
+/// A request that hangs, until this is dropped.
+struct Held(Arc<Shared>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.send_modify(|held| *held -= 1);
+    }
+}
+
+/// A request under way, until this is dropped.
+struct UnderWay(Arc<Shared>, Call);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.plan.lock().end(self.1);
+    }
+}
+
+impl Shared {
+    fn call(&self, head: &Head) -> (Call, String) {
+        match self.dialect {
+            Dialect::S3 => s3::call(head),
+            Dialect::Swift => swift::call(head),
+        }
+    }
+
+    fn perform(&self, call: Call, head: &Head, body: Blob) -> Answer {
+        let mut space = self.space.lock();
+        match self.dialect {
+            Dialect::S3 => s3::answer(&mut space, call, head, body),
+            Dialect::Swift => swift::answer(&mut space, call, head, body, &self.address),
+        }
+    }
+
+    fn refusal(&self, status: u16) -> Answer {
+        match self.dialect {
+            Dialect::S3 => s3::refusal(status),
+            Dialect::Swift => swift::refusal(status),
+        }
+    }
+
+    /// Waits until the plan is forgotten.
+    async fn hang(self: Arc<Self>) {
+        let mut healed = self.healed.subscribe();
+        self.held.send_modify(|held| *held += 1);
+        let held = Held(self);
+        let _changed = healed.changed().await;
+        drop(held);
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+        let head = Head::of(&request);
+        let (call, key) = self.call(&head);
+        let (query, headers) = (head.query.clone(), head.headers.clone());
+        let fault = self.plan.lock().begin(Seen { call, key, query, headers, fault: None });
+        let _under_way = UnderWay(Arc::clone(&self), call);
+        self.came.send_modify(|came| *came += 1);
+        let body = match fault {
+            Some(Fault::CutBefore) => return Err(Cut),
+            Some(Fault::Early(status)) => {
+                let answer = self.refusal(status).with("connection", "close");
+                return Ok(response(answer, &head, None, &self));
+            }
+            _ => self.receive(request.into_body(), fault).await?,
+        };
+        let uploads = body.len() > 0;
+        let (body, wrong) = match fault {
+            Some(Fault::WrongByte) if uploads => (body.with_a_wrong_byte(), false),
+            _ => (body, fault == Some(Fault::WrongByte)),
+        };
+        let mut answer = match fault {
+            Some(Fault::Status(status)) => self.refusal(status),
+            Some(Fault::Later(status, seconds)) => {
+                self.refusal(status).with(RETRY_AFTER.as_str(), seconds)
+            }
+            Some(Fault::ErrorIn200) => Answer { status: 200, ..self.refusal(500) },
+            Some(Fault::Hang) => {
+                Arc::clone(&self).hang().await;
+                return Err(Cut);
+            }
+            Some(Fault::Late) => {
+                // On a task of its own: it is done also when nobody waits any more.
+                let (this, head) = (Arc::clone(&self), head.clone());
+                let late = tokio::spawn(async move {
+                    Arc::clone(&this).hang().await;
+                    this.perform(call, &head, body)
+                });
+                late.await.map_err(|_| Cut)?
+            }
+            _ => self.perform(call, &head, body),
+        };
+        match fault {
+            Some(Fault::CutAfter) => return Err(Cut),
+            Some(Fault::Silent) => Arc::clone(&self).hang().await,
+            _ => {}
+        }
+        if wrong {
+            answer.body = answer.body.with_a_wrong_byte();
+        }
+        let fault = fault.filter(|fault| *fault != Fault::CutMiddle || !uploads);
+        Ok(response(answer, &head, fault, &self))
+    }
+
+    /// The body of a request.
+    async fn receive(
+        self: &Arc<Self>,
+        mut body: Incoming,
+        fault: Option<Fault>,
+    ) -> Result<Blob, Cut> {
+        let length = body.size_hint().exact();
+        let middle = length.unwrap_or(2).div_ceil(2);
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Cut)?;
+            let Ok(piece) = frame.into_data() else { continue };
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 >= middle {
+                match fault {
+                    Some(Fault::CutMiddle) => return Err(Cut),
+                    Some(Fault::StallReading) => {
+                        Arc::clone(self).hang().await;
+                        return Err(Cut);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(bytes.freeze().into())
+    }
+}
+
+/// An answer as it is sent, with what goes wrong on its way.
+fn response(
+    answer: Answer,
+    head: &Head,
+    fault: Option<Fault>,
+    shared: &Arc<Shared>,
+) -> Response<Body> {
+    let length = answer.length.unwrap_or_else(|| answer.body.len());
+    let body = if head.method == Method::HEAD { Blob::default() } else { answer.body };
+    let sent = body.len();
+    let pieces = |blob: Blob| stream::iter(blob.0.into_iter().map(|piece| Ok(Frame::data(piece))));
+    let cut = stream::once(async { Err(Cut) });
+    let body: Pin<Box<dyn Stream<Item = _> + Send>> = match fault {
+        // What follows the half that is sent is awaited, so that half is on its way.
+        Some(Fault::Short | Fault::CutMiddle) if sent > 0 => {
+            let half = pieces(body.slice(0..sent / 2));
+            let pause = stream::once(tokio::task::yield_now()).filter_map(async |()| None);
+            Box::pin(half.chain(pause).chain(cut))
+        }
+        Some(Fault::Stall) => {
+            let hang = stream::once(Arc::clone(shared).hang()).filter_map(async |()| None);
+            Box::pin(pieces(body.slice(0..sent / 2)).chain(hang).chain(cut))
+        }
+        _ => Box::pin(pieces(body)),
+    };
+    let mut response = Response::new(StreamBody::new(body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap();
+    let headers = response.headers_mut();
+    for (name, value) in answer.headers {
+        let name: HeaderName = name.parse().unwrap();
+        headers.append(name, HeaderValue::from_str(&value).unwrap());
+    }
+    if answer.status != 204 {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    response
+}
