@@ -74,26 +74,32 @@ class Client:
         watch: source.Watch | None = None,
         by_descriptor: bool = True,
         request_id: str | None = None,
+        token: str | None = None,
     ) -> Receipt:
         """Store an image: bytes, a file, anything with `read`, or an iterable of bytes.
 
         Without `size` it is as long as its source is. `watch` is called with every piece. A plain
-        file goes by descriptor unless someone watches or `by_descriptor` is false.
+        file goes by descriptor unless someone watches or `by_descriptor` is false. `token` is the
+        caller's own for the cloud, for stores that keep images in their owners' accounts.
         """
         path = f"{_image(store, id)}{_query(hash_algo=hash_algo)}"
+        head = _token(token)
         if isinstance(image, source.Descriptor):
-            return self._put_descriptor(path, image, request_id)
+            return self._put_descriptor(path, image, request_id, head)
         source.check(image)
         if by_descriptor and watch is None and (own := source.descriptor(image, size)):
-            receipt = self._put_descriptor(path, own, request_id)
+            receipt = self._put_descriptor(path, own, request_id, head)
             # As if it had been read here.
             image.seek(own.offset + own.size)
             return receipt
-        return self._put_bytes(path, image, size, watch, request_id)
+        return self._put_bytes(path, image, size, watch, request_id, head)
 
-    def _put_descriptor(self, path: str, own: source.Descriptor, request_id: str | None) -> Receipt:
+    def _put_descriptor(
+        self, path: str, own: source.Descriptor, request_id: str | None, head: dict[str, str]
+    ) -> Receipt:
         # A file that has another length by the time that it is opened there is refused.
         head = {
+            **head,
             "Imaged-Body": "fd",
             "Content-Length": "0",
             "X-OpenStack-Image-Size": str(own.size),
@@ -118,9 +124,10 @@ class Client:
         size: int | None,
         watch: source.Watch | None,
         request_id: str | None,
+        head: dict[str, str],
     ) -> Receipt:
         # With chunks, the end is a message: a source that fails half-way can never pass as whole.
-        head = {"Transfer-Encoding": "chunked", "Expect": "100-continue"}
+        head = {**head, "Transfer-Encoding": "chunked", "Expect": "100-continue"}
         if size is not None:
             head["X-OpenStack-Image-Size"] = str(size)
         connection = self._connect()
@@ -432,6 +439,15 @@ class Client:
 
 def _is_plain(text: str) -> bool:
     return len(text) <= 128 and text.isascii() and text.replace("-", "a").isalnum()
+
+
+def _token(token: str | None) -> dict[str, str]:
+    if token is None:
+        return {}
+    # What is in it is shown to nobody. A blank could begin another header.
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise errors.Invalid("the caller's token is no token: it has blanks or is no plain text")
+    return {"X-Auth-Token": token}
 
 
 def _quote(text: str) -> str:

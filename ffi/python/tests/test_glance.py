@@ -178,12 +178,12 @@ def test_a_store_of_type_rbd_shows_what_it_showed(glance, monkeypatch):
         multi_backend.get(uri, "ceph")
 
 
-@pytest.mark.parametrize("kind", ["swift", "s3", "cinder", "http"])
-def test_a_type_that_is_not_served_is_refused(glance, shared, kind, monkeypatch):
+def test_a_type_that_is_not_served_is_refused(glance, shared, monkeypatch):
     monkeypatch.setattr(multi_backend, "_list_driver_opts", dict)
     section = f"[other]\nimaged_socket = {shared.socket}\n"
-    with pytest.raises(RuntimeError, match=rf"other.* stores of type {kind} yet, only file, rbd"):
-        glance.start(f"fast:file, other:{kind}", fast(shared), section)
+    only = "stores of type cinder yet, only file, http, rbd, s3, swift"
+    with pytest.raises(RuntimeError, match=rf"other.* {only}"):
+        glance.start("fast:file, other:cinder", fast(shared), section)
 
 
 def test_an_image_that_is_there_is_a_duplicate_for_both(served, monkeypatch):

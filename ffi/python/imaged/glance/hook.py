@@ -128,7 +128,7 @@ def install() -> None:
             # It has been logged.
             return None
         LOG.info("The store %s is served by imaged at %s", backend, socket)
-        return store.served(in_tree, kind)(conf, backend, socket)
+        return store.served(store.class_of(in_tree), kind)(conf, backend, socket)
 
     load.by_imaged = True  # type: ignore[attr-defined]
     multi_backend._load_multi_store = load

@@ -30,6 +30,7 @@ def _file(store: Any) -> None:
     """What Glance asks a store of type file for, besides its images."""
     conf = store.store_conf
     store.chunk_size = conf.filesystem_store_chunk_size
+    store.READ_CHUNKSIZE = store.WRITE_CHUNKSIZE = store.chunk_size
     store.thin_provisioning = conf.filesystem_thin_provisioning
     several = conf.filesystem_store_datadirs
     # The driver in Glance has no datadir where there are several, and stores/detail fails then.
@@ -54,14 +55,68 @@ def _rbd(store: Any) -> None:
     """What Glance asks a store of type rbd for, besides its images."""
     conf = store.store_conf
     store.chunk_size = conf.rbd_store_chunk_size << 20
+    store.READ_CHUNKSIZE = store.WRITE_CHUNKSIZE = store.chunk_size
     store.thin_provisioning = conf.rbd_thin_provisioning
     store.pool = str(conf.rbd_store_pool)
     # It has the cluster's fsid, which the daemon knows.
     store._url_prefix = None
 
 
+def _s3(store: Any) -> None:
+    """What Glance asks a store of type s3 for, besides its images. It needs no keys for that."""
+    conf = store.store_conf
+    store.s3_store_large_object_size = conf.s3_store_large_object_size << 20
+    store.s3_store_large_object_chunk_size = conf.s3_store_large_object_chunk_size << 20
+    store.s3_store_thread_pools = conf.s3_store_thread_pools
+    scheme, colon, host = (conf.s3_store_host or "").rpartition("://")
+    scheme = "s3+https" if (scheme, colon) == ("https", "://") else "s3"
+    # The driver in Glance compares without the slash at the end too.
+    store._url_prefix = f"{scheme}://{host.rstrip('/')}/{conf.s3_store_bucket}"
+
+
+# glance_store's "MB" of its swift driver, in bytes.
+SWIFT_MB = 1000 * 1024
+
+
+def _swift(store: Any) -> None:
+    """What Glance asks a store of type swift for, besides its images. No login is needed for it."""
+    conf = store.store_conf
+    store.large_object_size = conf.swift_store_large_object_size * SWIFT_MB
+    store.large_object_chunk_size = conf.swift_store_large_object_chunk_size * SWIFT_MB
+    store.container = conf.swift_store_container or "glance"
+    store._url_prefix = _swift_prefix(conf, store.container)
+
+
+def _swift_prefix(conf: Any, container: str) -> str | None:
+    """What locations in a single account begin with; in those of callers nobody can tell."""
+    if conf.swift_store_multi_tenant:
+        return None
+    if conf.swift_store_config_file:
+        return f"swift+config://{conf.default_swift_reference or 'ref1'}/{container}/"
+    address = conf.swift_store_auth_address
+    if not address:
+        return None
+    scheme = "swift+http" if address.startswith("http://") else "swift+https"
+    host = address.rpartition("://")[2].strip("/")
+    user = f"{quote(conf.swift_store_user)}:***@" if conf.swift_store_user else ""
+    return f"{scheme}://{user}{host}/{container}/"
+
+
+def _http(store: Any) -> None:
+    """What Glance asks a store of type http for, besides its images."""
+    store._url_prefix = "http"
+
+
 # The types that the daemon serves, with what Glance reads off a store of each.
-SERVED: dict[str, Callable[[Any], None]] = {"file": _file, "rbd": _rbd}
+SERVED: dict[str, Callable[[Any], None]] = {
+    "file": _file,
+    "http": _http,
+    "rbd": _rbd,
+    "s3": _s3,
+    "swift": _swift,
+}
+# Those that Glance's drivers only read from.
+READ_ONLY = frozenset({"http"})
 
 
 @functools.cache
@@ -118,15 +173,20 @@ class Served:
         self.socket = socket
         self._store: Store | None = None
         super().__init__(conf, backend)  # type: ignore[call-arg]
+        self.store_conf = _options(self, conf, backend)
+
+    def configure(self, re_raise_bsc: bool = False) -> None:
+        """Nothing but `configure_add`: some drivers look here for what only they would need."""
+        driver.Store.configure(self, re_raise_bsc=re_raise_bsc)
 
     def get_store_location_class(self) -> Any:
         """The driver's own: it is looked for in the module of the class, and this is not it."""
-        return importlib.import_module(self.in_tree.__module__).StoreLocation
+        theirs = importlib.import_module(self.in_tree.__module__).StoreLocation
+        return _as_written(theirs) if self.kind == "swift" else theirs
 
     def configure_add(self) -> None:
         """Take over what Glance shows; neither directories nor clusters are touched from here."""
         SERVED[self.kind](self)
-        self.READ_CHUNKSIZE = self.WRITE_CHUNKSIZE = self.chunk_size  # type: ignore[attr-defined]
         try:
             self._known(Client(self.socket, timeout=BRIEFLY))
         except ours.Error as error:
@@ -209,6 +269,7 @@ class Served:
                 hash_algo=hashing_algo,
                 watch=watch,
                 request_id=_request_id(context),
+                token=self._token(context),
             )
         except ours.Error as error:
             found = self._in_doubt(str(image_id), hashing_algo, sent, error)
@@ -288,11 +349,25 @@ class Served:
     # can be added, with an exception after which Glance forgets the image.
     def delete(self, location: Any, context: Any = None) -> None:
         """Remove an image."""
+        if self.kind in READ_ONLY:
+            # What lies there is not Glance's: it forgets the location, and is right.
+            raise exceptions.StoreDeleteNotSupported
         try:
             at = location.get_store_uri()
             client(self.socket).delete(self.backend_group, at=at, request_id=_request_id(context))
         except ours.Error as error:
             raise self._told(DELETE, error) from error
+
+    def set_acls(self, location: Any, *args: Any, **more: Any) -> None:
+        """Refuse in a way that Glance passes over, as stores do that know no owners."""
+        raise NotImplementedError
+
+    def _token(self, context: Any) -> str | None:
+        """The caller's token, for stores that keep an image in its owner's account."""
+        if self.kind != "swift" or not self.store_conf.swift_store_multi_tenant:
+            return None
+        token = getattr(context, "auth_token", None)
+        return token if isinstance(token, str) and token else None
 
     def _told(self, table: Any, error: ours.Error) -> Exception:
         """As `told`, but a store that is missing is not taken for an image that is.
@@ -315,11 +390,49 @@ def _request_id(context: Any) -> str | None:
     return asked if isinstance(asked, str) else None
 
 
+def _options(of: Any, conf: Any, backend: str) -> Any:
+    """A store's options: those of its section, else of the shared one."""
+    return driver.BackendGroupConfiguration(of.OPTIONS, backend, conf=conf)
+
+
+@functools.cache
+def _as_written(theirs: Any) -> type:
+    """Locations of type swift that stay as they are.
+
+    The driver in Glance puts the login in the place of a reference, if it knows that.
+    """
+
+    class AsWritten(theirs):  # type: ignore[misc]
+        written: str | None = None
+
+        def parse_uri(self, uri: str) -> None:
+            self.written = uri
+            if not uri.startswith("swift+config://"):
+                super().parse_uri(uri)
+
+        def get_uri(self) -> Any:
+            return self.written or super().get_uri()
+
+    return AsWritten
+
+
+def class_of(in_tree: Any) -> type:
+    """The class of a store: of type swift glance_store has two, which a function chooses from.
+
+    What they have in common reads nothing of a login.
+    """
+    if isinstance(in_tree, type):
+        return in_tree
+    both: type = importlib.import_module(in_tree.__module__).BaseStore
+    return both
+
+
 @functools.cache
 def served(in_tree: type, kind: str) -> Callable[[Any, str, str], Any]:
     """The class for a store of this kind, made of the one that glance_store has for it."""
     name = f"Served{kind.title()}"
-    made: Callable[[Any, str, str], Any] = type(
-        name, (Served, in_tree), {"kind": kind, "in_tree": in_tree}
-    )
+    more: dict[str, Any] = {"kind": kind, "in_tree": in_tree}
+    if kind in READ_ONLY:
+        more["_CAPABILITIES"] = Served._CAPABILITIES & ~capabilities.BitMasks.WRITE_ACCESS
+    made: Callable[[Any, str, str], Any] = type(name, (Served, in_tree), more)
     return made
