@@ -4,8 +4,8 @@ use data_encoding::BASE64;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    exchange::{Answer, Head},
     s3::error,
-    server::{Answer, Head},
     space::{Blob, hex},
 };
 

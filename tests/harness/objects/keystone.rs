@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{
-    server::{Answer, Head},
+    exchange::{Answer, Head},
     space::{Blob, Space, Token},
     swift::refusal,
 };

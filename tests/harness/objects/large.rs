@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    server::Answer,
+    exchange::Answer,
     space::{Blob, Manifest, Object, Segment, Space, hex, md5_of},
     swift::{At, listed, refusal},
 };

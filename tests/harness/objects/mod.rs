@@ -10,6 +10,7 @@
 //! ```
 
 mod checksums;
+mod exchange;
 mod keystone;
 mod large;
 mod parts;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
+    exchange::Answer,
     s3::{At, element, elements, error, escaped, quoted, range, source, xml},
-    server::Answer,
     space::{Blob, Object, Space, Upload, hex, md5_of},
 };
 

@@ -8,9 +8,9 @@ use percent_encoding::percent_decode_str;
 
 use super::{
     checksums::unwrapped,
+    exchange::{Answer, Head},
     parts,
     plan::Call,
-    server::{Answer, Head},
     space::{Blob, Bucket, Object, Space},
 };
 
@@ -167,7 +167,14 @@ pub(super) fn answer(space: &mut Space, call: Call, head: &Head, body: Blob) -> 
         Call::Abort => parts::abort(space, &at),
         Call::ListParts => parts::list(space, &at),
         Call::ListUploads => parts::list_uploads(space, &at),
-        _ => error(501, "NotImplemented", "this server does not know that"),
+        Call::PutBucket
+        | Call::Token
+        | Call::PutManifest
+        | Call::Post
+        | Call::PostBucket
+        | Call::DeleteBucket
+        | Call::Account
+        | Call::Other => error(501, "NotImplemented", "this server does not know that"),
     }
 }
 

@@ -7,10 +7,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::{
+    exchange::{Answer, Head},
     keystone, large,
     plan::Call,
     s3::range,
-    server::{Answer, Head},
     space::{Blob, Bucket, Manifest, Object, Space, hex, md5_of},
 };
 
@@ -119,7 +119,17 @@ pub(super) fn answer(
         Call::Get | Call::Head => get(space, &at),
         Call::Post => post(space, &at),
         Call::Delete => delete(space, &at),
-        _ => refusal(405),
+        Call::CreateUpload
+        | Call::UploadPart
+        | Call::CopyPart
+        | Call::Complete
+        | Call::Abort
+        | Call::ListParts
+        | Call::ListUploads
+        | Call::PutTags
+        | Call::GetTags
+        | Call::Token
+        | Call::Other => refusal(405),
     }
 }
 
@@ -191,7 +201,7 @@ fn put_container(space: &mut Space, at: &At<'_>) -> Answer {
     let posts = at.head.method == Method::POST;
     let place = (at.account.clone(), at.container.clone());
     let was_there = space.buckets.contains_key(&place);
-    let bucket = space.buckets.entry(place).or_insert_with(Bucket::default);
+    let bucket = space.buckets.entry(place).or_default();
     for (name, value) in at.head.beginning(&KEPT_OF_CONTAINERS) {
         if value.is_empty() {
             bucket.headers.remove(&name);

@@ -422,22 +422,32 @@ fn swift_gives_tokens_to_whom_it_knows() {
     assert!(by_tempauth(&objects).is_none());
 }
 
-/// A server, and how it is asked for what is in its container.
-fn swift() -> (Objects, impl Fn(&Objects, &str, &[(&str, &str)], &[u8]) -> Told) {
-    let objects = Objects::swift();
-    let (token, at) = by_tempauth(&objects).unwrap();
-    let asked = move |objects: &Objects, line: &str, more: &[(&str, &str)], body: &[u8]| {
+/// A server, with a token and the account that it is for.
+struct Swift {
+    objects: Objects,
+    token: String,
+    at: String,
+}
+
+impl Swift {
+    fn new() -> Self {
+        let objects = Objects::swift();
+        let (token, at) = by_tempauth(&objects).unwrap();
+        Self { objects, token, at }
+    }
+
+    fn ask(&self, line: &str, more: &[(&str, &str)], body: &[u8]) -> Told {
         let (method, rest) = line.split_once(' ').unwrap();
-        let headers = [&[("x-auth-token", token.as_str())], more].concat();
-        ask(objects, &format!("{method} {at}/{rest}"), &headers, body).unwrap()
-    };
-    (objects, asked)
+        let headers = [&[("x-auth-token", self.token.as_str())], more].concat();
+        ask(&self.objects, &format!("{method} {}/{rest}", self.at), &headers, body).unwrap()
+    }
 }
 
 #[test]
 fn swift_keeps_objects_and_judges_conditions() {
-    let (objects, asked) = swift();
-    let ask = |line: &str, more: &[(&str, &str)], body: &[u8]| asked(&objects, line, more, body);
+    let swift = Swift::new();
+    let objects = &swift.objects;
+    let ask = |line: &str, more: &[(&str, &str)], body: &[u8]| swift.ask(line, more, body);
     let put = ask("PUT images/one", &[("x-object-meta-a", "b")], b"hello world");
     assert_eq!((put.status, put.headers["etag"].len()), (201, 32));
     assert_eq!(ask("PUT images/one", &[("if-none-match", "*")], b"x").status, 412);
@@ -474,8 +484,9 @@ fn swift_keeps_objects_and_judges_conditions() {
 
 #[test]
 fn swift_joins_the_segments_of_large_objects() {
-    let (objects, asked) = swift();
-    let ask = |line: &str, more: &[(&str, &str)], body: &[u8]| asked(&objects, line, more, body);
+    let swift = Swift::new();
+    let objects = &swift.objects;
+    let ask = |line: &str, more: &[(&str, &str)], body: &[u8]| swift.ask(line, more, body);
     let etags = [("one-00001", &b"hello"[..]), ("one-00002", b" world")]
         .map(|(name, body)| ask(&format!("PUT images/{name}"), &[], body).headers["etag"].clone());
     let manifest = [("x-object-manifest", "images/one-")];
