@@ -18,7 +18,14 @@ use super::{
 /// Makes the daemon's configuration, and writes it only if nothing is wrong with it.
 pub(crate) fn run(args: &Import) -> ExitCode {
     let output = Output { json: false };
-    let imported = match Config::import(&args.files, &args.dirs) {
+    let output_file = args.output.as_deref().map(std::path::absolute).transpose();
+    let output_file = match output_file {
+        Ok(file) => file,
+        Err(error) => {
+            return output.end(Err(Failure::io("find the directory that this is in", &error)));
+        }
+    };
+    let imported = match Config::import(&args.files, &args.dirs, output_file.as_deref()) {
         Ok(imported) => imported,
         Err(problems) => {
             for problem in problems.iter().map(Problem::to_string) {
@@ -41,10 +48,28 @@ fn write(args: &Import, imported: &Imported) -> Done {
     let Some(path) = &args.output else {
         return io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::stdout(&error));
     };
+    let taken = imported.taken.iter().map(|taken| (&*taken.to, &*taken.bytes));
+    // What it names is there before it is.
+    let files = taken.chain([(path.as_path(), text.as_bytes())]);
+    let mut written = Vec::new();
+    for (path, bytes) in files {
+        if let Err(failure) = write_new(path, bytes) {
+            // Half a configuration is worse than none.
+            for path in written {
+                let _gone = fs::remove_file(path);
+            }
+            return Err(failure);
+        }
+        written.push(path);
+    }
+    Ok(())
+}
+
+/// Makes a file of this content, whole or not at all.
+fn write_new(path: &Path, bytes: &[u8]) -> Done {
     let mut file = create(path)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
     written.map_err(|error| {
-        // Half a configuration is worse than none.
         let _gone = fs::remove_file(path);
         Failure::io(format_args!("write `{}`", path.display()), &error)
     })

@@ -1,7 +1,12 @@
 //! A configuration of the daemon's own, made from Glance's: the stores that Glance is to send here,
 //! with their options and secrets, and nothing else of that file.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    fs,
+    path::{Path, PathBuf},
+};
 
 use imaged_drivers::options::{FALLBACK, Finding};
 
@@ -13,6 +18,9 @@ use super::{
 /// The option that names the daemon's socket, on Glance's side.
 const SOCKET: &str = "imaged_socket";
 
+/// Options that name a file with secrets in it, which Glance's user may read and the daemon's may not.
+const SECRETS: [&str; 1] = ["swift_store_config_file"];
+
 /// A configuration for the daemon.
 #[derive(Clone, Debug)]
 pub struct Imported {
@@ -22,6 +30,23 @@ pub struct Imported {
     pub stores: Vec<String>,
     /// What is good to know, of stores that were left out too.
     pub notes: Vec<String>,
+    /// The files with secrets that go along, which the text names by their new places.
+    pub taken: Vec<Taken>,
+}
+
+/// A file with secrets that goes along with a configuration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Its new place.
+    pub to: PathBuf,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken").field("to", &self.to).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -30,13 +55,21 @@ impl Config {
     /// or in `[backend_defaults]`; if none has, all that this build serves. References are resolved,
     /// for what they refer to may not come along.
     ///
+    /// If it is going to be the file `output`, files with secrets that it names go along, to places
+    /// beside that one.
+    ///
     /// # Errors
     /// Everything that is wrong with the stores, as [`Config::load`] says it.
-    pub fn import(files: &[PathBuf], dirs: &[PathBuf]) -> Result<Imported, Vec<Problem>> {
+    pub fn import(
+        files: &[PathBuf],
+        dirs: &[PathBuf],
+        output: Option<&Path>,
+    ) -> Result<Imported, Vec<Problem>> {
         let (layers, problems) = Layers::load(files, dirs);
         let (config, notes) = Self::read(&layers, problems)?;
         let notes = notes.iter().map(Note::to_string).collect();
-        Import { layers, config, notes }.run()
+        let output = output.map(Path::to_owned);
+        Import { layers, config, notes, output, taken: Vec::new() }.run()
     }
 }
 
@@ -44,6 +77,8 @@ struct Import {
     layers: Layers,
     config: Config,
     notes: Vec<String>,
+    output: Option<PathBuf>,
+    taken: Vec<Taken>,
 }
 
 impl Import {
@@ -75,14 +110,44 @@ impl Import {
         section(&mut text, "imaged", &self.own(&stores, &sockets)?);
         let mut written = Vec::new();
         for name in std::iter::once(FALLBACK).chain(stores.iter().map(String::as_str)) {
-            let options = self.options(name)?;
+            let mut options = self.options(name)?;
+            self.take_along(name, &mut options)?;
             if name != FALLBACK || !options.is_empty() {
                 section(&mut text, name, &options);
                 written.push((name, options));
             }
         }
         proved(&text, &written)?;
-        Ok(Imported { text, stores, notes: self.notes })
+        Ok(Imported { text, stores, notes: self.notes, taken: self.taken })
+    }
+
+    /// Reads the files with secrets that a section names, and names their new places instead.
+    fn take_along(&mut self, name: &str, options: &mut Values) -> Result<(), Vec<Problem>> {
+        for (option, values) in options {
+            let Some(value) = values.last_mut().filter(|value| !value.is_empty()) else { continue };
+            if !SECRETS.contains(&option.as_str()) {
+                continue;
+            }
+            let Some(output) = &self.output else {
+                self.notes.push(format!(
+                    "[{name}] {option}: it holds secrets, and is only named here: let the daemon \
+                     read it, or take it along by --output: file=`{value}`"
+                ));
+                continue;
+            };
+            let bytes = fs::read(&*value).map_err(|error| {
+                let what = format!("cannot be read: file=`{value}` error=`{error}`");
+                vec![Finding::new(name, option, what)]
+            })?;
+            let to = beside(output, name, option);
+            let Some(text) = to.to_str() else {
+                let what = "cannot be taken along beside an output whose name is no text";
+                return Err(vec![Finding::new(name, option, what.to_owned())]);
+            };
+            text.clone_into(value);
+            self.taken.push(Taken { to, bytes });
+        }
+        Ok(())
     }
 
     /// The socket of each store that has one.
@@ -169,6 +234,13 @@ impl Import {
     }
 }
 
+/// The place of a file that goes along: not among those that are read as a configuration if all of a
+/// directory is.
+fn beside(output: &Path, section: &str, option: &str) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}.{section}.{option}"))
+}
+
 /// The options of a section, each with all its values.
 type Values = Vec<(String, Vec<String>)>;
 
@@ -229,7 +301,8 @@ mod tests {
         let problems = layers.lay("glance-api.conf", text);
         let lines = |all: Vec<Problem>| all.iter().map(Problem::to_string).collect::<Vec<_>>();
         let (config, _notes) = Config::read(&layers, problems).map_err(lines)?;
-        Import { layers, config, notes: Vec::new() }.run().map_err(lines)
+        let (notes, taken) = (Vec::new(), Vec::new());
+        Import { layers, config, notes, output: None, taken }.run().map_err(lines)
     }
 
     const GLANCE: &str = "\
@@ -311,6 +384,46 @@ s3_store_secret_key = secret
         );
         let wrong = imported("[DEFAULT]\nenabled_backends = s:s3\n[s]\nx = 1\n").unwrap_err();
         assert!(wrong.iter().any(|line| line.contains("no store is left")), "{wrong:?}");
+    }
+
+    fn taken(output: Option<&str>, from: &Path) -> (Values, Import, Result<(), Vec<Problem>>) {
+        let mut import = Import {
+            layers: Layers::default(),
+            config: Config::embedded(),
+            notes: Vec::new(),
+            output: output.map(PathBuf::from),
+            taken: Vec::new(),
+        };
+        let of = |name: &str, value: &Path| (name.to_owned(), vec![value.display().to_string()]);
+        let mut options = vec![of("swift_store_config_file", from), of("swift_store_cacert", from)];
+        let done = import.take_along("objects", &mut options);
+        (options, import, done)
+    }
+
+    #[test]
+    fn a_file_with_secrets_goes_along_to_a_place_beside_the_output() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("glance-swift.conf");
+        fs::write(&from, "[ref1]\nkey = hidden\n").unwrap();
+        let (options, import, done) = taken(Some("/etc/imaged/imaged.conf"), &from);
+        assert_eq!(done, Ok(()));
+        let to = "/etc/imaged/imaged.objects.swift_store_config_file";
+        assert_eq!(options[0].1, [to]);
+        assert_eq!(options[1].1, [from.display().to_string()], "what is no secret stays");
+        assert_eq!(import.taken.len(), 1);
+        assert_eq!(import.taken[0].bytes, b"[ref1]\nkey = hidden\n");
+        assert!(!format!("{:?}", import.taken).contains("hidden"));
+    }
+
+    #[test]
+    fn a_file_with_secrets_is_told_of_where_it_cannot_go_along() {
+        let (_, import, done) = taken(None, Path::new("/etc/glance/swift.conf"));
+        assert_eq!((done, import.taken.len()), (Ok(()), 0));
+        assert!(import.notes[0].contains("let the daemon read it"), "{:?}", import.notes);
+        let (_, _, done) = taken(Some("/etc/imaged.conf"), Path::new("/is/not/there"));
+        let told = done.unwrap_err()[0].to_string();
+        assert!(told.contains("[objects] swift_store_config_file"), "{told}");
+        assert!(told.contains("/is/not/there"), "{told}");
     }
 
     proptest::proptest! {

@@ -27,7 +27,7 @@ use std::{
 use imaged_drivers::options::{Finding, Findings, Options, Section};
 
 pub use daemon::{Daemon, HASHES, LogFormat};
-pub use import::Imported;
+pub use import::{Imported, Taken};
 use layers::Layers;
 use places::Places;
 pub use roles::{Grant, Role, Who};
