@@ -54,8 +54,8 @@ use tokio::{
 /// As many descriptors as Linux sends with one message.
 const SCM_MAX_FD: usize = 253;
 
-/// As many bytes are read at a time.
-const READ: usize = 16 << 10;
+/// As many bytes are read at a time, at most.
+const READ: usize = 128 << 10;
 
 /// As many unclaimed descriptors as a connection may hold.
 const UNCLAIMED: usize = 4;
@@ -307,7 +307,7 @@ impl Stream {
         loop {
             ready!(self.socket().poll_read_ready(cx))?;
             let got = self.socket().try_io(Interest::READABLE, || {
-                let mut most = buf.remaining().min(READ);
+                let mut most = buf.remaining().min(READ).min(self.there());
                 if self.wire.lane.is_clogged() {
                     most = self.without_descriptors(buf.initialize_unfilled_to(most))?;
                 }
@@ -320,6 +320,12 @@ impl Stream {
             buf.advance(bytes);
             return Poll::Ready(Ok(()));
         }
+    }
+
+    /// Bytes that can be read now, at least one: so much of a buffer is cleared before it is read into.
+    fn there(&self) -> usize {
+        let there = rustix::io::ioctl_fionread(self.socket()).unwrap_or(READ as u64);
+        usize::try_from(there).unwrap_or(READ).max(1)
     }
 
     /// How many bytes can be read into `room` before a descriptor comes; an error if one comes with
