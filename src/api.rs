@@ -150,6 +150,9 @@ async fn act(
             get::may_be_made(call, &store, &id, &conditions).await?;
             return put::put(call, &store, id, algo, body).await;
         }
+        Action::CopyToAll(id) => {
+            return copy::copy_to_all(call, id, &conditions, body, peer).await;
+        }
         Action::PutToAll(wanted) => {
             return to_all::put(call, wanted, &conditions, body).await;
         }

@@ -388,12 +388,23 @@ impl Client {
     /// # Errors
     /// Any.
     pub async fn copy(&self, store: &str, id: &str, wanted: &Wanted) -> Result<Receipt> {
+        self.make(&image_target(store, Which::Id(id)), wanted).await
+    }
+
+    /// Makes an image in each of `wanted.stores`.
+    ///
+    /// # Errors
+    /// Any; what became of the image in each store is in the answer if one of them has it.
+    pub async fn copy_to_all(&self, id: &str, wanted: &Wanted) -> Result<Results> {
+        self.make(&format!("/v1/images/{}", plain(id)), wanted).await
+    }
+
+    async fn make<T: DeserializeOwned>(&self, target: &str, wanted: &Wanted) -> Result<T> {
         let body = serde_json::to_vec(wanted)
             .map_err(|error| Error::Broken(format!("no such request can be: {error}")))?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let target = image_target(store, Which::Id(id));
-        let answer = self.request(Method::POST, &target, headers, Body::whole(body.into())).await?;
+        let answer = self.request(Method::POST, target, headers, Body::whole(body.into())).await?;
         answer.accepted().await?.json().await
     }
 

@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+pub use copy::copy_to_all;
 use futures_util::{StreamExt as _, stream};
 use imaged_drivers::{
     self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Location, Result,

@@ -7,15 +7,17 @@ use hyper::{Response, StatusCode, body::Incoming};
 use imaged_drivers::{Context, Error, ImageId, Kind, Location, Result, Volume};
 use tokio_util::sync::CancellationToken;
 
-use super::{answer::json, body::Body, call::Call};
+use super::{
+    answer::json, body::Body, call::Call, conditions::Conditions, get, route::each_once, to_all,
+};
 use crate::{
     config::Role,
     digest::Algo,
     jobs::Ticket,
     socket::Peer,
-    store::Store,
+    store::{Store, copy_to_all as copy_to_all_of},
     transfer::Put,
-    wire::records::{Origin, Wanted},
+    wire::records::{Mode, Origin, Wanted},
 };
 
 /// The largest body of a request that is not an image, in bytes.
@@ -30,14 +32,15 @@ pub(super) async fn copy(
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
     let wanted = read(call, body).await?;
-    let algo = match &wanted.hash_algo {
-        Some(name) => name.parse()?,
-        None => call.default_algo()?,
-    };
-    let found = find(call, &store, &wanted.source, peer).await?;
-    if call.daemon.shared.closing.is_cancelled() {
-        return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+    if !wanted.stores.is_empty() || wanted.all_or_none {
+        return Err(Error::new(
+            Kind::Invalid,
+            "the path names the store: for several, POST /v1/images/{id} with `stores`",
+        ));
     }
+    let algo = algo(call, &wanted)?;
+    let found = find(call, &store, &wanted.source, peer).await?;
+    not_closing(call)?;
     let context = call.context()?;
     let job = call.daemon.shared.jobs.begin("copy", &call.request, store.name(), id.as_str(), None);
     let put = new_put(call, id, algo, context, Some(job));
@@ -48,6 +51,61 @@ pub(super) async fn copy(
     };
     let receipt = super::put::joined(copied.await)?;
     json(StatusCode::CREATED, &receipt)
+}
+
+/// Makes images in several stores from one of another.
+pub(super) async fn copy_to_all(
+    call: &Call,
+    id: ImageId,
+    conditions: &Conditions,
+    body: &mut Option<Incoming>,
+    peer: &Peer,
+) -> Result<Response<Body>> {
+    let wanted = read(call, body).await?;
+    let names = each_once(wanted.stores.clone(), "write \"stores\": [\"A\", \"B\"], each once")?;
+    if !matches!(wanted.mode, Mode::Auto | Mode::Stream) {
+        return Err(Error::new(
+            Kind::Invalid,
+            "to several stores an image is streamed: mode is auto or stream",
+        ));
+    }
+    let stores = to_all::stores(call, &names)?;
+    let algo = algo(call, &wanted)?;
+    for name in &names {
+        get::may_be_made(call, name, &id, conditions).await?;
+    }
+    let Some(first) = stores.first() else {
+        return Err(Error::new(Kind::Invalid, "no store is named"));
+    };
+    let Found::Image(source, from) = find(call, first, &wanted.source, peer).await? else {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "an image of a volume is made in one store; copy that to the others",
+        ));
+    };
+    not_closing(call)?;
+    let context = call.context()?;
+    let label = names.join("+");
+    let job = call.daemon.shared.jobs.begin("copy", &call.request, &label, id.as_str(), None);
+    let put = new_put(call, id, algo, context, Some(job));
+    let copied = copy_to_all_of(stores, wanted.all_or_none, put, source, from);
+    let copied = super::put::joined(call.daemon.shared.tasks.spawn(copied).await)?;
+    to_all::answer(call, &names, copied)
+}
+
+/// The multihash algorithm that is wanted.
+fn algo(call: &Call, wanted: &Wanted) -> Result<Algo> {
+    match &wanted.hash_algo {
+        Some(name) => name.parse(),
+        None => call.default_algo(),
+    }
+}
+
+fn not_closing(call: &Call) -> Result<()> {
+    match call.daemon.shared.closing.is_cancelled() {
+        true => Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again")),
+        false => Ok(()),
+    }
 }
 
 fn new_put(call: &Call, id: ImageId, algo: Algo, context: Context, job: Option<Ticket>) -> Put {

@@ -76,6 +76,8 @@ pub const ROUTES: &[Line] = &[
         summary: "makes the image from a source; from a location it takes the role member", answer: Answer::Json("Receipt") },
     Line { method: "PUT", path: TO_ALL, at: false, role: Some(Role::Member), status: "201",
         summary: "stores the body as an image in each of `stores`, names with commas between, in one pass; with `all_or_none` in all of them or in none", answer: Answer::Json("Results") },
+    Line { method: "POST", path: TO_ALL, at: false, role: Some(Role::Service), status: "201",
+        summary: "makes the image from a source in each of `stores` of the body, in one pass; with `all_or_none` in all of them or in none; from a location it takes the role member", answer: Answer::Json("Results") },
     Line { method: "GET", path: "/v1/jobs", at: false, role: Some(Role::Reader), status: "200",
         summary: "background work", answer: Answer::Json("Jobs") },
     Line { method: "GET", path: "/v1/jobs/{id}", at: false, role: Some(Role::Reader), status: "200",

@@ -51,6 +51,8 @@ pub enum Action {
     Delete(String, Image),
     /// `POST /v1/stores/{store}/images/{id}`
     Copy(String, ImageId),
+    /// `POST /v1/images/{id}`
+    CopyToAll(ImageId),
     /// `GET /v1/jobs`
     Jobs,
     /// `GET /v1/jobs/{id}`
@@ -80,7 +82,7 @@ impl Action {
             | Self::Jobs
             | Self::Job(..)
             | Self::Metrics => Some(Role::Reader),
-            Self::Get(..) | Self::Copy(..) => Some(Role::Service),
+            Self::Get(..) | Self::Copy(..) | Self::CopyToAll(_) => Some(Role::Service),
             Self::Put(..) | Self::PutToAll(_) | Self::CancelJob(_) => Some(Role::Member),
             Self::Delete(..) => Some(Role::Admin),
         }
@@ -97,7 +99,7 @@ impl Action {
     /// Whether a caller who is gone needs no answer, so that nothing has to be finished or undone.
     pub(super) fn only_looks(&self) -> bool {
         matches!(self.role(), None | Some(Role::Reader | Role::Service))
-            && !matches!(self, Self::Copy(..))
+            && !matches!(self, Self::Copy(..) | Self::CopyToAll(_))
     }
 }
 
@@ -146,6 +148,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action>
             id: id.parse()?,
             algo: query.one("hash_algo")?,
         })),
+        ("POST", ["v1", "images", id]) => query.none(Action::CopyToAll(id.parse()?)),
         ("GET", ["v1", "jobs"]) => query.none(Action::Jobs),
         ("GET", ["v1", "jobs", id]) => {
             let wait = query.only::<u64>("wait")?.unwrap_or(0).min(MAX_WAIT_S);
@@ -180,7 +183,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["v1", "stores" | "jobs"] | ["v1", "stores", _] => Some("GET"),
         ["v1", "stores", _, "images"] => Some("GET, HEAD, DELETE"),
         ["v1", "stores", _, "images", _] => Some("GET, HEAD, PUT, POST, DELETE"),
-        ["v1", "images", _] => Some("PUT"),
+        ["v1", "images", _] => Some("PUT, POST"),
         ["v1", "jobs", _] => Some("GET, DELETE"),
         ["healthz" | "readyz" | "metrics" | "openapi.json"] => Some("GET"),
         _ => None,
@@ -191,6 +194,24 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
 pub(super) fn allow_of(method: &Method, path: &str) -> Option<String> {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
     methods(&segments).filter(|methods| !methods.contains(method.as_str())).map(str::to_owned)
+}
+
+/// The stores that an image is to go to, if each has a name and is there once; `remedy` says how they are
+/// written.
+pub(super) fn each_once(stores: Vec<String>, remedy: &str) -> Result<Vec<String>> {
+    let refuse = |what: &str| Err(Error::new(Kind::Invalid, format!("{what}: {remedy}")));
+    if stores.is_empty() {
+        return refuse("no store is named");
+    }
+    for (place, name) in stores.iter().enumerate() {
+        if name.is_empty() {
+            return refuse("a store in the list has no name");
+        }
+        if stores.iter().take(place).any(|other| other == name) {
+            return refuse(&format!("the store `{}` is named twice", short(name)));
+        }
+    }
+    Ok(stores)
 }
 
 /// The longest that one request may wait for a job, in seconds.
@@ -266,23 +287,9 @@ impl<'a> Query<'a> {
     /// The names in `stores=a,b`, each once.
     fn stores(&self) -> Result<Vec<String>> {
         self.known(&["stores", "all_or_none", "hash_algo"])?;
-        let refuse = |what: &str| {
-            Err(Error::new(Kind::Invalid, format!("{what}: write ?stores=A,B, each store once")))
-        };
-        let Some(list) = self.one::<String>("stores")?.filter(|list| !list.is_empty()) else {
-            return refuse("no store is named");
-        };
-        let mut stores: Vec<String> = Vec::new();
-        for name in list.split(',') {
-            if name.is_empty() {
-                return refuse("a store in the list has no name");
-            }
-            if stores.iter().any(|other| other == name) {
-                return refuse(&format!("the store `{}` is named twice", short(name)));
-            }
-            stores.push(name.to_owned());
-        }
-        Ok(stores)
+        let list = self.one::<String>("stores")?.unwrap_or_default();
+        let names = list.split(',').filter(|_| !list.is_empty()).map(str::to_owned);
+        each_once(names.collect(), "write ?stores=A,B, each store once")
     }
 
     fn none(&self, action: Action) -> Result<Action> {

@@ -1,5 +1,7 @@
 //! One body to several stores.
 
+use std::sync::Arc;
+
 use hyper::{Response, StatusCode, body::Incoming};
 use imaged_drivers::{Error, Kind, Result};
 
@@ -8,7 +10,7 @@ use super::{
     status,
 };
 use crate::{
-    store::put_to_all,
+    store::{Store, put_to_all},
     wire::{
         problem::{InStore, Results},
         records::Receipt,
@@ -23,13 +25,7 @@ pub(super) async fn put(
     body: &mut Option<Incoming>,
 ) -> Result<Response<Body>> {
     let ToAll { stores: names, all_or_none, id, algo } = wanted;
-    let mut stores = Vec::new();
-    for name in &names {
-        // The store is no part of the path here, so that it is missing is the request's fault.
-        stores.push(
-            call.store(name).map_err(|unknown| Error::new(Kind::Invalid, unknown.to_string()))?,
-        );
-    }
+    let stores = stores(call, &names)?;
     for name in &names {
         get::may_be_made(call, name, &id, conditions).await?;
     }
@@ -39,9 +35,22 @@ pub(super) async fn put(
     answer(call, &names, carried.await?)
 }
 
+/// The stores of these names.
+pub(super) fn stores(call: &Call, names: &[String]) -> Result<Vec<Arc<Store>>> {
+    let stores = names.iter().map(|name| {
+        // The store is no part of the path here, so that it is missing is the request's fault.
+        call.store(name).map_err(|unknown| Error::new(Kind::Invalid, unknown.to_string()))
+    });
+    stores.collect()
+}
+
 /// Tells what became of the image in each store: 201 if all have it, 207 if some have, and if none has
 /// the first problem.
-fn answer(call: &Call, names: &[String], stored: Vec<Result<Receipt>>) -> Result<Response<Body>> {
+pub(super) fn answer(
+    call: &Call,
+    names: &[String],
+    stored: Vec<Result<Receipt>>,
+) -> Result<Response<Body>> {
     let first = stored
         .iter()
         .find_map(|one| one.as_ref().err())

@@ -173,11 +173,20 @@ pub(crate) struct List {
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("origin").required(true).args(["from", "from_volume"]))]
+#[command(override_usage = "imaged copy [OPTIONS] STORE ID --from LOCATION\n       \
+                            imaged copy [OPTIONS] STORE ID --from-volume VOLUME\n       \
+                            imaged copy [OPTIONS] --store STORE... ID --from LOCATION")]
 pub(crate) struct Copy {
-    /// The store that gets the image
-    pub(crate) store: String,
-    /// The new image's id; one that is taken is refused
-    pub(crate) id: String,
+    /// The store that gets the image, unless --store names it; and the new image's id, of which one that is
+    /// taken is refused
+    #[arg(value_names = ["STORE", "ID"], num_args = 1..=2, required = true)]
+    pub(crate) words: Vec<String>,
+    /// A store that is to have the image; several get it in one pass, and each for itself
+    #[arg(long = "store", value_name = "STORE")]
+    pub(crate) stores: Vec<String>,
+    /// Make the image in all of these stores, or in none
+    #[arg(long, requires = "stores")]
+    pub(crate) all_or_none: bool,
     /// The location of the image to copy
     #[arg(long, value_name = "LOCATION")]
     pub(crate) from: Option<String>,

@@ -117,7 +117,7 @@ fn plain(word: &OsStr) -> Result<&str, Failure> {
 }
 
 /// Prints what became of an image in each of several stores, of which at least one has it.
-fn results(talk: &Talk, results: &Results) -> Done {
+pub(crate) fn results(talk: &Talk, results: &Results) -> Done {
     talk.output.answer(results, |out| {
         results
             .results

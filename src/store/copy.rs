@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{self as drivers, Claim, Error, Hold, Kind, Location, Result, Span};
+use imaged_drivers::{
+    self as drivers, Claim, Error, Hold, Kind, Location, Result, Span, memory::Share,
+};
+use tokio::sync::oneshot;
 
 use super::{
     Store,
-    put::{finish, unsure},
+    put::{finish, put_to_all, unsure},
 };
 use crate::{
     ids::Begun,
@@ -14,9 +17,38 @@ use crate::{
     journal::Work,
     metrics::Stage,
     point,
-    transfer::{Account, Put},
+    transfer::{Account, ImageBody, Put},
     wire::records::{Mode, Receipt},
 };
+
+/// Makes an image in each of `stores` from one of `source`'s, in one pass, as [`put_to_all`] stores a
+/// caller's.
+///
+/// # Errors
+/// The source cannot be read; nothing is stored then.
+pub async fn copy_to_all(
+    stores: Vec<Arc<Store>>,
+    all_or_none: bool,
+    mut put: Put,
+    source: Arc<Store>,
+    from: Location,
+) -> Result<Vec<Result<Receipt>>> {
+    let names = stores.iter().map(|store| store.name()).collect::<Vec<_>>().join("+");
+    let share = Share::Copy(source.name().into(), names.into());
+    let reader = match source.open(&from, Span::All, drivers::window::CHUNK, share).await {
+        Ok(reader) => reader,
+        Err(error) => {
+            if let Some(job) = put.job.take() {
+                job.finish(Err(&error));
+            }
+            return Err(error);
+        }
+    };
+    put.size = Some(reader.size);
+    let body = ImageBody::Image(reader.body.into_source());
+    let (ready, _readied) = oneshot::channel();
+    Ok(put_to_all(stores, all_or_none, put, body, ready).await)
+}
 
 impl Store {
     /// Makes an image from one of `source`'s.

@@ -49,7 +49,7 @@ pub enum Mode {
     Stream,
 }
 
-/// The body of `POST /v1/stores/{store}/images/{id}`.
+/// The body of `POST /v1/stores/{store}/images/{id}`, and of `POST /v1/images/{id}`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
@@ -61,6 +61,12 @@ pub struct Wanted {
     /// The multihash algorithm.
     #[serde(default)]
     pub hash_algo: Option<String>,
+    /// The stores that it is to go to, where the path names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<String>,
+    /// Whether none of them is to have it unless all do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_or_none: bool,
 }
 
 /// A source: exactly one of the three.

@@ -280,3 +280,74 @@ fn a_daemon_killed_at_any_point_leaves_each_store_the_whole_image_or_nothing() {
         }
     }
 }
+
+fn copy(daemon: &Daemon, id: &str, wanted: &Value) -> Answer {
+    Raw::ask(&daemon.socket, "POST", &format!("/v1/images/{id}"), wanted.to_string().as_bytes())
+}
+
+#[test]
+fn an_image_is_copied_to_several_stores_in_one_pass() {
+    let daemon = Daemon::start(STORES);
+    let image = noise(5 * MIB + 7, 63);
+    let put = daemon.put("cheap", "y", &image);
+    let (receipt, from) = (put.json(), put.json()["location"].clone());
+    let source = serde_json::json!({"location": from, "store": "cheap"});
+    let wanted = serde_json::json!({"source": source, "stores": ["fast", "cheap"]});
+    let all = copy(&daemon, "x", &wanted);
+    assert_eq!(all.status, 201, "{all:?}");
+    assert_eq!(codes(&all.json()), pairs([("fast", ""), ("cheap", "")]));
+    for one in all.json()["results"].as_array().unwrap() {
+        assert_eq!(one["receipt"]["hash_value"], receipt["hash_value"]);
+    }
+    for store in ["fast", "cheap"] {
+        assert!(daemon.get(store, "x").body == image, "{store}");
+    }
+    assert_eq!(delete(&daemon, "fast"), 204);
+    let some = copy(&daemon, "x", &wanted);
+    assert_eq!(
+        (some.status, codes(&some.json())),
+        (207, pairs([("fast", ""), ("cheap", "Exists")]))
+    );
+    assert_eq!(delete(&daemon, "fast"), 204);
+    let mut together = wanted;
+    together["all_or_none"] = true.into();
+    let none = copy(&daemon, "x", &together);
+    assert_eq!((none.status, none.code()), (409, "Exists".to_owned()));
+    assert_eq!(daemon.get("fast", "x").status, 404);
+    assert_eq!(delete(&daemon, "cheap"), 204);
+    assert_eq!(daemon.ask("DELETE", "/v1/stores/cheap/images/y").status, 204);
+    daemon.assert_empty();
+}
+
+#[test]
+fn a_copy_to_several_that_cannot_be_is_refused_with_the_remedy() {
+    let daemon = Daemon::start(STORES);
+    let from = daemon.put("cheap", "y", b"image").json()["location"].clone();
+    for (wanted, status, told) in [
+        (serde_json::json!({"source": {"location": from}}), 400, "no store is named"),
+        (
+            serde_json::json!({"source": {"location": from}, "stores": ["fast", "fast"]}),
+            400,
+            "twice",
+        ),
+        (serde_json::json!({"source": {"location": from}, "stores": ["nowhere"]}), 400, "nowhere"),
+        (
+            serde_json::json!({"source": {"location": from}, "stores": ["fast"], "mode": "clone"}),
+            400,
+            "auto or stream",
+        ),
+        (
+            serde_json::json!({"source": {"location": "mem://cheap/z", "store": "cheap"}, "stores": ["fast"]}),
+            404,
+            "",
+        ),
+    ] {
+        let refused = copy(&daemon, "x", &wanted);
+        assert_eq!(refused.status, status, "{wanted}: {refused:?}");
+        assert!(refused.detail().contains(told), "{wanted}: {}", refused.detail());
+        assert_eq!(daemon.get("fast", "x").status, 404);
+    }
+    let body = serde_json::json!({"source": {"location": from}, "stores": ["fast"]}).to_string();
+    let one = Raw::ask(&daemon.socket, "POST", "/v1/stores/fast/images/x", body.as_bytes());
+    assert!(one.status == 400 && one.detail().contains("POST /v1/images"), "{one:?}");
+}
