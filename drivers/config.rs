@@ -6,7 +6,7 @@ use crate::{
     contract::{Driver, Result},
     file,
     kit::options::Options,
-    mem, rbd,
+    mem, rbd, s3,
 };
 
 macro_rules! configs {
@@ -55,4 +55,4 @@ macro_rules! configs {
 drivers!(configs);
 
 /// Store types of glance_store that this build does not serve.
-pub const UNSERVED: [&str; 5] = ["s3", "swift", "cinder", "http", "vmware"];
+pub const UNSERVED: [&str; 4] = ["swift", "cinder", "http", "vmware"];

@@ -2,7 +2,8 @@
 //!
 //! * [`contract`]: what every backend promises; read it first
 //! * [`kit`]: what drivers are built from
-//! * [`mem`]: the smallest driver; [`mod@file`]: images as plain files; [`rbd`]: images in Ceph
+//! * [`mem`]: the smallest driver; [`mod@file`]: images as plain files; [`rbd`]: images in Ceph;
+//!   [`s3`]: images as objects of S3
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,8 @@ macro_rules! drivers {
             Mem => mem,
             /// Images in a pool of Ceph RBD: `rbd://fsid/pool/image/snap` or `rbd://image`
             Rbd => rbd,
+            /// Images in a bucket of S3: `s3://host/bucket/id` or `s3+https://host/bucket/id`
+            S3 => s3,
         }
     };
 }
@@ -30,6 +33,7 @@ pub mod kit;
 mod location;
 pub mod mem;
 pub mod rbd;
+pub mod s3;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{

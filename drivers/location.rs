@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     contract::{Error, Kind, Result},
-    file, mem, rbd,
+    file, mem, rbd, s3,
 };
 
 macro_rules! locations {

@@ -30,6 +30,8 @@ macro_rules! every_store {
         $then!(file: file_renamed);
         $then!(rbd: rbd);
         $then!(rbd: rbd_thick);
+        $then!(s3: s3_seaweed);
+        $then!(s3: s3_radosgw);
     };
 }
 

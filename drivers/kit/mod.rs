@@ -5,12 +5,15 @@
 //! * [`open_file`]: open files as images, which others may change while they are read
 //! * [`parts`]: what object stores are sent, in memory or on disk
 //! * [`options`]: how a driver reads its section of the configuration
+//! * `latest`: secrets that a reload may replace
 //! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
 
 mod drop_on_lane;
 mod drops;
 pub mod file_body;
 pub mod lane;
+#[cfg(feature = "s3")]
+pub(crate) mod latest;
 pub mod memory;
 pub mod open_file;
 pub mod options;

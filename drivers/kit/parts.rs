@@ -304,3 +304,78 @@ impl fmt::Debug for Filling {
         f.debug_struct("Filling").field("len", &self.len).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, time::Duration};
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// Parts of which so many bytes may be in memory, and so many on disk.
+    fn parts(memory: usize, disk: u64) -> (Parts, Memory, Spool, tempfile::TempDir) {
+        let home = tempfile::tempdir().unwrap();
+        let lane = Lane::new("spool", 2, Duration::from_secs(60));
+        let (memory, spool) =
+            (Memory::new(memory, 1, Duration::ZERO), Spool::new(home.path(), disk, lane));
+        (Parts::new(&memory, Share::Put("x".into()), &spool), memory, spool, home)
+    }
+
+    async fn filled(parts: &Parts, bytes: &Bytes) -> Part {
+        let mut filling = parts.begin(bytes.len()).await.unwrap();
+        for piece in bytes.chunks(MIB / 3) {
+            let piece = bytes.slice_ref(piece);
+            assert_eq!(filling.push(&piece).await.unwrap(), piece.len());
+        }
+        assert_eq!(filling.room(), 0);
+        assert_eq!(filling.push(bytes).await.unwrap(), 0, "there is no room for more");
+        filling.freeze()
+    }
+
+    fn read(part: &Part) -> Vec<u8> {
+        match part {
+            Part::Memory(bytes) => bytes.to_vec(),
+            Part::Spool(file) => {
+                let mut bytes = Vec::new();
+                fs::File::open(file.path()).unwrap().read_to_end(&mut bytes).unwrap();
+                bytes
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_is_in_memory_while_there_is_some_and_else_on_disk() {
+        let (parts, memory, spool, home) = parts(8 * MIB, 4 << 20);
+        let bytes: Bytes = (0..3 * MIB).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect();
+        let first = filled(&parts, &bytes).await;
+        let second = filled(&parts, &bytes).await;
+        assert!(matches!((&first, &second), (Part::Memory(_), Part::Spool(_))));
+        assert_eq!((memory.held(), spool.taken()), (3 * MIB, 3 << 20));
+        for part in [&first, &second] {
+            assert!(
+                read(part) == bytes && read(part) == bytes,
+                "it can be read as often as needed"
+            );
+        }
+        let none = parts.begin(3 * MIB).await.unwrap_err();
+        assert!(none.kind() == Kind::Unavailable && none.to_string().contains("spool_limit_mib"));
+        let again = second.clone();
+        drop((first, second));
+        assert_eq!((memory.held(), spool.taken()), (0, 3 << 20));
+        drop(again);
+        assert_eq!(spool.taken(), 0);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "it has no name");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_is_not_filled_gives_back_what_it_took() {
+        let (parts, memory, spool, _home) = parts(8 * MIB, 4 << 20);
+        let filling = (parts.begin(3 * MIB).await.unwrap(), parts.begin(3 * MIB).await.unwrap());
+        assert_eq!((memory.held(), spool.taken()), (3 * MIB, 3 << 20));
+        drop(filling);
+        assert_eq!((memory.held(), spool.taken()), (0, 0));
+        let empty = parts.begin(0).await.unwrap().freeze();
+        assert!(empty.is_empty() && read(&empty).is_empty());
+    }
+}

@@ -5,6 +5,7 @@ pub(crate) mod ceph {
     pub(crate) use crate::ceph::*;
 }
 pub(crate) mod altered;
+pub(crate) mod buckets;
 pub(crate) mod content;
 mod kinds;
 mod lasting;
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use buckets::Bucket;
 use bytes::Bytes;
 use ceph::Ceph;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -93,6 +95,8 @@ pub(crate) struct Fixture {
     state: TempDir,
     /// The cluster beneath it, if there is one.
     pub(crate) ceph: Option<Ceph>,
+    /// The bucket that it is, if it is one.
+    pub(crate) bucket: Option<Bucket>,
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -188,6 +192,7 @@ impl Fixture {
             daemon,
             state: home,
             ceph: None,
+            bucket: None,
         }
     }
 
@@ -256,6 +261,8 @@ impl Fixture {
                 self.driver.purge().await.unwrap();
             }
             [ceph.images(), ceph.trash()].concat()
+        } else if let Some(bucket) = &self.bucket {
+            bucket.left().await
         } else if let Some(memory) = &self.memory {
             let whole: Vec<Listed> = memory.list().try_collect().await.unwrap();
             let begun = vec!["an upload that has not ended".to_owned(); memory.uploads()];

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::{
     Fixture, Lasting, Modest,
+    buckets::Bucket,
     ceph::{self, Ceph},
     plain::Plain,
 };
@@ -66,6 +67,22 @@ async fn in_ceph(more: &str) -> Fixture {
     let fixture = Fixture::new("rbd", &[], &options, None, home).await;
     let lasting = if ceph::IN_THIS_PROCESS { Lasting::InThisProcess } else { Lasting::Lasts };
     Fixture { ceph: Some(ceph), lasting, ..fixture }
+}
+
+/// A store in a bucket of SeaweedFS, which heeds the conditions of its writes.
+pub(crate) async fn s3_seaweed() -> Fixture {
+    in_bucket(Bucket::seaweed().await).await
+}
+
+/// A store in a bucket of Ceph's gateway, which ignores some.
+pub(crate) async fn s3_radosgw() -> Fixture {
+    in_bucket(Bucket::radosgw().await).await
+}
+
+async fn in_bucket(bucket: Bucket) -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new("s3", &[], &bucket.options(), None, home).await;
+    Fixture { bucket: Some(bucket), ..fixture }
 }
 
 /// A store in one directory.

@@ -1,0 +1,254 @@
+//! The client of one server, with its keys: how it is made, and how what failed is asked again.
+
+use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
+
+use aws_credential_types::provider::future;
+use aws_sdk_s3::{
+    Client,
+    config::{
+        BehaviorVersion, Credentials, IdentityCache, ProvideCredentials, Region,
+        RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+        http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig,
+    },
+    error::{ProvideErrorMetadata, SdkError},
+};
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use tokio::time::Instant;
+
+use super::{
+    config::{Config, Keys},
+    failure::{again, failed},
+    location::Location,
+};
+use crate::{
+    contract::{Digests, Error, ImageId, Kind, Result},
+    kit::latest::{Latest, Places},
+};
+
+/// For a connection to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The slowest that bytes may come or go in one request, in bytes a second.
+const SLOWEST: u64 = 256 << 10;
+/// The first wait before a request is sent again; the next is twice as long, up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Where neither the section nor the environment names a region: what servers that have none take.
+pub(super) const REGION: &str = "us-east-1";
+
+/// The buckets that are in use.
+static BUCKETS: Places<Keys> = Places::new();
+
+/// The keys of a section, as the SDK asks for them.
+#[derive(Debug)]
+struct Configured(Arc<Latest<Keys>>);
+
+impl ProvideCredentials for Configured {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let (_, Keys { access, secret, session }) = self.0.get();
+        let session = session.map(|token| token.expose().to_owned());
+        let keys =
+            Credentials::new(access.expose(), secret.expose(), session, None, "configuration");
+        future::ProvideCredentials::ready(Ok(keys))
+    }
+}
+
+/// One bucket of one server.
+pub(super) struct Bucket {
+    pub(super) client: Client,
+    /// The keys of the section, or newer ones.
+    keys: Option<Arc<Latest<Keys>>>,
+    pub(super) config: Config,
+    /// The store's name.
+    pub(super) store: String,
+}
+
+impl Bucket {
+    /// The bucket of the store `store`. Asks no server for anything, but where there are keys if the
+    /// section has none.
+    ///
+    /// # Errors
+    /// `Unavailable` if the certificates cannot be read.
+    pub(super) async fn open(config: &Config, store: &str) -> Result<Arc<Self>> {
+        let mut settings = aws_sdk_s3::config::Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(config.endpoint.url())
+            .force_path_style(config.path_style)
+            // Every request is asked again here, for as long as the store is given.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
+            // A caller may be slow; what the server owes is watched by `Bucket::ask` and by reads.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .request_checksum_calculation(match config.checksums.requests {
+                true => RequestChecksumCalculation::WhenSupported,
+                false => RequestChecksumCalculation::WhenRequired,
+            })
+            .response_checksum_validation(match config.checksums.answers {
+                true => ResponseChecksumValidation::WhenSupported,
+                false => ResponseChecksumValidation::WhenRequired,
+            });
+        let mut region = config.region.clone();
+        let keys = config.keys.clone().map(Latest::new);
+        match &keys {
+            Some(keys) => {
+                settings = settings
+                    .credentials_provider(Configured(Arc::clone(keys)))
+                    // They may be replaced at any time.
+                    .identity_cache(IdentityCache::no_cache());
+            }
+            None => {
+                let mut found = aws_config::defaults(BehaviorVersion::latest());
+                if let Some(profile) = &config.profile {
+                    found = found.profile_name(profile);
+                }
+                let found = found.load().await;
+                settings.set_credentials_provider(found.credentials_provider());
+                region = region.or_else(|| found.region().map(ToString::to_string));
+            }
+        }
+        settings = settings.region(Region::new(region.unwrap_or_else(|| REGION.to_owned())));
+        if let Some(path) = &config.ca {
+            let http = aws_smithy_http_client::Builder::new()
+                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+                .tls_context(trusting(path).await?)
+                .build_https();
+            settings = settings.http_client(http);
+        }
+        let client = Client::from_conf(settings.build());
+        Ok(Arc::new(Self { client, keys, config: config.clone(), store: store.to_owned() }))
+    }
+
+    /// Has transfers that began with other keys go on with those that have opened the bucket.
+    pub(super) fn publish(&self) {
+        if let Some(keys) = &self.keys {
+            let Config { endpoint, bucket, .. } = &self.config;
+            BUCKETS.publish(&format!("{} {} {bucket}", self.store, endpoint.url()), keys);
+        }
+    }
+
+    /// How often its keys were replaced.
+    fn replaced(&self) -> u64 {
+        self.keys.as_ref().map_or(0, |keys| keys.get().0)
+    }
+
+    /// The bucket's name.
+    pub(super) fn name(&self) -> &str {
+        &self.config.bucket
+    }
+
+    /// Where the image `id` is.
+    pub(super) fn at(&self, id: &ImageId) -> crate::Location {
+        crate::Location::S3(Location::new(&self.config.endpoint, self.name(), id.as_str()))
+    }
+
+    /// Asks by `request` until the server has answered, or has had its time. `bytes` go or come with it. The
+    /// request does no harm if it is carried out twice.
+    pub(super) async fn ask<T, E, F>(
+        &self,
+        doing: &str,
+        what: &str,
+        bytes: u64,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let patience = self.config.timeout;
+        let each = patience.saturating_add(Duration::from_secs(bytes / SLOWEST));
+        let since = Instant::now();
+        let mut wait = FIRST_WAIT;
+        loop {
+            let replaced = self.replaced();
+            let error = match tokio::time::timeout(each, request()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => {
+                    let (asked, error) = (again(&error), failed(doing, what, error));
+                    match asked {
+                        Some(asked) => wait = wait.max(asked),
+                        // It was signed with keys that have been replaced since.
+                        None if error.kind() == Kind::BackendDenied
+                            && self.replaced() != replaced => {}
+                        None => return Err(error),
+                    }
+                    error
+                }
+                Err(late) => Error::new(
+                    Kind::Timeout,
+                    format!("cannot {doing}, the server did not answer in time: object=`{what}`"),
+                )
+                .because(late),
+            };
+            if since.elapsed().saturating_add(wait) >= patience {
+                return Err(error);
+            }
+            tracing::debug!(store = self.store, %error, wait_ms = wait.as_millis(), "asked again");
+            tokio::time::sleep(jittered(wait)).await;
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+/// A time between a half of `wait` and all of it, so that those who failed together do not come back
+/// together.
+fn jittered(wait: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    let part = u32::try_from(RandomState::new().hash_one(()) % 512).unwrap_or_default();
+    wait.saturating_mul(512 + part) / 1024
+}
+
+/// TLS that trusts the certificates in the file at `path` beside the system's.
+async fn trusting(path: &Path) -> Result<TlsContext> {
+    const OPTION: &str = "s3_store_cacert";
+    let pem = tokio::fs::read(path).await.map_err(|error| {
+        Error::new(
+            Kind::Unavailable,
+            format!("cannot read {OPTION}: {error}: path=`{}`", path.display()),
+        )
+    })?;
+    if !pem.windows(10).any(|some| some == b"-----BEGIN") {
+        let what = format!("{OPTION} holds no certificate in PEM: path=`{}`", path.display());
+        return Err(Error::new(Kind::Unavailable, what));
+    }
+    let store = TrustStore::default().with_pem_certificate(pem);
+    TlsContext::builder().with_trust_store(store).build().map_err(|error| {
+        let what = format!("{OPTION} cannot be used: path=`{}`", path.display());
+        Error::new(Kind::Unavailable, what).because(error)
+    })
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// What an object has beside its bytes, as names and values: which upload made it, and its digests.
+pub(super) const UPLOAD: &str = "imaged-upload";
+const CHECKSUM: &str = "imaged-checksum";
+const HASH_ALGO: &str = "imaged-hash-algo";
+const HASH_VALUE: &str = "imaged-hash-value";
+
+/// `digests` as names and values.
+pub(super) fn pairs(digests: &Digests) -> [(&'static str, &str); 3] {
+    let Digests { checksum, hash_algo, hash_value } = digests;
+    [(CHECKSUM, checksum), (HASH_ALGO, hash_algo), (HASH_VALUE, hash_value)]
+}
+
+/// Whether `name` is of a pair that tells digests.
+pub(super) fn is_digest(name: &str) -> bool {
+    [CHECKSUM, HASH_ALGO, HASH_VALUE].contains(&name)
+}
+
+/// The digests that names and values tell.
+pub(super) fn digests(pairs: &HashMap<String, String>) -> Option<Digests> {
+    let hex = |name| {
+        let value: &String = pairs.get(name)?;
+        let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_hexdigit());
+        plain.then(|| value.clone())
+    };
+    let hash_algo = pairs.get(HASH_ALGO)?.clone();
+    Some(Digests { checksum: hex(CHECKSUM)?, hash_algo, hash_value: hex(HASH_VALUE)? })
+}
