@@ -285,7 +285,11 @@ def several(rig):
     def put(path):
         def work():
             with open(rig.full, "rb", buffering=0) as file:
-                return rig.client.put(path, file, size)
+                said = rig.client.put(path, file, size)
+            # Of several stores some may have it, and others not.
+            for one in said.get("results", []):
+                if one.get("problem"):
+                    raise Refused(f"{one['store']}: {one['problem']['detail']}")
 
         return work
 
