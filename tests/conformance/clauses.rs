@@ -531,8 +531,8 @@ pub(crate) async fn a_missing_capability_is_unsupported(f: &Fixture) {
         let store =
             Arc::new(Store::with_driver(f.store.config.clone(), Arc::clone(f.shared()), driver));
         assert_eq!(store.caps(), Some(caps));
-        let tried = Box::pin(tried(&store, f, &at)).await;
-        for ((flag, ended), can) in tried.into_iter().zip(flags(caps)) {
+        let ended = Box::pin(tried(&store, f, &at)).await;
+        for ((flag, ended), can) in ended.into_iter().zip(flags(caps)) {
             match ended {
                 Ok(()) => assert!(can, "{flag} works, and the flag says no: {caps:?}"),
                 Err(error) => {
