@@ -30,6 +30,9 @@ macro_rules! every_store {
         $then!(file: file_renamed);
         $then!(rbd: rbd);
         $then!(rbd: rbd_thick);
+        $then!(s3: s3);
+        $then!(s3: s3_in_parts);
+        $then!(s3: s3_without_conditions);
         $then!(s3: s3_seaweed);
         $then!(s3: s3_radosgw);
     };

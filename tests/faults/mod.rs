@@ -12,5 +12,6 @@ mod journal;
 mod owners;
 mod planted;
 mod reloads;
+mod s3;
 mod several;
 mod system;

@@ -58,6 +58,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::objects::Objects;
+
 /// How long a test waits for what must come, before it says that it did not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -97,6 +99,8 @@ pub(crate) struct Fixture {
     pub(crate) ceph: Option<Ceph>,
     /// The bucket that it is, if it is one.
     pub(crate) bucket: Option<Bucket>,
+    /// The object server beneath it, if that lives in this process.
+    pub(crate) objects: Option<Objects>,
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -193,6 +197,7 @@ impl Fixture {
             state: home,
             ceph: None,
             bucket: None,
+            objects: None,
         }
     }
 
@@ -263,6 +268,8 @@ impl Fixture {
             [ceph.images(), ceph.trash()].concat()
         } else if let Some(bucket) = &self.bucket {
             bucket.left().await
+        } else if let Some(objects) = &self.objects {
+            objects.left()
         } else if let Some(memory) = &self.memory {
             let whole: Vec<Listed> = memory.list().try_collect().await.unwrap();
             let begun = vec!["an upload that has not ended".to_owned(); memory.uploads()];

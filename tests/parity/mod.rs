@@ -4,6 +4,7 @@
 mod file;
 mod oslo;
 mod rbd;
+mod s3;
 
 use std::{
     path::{Path, PathBuf},

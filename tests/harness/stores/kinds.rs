@@ -11,6 +11,7 @@ use super::{
     ceph::{self, Ceph},
     plain::Plain,
 };
+use crate::harness::objects::{BUCKET, Objects, SECRET, USER};
 
 /// A store in memory.
 pub(crate) async fn mem() -> Fixture {
@@ -77,6 +78,39 @@ pub(crate) async fn s3_seaweed() -> Fixture {
 /// A store in a bucket of Ceph's gateway, which ignores some.
 pub(crate) async fn s3_radosgw() -> Fixture {
     in_bucket(Bucket::radosgw().await).await
+}
+
+/// A store in a bucket of a server in this process, which keeps all that S3 promises.
+pub(crate) async fn s3() -> Fixture {
+    in_memory(Objects::s3(), "").await
+}
+
+/// The same, which sends every image in parts.
+pub(crate) async fn s3_in_parts() -> Fixture {
+    in_memory(Objects::s3(), IN_PARTS).await
+}
+
+/// The same of a server that judges no condition when an upload is completed, and does not say what it has
+/// made.
+pub(crate) async fn s3_without_conditions() -> Fixture {
+    let objects = Objects::s3();
+    objects.like_radosgw();
+    in_memory(objects, IN_PARTS).await
+}
+
+/// Nothing in one piece, and the smallest parts that there may be.
+pub(crate) const IN_PARTS: &str =
+    "s3_store_large_object_size = 0\ns3_store_large_object_chunk_size = 5\n";
+
+/// A store of type s3 in a server in this process, with more options.
+pub(crate) async fn in_memory(objects: Objects, more: &str) -> Fixture {
+    let options = format!(
+        "s3_store_host = {}\ns3_store_bucket = {BUCKET}\ns3_store_access_key = {USER}\n\
+         s3_store_secret_key = {SECRET}\ns3_store_region_name = us-east-1\n{more}",
+        objects.url()
+    );
+    let fixture = Fixture::new("s3", &[], &options, None, tempfile::tempdir().unwrap()).await;
+    Fixture { objects: Some(objects), ..fixture }
 }
 
 async fn in_bucket(bucket: Bucket) -> Fixture {
