@@ -323,6 +323,7 @@ fn an_image_is_copied_to_several_stores_in_one_pass() {
 fn a_copy_to_several_that_cannot_be_is_refused_with_the_remedy() {
     let daemon = Daemon::start(STORES);
     let from = daemon.put("cheap", "y", b"image").json()["location"].clone();
+    let missing = from.as_str().unwrap().replace("/y", "/z");
     for (wanted, status, told) in [
         (serde_json::json!({"source": {"location": from}}), 400, "no store is named"),
         (
@@ -337,7 +338,7 @@ fn a_copy_to_several_that_cannot_be_is_refused_with_the_remedy() {
             "auto or stream",
         ),
         (
-            serde_json::json!({"source": {"location": "mem://cheap/z", "store": "cheap"}, "stores": ["fast"]}),
+            serde_json::json!({"source": {"location": missing, "store": "cheap"}, "stores": ["fast"]}),
             404,
             "",
         ),
