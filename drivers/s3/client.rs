@@ -32,6 +32,8 @@ const SLOWEST: u64 = 256 << 10;
 /// The first wait before a request is sent again; the next is twice as long, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// So many requests of which nothing is heard are sent again.
+const UNHEARD: u32 = 1;
 /// Where neither the section nor the environment names a region: what servers that have none take.
 pub(super) const REGION: &str = "us-east-1";
 
@@ -144,12 +146,42 @@ impl Bucket {
     }
 
     /// Asks by `request` until the server has answered, or has had its time. `bytes` go or come with it. The
-    /// request does no harm if it is carried out twice.
+    /// request does no harm if it is carried out twice, however late.
     pub(super) async fn ask<T, E, F>(
         &self,
         doing: &str,
         what: &str,
         bytes: u64,
+        request: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.ask_with(doing, what, bytes, UNHEARD, request).await
+    }
+
+    /// The same of a request that would do harm if it was carried out when nobody counts on it any more: one of
+    /// which nothing is heard is not sent again, and whoever asks is told that its end is not known.
+    pub(super) async fn ask_once<T, E, F>(
+        &self,
+        doing: &str,
+        what: &str,
+        request: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.ask_with(doing, what, 0, 0, request).await
+    }
+
+    async fn ask_with<T, E, F>(
+        &self,
+        doing: &str,
+        what: &str,
+        bytes: u64,
+        mut unheard: u32,
         mut request: impl FnMut() -> F,
     ) -> Result<T>
     where
@@ -181,9 +213,12 @@ impl Bucket {
                 )
                 .because(late),
             };
-            if since.elapsed().saturating_add(wait) >= patience {
+            // What is not answered takes all the time there is, and has its own count.
+            let unanswered = error.kind() == Kind::Timeout;
+            if unanswered && unheard == 0 || !unanswered && since.elapsed() + wait >= patience {
                 return Err(error);
             }
+            unheard -= u32::from(unanswered);
             tracing::debug!(store = self.store, %error, wait_ms = wait.as_millis(), "asked again");
             tokio::time::sleep(jittered(wait)).await;
             wait = wait.saturating_mul(2).min(LONGEST_WAIT);

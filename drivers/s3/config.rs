@@ -160,9 +160,8 @@ fn endpoint(options: &mut Options) -> Option<Endpoint> {
             return None;
         }
         None => {
-            let what = "says whether TLS is spoken: write http:// or https:// before it";
-            options.fail(HOST, format!("{what}: value={}", shown(&text)));
-            return None;
+            options.note(HOST, "it has no scheme, so http:// is meant and no TLS spoken");
+            (false, &*text)
         }
     };
     let host = host.trim_end_matches('/');
@@ -261,7 +260,6 @@ mod tests {
     fn what_cannot_be_meant_is_refused_and_no_secret_is_shown() {
         for (more, told) in [
             (&[("s3_store_bucket", "b")][..], "is needed: where the server is"),
-            (&[("s3_store_host", "s3.example.org")], "write http:// or https://"),
             (&[("s3_store_host", "https://a:hidden@s3.example.org")], "holds no credentials"),
             (&[("s3_store_host", "ftp://x")], "begins with http:// or https://"),
             (&[("s3_store_host", "https://x"), ("s3_store_bucket", "a/b")], "nothing in it"),

@@ -258,7 +258,13 @@ fn list(bucket: Arc<Bucket>) -> impl futures_util::Stream<Item = Result<Listed>>
                 let list = bucket.client.list_objects_v2().bucket(bucket.name()).delimiter("/");
                 list.set_continuation_token(token.clone()).send()
             };
-            let told = bucket.ask("list", bucket.name(), 0, ask).await?;
+            let told = match bucket.ask("list", bucket.name(), 0, ask).await {
+                // It is made with the first image.
+                Err(_) if bucket.config.create_bucket && !bucket.exists().await? => {
+                    return Ok(None);
+                }
+                told => told?,
+            };
             page.next = told.next_continuation_token().map(|token| Some(token.to_owned()));
             for object in told.contents() {
                 // What has no image's name is somebody else's.

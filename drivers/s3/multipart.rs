@@ -8,6 +8,8 @@
 //! * Chose: an upload looks before it is completed, and after. Because: some servers, radosgw for one, ignore
 //!   the condition that there be none.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use aws_sdk_s3::{
     error::SdkError,
     primitives::ByteStream,
@@ -109,13 +111,18 @@ impl Bucket {
 
     /// Begins a multipart upload of the object `key`, which will say that `upload` made it, and what its
     /// digests are if they are known.
+    ///
+    /// # Errors
+    /// Nothing is left, except after `Timeout`.
     pub(super) async fn begin(
         &self,
         key: &str,
         upload: &str,
         digests: Option<&Digests>,
     ) -> Result<Multipart> {
+        let asked = AtomicUsize::new(0);
         let ask = || {
+            asked.fetch_add(1, Ordering::Relaxed);
             let begin = self.client.create_multipart_upload().bucket(self.name()).key(key);
             let mut begin = begin.metadata(UPLOAD, upload);
             for (name, value) in digests.iter().flat_map(|digests| pairs(digests)) {
@@ -128,11 +135,35 @@ impl Bucket {
                 .set_checksum_algorithm(algorithm)
                 .send()
         };
-        let begun = self.ask("begin an upload of", key, 0, ask).await?;
-        let id = begun.upload_id().filter(|id| !id.is_empty()).ok_or_else(|| {
-            Error::new(Kind::Unavailable, format!("the server named no upload: object=`{key}`"))
-        })?;
-        Ok(Multipart { key: key.to_owned(), id: id.to_owned() })
+        let begun = self.ask_once("begin an upload of", key, ask).await;
+        let begun = begun.and_then(|begun| match begun.upload_id() {
+            Some(id) if !id.is_empty() => Ok(id.to_owned()),
+            _ => Err(Error::new(
+                Kind::Unavailable,
+                format!("the server named no upload: object=`{key}`"),
+            )),
+        });
+        if let (Ok(id), 1) = (&begun, asked.load(Ordering::Relaxed)) {
+            return Ok(Multipart { key: key.to_owned(), id: id.clone() });
+        }
+        // Each answer that was lost may have named another one.
+        let id = begun.as_ref().ok();
+        let lost = async {
+            for lost in self.uploads_of(key).await?.iter().filter(|upload| Some(&upload.id) != id) {
+                self.abort(lost).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match (lost.await, begun) {
+            (Ok(()), Ok(id)) => Ok(Multipart { key: key.to_owned(), id }),
+            (Ok(()), Err(error)) => Err(error),
+            // The intent has no token yet, and finds them by the key.
+            (Err(left), _) => Err(Error::new(
+                Kind::Timeout,
+                format!("it is not known which uploads were begun: object=`{key}`"),
+            )
+            .because(left)),
+        }
     }
 
     /// Sends `part` as that of this number; one that fails is sent again alone.

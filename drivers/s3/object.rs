@@ -68,7 +68,7 @@ impl Bucket {
     pub(super) async fn look(&self, key: &str) -> Result<Option<Object>> {
         match self.head(key).await? {
             // The answer has no body, which could say whether the bucket or the object is missing.
-            None if !self.exists().await? => Err(self.no_bucket()),
+            None if !self.config.create_bucket && !self.exists().await? => Err(self.no_bucket()),
             found => Ok(found),
         }
     }
@@ -132,7 +132,7 @@ impl Bucket {
     /// Removes the object `key`, whether or not it is there.
     pub(super) async fn remove(&self, key: &str) -> Result<()> {
         let ask = || self.client.delete_object().bucket(self.name()).key(key).send();
-        self.ask("delete", key, 0, ask).await.map(drop)
+        self.ask_once("delete", key, ask).await.map(drop)
     }
 
     /// Makes the bucket, if the section says so and it is missing.

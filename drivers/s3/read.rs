@@ -61,7 +61,7 @@ async fn fill(
         match fetch(bucket, key, etag, at, &mut buffer).await {
             Ok(()) => {}
             // As long as bytes come it goes on.
-            Err(error) if error.kind() == Kind::Unavailable && fruitless < FRUITLESS => {
+            Err(error) if is_passing(&error) && fruitless < FRUITLESS => {
                 fruitless = if buffer.len() > before { 0 } else { fruitless.saturating_add(1) };
                 tracing::debug!(store = bucket.store, %error, reached = buffer.len(), "a read is resumed");
             }
@@ -72,7 +72,11 @@ async fn fill(
 }
 
 /// An answer may break off before its first byte so many times.
-const FRUITLESS: u32 = 5;
+const FRUITLESS: u32 = 3;
+
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Timeout)
+}
 
 /// One answer's bytes, as far as they come.
 async fn fetch(bucket: &Bucket, key: &str, etag: &str, at: u64, buffer: &mut Buffer) -> Result<()> {
@@ -88,7 +92,7 @@ async fn fetch(bucket: &Bucket, key: &str, etag: &str, at: u64, buffer: &mut Buf
             return error;
         }
         // The condition failed.
-        let what = format!("the object was replaced while it was read: object=`{key}`");
+        let what = format!("the object was changed while it was read: object=`{key}`");
         Error::new(Kind::Mismatch, what).because(error)
     })?;
     let told = answer.content_range().unwrap_or_default();

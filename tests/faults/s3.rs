@@ -248,6 +248,7 @@ async fn a_server_that_goes_down_and_comes_back_is_waited_for() {
     });
     pair.objects().until_held(1).await;
     pair.objects().go_down();
+    pair.objects().until_down().await;
     pair.objects().heal();
     pair.objects().come_up();
     let receipt = soon("the put to end", given).await.unwrap().expect("the server is back");

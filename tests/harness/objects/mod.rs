@@ -90,6 +90,7 @@ impl Objects {
             plan: Mutex::default(),
             healed: watch::Sender::new(0),
             held: watch::Sender::new(0),
+            listens: watch::Sender::new(true),
             came: watch::Sender::new(0),
             address: listener.local_addr().unwrap().to_string(),
         });
@@ -129,6 +130,11 @@ impl Objects {
     /// Ends all connections, and takes no new ones; what is stored stays.
     pub(crate) fn go_down(&self) {
         self.up.send_replace(false);
+    }
+
+    /// Waits until it takes no connection any more.
+    pub(crate) async fn until_down(&self) {
+        self.shared.listens.subscribe().wait_for(|listens| !listens).await.unwrap();
     }
 
     /// Is there again, under the same address.

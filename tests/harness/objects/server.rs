@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) healed: watch::Sender<u64>,
     /// Requests that hang.
     pub(super) held: watch::Sender<usize>,
+    /// Whether connections are taken.
+    pub(super) listens: watch::Sender<bool>,
     /// Changes with every request.
     pub(super) came: watch::Sender<usize>,
     /// `HOST:PORT`.
@@ -69,6 +71,7 @@ pub(super) async fn serve(first: TcpListener, shared: Arc<Shared>, mut up: watch
                 return;
             }
             listener = Some(TcpListener::bind(&shared.address).await.unwrap());
+            shared.listens.send_replace(true);
             continue;
         };
         tokio::select! {
@@ -83,6 +86,7 @@ pub(super) async fn serve(first: TcpListener, shared: Arc<Shared>, mut up: watch
                 drop(changed);
                 connections.abort_all();
                 listener = None;
+                shared.listens.send_replace(false);
             }
         }
     }
@@ -139,9 +143,8 @@ impl Shared {
         }
     }
 
-    /// Waits until the plan is forgotten.
-    async fn hang(self: Arc<Self>) {
-        let mut healed = self.healed.subscribe();
+    /// Waits until the plan is forgotten by which the request was begun.
+    async fn hang(self: Arc<Self>, mut healed: watch::Receiver<u64>) {
         self.held.send_modify(|held| *held += 1);
         let held = Held(self);
         let _changed = healed.changed().await;
@@ -152,6 +155,7 @@ impl Shared {
         let head = Head::of(&request);
         let (call, key) = self.call(&head);
         let (query, headers) = (head.query.clone(), head.headers.clone());
+        let healed = self.healed.subscribe();
         let fault = self.plan.lock().begin(Seen { call, key, query, headers, fault: None });
         let _under_way = UnderWay(Arc::clone(&self), call);
         self.came.send_modify(|came| *came += 1);
@@ -175,14 +179,14 @@ impl Shared {
             }
             Some(Fault::ErrorIn200) => Answer { status: 200, ..self.refusal(500) },
             Some(Fault::Hang) => {
-                Arc::clone(&self).hang().await;
+                Arc::clone(&self).hang(healed).await;
                 return Err(Cut);
             }
             Some(Fault::Late) => {
                 // On a task of its own: it is done also when nobody waits any more.
-                let (this, head) = (Arc::clone(&self), head.clone());
+                let (this, head, healed) = (Arc::clone(&self), head.clone(), healed.clone());
                 let late = tokio::spawn(async move {
-                    Arc::clone(&this).hang().await;
+                    Arc::clone(&this).hang(healed).await;
                     this.perform(call, &head, body)
                 });
                 late.await.map_err(|_ended| Cut)?
@@ -191,7 +195,7 @@ impl Shared {
         };
         match fault {
             Some(Fault::CutAfter) => return Err(Cut),
-            Some(Fault::Silent) => Arc::clone(&self).hang().await,
+            Some(Fault::Silent) => Arc::clone(&self).hang(healed).await,
             _ => {}
         }
         if wrong {
@@ -218,7 +222,7 @@ impl Shared {
                 match fault {
                     Some(Fault::CutMiddle) => return Err(Cut),
                     Some(Fault::StallReading) => {
-                        Arc::clone(self).hang().await;
+                        Arc::clone(self).hang(self.healed.subscribe()).await;
                         return Err(Cut);
                     }
                     _ => {}
@@ -249,7 +253,8 @@ fn response(
             Box::pin(half.chain(pause).chain(cut))
         }
         Some(Fault::Stall) => {
-            let hang = stream::once(Arc::clone(shared).hang()).filter_map(async |()| None);
+            let hang = stream::once(Arc::clone(shared).hang(shared.healed.subscribe()))
+                .filter_map(async |()| None);
             Box::pin(pieces(body.slice(0..sent / 2)).chain(hang).chain(cut))
         }
         _ => Box::pin(pieces(body)),
