@@ -4,13 +4,16 @@
 //! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
 //! * [`parts`]: what object stores are sent, in memory or on disk
+//! * [`http`]: the client of whatever speaks plain HTTP; [`addresses`]: where it may connect to
 //! * [`options`]: how a driver reads its section of the configuration
 //! * `latest`: secrets that a reload may replace
 //! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
 
+pub mod addresses;
 mod drop_on_lane;
 mod drops;
 pub mod file_body;
+pub mod http;
 pub mod lane;
 #[cfg(feature = "s3")]
 pub(crate) mod latest;

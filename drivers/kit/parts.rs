@@ -297,6 +297,25 @@ impl InFile {
         use std::os::fd::AsRawFd as _;
         format!("/proc/self/fd/{}", self.file.file.as_raw_fd()).into()
     }
+
+    /// At most `most` of its bytes, from `at` on.
+    ///
+    /// # Errors
+    /// The spool cannot be read: `Unavailable`, `Timeout`.
+    pub async fn read(&self, at: u64, most: usize) -> Result<Bytes> {
+        use std::os::unix::fs::FileExt as _;
+        let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let (file, count) = (Arc::clone(&self.file), left.min(most));
+        let lane = file.room.dir.lane.clone();
+        let read = move || {
+            let mut bytes = vec![0; count];
+            let dir = file.room.dir.path.display();
+            let done = file.file.read_exact_at(&mut bytes, at);
+            done.map_err(|error| Error::io("read a part spooled in", dir, error))?;
+            Ok(bytes.into())
+        };
+        lane.run("read a spooled part", read).await
+    }
 }
 
 impl fmt::Debug for Filling {
