@@ -185,8 +185,9 @@ fn lists_of_places_are_kept() {
         (&["10.0.0.0/7"], &[], false, "http://11.0.0.1/", true),
         (&["fd00::/8"], &[], false, "http://[fd00::1]/", true),
         // What an address carries has to be allowed too.
-        (&["64:ff9b::/96"], &[], false, "http://[64:ff9b::8.8.8.8]/", false),
-        (&["64:ff9b::/96", "8.8.8.8"], &[], false, "http://[64:ff9b::8.8.8.8]/", true),
+        (&["64:ff9b::/96"], &[], false, "http://[64:ff9b::8.8.8.8]/", true),
+        (&["64:ff9b::/96"], &[], true, "http://[64:ff9b::8.8.8.8]/", false),
+        (&["64:ff9b::/96", "8.8.8.8"], &[], true, "http://[64:ff9b::8.8.8.8]/", true),
         (&["64:ff9b::/96"], &[], false, "http://[64:ff9b::127.0.0.1]/", false),
         (&["::/0"], &[], false, "http://[::ffff:127.0.0.1]/", false),
         (&["::/0", "0.0.0.0/0"], &[], false, "http://[::ffff:127.0.0.1]/", true),

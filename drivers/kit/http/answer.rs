@@ -4,16 +4,20 @@ use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
+use reqwest::{
+    StatusCode,
+    header::{HeaderMap, HeaderName},
+};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{
-    HeaderMap, HeaderName, StatusCode,
-    failure::{About, kind},
-};
+use super::failure::{About, kind};
 use crate::contract::{Error, Kind, Result};
 
 /// Bytes of a server's text that are looked at for an error, and that are read to use a connection again.
 const TEXT: usize = 16 << 10;
+
+/// How long a server may take to say what it refuses: what counts is that it does.
+const SAID: Duration = Duration::from_secs(2);
 
 /// An answer whose head has come.
 pub struct Answer {
@@ -37,11 +41,11 @@ impl Answer {
         Self { status, headers, body }
     }
 
-    /// The value of a header, if it is there once and is text.
+    /// The value of a header, if it is there once and is UTF-8.
     #[must_use]
     pub fn header(&self, name: &HeaderName) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
-        let value = values.next()?.to_str().ok()?;
+        let value = std::str::from_utf8(values.next()?.as_bytes()).ok()?;
         values.next().is_none().then_some(value)
     }
 
@@ -79,12 +83,15 @@ impl Answer {
     /// What the server says about its failure: shortened, on one line, without secrets. Empty if it says nothing.
     pub async fn said(&mut self) -> String {
         let mut said = Vec::new();
-        while said.len() < TEXT {
-            match self.body.next().await {
-                Ok(Some(bytes)) => said.extend_from_slice(&bytes),
-                Ok(None) | Err(_) => break,
+        let read = async {
+            while said.len() < TEXT {
+                match self.body.next().await {
+                    Ok(Some(bytes)) => said.extend_from_slice(&bytes),
+                    Ok(None) | Err(_) => break,
+                }
             }
-        }
+        };
+        let _in_time = timeout(SAID, read).await;
         said.truncate(TEXT);
         self.body.about.cleaned(&String::from_utf8_lossy(&said))
     }

@@ -1,6 +1,7 @@
 //! What went wrong between here and a server, as errors: by kind, and without a secret.
 
-use super::{Request, Settings, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
+
 use crate::{
     contract::{Error, Kind},
     kit::{addresses::Refused, options::Secret},
@@ -18,9 +19,9 @@ pub(super) struct About {
 }
 
 impl About {
-    pub(super) fn new(settings: &Settings, request: &Request) -> Self {
-        let what = format!("{} {}", request.method, shown_url(&request.url));
-        Self { store: settings.store.clone(), what, hidden: request.hidden.clone() }
+    pub(super) fn new(store: &str, method: &Method, url: &Url, hidden: &[Secret]) -> Self {
+        let what = format!("{method} {}", shown_url(url));
+        Self { store: store.to_owned(), what, hidden: hidden.to_vec() }
     }
 
     /// `what` of this kind, with what it is about.
@@ -119,17 +120,16 @@ pub(super) fn shown_url(url: &Url) -> String {
 /// What a status means for who asked.
 pub(super) fn kind(status: StatusCode) -> Kind {
     match status.as_u16() {
-        401 | 403 | 407 => Kind::BackendDenied,
         404 | 410 => Kind::NotFound,
-        408 | 429 | 500.. => match status.as_u16() {
-            507 => Kind::Full,
-            504 | 408 => Kind::Timeout,
-            _ => Kind::Unavailable,
-        },
+        408 | 504 => Kind::Timeout,
         409 => Kind::Exists,
         412 => Kind::Precondition,
         413 => Kind::TooLarge,
         416 => Kind::Range,
-        _ => Kind::Internal,
+        429 => Kind::Unavailable,
+        507 => Kind::Full,
+        // Whatever it refuses, somebody has to change something there.
+        400..=499 => Kind::BackendDenied,
+        _ => Kind::Unavailable,
     }
 }

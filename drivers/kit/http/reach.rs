@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use reqwest::{Certificate, ClientBuilder, Proxy, redirect::Policy};
+use reqwest::{Certificate, ClientBuilder, Proxy, Url, redirect::Policy};
 
-use super::{Guard, Settings, Url};
-use crate::contract::{Error, Kind, Result};
+use super::settings::Settings;
+use crate::{
+    contract::{Error, Kind, Result},
+    kit::addresses::Guard,
+};
 
 /// How long a connection that nobody uses is kept.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(30);

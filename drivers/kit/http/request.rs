@@ -3,16 +3,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use data_encoding::BASE64;
 use futures_util::stream::{self, Stream};
 use parking_lot::Mutex;
-use reqwest::Body;
-
-use super::{
-    HeaderMap, HeaderName, HeaderValue, Method, Url,
-    failure::shown_url,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
-    watch::Watch,
+use reqwest::{
+    Body, Method, Url,
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
+
+use super::{failure::shown_url, watch::Watch};
 use crate::{
     contract::{Error, Kind, Result},
     kit::{options::Secret, parts::Part},
@@ -106,6 +105,17 @@ impl Request {
         sent.set_sensitive(true);
         self.headers.insert(name, sent);
         Ok(self.hiding(value))
+    }
+
+    /// The same on behalf of this user, by the password.
+    ///
+    /// # Errors
+    /// None.
+    pub fn basic(self, user: &Secret, password: &Secret) -> Result<Self> {
+        let both = format!("{}:{}", user.expose(), password.expose());
+        let coded = Secret::from(BASE64.encode(both.as_bytes()));
+        let value = Secret::from(format!("Basic {}", coded.expose()));
+        self.hiding(password).hiding(&coded).secret(AUTHORIZATION, &value)
     }
 
     /// The same, of which `secret` is a part: it is shown nowhere, also when the server says it back.

@@ -2,8 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Answer, HeaderMap, StatusCode, header::RETRY_AFTER};
+use reqwest::{
+    StatusCode,
+    header::{HeaderMap, RETRY_AFTER},
+};
+
+use super::answer::Answer;
 use crate::contract::{Kind, Result};
+
+/// The longest pause before the first other try, usually.
+pub(super) const BACKOFF: Duration = Duration::from_millis(400);
 
 /// The longest pause that is made, whatever the server asks for.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -46,6 +54,11 @@ pub(super) fn pause(tried: usize, backoff: Duration, asked: Option<Duration>) ->
     let most = backoff.saturating_mul(doubled.unwrap_or(u32::MAX)).min(LONGEST);
     let jitter = most.mul_f64(fastrand::f64());
     asked.unwrap_or_default().saturating_add(jitter).min(LONGEST)
+}
+
+/// The pause before what failed in the midst of an answer is tried again, after `tried` other tries.
+pub(crate) fn usual_pause(tried: usize) -> Duration {
+    pause(tried, BACKOFF, None)
 }
 
 #[cfg(test)]

@@ -1,14 +1,20 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
     header::{AUTHORIZATION, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING},
     *,
 };
-use crate::kit::{
-    addresses::{Place, Rules},
-    lane::Lane,
-    memory::{Memory, Share},
-    parts::{Part, Parts, Spool},
+use crate::{
+    contract::{Error, Kind},
+    kit::{
+        addresses::{Guard, Place, Rules},
+        lane::Lane,
+        memory::{Memory, Share},
+        options::Secret,
+        parts::{Part, Parts, Spool},
+    },
 };
 
 pub(crate) mod server;
@@ -17,7 +23,12 @@ use server::{Reply, Server, answer};
 const SOON: Duration = Duration::from_millis(300);
 
 fn settings() -> Settings {
-    Settings { progress: SOON, backoff: Duration::from_millis(1), ..Settings::new("x") }
+    Settings {
+        connect: SOON,
+        progress: SOON,
+        backoff: Duration::from_millis(1),
+        ..Settings::new("x")
+    }
 }
 
 fn client() -> Client {
@@ -252,6 +263,27 @@ async fn what_a_server_says_is_one_line_of_plain_text() {
 }
 
 #[tokio::test]
+async fn a_server_that_says_its_refusal_letter_by_letter_is_not_listened_to_for_long() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    let talking = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_buf(&mut Vec::new()).await.unwrap();
+        let mut next: &[u8] = b"HTTP/1.1 403 No\r\nContent-Length: 99999\r\n\r\n";
+        while stream.write_all(next).await.is_ok() {
+            tokio::time::sleep(SOON / 3).await;
+            next = b"a";
+        }
+    });
+    let answer = client().send(Request::new(Method::GET, url)).await.unwrap();
+    let failure = answer.failure("read").await;
+    assert!(failure.to_string().contains("status 403 (aaa"), "{failure}");
+    // It notices that nobody listens any more.
+    talking.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_secret_is_in_no_text() {
     let server = Server::start(|_, seen| match seen.header("authorization") {
         Some(said) => {
@@ -328,8 +360,7 @@ async fn a_guarded_client_connects_to_nothing_that_is_not_allowed() {
         let guard = Some(Guard::new(Rules { allow, ..Rules::default() }));
         Client::new(Settings { guard, ..settings() }).unwrap()
     };
-    for host in ["127.0.0.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost", "localhost.", "0"]
-    {
+    for host in ["127.0.0.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost", "0"] {
         let request = Request::new(Method::GET, format!("http://{host}:{port}/").parse().unwrap());
         let error = client(&[]).send(request.clone()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{host}: {error:?}");
