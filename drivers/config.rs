@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     contract::{Driver, Result},
-    file,
+    file, http,
     kit::options::Options,
     mem, rbd, s3,
 };
@@ -55,4 +55,4 @@ macro_rules! configs {
 drivers!(configs);
 
 /// Store types of glance_store that this build does not serve.
-pub const UNSERVED: [&str; 4] = ["swift", "cinder", "http", "vmware"];
+pub const UNSERVED: [&str; 3] = ["swift", "cinder", "vmware"];

@@ -16,6 +16,8 @@ macro_rules! drivers {
         $generate! {
             /// Images as plain files: `file:///dir/id` or `filesystem:///dir/id`
             File => file,
+            /// Images on servers of the web, which are only read: `http://` and `https://`
+            Http => http,
             /// Images in this process's memory, for trials and tests: `mem://store/id`
             Mem => mem,
             /// Images in a pool of Ceph RBD: `rbd://fsid/pool/image/snap` or `rbd://image`
@@ -29,6 +31,7 @@ macro_rules! drivers {
 mod config;
 pub mod contract;
 pub mod file;
+pub mod http;
 pub mod kit;
 mod location;
 pub mod mem;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     contract::{Error, Kind, Result},
-    file, mem, rbd, s3,
+    file, http, mem, rbd, s3,
 };
 
 macro_rules! locations {
@@ -28,6 +28,12 @@ macro_rules! locations {
         }
 
         impl Location {
+            /// Whether a driver has locations of this scheme.
+            #[must_use]
+            pub fn has_scheme(scheme: &str) -> bool {
+                false $(|| $driver::SCHEMES.contains(&scheme))*
+            }
+
             /// The type of the stores that have such locations, as `enabled_backends` spells it.
             #[must_use]
             pub fn kind(&self) -> &'static str {

@@ -128,7 +128,7 @@ impl Checked {
         else {
             return Verdict::Bad("is no URI such as file:///var/lib/glance/images/ID".to_owned());
         };
-        let known = ["file", "filesystem", "mem", "rbd"].contains(&scheme);
+        let known = Location::has_scheme(scheme);
         let at: Location = match text.parse() {
             Ok(at) => at,
             Err(error) if known => {
@@ -164,14 +164,18 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// A location as it may be shown: without what stands before an `@`, which may be a name and a secret.
+/// A location as it may be shown: as its driver shows it, or without what stands before an `@`, which may be
+/// a name and a secret.
 #[must_use]
 pub fn masked(text: &str) -> String {
-    match text.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
-        Some((scheme, Some((_, rest)))) if !matches!(scheme, "file" | "filesystem" | "rbd") => {
-            format!("{scheme}://...@{rest}")
-        }
-        _ => text.to_owned(),
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    if matches!(scheme, "file" | "filesystem" | "rbd") {
+        return text.to_owned();
+    }
+    match (text.parse::<Location>(), rest.rsplit_once('@')) {
+        (Ok(at), _) => at.to_string(),
+        (Err(_), Some((_, rest))) => format!("{scheme}://...@{rest}"),
+        (Err(_), None) => text.to_owned(),
     }
 }
 
@@ -185,6 +189,7 @@ mod tests {
             ("swift+https://tenant:user:k@y@auth/v3/c/o", "swift+https://...@auth/v3/c/o"),
             ("s3://access:secret/with@host/bucket/x", "s3://...@host/bucket/x"),
             ("file:///images/a@b", "file:///images/a@b"),
+            ("https://me:secret@x/a?sig=secret&b=1", "https://***@x/a?sig=***&b=1"),
             ("cinder://volume", "cinder://volume"),
         ] {
             assert_eq!(masked(text), shown);

@@ -28,6 +28,8 @@ macro_rules! every_store {
         $then!(file: file_unnamed);
         $then!(file: file_staged);
         $then!(file: file_renamed);
+        $then!(http: http);
+        $then!(http: http_nginx);
         $then!(rbd: rbd);
         $then!(rbd: rbd_thick);
         $then!(s3: s3);

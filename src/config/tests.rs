@@ -180,7 +180,7 @@ swift_store_auth_insecure = 1
             "a.conf:2: [DEFAULT] enabled_backends: two stores have this name: rename one: \
              entry=`a:mem`",
             "a.conf:2: [DEFAULT] enabled_backends: no such type of store; this build has file, \
-             mem, rbd: entry=`d:nfs`",
+             http, mem, rbd: entry=`d:nfs`",
             "a.conf:2: [DEFAULT] enabled_backends: the section of this name has another meaning: \
              rename the store: entry=`imaged:file`",
             "a.conf:2: [DEFAULT] enabled_backends: a store needs a name, without slash and line \
@@ -486,6 +486,19 @@ mod sample {
         want.also_pools = vec!["old-images".to_owned()];
         let want = Some(imaged_drivers::Config::Rbd(want));
         assert_eq!(config.store("ceph").unwrap().driver, want);
+        let want = imaged_drivers::Config::read("http", &mut Options::default());
+        let Some(imaged_drivers::Config::Http(mut want)) = want else { panic!("{want:?}") };
+        let Some(imaged_drivers::Config::Http(found)) = &config.store("web").unwrap().driver else {
+            panic!("{config:?}")
+        };
+        assert_eq!((found.proxy.len(), found.rules.allow.len(), found.rules.deny.len()), (2, 2, 1));
+        // What has no default is an example.
+        want.ca = Some("/etc/ssl/certs/images-ca.pem".into());
+        want.proxy.clone_from(&found.proxy);
+        want.rules = found.rules.clone();
+        want.base.clone_from(&found.base);
+        assert_eq!(*found, want);
+        assert!(!found.rules.only_allowed && found.base.is_some());
     }
 
     #[test]

@@ -17,3 +17,4 @@ mod several;
 mod signals;
 mod sources;
 mod volumes;
+mod web;

@@ -11,6 +11,7 @@ mod kinds;
 mod lasting;
 mod modest;
 pub(crate) mod plain;
+pub(crate) mod web;
 
 use std::{
     fmt::Write as _,
@@ -57,6 +58,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+use web::Web;
 
 use super::objects::Objects;
 
@@ -101,6 +103,8 @@ pub(crate) struct Fixture {
     pub(crate) bucket: Option<Bucket>,
     /// The object server beneath it, if that lives in this process.
     pub(crate) objects: Option<Objects>,
+    /// The server that has its images, if others put them there.
+    pub(crate) web: Option<Web>,
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -198,6 +202,7 @@ impl Fixture {
             ceph: None,
             bucket: None,
             objects: None,
+            web: None,
         }
     }
 
@@ -232,12 +237,18 @@ impl Fixture {
 
     /// Puts `bytes` there through a driver alone, in aligned chunks.
     pub(crate) async fn place(&self, id: &ImageId, bytes: &Bytes) -> Location {
+        if let Some(web) = &self.web {
+            return web.put(id.as_str(), bytes);
+        }
         let driver = self.able(self.caps().write);
         write_image(driver, id, Some(bytes.len() as u64), aligned_chunks(bytes)).await.unwrap().0
     }
 
     /// Removes an image that is there, when no work in the background has it open any more.
     pub(crate) async fn remove(&self, at: &Location) {
+        if let Some(web) = &self.web {
+            return web.remove(at);
+        }
         let Caps { write, delete, .. } = self.caps();
         let driver = self.able(write || delete);
         soon("nobody to have the image open", delete_when_free(driver, at)).await;
@@ -245,6 +256,9 @@ impl Fixture {
 
     /// Everything that the store holds.
     pub(crate) async fn list(&self) -> Vec<Listed> {
+        if let Some(web) = &self.web {
+            return web.list();
+        }
         let driver = self.able(self.caps().list);
         let mut listed: Vec<_> = driver.list().try_collect().await.unwrap();
         listed.sort_by(|a, b| a.id.cmp(&b.id));
@@ -259,7 +273,9 @@ impl Fixture {
     /// What lies in the backend beside these whole images, hidden or not: as the backend tells, which is
     /// looked into past the driver.
     pub(crate) async fn left(&self, beside: &[&ImageId]) -> Vec<String> {
-        let mut there = if let Some(ceph) = &self.ceph {
+        let mut there = if let Some(web) = &self.web {
+            names(web.dir.path())
+        } else if let Some(ceph) = &self.ceph {
             // What was deleted while a job had it open goes with the next purge, and what it was cloned
             // from with the one after that.
             for _ in 0..3 {

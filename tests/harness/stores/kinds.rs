@@ -10,6 +10,7 @@ use super::{
     buckets::Bucket,
     ceph::{self, Ceph},
     plain::Plain,
+    web::Web,
 };
 use crate::harness::objects::{BUCKET, Objects, SECRET, USER};
 
@@ -117,6 +118,22 @@ async fn in_bucket(bucket: Bucket) -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let fixture = Fixture::new("s3", &[], &bucket.options(), None, home).await;
     Fixture { bucket: Some(bucket), ..fixture }
+}
+
+/// A store of what a small server on this machine has.
+pub(crate) async fn http() -> Fixture {
+    on_the_web(Web::here().await).await
+}
+
+/// The same of nginx.
+pub(crate) async fn http_nginx() -> Fixture {
+    on_the_web(Web::in_nginx()).await
+}
+
+async fn on_the_web(web: Web) -> Fixture {
+    let home = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new("http", &[], &web.options(), None, home).await;
+    Fixture { web: Some(web), ..fixture }
 }
 
 /// A store in one directory.
