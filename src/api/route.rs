@@ -320,8 +320,8 @@ mod tests {
         for line in ROUTES {
             let path = line.path.replace("{store}", "a").replace("{id}", "b");
             let method: Method = line.method.parse().unwrap();
-            let query = match line.path {
-                "/v1/images/{id}" => Some("stores=a,b"),
+            let query = match (line.method, line.path) {
+                ("PUT", "/v1/images/{id}") => Some("stores=a,b"),
                 _ => line.at.then_some("at=mem%3A%2F%2Fa%2Fb"),
             };
             let action = route(&method, &path, query).unwrap();

@@ -180,7 +180,7 @@ swift_store_auth_insecure = 1
             "a.conf:2: [DEFAULT] enabled_backends: two stores have this name: rename one: \
              entry=`a:mem`",
             "a.conf:2: [DEFAULT] enabled_backends: no such type of store; this build has file, \
-             http, mem, rbd: entry=`d:nfs`",
+             http, mem, rbd, s3: entry=`d:nfs`",
             "a.conf:2: [DEFAULT] enabled_backends: the section of this name has another meaning: \
              rename the store: entry=`imaged:file`",
             "a.conf:2: [DEFAULT] enabled_backends: a store needs a name, without slash and line \
@@ -486,6 +486,23 @@ mod sample {
         want.also_pools = vec!["old-images".to_owned()];
         let want = Some(imaged_drivers::Config::Rbd(want));
         assert_eq!(config.store("ceph").unwrap().driver, want);
+        let needed = [
+            ("s3_store_host", "https://s3.example.org"),
+            ("s3_store_bucket", "glance"),
+            ("s3_store_access_key", "GLANCE"),
+            ("s3_store_secret_key", "..."),
+        ];
+        let want = imaged_drivers::Config::read("s3", &mut Options::of("cloud", &needed));
+        let Some(imaged_drivers::Config::S3(mut want)) = want else { panic!("{want:?}") };
+        let Some(imaged_drivers::Config::S3(found)) = &config.store("cloud").unwrap().driver else {
+            panic!("{config:?}")
+        };
+        // What has no default is an example.
+        want.ca = Some("/etc/ssl/certs/s3-ca.pem".into());
+        want.profile.clone_from(&found.profile);
+        want.region.clone_from(&found.region);
+        want.keys.clone_from(&found.keys);
+        assert_eq!(*found, want);
         let want = imaged_drivers::Config::read("http", &mut Options::default());
         let Some(imaged_drivers::Config::Http(mut want)) = want else { panic!("{want:?}") };
         let Some(imaged_drivers::Config::Http(found)) = &config.store("web").unwrap().driver else {
