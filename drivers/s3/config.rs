@@ -9,9 +9,6 @@ const BUCKET: &str = "s3_store_bucket";
 const ACCESS_KEY: &str = "s3_store_access_key";
 const SECRET_KEY: &str = "s3_store_secret_key";
 
-/// The least that S3 takes as a part that is not the last, in bytes.
-pub(super) const LEAST_PART: u64 = 5 << 20;
-
 /// Longer than a server takes that is started again.
 const TIMEOUT: Duration = Duration::from_secs(60);
 

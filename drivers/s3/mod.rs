@@ -14,6 +14,7 @@
 //! radosgw does on `CompleteMultipartUpload`, is looked at before and after instead.
 
 mod config;
+#[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "locations are still read"))]
 mod location;
 
 #[cfg(not(feature = "s3"))]

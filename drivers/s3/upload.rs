@@ -9,7 +9,6 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     client::Bucket,
-    config::LEAST_PART,
     multipart::{MOST_PARTS, Multipart},
 };
 use crate::{
@@ -20,6 +19,8 @@ use crate::{
     },
 };
 
+/// The least that S3 takes as a part that is not the last, in bytes.
+const LEAST_PART: u64 = 5 << 20;
 /// The largest object, in bytes.
 const LARGEST: u64 = 5 << 40;
 /// Of an image whose size is not known the parts become twice as large after so many.
