@@ -268,10 +268,10 @@ impl<'a> Query<'a> {
             return Ok(None);
         };
         value.parse().map(Some).map_err(|error| {
-            Error::new(
-                Kind::Invalid,
-                format!("a query parameter cannot be read: {error}: {name}=`{}`", short(value)),
-            )
+            // A location that cannot be read may hold a secret all the same; what is wrong, its driver says.
+            let value = if name == "at" { "..." } else { &short(value) };
+            let what = format!("a query parameter cannot be read: {error}: {name}=`{value}`");
+            Error::new(Kind::Invalid, what)
         })
     }
 
