@@ -13,7 +13,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
-use tokio::time::Instant;
+use tokio::{task::JoinError, time::Instant};
 
 use super::{
     config::{Config, Keys},
@@ -226,12 +226,29 @@ impl Bucket {
     }
 }
 
+/// Has a task of its own see `work` through, which holds `owner` until then: a request that nobody waits for any
+/// more may still be carried out.
+pub(super) async fn see_through<T: Send + 'static>(
+    owner: impl Send + 'static,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let seen = tokio::spawn(async move {
+        let done = work.await;
+        drop(owner);
+        done
+    });
+    seen.await.map_err(lost)?
+}
+
+/// What a task is that did not come to its end.
+pub(super) fn lost(broken: JoinError) -> Error {
+    Error::new(Kind::Internal, "a request to the server was lost").because(broken)
+}
+
 /// A time between a half of `wait` and all of it, so that those who failed together do not come back
 /// together.
 fn jittered(wait: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    let part = u32::try_from(RandomState::new().hash_one(()) % 512).unwrap_or_default();
-    wait.saturating_mul(512 + part) / 1024
+    wait.mul_f64(f64::midpoint(1.0, fastrand::f64()))
 }
 
 /// TLS that trusts the certificates in the file at `path` beside the system's.

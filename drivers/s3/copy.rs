@@ -6,7 +6,7 @@ use aws_sdk_s3::types::{CompletedPart, MetadataDirective};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    client::{Bucket, UPLOAD, pairs},
+    client::{Bucket, UPLOAD, pairs, see_through},
     location::Location,
     multipart::{MOST_PARTS, Multipart},
     object::range_of,
@@ -46,17 +46,14 @@ pub(super) async fn copy(
     }
     bucket.make_if_missing().await?;
     let (task, of, digests) = (Arc::clone(bucket), claim.clone(), from.digests.clone());
-    let copied = tokio::spawn(async move {
+    let work = async move {
         let digests = digests.as_ref();
         match source.size {
             0..=AT_ONCE => in_one(&task, &source, &of, digests).await,
             _ => in_parts(&task, &source, &of, digests).await,
         }
-    });
-    let copied = copied.await.map_err(|broken| {
-        Error::new(Kind::Internal, "a copy by the server was lost").because(broken)
-    })?;
-    match copied {
+    };
+    match see_through(claim.clone(), work).await {
         Ok(()) => Ok(Some(Copied {
             at: bucket.at(claim.id()),
             size: from.size,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
 use super::{
-    client::Bucket,
+    client::{Bucket, see_through},
     config::Config,
     copy,
     multipart::Multipart,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     contract::{
-        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, ImageId, Kind, Listed,
+        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Kind, Listed,
         NewImage, Pieces, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
@@ -165,19 +165,14 @@ impl Driver for S3 {
     async fn delete(&self, at: &crate::Location, hold: Hold) -> Result<()> {
         let (key, at) = (self.key(at)?.to_owned(), at.clone());
         let (bucket, turn) = (Arc::clone(&self.bucket), self.turn(&key));
-        // A task of its own sees it through: a request that nobody waits for any more may still be carried out.
-        let removed = tokio::spawn(async move {
+        let remove = async move {
             let _turn = turn.lock().await;
-            let removed = match bucket.look(&key).await? {
+            match bucket.look(&key).await? {
                 Some(_) => bucket.remove(&key).await,
                 None => Err(missing(&at, &bucket.store)),
-            };
-            drop(hold);
-            removed
-        });
-        removed.await.map_err(|broken| {
-            Error::new(Kind::Internal, "a request to the server was lost").because(broken)
-        })?
+            }
+        };
+        see_through(hold, remove).await
     }
 
     async fn record(&self, at: &crate::Location, claim: &Claim, digests: &Digests) -> Result<()> {
@@ -186,21 +181,15 @@ impl Driver for S3 {
         if object.digests.as_ref() == Some(digests) {
             return Ok(());
         }
-        let (bucket, claim, digests) = (Arc::clone(&self.bucket), claim.clone(), digests.clone());
-        let kept = tokio::spawn(async move {
-            let kept = bucket.tag(&key, &digests).await;
-            drop(claim);
-            match kept {
-                // Not every server has tags, and not every key may set them.
-                Err(error) if [Kind::Unsupported, Kind::BackendDenied].contains(&error.kind()) => {
-                    Ok(())
-                }
-                kept => kept,
+        let (bucket, digests) = (Arc::clone(&self.bucket), digests.clone());
+        let keep = async move { bucket.tag(&key, &digests).await };
+        match see_through(claim.clone(), keep).await {
+            // Not every server has tags, and not every key may set them.
+            Err(error) if [Kind::Unsupported, Kind::BackendDenied].contains(&error.kind()) => {
+                Ok(())
             }
-        });
-        kept.await.map_err(|broken| {
-            Error::new(Kind::Internal, "a request to the server was lost").because(broken)
-        })?
+            kept => kept,
+        }
     }
 
     async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered> {

@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use aws_sdk_s3::types::CompletedPart;
 use bytes::Bytes;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use super::{
-    client::Bucket,
+    client::{Bucket, lost, see_through},
     multipart::{MOST_PARTS, Multipart},
 };
 use crate::{
@@ -161,7 +161,7 @@ impl Writing {
         sent.sort_by_key(CompletedPart::part_number);
         let (bucket, claim) = (Arc::clone(&self.bucket), self.claim.clone());
         let digests = (self.promised.as_ref() != Some(digests)).then(|| digests.clone());
-        let made = tokio::spawn(async move {
+        let complete = async move {
             let key = &multipart.key;
             if bucket.head(key).await?.is_some() {
                 return Err(already_exists(claim.id(), &bucket.store));
@@ -174,21 +174,17 @@ impl Writing {
                 tracing::warn!(store = bucket.store, image = key, %error, "no digests are kept with the image");
             }
             Ok(())
-        });
-        made.await.map_err(lost)?
+        };
+        see_through(self.claim.clone(), complete).await
     }
 
-    /// Stores an image that is one part. A task of its own sees it through, so that nobody forgets a request
-    /// that may still be carried out.
+    /// Stores an image that is one part.
     async fn put(&self, filled: Filling, digests: &Digests) -> Result<()> {
         let (bucket, claim) = (Arc::clone(&self.bucket), self.claim.clone());
         let (part, digests) = (filled.freeze(), digests.clone());
-        let put = tokio::spawn(async move {
-            let put = bucket.put(claim.id().as_str(), claim.nonce(), &part, &digests).await;
-            drop(claim);
-            put
-        });
-        put.await.map_err(lost)?
+        let put =
+            async move { bucket.put(claim.id().as_str(), claim.nonce(), &part, &digests).await };
+        see_through(self.claim.clone(), put).await
     }
 
     /// Removes what the server has of it.
@@ -196,18 +192,13 @@ impl Writing {
         self.filling = None;
         self.sending.shutdown().await;
         let Some(multipart) = self.multipart.take() else { return Ok(()) };
-        let (bucket, claim) = (Arc::clone(&self.bucket), self.claim.clone());
-        let aborted = tokio::spawn(async move {
+        let bucket = Arc::clone(&self.bucket);
+        let abort = async move {
             let aborted = bucket.abort(&multipart).await;
-            drop(claim);
             aborted.map(drop).map_err(|error| error.leaving(format!("upload {}", multipart.id)))
-        });
-        aborted.await.map_err(lost)?
+        };
+        see_through(self.claim.clone(), abort).await
     }
-}
-
-fn lost(broken: JoinError) -> Error {
-    Error::new(Kind::Internal, "a request to the server was lost").because(broken)
 }
 
 #[async_trait]
