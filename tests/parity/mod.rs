@@ -14,6 +14,11 @@ use std::{
 
 use serde_json::Value;
 
+use crate::harness::{
+    daemon::Daemon,
+    raw::{Answer, Raw},
+};
+
 /// A Python that has the peers, made once by the script that people use too.
 static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
     let rigs = crate::harness::rigs();
@@ -71,6 +76,48 @@ impl Peer {
     /// The name of an error, or null.
     fn delete(&self, uri: &str) -> Value {
         self.ask(&["delete", uri])["error"].clone()
+    }
+}
+
+/// A daemon and its peer on one backend.
+struct Pair<B> {
+    daemon: Daemon,
+    peer: Peer,
+    // Last: the next test begins when this is dropped.
+    backend: B,
+}
+
+impl<B> Pair<B> {
+    /// What Glance gets to know of the image that the peer stores.
+    fn theirs(&self, id: &str, image: &[u8], more: &[&str]) -> Value {
+        let source = self.daemon.path("source");
+        std::fs::write(&source, image).unwrap();
+        self.peer.put(id, &source, more)
+    }
+
+    /// The same of the image that the daemon stores.
+    fn ours(&self, id: &str, image: &[u8], known: bool) -> Value {
+        let path = format!("/v1/stores/fast/images/{id}");
+        if known {
+            return Raw::ask(&self.daemon.socket, "PUT", &path, image).json();
+        }
+        let mut raw = Raw::connect(&self.daemon.socket);
+        raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
+        for piece in image.chunks(1 << 20) {
+            raw.chunk(piece);
+        }
+        raw.send(b"0\r\n\r\n");
+        raw.answer("PUT").json()
+    }
+
+    /// Asks the daemon for the image at a location.
+    fn at(&self, method: &str, uri: &str) -> Answer {
+        let at = uri.replace('%', "%25").replace('+', "%2B");
+        self.daemon.ask(method, &format!("/v1/stores/fast/images?at={at}"))
+    }
+
+    fn read_by_peer(&self, uri: &str) -> Vec<u8> {
+        self.peer.get(uri, &self.daemon.path("out"))
     }
 }
 

@@ -4,22 +4,13 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::Peer;
+use super::{Pair, Peer};
 use crate::harness::{
     daemon::{Daemon, noise},
-    raw::{Answer, Raw},
     stores::ceph::Ceph,
 };
 
-/// A daemon and its peer on one pool.
-struct Pair {
-    daemon: Daemon,
-    peer: Peer,
-    // Last: the next test begins when this is dropped.
-    ceph: Ceph,
-}
-
-impl Pair {
+impl Pair<Ceph> {
     /// With these options beside those that say where the pool is.
     async fn start(options: &str) -> Self {
         let ceph = Ceph::up().await;
@@ -29,41 +20,13 @@ impl Pair {
 
     fn with(ceph: Ceph, options: String) -> Self {
         let config = format!("[DEFAULT]\nenabled_backends = fast:rbd\n[fast]\n{options}");
-        Self { daemon: Daemon::start(&config), peer: Peer::new("rbd", options), ceph }
+        Self { daemon: Daemon::start(&config), peer: Peer::new("rbd", options), backend: ceph }
     }
 
     /// Ends the daemon, which closes its images, and checks that nothing is left.
     fn end(mut self) {
         assert!(self.daemon.stop().success());
-        self.ceph.assert_empty();
-    }
-
-    /// What Glance gets to know of the image that the peer stores.
-    fn theirs(&self, id: &str, image: &[u8], more: &[&str]) -> Value {
-        let source = self.daemon.path("source");
-        fs::write(&source, image).unwrap();
-        self.peer.put(id, &source, more)
-    }
-
-    /// The same of the image that the daemon stores.
-    fn ours(&self, id: &str, image: &[u8], known: bool) -> Value {
-        let path = format!("/v1/stores/fast/images/{id}");
-        if known {
-            return Raw::ask(&self.daemon.socket, "PUT", &path, image).json();
-        }
-        let mut raw = Raw::connect(&self.daemon.socket);
-        raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
-        for piece in image.chunks(1 << 20) {
-            raw.chunk(piece);
-        }
-        raw.send(b"0\r\n\r\n");
-        raw.answer("PUT").json()
-    }
-
-    /// Asks the daemon for the image at a location.
-    fn at(&self, method: &str, uri: &str) -> Answer {
-        let at = uri.replace('%', "%25").replace('+', "%2B");
-        self.daemon.ask(method, &format!("/v1/stores/fast/images?at={at}"))
+        self.backend.assert_empty();
     }
 
     fn delete(&self, id: &str) {
@@ -73,10 +36,6 @@ impl Pair {
             assert!([204, 409].contains(&deleted.status), "{deleted:?}");
             deleted.status == 204
         });
-    }
-
-    fn read_by_peer(&self, uri: &str) -> Vec<u8> {
-        self.peer.get(uri, &self.daemon.path("out"))
     }
 }
 
@@ -116,8 +75,8 @@ async fn each_reads_sizes_and_deletes_what_the_other_wrote() {
                 assert_eq!(receipt[key], put[key], "{what} {key}");
             }
             // The cluster sees two of a kind: length, objects, features, a protected snapshot.
-            let seen = shape(pair.ceph.info(&format!("{ours}@snap")));
-            assert_eq!(seen, shape(pair.ceph.info(&format!("{theirs}@snap"))), "{what}");
+            let seen = shape(pair.backend.info(&format!("{ours}@snap")));
+            assert_eq!(seen, shape(pair.backend.info(&format!("{theirs}@snap"))), "{what}");
             assert_eq!(
                 (&seen["protected"], &seen["object_size"]),
                 (&"true".into(), &(size << 20).into())
@@ -176,14 +135,14 @@ async fn each_refuses_an_id_that_the_other_has_taken() {
 async fn a_broken_put_of_the_others_is_no_image_and_can_be_deleted() {
     let pair = Pair::start("").await;
     // As if glance_store had died in the middle: no snapshot.
-    pair.ceph.rbd(&["create", "--size", "8M", "images/broken"]);
+    pair.backend.rbd(&["create", "--size", "8M", "images/broken"]);
     assert_eq!(pair.daemon.get("fast", "broken").code(), "NotFound");
     assert_eq!(pair.daemon.put("fast", "broken", b"another").code(), "Exists");
     let listed = pair.daemon.ask("GET", "/v1/stores/fast/images");
     assert_eq!((listed.status, listed.body), (200, Vec::new()));
     // Glance deletes by the location that it was given.
     assert_eq!(pair.daemon.ask("DELETE", "/v1/stores/fast/images/broken").code(), "NotFound");
-    let uri = format!("rbd://{}/images/broken/snap", pair.ceph.fsid());
+    let uri = format!("rbd://{}/images/broken/snap", pair.backend.fsid());
     assert_eq!(pair.at("DELETE", &uri).status, 204);
     pair.end();
 }
@@ -212,7 +171,7 @@ async fn locations_are_quoted_as_glance_store_quotes_them() {
     assert!(pair.read_by_peer(uri) == image);
     assert!(pair.peer.delete(uri).is_null());
     assert_eq!(pair.at("DELETE", put["uri"].as_str().unwrap()).status, 204);
-    pair.ceph.remove_pool(pool);
+    pair.backend.remove_pool(pool);
     pair.end();
 }
 
@@ -241,13 +200,13 @@ async fn an_image_with_a_clone_is_in_use_for_both_and_stays_usable() {
     let ours = pair.ours("ours", &image, true);
     let uris = [theirs["uri"].as_str().unwrap(), ours["location"].as_str().unwrap()];
     for (uri, id) in uris.iter().zip(["theirs", "ours"]) {
-        pair.ceph.clone_of(id, "disk", 1);
+        pair.backend.clone_of(id, "disk", 1);
         assert_eq!(pair.at("DELETE", uri).code(), "InUse", "{id}");
         assert_eq!(pair.peer.delete(uri), "InUseByStore", "{id}");
-        assert_eq!(pair.ceph.info(&format!("{id}@snap"))["protected"], "true", "{id}");
+        assert_eq!(pair.backend.info(&format!("{id}@snap"))["protected"], "true", "{id}");
         assert!(pair.at("GET", uri).body == image, "{id}");
         assert!(pair.read_by_peer(uri) == image, "{id}");
-        pair.ceph.rbd(&["rm", "volumes/disk"]);
+        pair.backend.rbd(&["rm", "volumes/disk"]);
     }
     // And then no more: each deletes the other's.
     assert_eq!(pair.at("DELETE", uris[0]).status, 204);
@@ -262,7 +221,7 @@ async fn clones_of_the_second_format_outlive_their_image_whoever_deletes_it() {
     for (id, ours) in [("first", true), ("second", false)] {
         let put = pair.theirs(id, &image, &[]);
         let uri = put["uri"].as_str().unwrap();
-        pair.ceph.clone_of(id, "disk", 2);
+        pair.backend.clone_of(id, "disk", 2);
         if ours {
             assert_eq!(pair.at("DELETE", uri).status, 204);
         } else {
@@ -272,15 +231,15 @@ async fn clones_of_the_second_format_outlive_their_image_whoever_deletes_it() {
         assert_eq!(pair.peer.size(uri), "NotFound", "{id}");
         assert_eq!(pair.at("HEAD", uri).status, 404, "{id}");
         let out = pair.daemon.path("disk");
-        pair.ceph.rbd(&["export", "volumes/disk", out.to_str().unwrap()]);
+        pair.backend.rbd(&["export", "volumes/disk", out.to_str().unwrap()]);
         assert!(fs::read(&out).unwrap() == image, "{id}");
         fs::remove_file(&out).unwrap();
         pair.ours(id, b"the next", true);
         pair.delete(id);
-        pair.ceph.rbd(&["rm", "volumes/disk"]);
+        pair.backend.rbd(&["rm", "volumes/disk"]);
         // What the daemon has put there it purges itself, once the clone is gone.
-        pair.ceph.rbd(&["trash", "purge", "images"]);
-        pair.ceph.assert_empty();
+        pair.backend.rbd(&["trash", "purge", "images"]);
+        pair.backend.assert_empty();
     }
     pair.end();
 }

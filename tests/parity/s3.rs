@@ -1,73 +1,28 @@
 //! glance_store's s3 driver on the same bucket of real servers.
 
-use std::fs;
-
-use serde_json::Value;
-
-use super::Peer;
+use super::{Pair, Peer};
 use crate::harness::{
     daemon::{Daemon, noise},
-    raw::{Answer, Raw},
     stores::buckets::Bucket,
 };
 
-/// A daemon and its peer on one bucket.
-struct Pair {
-    daemon: Daemon,
-    peer: Peer,
-    // Last: the next test begins when this is dropped.
-    bucket: Bucket,
-}
-
-impl Pair {
+impl Pair<Bucket> {
     /// Both send what has 5 MiB or more in parts of that size.
     fn start(bucket: Bucket) -> Self {
         let options = bucket.options() + "s3_store_bucket_url_format = path\n";
         let config = format!("[DEFAULT]\nenabled_backends = fast:s3\n[fast]\n{options}");
-        Self { daemon: Daemon::start(&config), peer: Peer::new("s3", options), bucket }
+        Self { daemon: Daemon::start(&config), peer: Peer::new("s3", options), backend: bucket }
     }
 
     /// Ends the daemon, and checks that nothing is left.
     async fn end(mut self) {
         assert!(self.daemon.stop().success());
-        assert_eq!(self.bucket.left().await, [""; 0]);
-    }
-
-    /// What Glance gets to know of the image that the peer stores.
-    fn theirs(&self, id: &str, image: &[u8], more: &[&str]) -> Value {
-        let source = self.daemon.path("source");
-        fs::write(&source, image).unwrap();
-        self.peer.put(id, &source, more)
-    }
-
-    /// The same of the image that the daemon stores.
-    fn ours(&self, id: &str, image: &[u8], known: bool) -> Value {
-        let path = format!("/v1/stores/fast/images/{id}");
-        if known {
-            return Raw::ask(&self.daemon.socket, "PUT", &path, image).json();
-        }
-        let mut raw = Raw::connect(&self.daemon.socket);
-        raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
-        for piece in image.chunks(1 << 20) {
-            raw.chunk(piece);
-        }
-        raw.send(b"0\r\n\r\n");
-        raw.answer("PUT").json()
-    }
-
-    /// Asks the daemon for the image at a location.
-    fn at(&self, method: &str, uri: &str) -> Answer {
-        let at = uri.replace('%', "%25").replace('+', "%2B");
-        self.daemon.ask(method, &format!("/v1/stores/fast/images?at={at}"))
+        assert_eq!(self.backend.left().await, [""; 0]);
     }
 
     fn delete(&self, id: &str) {
         let deleted = self.daemon.ask("DELETE", &format!("/v1/stores/fast/images/{id}"));
         assert_eq!(deleted.status, 204, "{deleted:?}");
-    }
-
-    fn read_by_peer(&self, uri: &str) -> Vec<u8> {
-        self.peer.get(uri, &self.daemon.path("out"))
     }
 }
 
