@@ -6,6 +6,7 @@ pub(crate) mod ceph {
 }
 pub(crate) mod altered;
 pub(crate) mod buckets;
+mod claims;
 pub(crate) mod content;
 mod kinds;
 mod lasting;
@@ -19,7 +20,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,6 +29,7 @@ use std::{
 use buckets::Bucket;
 use bytes::Bytes;
 use ceph::Ceph;
+pub(crate) use claims::*;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use imaged::{
     config::Config,
@@ -39,12 +41,10 @@ use imaged::{
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Caps, Claim, Committed, Config as Section, Context, Driver, Hold, ImageId, Kind, Listed,
-    Location, NewImage, Recovered, Result, Span,
-    lane::Lane,
+    Caps, Committed, Config as Section, Context, Driver, Hold, ImageId, Kind, Listed, Location,
+    Result, Span,
     mem::Mem,
     memory::{Memory, Share},
-    parts::{Parts, Spool},
     window::{CHUNK, Window},
 };
 pub(crate) use kinds::*;
@@ -504,90 +504,6 @@ pub(crate) async fn delete_when_free(driver: &dyn Driver, at: &Location) {
             deleted => return deleted.unwrap(),
         }
     }
-}
-
-/// A claim on `id` that nobody else knows of: for calls to a driver alone.
-pub(crate) fn claim(id: &ImageId) -> Claim {
-    Claim::new(id.clone(), &uuid::Uuid::new_v4().simple().to_string(), Arc::new(()))
-}
-
-/// An image that is to be, under a claim that nobody else knows of.
-pub(crate) fn new_image(id: &ImageId, size: Option<u64>) -> NewImage {
-    image_of(claim(id), size)
-}
-
-/// An image that is to be, under `claim`.
-pub(crate) fn image_of(claim: Claim, size: Option<u64>) -> NewImage {
-    NewImage { claim, size, promised: None, context: Context::default(), parts: parts() }
-}
-
-/// Parts in memory of their own, or on disk.
-pub(crate) fn parts() -> Parts {
-    let lane = Lane::new("spool", 2, Duration::from_secs(60));
-    let memory = Memory::new(256 << 20, 1, Duration::from_secs(60));
-    Parts::new(
-        &memory,
-        Share::Put("test".into()),
-        &Spool::new(&std::env::temp_dir(), 1 << 30, lane),
-    )
-}
-
-/// A claim that is let go of when the last call under it has returned.
-pub(crate) struct Held {
-    pub(crate) claim: Claim,
-    calls: Weak<()>,
-}
-
-impl Held {
-    pub(crate) fn new(id: &ImageId) -> Self {
-        let owner = Arc::new(());
-        let calls = Arc::downgrade(&owner);
-        let nonce = uuid::Uuid::new_v4().simple().to_string();
-        Self { claim: Claim::new(id.clone(), &nonce, owner), calls }
-    }
-
-    /// Begins an upload under it.
-    pub(crate) async fn create(
-        &self,
-        driver: &dyn Driver,
-        size: Option<u64>,
-    ) -> Result<Box<dyn imaged_drivers::Upload>> {
-        let claim = self.claim.clone();
-        driver.create(&image_of(claim, size)).await
-    }
-
-    /// Whether a call under this claim has not returned.
-    pub(crate) fn is_out(&self) -> bool {
-        self.calls.strong_count() > 1
-    }
-
-    /// Clears away what an upload under it has left, as soon as no call of that is out.
-    pub(crate) async fn recovered(&self, driver: &dyn Driver) -> Recovered {
-        soon("an upload to be over", async {
-            while self.is_out() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        recovered_under(driver, &self.claim).await
-    }
-}
-
-/// Clears away what an upload has left, as soon as its backend lets that go.
-pub(crate) async fn recovered(driver: &dyn Driver, id: &ImageId) -> Recovered {
-    recovered_under(driver, &claim(id)).await
-}
-
-async fn recovered_under(driver: &dyn Driver, claim: &Claim) -> Recovered {
-    soon("an upload to be over", async {
-        loop {
-            match driver.recover(claim, None).await {
-                Err(error) if error.kind() == Kind::Unavailable => tokio::task::yield_now().await,
-                recovered => return recovered.unwrap(),
-            }
-        }
-    })
-    .await
 }
 
 /// Waits until no thread is stuck in the store any more.
