@@ -5,6 +5,7 @@
 //! * [`open_file`]: open files as images, which others may change while they are read
 //! * [`parts`]: what object stores are sent, in memory or on disk
 //! * [`http`]: the client of whatever speaks plain HTTP; [`addresses`]: where it may connect to
+//! * [`keystone`]: tokens of OpenStack and of Swifts that give their own
 //! * [`options`]: how a driver reads its section of the configuration
 //! * `latest`: secrets that a reload may replace
 //! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
@@ -14,6 +15,7 @@ mod drop_on_lane;
 mod drops;
 pub mod file_body;
 pub mod http;
+pub mod keystone;
 pub mod lane;
 #[cfg(feature = "s3")]
 pub(crate) mod latest;
