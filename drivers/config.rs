@@ -6,7 +6,7 @@ use crate::{
     contract::{Driver, Result},
     file, http,
     kit::options::Options,
-    mem, rbd, s3,
+    mem, rbd, s3, swift,
 };
 
 macro_rules! configs {
@@ -55,4 +55,4 @@ macro_rules! configs {
 drivers!(configs);
 
 /// Store types of glance_store that this build does not serve.
-pub const UNSERVED: [&str; 3] = ["swift", "cinder", "vmware"];
+pub const UNSERVED: [&str; 2] = ["cinder", "vmware"];

@@ -3,7 +3,7 @@
 //! * [`contract`]: what every backend promises; read it first
 //! * [`kit`]: what drivers are built from
 //! * [`mem`]: the smallest driver; [`mod@file`]: images as plain files; [`rbd`]: images in Ceph;
-//!   [`s3`]: images as objects of S3
+//!   [`s3`]: images as objects of S3; [`swift`]: images as objects of OpenStack Swift
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,8 @@ macro_rules! drivers {
             Rbd => rbd,
             /// Images in a bucket of S3: `s3://host/bucket/id` or `s3+https://host/bucket/id`
             S3 => s3,
+            /// Objects of a Swift: `swift+config://reference/container/id` or `swift+https://address/container/id`
+            Swift => swift,
         }
     };
 }
@@ -37,6 +39,7 @@ mod location;
 pub mod mem;
 pub mod rbd;
 pub mod s3;
+pub mod swift;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     contract::{Error, Kind, Result},
-    file, http, mem, rbd, s3,
+    file, http, mem, rbd, s3, swift,
 };
 
 macro_rules! locations {

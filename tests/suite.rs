@@ -37,6 +37,10 @@ macro_rules! every_store {
         $then!(s3: s3_without_conditions);
         $then!(s3: s3_seaweed);
         $then!(s3: s3_radosgw);
+        $then!(swift: swift);
+        $then!(swift: swift_in_segments);
+        $then!(swift: swift_by_lists);
+        $then!(swift: swift_of_ceph);
     };
 }
 

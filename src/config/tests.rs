@@ -180,7 +180,7 @@ swift_store_auth_insecure = 1
             "a.conf:2: [DEFAULT] enabled_backends: two stores have this name: rename one: \
              entry=`a:mem`",
             "a.conf:2: [DEFAULT] enabled_backends: no such type of store; this build has file, \
-             http, mem, rbd, s3: entry=`d:nfs`",
+             http, mem, rbd, s3, swift: entry=`d:nfs`",
             "a.conf:2: [DEFAULT] enabled_backends: the section of this name has another meaning: \
              rename the store: entry=`imaged:file`",
             "a.conf:2: [DEFAULT] enabled_backends: a store needs a name, without slash and line \
@@ -314,7 +314,7 @@ fn a_store_without_a_section_has_defaults_unless_a_misspelt_one_is_there() {
 #[test]
 fn options_of_types_that_are_not_served_are_not_judged() {
     let (config, _) = parsed(
-        "[DEFAULT]\nenabled_backends = a:swift\n[a]\nwhatever = 1\nweight = 3\n[backend_defaults]\n\
+        "[DEFAULT]\nenabled_backends = a:vmware\n[a]\nwhatever = 1\nweight = 3\n[backend_defaults]\n\
          anything = 1\n",
     );
     assert_eq!(config.stores[0].weight, 3);

@@ -43,7 +43,7 @@ fn locations(home: &Path) -> String {
          \t file://{home}/cheap/two \r\n\
          file://{home}/elsewhere/three\n\
          filesystem:///var/lib/glance/images/four\n\
-         swift+https://tenant:user:secret@auth/v3/c/five\n\
+         vsphere://user:secret@host/folder/five\n\
          rbd://fsid/images/six/snap\n\
          mem://other/seven\n\
          eight\n\
@@ -66,8 +66,8 @@ fn locations_that_no_store_could_serve_are_named_and_counted() {
         for told in [
             "line 4: no store could serve it: location=`file:///".to_owned(),
             "line 5: no store could serve it: location=`filesystem:///var".to_owned(),
-            "line 6: no store of this build has locations that begin with `swift+https://`: \
-             location=`swift+https://...@auth/v3/c/five`"
+            "line 6: no store of this build has locations that begin with `vsphere://`: \
+             location=`vsphere://...@host/folder/five`"
                 .to_owned(),
             "line 7: no store could serve it: location=`rbd://fsid/images/six/snap`".to_owned(),
             "line 8: no store could serve it: location=`mem://other/seven`".to_owned(),

@@ -8,10 +8,12 @@ pub(crate) mod altered;
 pub(crate) mod buckets;
 mod claims;
 pub(crate) mod content;
+pub(crate) mod keystone;
 mod kinds;
 mod lasting;
 mod modest;
 pub(crate) mod plain;
+pub(crate) mod swift;
 pub(crate) mod web;
 
 use std::{
@@ -52,6 +54,7 @@ pub(crate) use lasting::Lasting;
 use lasting::Made;
 pub(crate) use modest::Modest;
 use plain::Plain;
+use swift::Swift;
 use tempfile::TempDir;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -105,6 +108,8 @@ pub(crate) struct Fixture {
     pub(crate) objects: Option<Objects>,
     /// The server that has its images, if others put them there.
     pub(crate) web: Option<Web>,
+    /// The Swift beneath it, if there is one.
+    pub(crate) swift: Option<Swift>,
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -203,6 +208,7 @@ impl Fixture {
             bucket: None,
             objects: None,
             web: None,
+            swift: None,
         }
     }
 
@@ -286,6 +292,8 @@ impl Fixture {
             bucket.left().await
         } else if let Some(objects) = &self.objects {
             objects.left()
+        } else if let Some(swift) = &self.swift {
+            swift.left(beside)
         } else if let Some(memory) = &self.memory {
             let whole: Vec<Listed> = memory.list().try_collect().await.unwrap();
             let begun = vec!["an upload that has not ended".to_owned(); memory.uploads()];

@@ -5,6 +5,7 @@ mod file;
 mod oslo;
 mod rbd;
 mod s3;
+mod swift;
 
 use std::{
     path::{Path, PathBuf},

@@ -10,6 +10,7 @@ use super::{
     buckets::Bucket,
     ceph::{self, Ceph},
     plain::Plain,
+    swift::{Server, Swift},
     web::Web,
 };
 use crate::harness::objects::{BUCKET, Objects, SECRET, USER};
@@ -134,6 +135,37 @@ async fn on_the_web(web: Web) -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let fixture = Fixture::new("http", &[], &web.options(), None, home).await;
     Fixture { web: Some(web), ..fixture }
+}
+
+/// A store in a container of OpenStack's Swift.
+pub(crate) async fn swift() -> Fixture {
+    in_swift(Server::OpenStack, "").await
+}
+
+/// The same, in which images are made of segments of 1,024,000 bytes.
+pub(crate) async fn swift_in_segments() -> Fixture {
+    in_swift(Server::OpenStack, SEGMENTS).await
+}
+
+/// The same, in which a list tells the segments.
+pub(crate) async fn swift_by_lists() -> Fixture {
+    let options = format!("{SEGMENTS}imaged_swift_large_object = slo\n");
+    in_swift(Server::OpenStack, &options).await
+}
+
+/// A store in a container of Ceph's gateway, in which images are made of segments.
+pub(crate) async fn swift_of_ceph() -> Fixture {
+    in_swift(Server::Gateway, SEGMENTS).await
+}
+
+const SEGMENTS: &str =
+    "swift_store_large_object_size = 1\nswift_store_large_object_chunk_size = 1\n";
+
+async fn in_swift(server: Server, more: &str) -> Fixture {
+    let swift = Swift::up(server);
+    let options = swift.options() + more;
+    let fixture = Fixture::new("swift", &[], &options, None, tempfile::tempdir().unwrap()).await;
+    Fixture { swift: Some(swift), ..fixture }
 }
 
 /// A store in one directory.

@@ -1,0 +1,253 @@
+//! One account of a Swift, as one login reaches it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{failure, location::Address};
+use crate::{
+    contract::{Error, Kind, Result},
+    kit::{
+        http::{Answer, Client, HeaderName, Method, Payload, Request, StatusCode, Url},
+        keystone::{TOKEN, Token, Tokens},
+    },
+};
+
+/// Clones are the same.
+#[derive(Clone)]
+pub(super) struct Account(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    tokens: Tokens,
+    /// How long the answer to a request without bytes of an image may take, other tries included.
+    patience: Duration,
+    /// Another account than the login's own: where it is.
+    instead: Option<Url>,
+}
+
+/// What the account is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    method: Method,
+    path: Vec<String>,
+    query: Vec<(&'static str, String)>,
+    headers: Vec<(HeaderName, String)>,
+    payload: Payload,
+    idempotent: bool,
+}
+
+impl Call {
+    /// A call about the account itself.
+    pub(super) fn account(method: Method) -> Self {
+        let idempotent = method.is_idempotent() || method == Method::POST;
+        let (path, query, headers) = (Vec::new(), Vec::new(), Vec::new());
+        Self { method, path, query, headers, payload: Payload::Empty, idempotent }
+    }
+
+    /// A call about a container.
+    pub(super) fn container(method: Method, container: &str) -> Self {
+        Self { path: vec![container.to_owned()], ..Self::account(method) }
+    }
+
+    /// A call about an object.
+    pub(super) fn object(method: Method, container: &str, object: &str) -> Self {
+        let path = vec![container.to_owned(), object.to_owned()];
+        Self { path, ..Self::account(method) }
+    }
+
+    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn headers(
+        mut self,
+        headers: impl IntoIterator<Item = (HeaderName, String)>,
+    ) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    pub(super) fn payload(mut self, payload: Payload) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// The same, which is sent once: its failure is judged by who calls.
+    pub(super) fn once(mut self) -> Self {
+        self.idempotent = false;
+        self
+    }
+
+    fn request(&self, token: &Token, instead: Option<&Url>) -> Result<Request> {
+        let url = beneath(instead.unwrap_or(token.endpoint()), &self.path, &self.query);
+        let mut request = Request::new(self.method.clone(), url)
+            .payload(self.payload.clone())
+            .idempotent(self.idempotent)
+            .secret(TOKEN, token.value())?;
+        for (name, value) in &self.headers {
+            request = request.header(name.clone(), value)?;
+        }
+        Ok(request)
+    }
+}
+
+/// `url` with `path` and `query` behind it.
+fn beneath(url: &Url, path: &[String], query: &[(&'static str, String)]) -> Url {
+    let mut url = url.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    url
+}
+
+impl Account {
+    pub(super) fn new(client: Client, tokens: Tokens, patience: Duration) -> Self {
+        Self(Arc::new(Inner { client, tokens, patience, instead: None }))
+    }
+
+    /// The account at `address`, which its login reaches beside its own; `None` if that is not in the same
+    /// Swift, as far as is known: no token goes to a server that only a location names.
+    pub(super) fn beside(&self, address: &Address) -> Option<Self> {
+        let known = self.0.tokens.known()?;
+        let own = known.endpoint();
+        let own_address = Address::of(own.as_str(), None);
+        let (there, name) = address.rest.rsplit_once('/')?;
+        let (here, _) = own_address.rest.rsplit_once('/')?;
+        if there != here || address.secure != own_address.secure || name.contains(['%', '.', '@']) {
+            return None;
+        }
+        let mut url = own.clone();
+        url.path_segments_mut().ok()?.pop_if_empty().pop().push(name);
+        let (client, tokens) = (self.0.client.clone(), self.0.tokens.clone());
+        let patience = self.0.patience;
+        Some(Self(Arc::new(Inner { client, tokens, patience, instead: Some(url) })))
+    }
+
+    /// Sends `call` with a token that is good, and once more with a new one if the server does not think
+    /// so. An answer of any other status is the caller's to judge.
+    ///
+    /// # Errors
+    /// No token is to be had; `Unavailable` if no answer is, also if none came in time: what that means for
+    /// something that may be done all the same is for the caller to say; `BackendDenied` if the new token
+    /// is refused too.
+    pub(super) async fn send(&self, call: &Call) -> Result<Answer> {
+        let exchange = self.exchange(call);
+        let answer = match call.payload {
+            // How long that takes is for the image's length to say; that it moves is watched.
+            Payload::Part(_) => exchange.await,
+            Payload::Empty | Payload::Bytes(_) => {
+                let late =
+                    |_elapsed| Err(Error::new(Kind::Unavailable, "the server does not answer"));
+                tokio::time::timeout(self.0.patience, exchange).await.unwrap_or_else(late)
+            }
+        };
+        answer.map_err(|error| {
+            if error.kind() == Kind::Timeout {
+                return Error::new(Kind::Unavailable, error.to_string()).because(error);
+            }
+            error
+        })
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<Answer> {
+        let Inner { client, tokens, instead, .. } = &*self.0;
+        let token = tokens.token().await?;
+        let answer = client.send(call.request(&token, instead.as_ref())?).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        answer.finish().await;
+        let token = tokens.instead_of(&token).await?;
+        let answer = client.send(call.request(&token, instead.as_ref())?).await?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            return Err(failure::of(answer, "take a new token").await);
+        }
+        Ok(answer)
+    }
+
+    /// Where it is.
+    pub(super) async fn url(&self) -> Result<Url> {
+        Ok(self.0.tokens.token().await?.endpoint().clone())
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.tokens.fmt(f)
+    }
+}
+
+/// Other tries of what failed for the moment, until too much time has passed since the first failure.
+#[derive(Debug)]
+pub(super) struct Tries {
+    patience: Duration,
+    first: Option<tokio::time::Instant>,
+    count: u32,
+}
+
+/// There are so many other tries, however long each takes.
+const LEAST: u32 = 3;
+
+impl Tries {
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { patience, first: None, count: 0 }
+    }
+
+    /// Waits before another try; false if there is to be none.
+    pub(super) async fn another(&mut self) -> bool {
+        let now = tokio::time::Instant::now();
+        let first = *self.first.get_or_insert(now);
+        if self.count >= LEAST && now.duration_since(first) >= self.patience {
+            return false;
+        }
+        let most =
+            Duration::from_millis(100).saturating_mul(2_u32.saturating_pow(self.count.min(6)));
+        self.count = self.count.saturating_add(1);
+        // Those who failed together do not come back together.
+        tokio::time::sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        true
+    }
+
+    /// Something went well: what fails next is another failure.
+    pub(super) fn again(&mut self) {
+        (self.first, self.count) = (None, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_whatever_is_in_them() {
+        let url = "http://swift/v1/AUTH_a%3Ab/".parse().unwrap();
+        let path = ["a b%2F".to_owned(), "x/y?é#".to_owned()];
+        assert_eq!(
+            beneath(&url, &path, &[("prefix", "a&b/".into())]).as_str(),
+            "http://swift/v1/AUTH_a%3Ab/a%20b%252F/x%2Fy%3F%C3%A9%23?prefix=a%26b%2F"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tries_end_when_patience_does() {
+        let mut tries = Tries::new(Duration::from_secs(20));
+        let begun = tokio::time::Instant::now();
+        while tries.another().await {}
+        assert!((20..40).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        let mut tries = Tries::new(Duration::ZERO);
+        for _ in 0..LEAST {
+            assert!(tries.another().await);
+        }
+        assert!(!tries.another().await);
+        tries.again();
+        assert!(tries.another().await);
+    }
+}
