@@ -312,7 +312,7 @@ impl Inner {
     async fn ask(&self) -> Result<Token> {
         let Self { login: Login { url, who }, wanted, .. } = self;
         let asked = Instant::now();
-        let answer = self.client.send(request(url, who)?).await?;
+        let answer = self.client.send(request(url, who)?.whole(ANSWER)).await?;
         if !answer.status.is_success() {
             return Err(refused(url, matches!(who, Who::Bearer(_)), answer).await);
         }

@@ -33,6 +33,7 @@ pub(super) struct Call {
     headers: Vec<(HeaderName, String)>,
     payload: Payload,
     idempotent: bool,
+    whole: Option<usize>,
 }
 
 impl Call {
@@ -40,7 +41,8 @@ impl Call {
     pub(super) fn account(method: Method) -> Self {
         let idempotent = method.is_idempotent() || method == Method::POST;
         let (path, query, headers) = (Vec::new(), Vec::new(), Vec::new());
-        Self { method, path, query, headers, payload: Payload::Empty, idempotent }
+        let payload = Payload::Empty;
+        Self { method, path, query, headers, payload, idempotent, whole: None }
     }
 
     /// A call about a container.
@@ -77,6 +79,13 @@ impl Call {
         self
     }
 
+    /// The same, whose answer is read whole if it is a success of at most so many bytes: one that breaks
+    /// off is asked for again.
+    pub(super) fn whole(mut self, limit: usize) -> Self {
+        self.whole = Some(limit);
+        self
+    }
+
     /// The same, which is sent once: its failure is judged by who calls.
     pub(super) fn once(mut self) -> Self {
         self.idempotent = false;
@@ -89,6 +98,9 @@ impl Call {
             .payload(self.payload.clone())
             .idempotent(self.idempotent)
             .secret(TOKEN, token.value())?;
+        if let Some(limit) = self.whole {
+            request = request.whole(limit);
+        }
         for (name, value) in &self.headers {
             request = request.header(name.clone(), value)?;
         }

@@ -115,7 +115,8 @@ struct Removal {
 async fn remove_static(account: &Account, container: &str, object: &str) -> Result<()> {
     let call = Call::object(Method::DELETE, container, object)
         .query("multipart-manifest", "delete")
-        .header(ACCEPT, "application/json");
+        .header(ACCEPT, "application/json")
+        .whole(ANSWER);
     let answer = account.send(&call).await?;
     match answer.status {
         StatusCode::NOT_FOUND | StatusCode::NO_CONTENT => Ok(()),

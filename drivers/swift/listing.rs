@@ -89,7 +89,7 @@ async fn page<T: serde::de::DeserializeOwned>(
     prefix: String,
     marker: String,
 ) -> Result<Vec<T>> {
-    let mut call = call.query("format", "json").query("limit", PAGE.to_string());
+    let mut call = call.query("format", "json").query("limit", PAGE.to_string()).whole(BYTES);
     if !prefix.is_empty() {
         call = call.query("prefix", prefix);
     }

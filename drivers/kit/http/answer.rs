@@ -37,8 +37,17 @@ impl Answer {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         let (status, headers) = (answer.status(), answer.headers().clone());
-        let body = Incoming { answer: Some((answer, permit)), about, patience };
+        let body = Incoming { answer: Some((answer, permit)), read: None, about, patience };
         Self { status, headers, body }
+    }
+
+    /// The same with all of its body read, at most `limit` bytes.
+    pub(super) async fn read(self, limit: usize) -> Result<Self> {
+        let Self { status, headers, body } = self;
+        let (about, patience) = (body.about.clone(), body.patience);
+        let read = Some(body.collect(limit).await?);
+        let body = Incoming { answer: None, read, about, patience };
+        Ok(Self { status, headers, body })
     }
 
     /// The value of a header, if it is there once and is UTF-8.
@@ -126,6 +135,8 @@ impl fmt::Debug for Answer {
 /// The bytes of an answer as they come. Holds one of the pool's connections up to the last of them.
 pub struct Incoming {
     answer: Option<(reqwest::Response, OwnedSemaphorePermit)>,
+    /// All of them, if they have come already.
+    read: Option<Bytes>,
     about: About,
     patience: Duration,
 }
@@ -136,7 +147,9 @@ impl Incoming {
     /// # Errors
     /// `Unavailable` if the connection ends before; `Timeout` if nothing comes in time.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some((answer, _permit)) = &mut self.answer else { return Ok(None) };
+        let Some((answer, _permit)) = &mut self.answer else {
+            return Ok(self.read.take().filter(|bytes| !bytes.is_empty()));
+        };
         let next = match timeout(self.patience, answer.chunk()).await {
             Ok(Ok(Some(bytes))) => return Ok(Some(bytes)),
             Ok(Ok(None)) => Ok(None),

@@ -75,7 +75,13 @@ impl Client {
             () = watch.stalled() => return Err(about.late()),
         };
         match answer {
-            Ok(answer) => Ok(Answer::new(answer, about, settings.progress, permit)),
+            Ok(answer) => {
+                let answer = Answer::new(answer, about, settings.progress, permit);
+                match request.whole {
+                    Some(limit) if answer.status.is_success() => answer.read(limit).await,
+                    _ => Ok(answer),
+                }
+            }
             // The bytes to send could not be had: that is not the server's failure.
             Err(error) => Err(wrong.lock().take().unwrap_or_else(|| about.failed(error))),
         }

@@ -33,6 +33,9 @@ pub struct Request {
     pub payload: Payload,
     /// Whether doing it twice is doing it once, so that it may be sent again.
     pub idempotent: bool,
+    /// The answer to a success is read whole, at most so many bytes, before it is handed out: one that
+    /// breaks off is a failure like others then, after which the request may be sent again.
+    pub whole: Option<usize>,
     pub(super) hidden: Vec<Secret>,
 }
 
@@ -84,7 +87,7 @@ impl Request {
     pub fn new(method: Method, url: Url) -> Self {
         let idempotent = method.is_idempotent();
         let (headers, payload) = (HeaderMap::new(), Payload::Empty);
-        Self { method, url, headers, payload, idempotent, hidden: Vec::new() }
+        Self { method, url, headers, payload, idempotent, whole: None, hidden: Vec::new() }
     }
 
     /// The same with this header.
@@ -148,6 +151,13 @@ impl Request {
     #[must_use]
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = idempotent;
+        self
+    }
+
+    /// The same, whose answer is read whole if it is a success of at most so many bytes.
+    #[must_use]
+    pub fn whole(mut self, limit: usize) -> Self {
+        self.whole = Some(limit);
         self
     }
 

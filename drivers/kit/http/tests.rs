@@ -161,6 +161,28 @@ async fn a_body_that_ends_early_is_an_error_and_never_an_end() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_that_is_wanted_whole_is_asked_for_again_when_it_breaks_off() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+    for how in [Reply::Close as fn(Vec<u8>) -> Reply, Reply::Reset, Reply::Stall] {
+        let server = Server::start(move |nth, _| match nth {
+            0 | 1 => how(half.into()),
+            _ => answer("200 OK", "", "hello you!"),
+        });
+        let server = server.await;
+        let whole = client().send(get(&server).whole(10)).await.unwrap();
+        assert_eq!(whole.text(10).await.unwrap(), "hello you!");
+        assert_eq!(server.seen().len(), 3);
+    }
+    let server = Server::start(|_, _| answer("200 OK", "", "hello you!")).await;
+    let error = client().send(get(&server).whole(9)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    // What a server says of a refusal is read by who wants to know.
+    let server = Server::start(move |_, _| answer("404 No", "", "no such thing")).await;
+    let refused = client().send(get(&server).whole(1)).await.unwrap();
+    assert_eq!(refused.text(100).await.unwrap(), "no such thing");
+}
+
 /// The bytes `0..len` as a part in memory, and as one on disk.
 async fn parts(len: usize) -> (Vec<u8>, [Part; 2], tempfile::TempDir) {
     let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
