@@ -53,6 +53,13 @@ store_weight_enabled = true
 do_secure_hash = true
 """
 
+# Tests that race with Glance whatever its stores are: one that fails is run once more.
+RACES = {
+    # Looks for the algorithm of the hash once the image is active; Glance saves it right afterwards.
+    "tempest.api.image.v2.test_images.HashCalculationRemoteDeletionTest"
+    ".test_hash_calculation_cancelled",
+}
+
 
 def main(folder, mode, regex="tempest.api.image"):
     rig = Rig(folder)
@@ -82,24 +89,36 @@ def main(folder, mode, regex="tempest.api.image"):
         CONF.format(work=work, **rig["users"]["admin"], **rig.facts)
     )
     log = rig.folder / "log" / f"tempest-{mode}.out"
-    # One worker: its tests of quotas and of the cache count what others would change.
-    with log.open("w") as out:
-        done = subprocess.run(
-            [tempest, "run", "--regex", regex, "--concurrency", "1"],
-            cwd=work,
-            env=environment,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            timeout=1800,
-            check=False,
-        )
-    text = log.read_text()
-    counts = dict(re.findall(r"^ - (\w[\w ]*): +(\d+)$", text, re.MULTILINE))
-    if not counts:
-        sys.exit(f"tempest did not run:\n{text[-2000:]}")
-    print(f"tempest {regex}, {mode}:", ", ".join(f"{n} {what}" for what, n in counts.items()))
-    for name in re.findall(r"^\{\d+\} (.*) \.\.\. FAILED$", text, re.MULTILINE):
-        print(f"failed: {name}")
+
+    def run(regex):
+        """Runs tempest; the exit code, and the names of what failed."""
+        # One worker: its tests of quotas and of the cache count what others would change.
+        with log.open("w") as out:
+            done = subprocess.run(
+                [tempest, "run", "--regex", regex, "--concurrency", "1"],
+                cwd=work,
+                env=environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=1800,
+                check=False,
+            )
+        text = log.read_text()
+        counts = dict(re.findall(r"^ - (\w[\w ]*): +(\d+)$", text, re.MULTILINE))
+        if not counts:
+            sys.exit(f"tempest did not run:\n{text[-2000:]}")
+        print(f"tempest {regex}, {mode}:", ", ".join(f"{n} {what}" for what, n in counts.items()))
+        failed = re.findall(r"^\{\d+\} (\S+).* \.\.\. FAILED$", text, re.MULTILINE)
+        for name in failed:
+            print(f"failed: {name}")
+        if failed:
+            print(text[text.find("output below") :][:6000])
+        return done.returncode, failed
+
+    code, failed = run(regex)
+    if failed and all(name in RACES for name in failed):
+        print("once more, for these race with Glance itself:")
+        code, _ = run("|".join(map(re.escape, failed)))
     check_accounts(rig, glance)
     # Some of tempest's tests leave their images.
     for image in glance.images():
@@ -107,7 +126,7 @@ def main(folder, mode, regex="tempest.api.image"):
             glance.delete(image["id"])
     check_accounts(rig, glance)
     print("every byte in the stores is accounted for")
-    return done.returncode
+    return code
 
 
 if __name__ == "__main__":
