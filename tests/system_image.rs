@@ -11,9 +11,9 @@ use std::{
 };
 
 use crate::harness::{
-    self,
     daemon::{Daemon, STORES},
     raw::Raw,
+    rigs::{rigs, run},
 };
 
 /// The command line, on a daemon's socket.
@@ -32,9 +32,8 @@ fn same(a: &Path, b: &Path) -> bool {
 
 #[test]
 fn the_disk_of_a_system_goes_through_every_door_and_comes_back_whole() {
-    let images = harness::rigs().join("disk-image");
-    let made = Command::new("ci/disk-image").arg(&images).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let images = rigs().join("disk-image");
+    run(Command::new("ci/disk-image").arg(&images));
     let daemon = Daemon::start(STORES);
     let out = daemon.path("out");
     for name in ["os.raw", "os.qcow2", "os-again.raw"] {

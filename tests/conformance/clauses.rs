@@ -128,12 +128,12 @@ pub(crate) async fn spans_are_slices(f: &Fixture) {
         (Span::Last(1), size - 1, size),
         (Span::Last(u64::MAX), 0, size),
     ] {
-        let reader = f.driver.open(&at, span, window(PAGE)).await.unwrap();
+        let reader = f.driver.open(&at, span, window(f.finest())).await.unwrap();
         assert_eq!((reader.size, reader.range.clone()), (size, from..to), "{span:?}");
         let mut stream = reader.body.into_stream();
         let mut found = Vec::new();
         while let Some(chunk) = stream.try_next().await.unwrap() {
-            assert!(!chunk.is_empty() && chunk.len() <= PAGE, "{span:?}: {}", chunk.len());
+            assert!(!chunk.is_empty() && chunk.len() <= f.finest(), "{span:?}: {}", chunk.len());
             found.extend_from_slice(&chunk);
         }
         let wanted = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
@@ -414,7 +414,7 @@ pub(crate) async fn what_is_read_is_what_was_written(f: &Fixture) {
             write_image(&*f.driver, &id, None, aligned_chunks(&bytes)).await.unwrap();
         assert!(committed.stored_bytes <= bytes.len() as u64, "{look:?}");
         assert_eq!(f.driver.stat(&at).await.unwrap().size, bytes.len() as u64);
-        for chunk in [PAGE, 3 * PAGE, CHUNK] {
+        for chunk in [f.finest(), 3 * f.finest(), CHUNK] {
             let reader = f.driver.open(&at, Span::All, window(chunk)).await.unwrap();
             let descriptor = matches!(reader.body, Body::File(_));
             assert_eq!(descriptor, f.driver.caps().descriptor);

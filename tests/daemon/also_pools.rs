@@ -31,7 +31,7 @@ fn ask(daemon: &Daemon, method: &str, store: &str, at: &str) -> Answer {
 
 #[test]
 fn an_image_of_the_pool_before_is_read_and_deleted_and_none_is_written_there() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let daemon = Daemon::start(&config(&ceph));
     let (old, new) = (noise(9_000_001, 61), noise(9_000_001, 62));
     let fsid = ceph.fsid();
@@ -99,7 +99,7 @@ fn an_image_of_the_pool_before_is_read_and_deleted_and_none_is_written_there() {
 
 #[test]
 fn a_pool_before_that_is_missing_stops_nothing_but_its_own_images() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let daemon = Daemon::start(&config(&ceph));
     let at = format!("rbd://{}/gone/x/snap", ceph.fsid());
     let image = noise(100_000, 64);

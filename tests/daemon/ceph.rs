@@ -14,7 +14,7 @@ use crate::harness::{
 
 #[test]
 fn images_have_the_size_features_and_pool_that_the_section_says() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let options = ceph.options();
     let daemon = Daemon::start(&format!(
         "[DEFAULT]\nenabled_backends = plain:rbd, set:rbd\n[glance_store]\ndefault_backend = plain\n\

@@ -12,7 +12,7 @@ const ENDS: usize = 30;
 
 #[tokio::test]
 async fn a_daemon_of_a_cluster_ends_cleanly_every_time() {
-    let ceph = Ceph::up().await;
+    let ceph = Ceph::up();
     let options = ceph.options();
     let config = format!("[DEFAULT]\nenabled_backends = fast:rbd\n[fast]\n{options}");
     let mut daemon = Daemon::start(&config);

@@ -9,14 +9,10 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{
     daemon::{Daemon, STORES, noise},
+    pause,
     raw::Raw,
     stores::plain::Plain,
 };
-
-#[expect(clippy::disallowed_methods, reason = "no worker: a thread of the test")]
-fn pause(time: Duration) {
-    thread::sleep(time);
-}
 
 /// Writes the other one of two configurations, whose store `fast` has another backend, and has it read.
 fn reload(daemon: &Daemon, thin: &mut bool) {

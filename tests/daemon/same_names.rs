@@ -31,7 +31,7 @@ fn daemon(ceph: &Ceph) -> Daemon {
 
 #[test]
 fn a_location_that_names_no_pool_is_of_the_store_that_it_was_named_with() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let daemon = daemon(&ceph);
     // Of one name and one length, so that nothing but the bytes tells them apart.
     let (ours, theirs) = (noise(9_000_001, 71), noise(9_000_001, 72));

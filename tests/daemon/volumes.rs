@@ -69,7 +69,7 @@ fn assert_made(ceph: &Ceph, daemon: &Daemon, bytes: &[u8], what: &str) {
 
 #[test]
 fn a_volume_becomes_an_image_in_every_mode() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let bytes = content();
     ceph.volume("volume-1", &bytes);
     ceph.rbd(&["snap", "create", &format!("{VOLUMES}/volume-1@then")]);
@@ -110,7 +110,7 @@ fn a_volume_becomes_an_image_in_every_mode() {
 
 #[test]
 fn a_volume_is_streamed_into_a_store_of_another_kind() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let bytes = content();
     ceph.volume("volume-1", &bytes);
     let daemon = Daemon::start(&config(&ceph));
@@ -127,7 +127,7 @@ fn a_volume_is_streamed_into_a_store_of_another_kind() {
 
 #[test]
 fn the_volume_may_change_and_go_while_the_image_stays_what_it_was() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let bytes = content();
     ceph.volume("volume-1", &bytes);
     // Left as clones, so that nothing is copied.
@@ -162,7 +162,7 @@ fn the_volume_may_change_and_go_while_the_image_stays_what_it_was() {
 
 #[test]
 fn an_image_may_be_deleted_before_its_digests_and_its_flattening_are_over() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let bytes = noise(200 << 20, 94);
     ceph.volume("volume-1", &bytes);
     let text = config(&ceph).replace("[fast]\n", "[fast]\nimaged_flatten_objects = 1\n");
@@ -190,7 +190,7 @@ fn an_image_may_be_deleted_before_its_digests_and_its_flattening_are_over() {
 
 #[test]
 fn bad_volumes_are_refused_with_a_remedy_and_leave_nothing() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     ceph.volume("volume-1", &noise(100_000, 93));
     let daemon = Daemon::start(&config(&ceph));
     let mine = format!("{VOLUMES}/volume-1");
@@ -215,7 +215,7 @@ fn bad_volumes_are_refused_with_a_remedy_and_leave_nothing() {
 
 #[test]
 fn caps_that_only_read_volumes_take_named_snapshots_and_name_what_is_missing() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let bytes = content();
     ceph.volume("volume-1", &bytes);
     ceph.rbd(&["snap", "create", &format!("{VOLUMES}/volume-1@then")]);
@@ -250,7 +250,7 @@ fn caps_that_only_read_volumes_take_named_snapshots_and_name_what_is_missing() {
 
 #[test]
 fn a_daemon_killed_at_any_point_leaves_the_image_whole_or_absent_and_the_volume_clean() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let bytes = content();
     ceph.volume("volume-1", &bytes);
     let source = json!({"rbd_volume": format!("{VOLUMES}/volume-1")});

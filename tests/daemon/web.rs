@@ -7,13 +7,13 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::harness::{
     daemon::{Daemon, noise},
     raw::{Answer, Raw},
-    stores::web::nginx,
+    rigs::NGINX,
 };
 
 /// A daemon with a file store and stores of the rig's nginx: `web`, `deaf` that does not trust it, `blind` that
 /// trusts anybody, and `far`, which may connect to nothing that is not public.
 fn start() -> Daemon {
-    let ca = nginx("ca");
+    let ca = &NGINX["ca"];
     let allow = "imaged_http_allow = 127.0.0.1, localhost\n";
     Daemon::start(&format!(
         "[DEFAULT]\nenabled_backends = fast:file, web:http, deaf:http, blind:http, far:http\n\
@@ -34,7 +34,7 @@ struct Served {
 
 impl Served {
     fn new(len: usize) -> Self {
-        let dir = tempfile::tempdir_in(nginx("www")).unwrap();
+        let dir = tempfile::tempdir_in(&NGINX["www"]).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.path(), mode).unwrap();
         let bytes = noise(len, 7);
@@ -49,7 +49,7 @@ impl Served {
     }
 
     fn url(&self, place: &str) -> String {
-        format!("{}{}", nginx("url"), self.path(place))
+        format!("{}{}", NGINX["url"], self.path(place))
     }
 }
 
@@ -76,7 +76,7 @@ fn copy(daemon: &Daemon, id: &str, url: &str, store: &str) -> Answer {
 #[test]
 fn an_image_on_the_web_is_looked_at_read_and_copied() {
     let (daemon, image) = (start(), Served::new(3_000_001));
-    let credentials = format!("http://{}:{}@", nginx("user"), nginx("password"));
+    let credentials = format!("http://{}:{}@", NGINX["user"], NGINX["password"]);
     let with_password = image.url("/auth/").replace("http://", &credentials);
     let places = ["/f/", "/norange/", "/redir/", "/gz/"].map(|place| image.url(place));
     for (nth, url) in places.iter().chain([&with_password]).enumerate() {
@@ -106,7 +106,7 @@ fn an_image_on_the_web_is_looked_at_read_and_copied() {
     }
     daemon.wait_until_idle();
     let told = daemon.log();
-    assert!(!told.contains(nginx("password")), "{told}");
+    assert!(!told.contains(&NGINX["password"]), "{told}");
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn nothing_is_put_deleted_or_listed_there() {
 #[test]
 fn what_nginx_refuses_is_told_by_kind_and_leaves_nothing() {
     let (daemon, image) = (start(), Served::new(1000));
-    let missing = format!("{}/f/no-such-image", nginx("url"));
+    let missing = format!("{}/f/no-such-image", NGINX["url"]);
     for (url, status) in [
         (missing, 404),
         (image.url("/auth/"), 502),
@@ -147,7 +147,7 @@ fn what_nginx_refuses_is_told_by_kind_and_leaves_nothing() {
 #[test]
 fn a_certificate_is_verified_unless_told_otherwise() {
     let (daemon, image) = (start(), Served::new(100_000));
-    let port = nginx("https").rsplit(':').next().unwrap();
+    let port = NGINX["https"].rsplit(':').next().unwrap();
     for host in ["127.0.0.1", "localhost"] {
         let url = format!("https://{host}:{port}{}", image.path("/f/"));
         for store in ["web", "blind"] {
@@ -185,7 +185,7 @@ fn a_copy_from_a_slow_server_that_ends_in_the_middle_leaves_nothing() {
 #[test]
 fn no_spelling_of_an_address_leads_inside() {
     let (daemon, image) = (start(), Served::new(1000));
-    let port = nginx("url").rsplit(':').next().unwrap();
+    let port = NGINX["url"].rsplit(':').next().unwrap();
     for host in [
         "127.0.0.1",
         "127.1",

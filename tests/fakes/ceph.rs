@@ -15,8 +15,8 @@ pub(crate) struct Ceph {
 
 impl Ceph {
     /// A cluster with an empty pool.
-    pub(crate) async fn up() -> Self {
-        std::future::ready(Self { fake: Cluster::new(&[POOL, "volumes"]) }).await
+    pub(crate) fn up() -> Self {
+        Self { fake: Cluster::new(&[POOL, "volumes"]) }
     }
 
     /// The options of a store in the pool.
@@ -47,6 +47,7 @@ impl Ceph {
 
 impl Drop for Ceph {
     fn drop(&mut self) {
+        self.fake.let_go();
         if !std::thread::panicking() {
             assert_eq!(self.fake.breaches(), [""; 0], "librbd was used as it must not be");
         }

@@ -31,7 +31,7 @@ async fn closed(f: &Fixture) {
 
 /// A store whose patience with one answer is a second.
 async fn hasty() -> Fixture {
-    let ceph = Ceph::up().await;
+    let ceph = Ceph::up();
     let options = ceph.options().replace("timeout = 20", "timeout = 1");
     let home = tempfile::tempdir().unwrap();
     let mut f = Fixture::new("rbd", &[], &options, None, home).await;

@@ -13,28 +13,28 @@ use imaged::transfer::Frame;
 use imaged_drivers::{Hold, Kind, Location, Recovered};
 use rustix::fs::statvfs;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
 
-use crate::harness::stores::{
-    Fixture, aligned_chunks, assert_free, assert_reads, begin, claim,
-    content::{Look, image},
-    idle, order, put, soon,
+use crate::harness::{
+    rigs::Turn,
+    stores::{
+        Fixture, aligned_chunks, assert_free, assert_reads, begin, claim,
+        content::{Look, image},
+        idle, order, put, soon,
+    },
 };
 
 const MIB: usize = 1 << 20;
 
-/// The disks are few, and so are the devices beneath them: one test at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
-
 /// The disks, up until this is dropped.
 struct Disks {
     dir: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Disks {
-    async fn up() -> Self {
-        let disks = Self { _turn: TURN.lock().await, dir: tempfile::tempdir().unwrap() };
+    fn up() -> Self {
+        // The disks are few, and so are the devices beneath them: one test at a time.
+        let disks = Self { _turn: Turn::alone("disks"), dir: tempfile::tempdir().unwrap() };
         assert!(disks.run("up"), "these tests need the small disks: ci/small-disk up failed");
         disks
     }
@@ -102,7 +102,7 @@ async fn assert_refused(f: &Fixture, bytes: &Bytes, kind: Kind, what: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_and_is_as_empty_as_before() {
-    let disks = Disks::up().await;
+    let disks = Disks::up();
     for (thin, more) in [(true, ""), (false, "filesystem_thin_provisioning = false\n")] {
         let f = disks.store("full", more).await;
         let what = format!("thin {thin}");
@@ -132,7 +132,7 @@ async fn a_full_disk_is_told_and_is_as_empty_as_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_disk_is_told_and_holds_no_piece() {
-    let disks = Disks::up().await;
+    let disks = Disks::up();
     let f = disks.store("broken", "").await;
     assert_refused(&f, &image(Look::Random, 48 * MIB, 44), Kind::Unavailable, "broken").await;
     f.assert_empty().await;
@@ -145,7 +145,7 @@ async fn assert_timely(f: &Fixture, error: &imaged_drivers::Error, what: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_disk_times_out_and_is_sound_after_it_thaws() {
-    let disks = Disks::up().await;
+    let disks = Disks::up();
     let f = disks.store("frozen", "filesystem_store_timeout = 2\n").await;
     let freeze = |flag: &str| {
         let frozen = Command::new("fsfreeze").arg(flag).arg(disks.path("frozen")).status().unwrap();

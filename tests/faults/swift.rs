@@ -1,7 +1,10 @@
 //! A real Swift that ends, begins anew, has no room, or forgets whom it has let in; and a daemon that is killed.
 
+use std::time::Duration;
+
 use crate::harness::{
     daemon::{Daemon, noise},
+    pause,
     raw::{Answer, Raw},
     stores::swift::{Own, Server, Swift},
 };
@@ -98,7 +101,6 @@ fn a_download_goes_on_when_its_server_is_started_again() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "no worker is here to be blocked")]
 fn tokens_that_expire_in_an_upload_are_renewed() {
     let own = Own::start(&[("SWIFT_TOKEN_LIFE", "2")]);
     let swift = own.swift();
@@ -108,7 +110,7 @@ fn tokens_that_expire_in_an_upload_are_renewed() {
     let mut raw = begin(&daemon, image.len());
     for piece in image.chunks(2 * SEGMENT) {
         raw.send(piece);
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        pause(Duration::from_millis(700));
     }
     let answer = raw.answer("PUT");
     assert_eq!(answer.status, 201, "{answer:?}");

@@ -4,9 +4,11 @@
 pub(crate) mod daemon;
 pub(crate) mod objects;
 pub(crate) mod raw;
+pub(crate) mod rigs;
 pub(crate) mod stores;
 
-/// Where rigs are made, to be found again: `IMAGED_RIGS`, or beside the build.
-pub(crate) fn rigs() -> std::path::PathBuf {
-    std::env::var_os("IMAGED_RIGS").map_or_else(|| "target/rigs".into(), Into::into)
+/// Stops a test that has a thread of its own for so long.
+#[expect(clippy::disallowed_methods, reason = "no worker is here to be blocked")]
+pub(crate) fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
 }

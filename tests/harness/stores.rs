@@ -47,7 +47,7 @@ use imaged_drivers::{
     Result, Span,
     mem::Mem,
     memory::{Memory, Share},
-    window::{CHUNK, Window},
+    window::{CHUNK, PAGE, Window},
 };
 pub(crate) use kinds::*;
 pub(crate) use lasting::Lasting;
@@ -274,6 +274,11 @@ impl Fixture {
     /// Gives what a failed put may have left to whoever clears it away.
     pub(crate) async fn settle(&self) {
         self.daemon.round().await;
+    }
+
+    /// The least bytes at a time by which an image is read: of a bucket each is a request of its own.
+    pub(crate) fn finest(&self) -> usize {
+        if self.bucket.is_some() { 64 * PAGE } else { PAGE }
     }
 
     /// What lies in the backend beside these whole images, hidden or not: as the backend tells, which is

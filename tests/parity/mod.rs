@@ -18,13 +18,12 @@ use serde_json::Value;
 use crate::harness::{
     daemon::Daemon,
     raw::{Answer, Raw},
+    rigs::{rigs, run},
 };
 
 /// A Python that has the peers, made once by the script that people use too.
 static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
-    let rigs = crate::harness::rigs();
-    let made = Command::new("ci/glance-store").arg(rigs.join("glance-store")).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = run(Command::new("ci/glance-store").arg(rigs().join("glance-store")));
     String::from_utf8(made.stdout).unwrap().trim().into()
 });
 

@@ -13,7 +13,7 @@ use crate::harness::{
 impl Pair<Ceph> {
     /// With these options beside those that say where the pool is.
     async fn start(options: &str) -> Self {
-        let ceph = Ceph::up().await;
+        let ceph = Ceph::up();
         let options = ceph.options() + options;
         Self::with(ceph, options)
     }
@@ -149,7 +149,7 @@ async fn a_broken_put_of_the_others_is_no_image_and_can_be_deleted() {
 
 #[tokio::test]
 async fn locations_are_quoted_as_glance_store_quotes_them() {
-    let ceph = Ceph::up().await;
+    let ceph = Ceph::up();
     let pool = "im ages+1~é";
     ceph.make_pool(pool);
     let options = ceph.options_of("admin", pool, 20);

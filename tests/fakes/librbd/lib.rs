@@ -226,6 +226,13 @@ impl Cluster {
         self.0.released.notify_all();
     }
 
+    /// Lets everything go on that is held in whatever way: a test that fails must end too.
+    pub fn let_go(&self) {
+        lock(&self.0.script).release_all();
+        self.0.released.notify_all();
+        self.release();
+    }
+
     /// From now on nothing lands.
     pub fn hold(&self) {
         self.0.queue.set(|rules| rules.held = true);

@@ -103,6 +103,10 @@ impl Script {
         self.held.remove(name);
     }
 
+    pub(crate) fn release_all(&mut self) {
+        self.held.clear();
+    }
+
     pub(crate) fn is_held(&self, name: &str) -> bool {
         self.held.contains(name)
     }

@@ -55,7 +55,7 @@ fn own_conf(ceph: &Ceph, keyring: &str) -> String {
 
 #[test]
 fn a_store_that_is_not_let_in_says_why_and_comes_up_when_that_is_mended() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let made = Made::none(&ceph);
     let home = Daemon::home();
     let dir = home.path().display().to_string();
@@ -142,7 +142,7 @@ fn a_store_that_is_not_let_in_says_why_and_comes_up_when_that_is_mended() {
 
 #[test]
 fn a_user_who_may_only_read_reads_what_is_there_and_nothing_else() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let reader = ceph.options_of("readonly", POOL, TIMEOUT_S);
     let text = conf(&ceph.options_of("glance", POOL, TIMEOUT_S))
         .replace("slow:rbd,", "slow:rbd, reader:rbd,")
@@ -189,7 +189,7 @@ fn a_user_who_may_only_read_reads_what_is_there_and_nothing_else() {
 
 #[test]
 fn a_keyring_that_is_exchanged_is_taken_up_while_transfers_go_on() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let made = Made::none(&ceph);
     let caps = ["mon", "profile rbd", "osd", "profile rbd pool=images"];
     let create = ["auth", "get-or-create", USER];

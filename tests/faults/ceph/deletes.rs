@@ -32,7 +32,7 @@ fn trashed(ceph: &Ceph) -> Vec<String> {
 
 #[test]
 fn a_daemon_killed_at_any_point_of_a_delete_leaves_the_image_whole_or_gone() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let text = conf(&ceph.options_of("glance", POOL, TIMEOUT_S));
     let image = noise(9 * MIB + 11, 71);
     let goes: Vec<_> = DELETE_POINTS.into_iter().filter(|point| *point != "delete-back").collect();

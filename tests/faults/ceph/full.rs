@@ -2,9 +2,10 @@
 
 use std::{io::Write as _, thread, time::Duration};
 
-use super::{MIB, TIMEOUT_S, assert_others_go_on, conf, pause};
+use super::{MIB, TIMEOUT_S, assert_others_go_on, conf};
 use crate::harness::{
     daemon::{Daemon, noise},
+    pause,
     raw::{Answer, Raw},
     stores::ceph::Ceph,
 };
@@ -71,7 +72,7 @@ fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
 
 #[test]
 fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     for image in ceph.rbd(&["ls", SMALL]).lines() {
         ceph.rbd(&["snap", "unprotect", &format!("{SMALL}/{image}@snap")]);
         ceph.rbd(&["snap", "purge", &format!("{SMALL}/{image}")]);

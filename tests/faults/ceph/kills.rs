@@ -32,7 +32,7 @@ fn put(daemon: &Daemon, id: &str, known: bool, image: &[u8]) {
 
 #[test]
 fn a_daemon_killed_at_any_point_of_a_put_leaves_the_image_whole_or_absent() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let text = conf(&ceph.options_of("glance", POOL, TIMEOUT_S));
     let image = noise((9 << 20) + 11, 61);
     let mut dead = Vec::new();

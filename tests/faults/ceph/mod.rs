@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{
     daemon::{Daemon, noise},
+    pause,
     raw::Raw,
     stores::ceph::{Ceph, POOL},
 };
@@ -88,11 +89,6 @@ fn state(shown: &serde_json::Value) -> Result<(), String> {
         return Ok(());
     }
     Err(shown["reason"].as_str().unwrap().to_owned())
-}
-
-#[expect(clippy::disallowed_methods, reason = "no worker is here to be blocked")]
-fn pause(time: Duration) {
-    std::thread::sleep(time);
 }
 
 /// Waits until nothing is left to clear away, and every id is free: a watch outlives its client by half a minute.

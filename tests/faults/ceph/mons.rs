@@ -12,7 +12,7 @@ use crate::harness::{
 
 #[test]
 fn a_daemon_starts_without_its_mon_and_the_store_comes_up_with_it() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let stopped = ceph.stop_mon();
     // One that has a limit of its own, and one that has not.
     let text = conf(&ceph.options_of("glance", POOL, TIMEOUT_S))
@@ -43,7 +43,7 @@ fn assert_reads(daemon: &Daemon, image: &[u8], what: &str) {
 
 #[test]
 fn without_its_mon_a_store_that_is_connected_reads_on() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let daemon = daemon(&ceph);
     let (large, image) = (noise(64 * MIB, 31), noise(24 * MIB, 32));
     assert_eq!(daemon.put("slow", "large", &large).status, 201);
@@ -79,7 +79,7 @@ fn without_its_mon_a_store_that_is_connected_reads_on() {
 
 #[test]
 fn a_store_that_hangs_delays_the_clearing_away_of_no_other() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let text = conf(&ceph.options_of("glance", POOL, 300));
     let env = [("IMAGED_KILL_AT", "put-claimed")];
     let mut daemon = Daemon::start_in(Daemon::home(), &text, &env);
@@ -96,7 +96,7 @@ fn a_store_that_hangs_delays_the_clearing_away_of_no_other() {
 /// A daemon on a store that nobody can reach is no reason to keep it.
 #[test]
 fn a_daemon_ends_while_it_looks_for_its_mon() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let _stopped = ceph.stop_mon();
     let mut daemon = Daemon::start(&conf(&ceph.options_of("glance", POOL, 300)));
     assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());

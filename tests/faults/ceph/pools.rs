@@ -110,7 +110,7 @@ fn begin(ceph: &Ceph, daemon: &Daemon, store: &str, id: &str, image: &[u8]) -> R
 
 #[test]
 fn another_pool_that_has_the_name_is_the_one_that_is_used() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     for (store, _) in STORES {
         let (made, daemon) = Made::daemon(&ceph);
         let image = noise(9 * MIB, 81);
@@ -144,7 +144,7 @@ fn another_pool_that_has_the_name_is_the_one_that_is_used() {
 
 #[test]
 fn while_no_pool_has_the_name_the_store_is_down_and_nothing_is_missing() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let (made, daemon) = Made::daemon(&ceph);
     let image = noise(9 * MIB, 82);
     assert_eq!(daemon.put("wide", "x", &image).status, 201);
@@ -189,7 +189,7 @@ fn while_no_pool_has_the_name_the_store_is_down_and_nothing_is_missing() {
 
 #[test]
 fn nothing_that_was_written_to_a_pool_that_has_gone_is_called_stored() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     for (store, _) in STORES {
         for change in ["exchanged", "renamed", "removed", "made again"] {
             let what = format!("{change}, {store}");

@@ -20,7 +20,7 @@ fn assert_away(answer: &Answer, what: &str) {
 
 #[test]
 fn what_an_osd_that_stops_interrupts_fails_in_time_and_is_cleared_away() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let daemon = daemon(&ceph);
     let (large, image) = (noise(64 * MIB, 1), noise(24 * MIB, 2));
     assert_eq!(daemon.put("slow", "large", &large).status, 201);
@@ -129,7 +129,7 @@ impl Drop for ShutOut<'_> {
 
 #[test]
 fn a_daemon_whose_cluster_has_shut_it_out_connects_anew() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let daemon = daemon(&ceph);
     let (large, image) = (noise(64 * MIB, 4), noise(24 * MIB, 5));
     assert_eq!(daemon.put("slow", "large", &large).status, 201);
@@ -154,7 +154,7 @@ fn a_daemon_whose_cluster_has_shut_it_out_connects_anew() {
 
 #[test]
 fn a_daemon_ends_while_its_cluster_hangs() {
-    let ceph = Ceph::up_blocking();
+    let ceph = Ceph::up();
     let mut daemon = daemon(&ceph);
     let image = noise(24 * MIB, 3);
     let raw = begin(&ceph, &daemon, "half", Some(image.len()), &image);

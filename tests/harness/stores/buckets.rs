@@ -1,72 +1,34 @@
-//! Buckets of real servers of S3 on this machine, started once by the scripts that people use too.
-
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    process::Command,
-    sync::{Arc, LazyLock},
-};
+//! Buckets of real servers of S3 on this machine.
 
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
     types::MultipartUpload,
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// A server that was started, and what there is to know of it, by the names of its file.
-type Server = BTreeMap<String, String>;
-
-static SEAWEED: LazyLock<Server> = LazyLock::new(|| {
-    let dir = std::path::absolute(crate::harness::rigs().join("objects")).unwrap();
-    up(Command::new("ci/objects").arg("up").arg(&dir).arg("weed"));
-    read(dir.join("weed.env"))
-});
-
-static RADOSGW: LazyLock<Server> = LazyLock::new(|| {
-    let dir = std::path::absolute(crate::harness::rigs().join("ceph")).unwrap();
-    up(Command::new("ci/ceph").arg("up").arg(&dir));
-    up(Command::new("ci/ceph").args(["rgw", "start"]).arg(&dir));
-    read(dir.join("rgw.env"))
-});
-
-static TURN: [LazyLock<Arc<Mutex<()>>>; 2] =
-    [LazyLock::new(Arc::default), LazyLock::new(Arc::default)];
-
-fn up(script: &mut Command) {
-    let said = script.output().unwrap();
-    assert!(said.status.success(), "{script:?}: {}", String::from_utf8_lossy(&said.stderr));
-}
-
-fn read(path: PathBuf) -> Server {
-    let text = fs::read_to_string(&path).unwrap();
-    let pairs = text.lines().filter_map(|line| line.split_once('='));
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
+use crate::harness::rigs::{Facts, GATEWAY, Turn, WEED};
 
 /// The right to a bucket, one test at a time, until this is dropped.
 pub(crate) struct Bucket {
-    server: &'static Server,
+    server: &'static Facts,
     client: Client,
     name: &'static str,
-    _turn: OwnedMutexGuard<()>,
+    _turns: Vec<Turn>,
 }
 
 impl Bucket {
     /// One of SeaweedFS, empty.
     pub(crate) async fn seaweed() -> Self {
-        let turn = Arc::clone(&TURN[0]).lock_owned().await;
-        Self::empty(&SEAWEED, turn).await
+        Self::empty(&WEED, vec![Turn::alone("weed")]).await
     }
 
     /// One of Ceph's gateway, empty.
     pub(crate) async fn radosgw() -> Self {
-        let turn = Arc::clone(&TURN[1]).lock_owned().await;
-        Self::empty(&RADOSGW, turn).await
+        let turns = vec![Turn::alone("gateway"), Turn::together("cluster")];
+        Self::empty(&GATEWAY, turns).await
     }
 
-    async fn empty(server: &'static Server, turn: OwnedMutexGuard<()>) -> Self {
+    async fn empty(server: &'static Facts, turns: Vec<Turn>) -> Self {
         let keys =
             Credentials::new(&server["access_key"], &server["secret_key"], None, None, "rig");
         let settings = aws_sdk_s3::config::Builder::new()
@@ -78,7 +40,7 @@ impl Bucket {
         let (client, name) = (Client::from_conf(settings.build()), "imaged-test");
         // That it is there already is no error to some.
         let _there = client.create_bucket().bucket(name).send().await;
-        let this = Self { server, client, name, _turn: turn };
+        let this = Self { server, client, name, _turns: turns };
         // What a test that failed has left.
         for key in this.keys().await {
             this.client.delete_object().bucket(name).key(key).send().await.unwrap();

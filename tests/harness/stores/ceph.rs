@@ -3,11 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use crate::harness::{
+    pause,
+    rigs::{CEPH, Turn, place, run},
+};
 
 /// The pool that the store under test has to itself.
 pub(crate) const POOL: &str = "images";
@@ -24,21 +26,8 @@ const PARTS: [&str; 4] = ["rbd_id.", "rbd_header.", "rbd_object_map.", "rbd_data
 /// How long a watch may outlive its client, and what waits for it with it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The cluster's directory. It stays up for the next test; `ci/check` takes it down at its end.
-static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = std::path::absolute(crate::harness::rigs().join("ceph")).unwrap();
-    ci_ceph(&["up"], &dir, &[]);
-    dir
-});
-
-static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
-
 fn ci_ceph(words: &[&str], dir: &Path, more: &[&str]) {
-    let said = Command::new("ci/ceph").args(words).arg(dir).args(more).output().unwrap();
-    let error = String::from_utf8_lossy(&said.stderr);
-    // A second panic would hide the first.
-    let well = said.status.success() || std::thread::panicking();
-    assert!(well, "ci/ceph: {error}");
+    run(Command::new("ci/ceph").args(words).arg(dir).args(more));
 }
 
 /// The right to a cluster, one test at a time, until this is dropped.
@@ -46,7 +35,9 @@ pub(crate) struct Ceph {
     dir: PathBuf,
     /// Whether it ends with this.
     own: bool,
-    _turn: OwnedMutexGuard<()>,
+    /// The cluster, which others use by other pools.
+    cluster: Turn,
+    _pools: Turn,
 }
 
 /// A daemon of the cluster that was stopped; it goes on when this is dropped.
@@ -63,27 +54,27 @@ impl Drop for Stopped<'_> {
 
 impl Ceph {
     /// The cluster, with an empty pool.
-    pub(crate) async fn up() -> Self {
-        Self::empty(Arc::clone(&TURN).lock_owned().await)
-    }
-
-    /// The same where no runtime is.
-    pub(crate) fn up_blocking() -> Self {
-        Self::empty(Arc::clone(&TURN).blocking_lock_owned())
+    pub(crate) fn up() -> Self {
+        // In this order: who has the pools may wait for everybody else to leave the cluster.
+        let pools = Turn::alone("pools");
+        let cluster = Turn::together("cluster");
+        let this = Self { dir: CEPH.clone(), own: false, cluster, _pools: pools };
+        this.empty();
+        this
     }
 
     /// A cluster of this test's own, whose OSD keeps what it has when it is killed.
     pub(crate) fn lasting() -> Self {
-        let turn = Arc::clone(&TURN).blocking_lock_owned();
-        let dir = std::path::absolute(crate::harness::rigs().join("ceph-lasting")).unwrap();
+        let pools = Turn::alone("pools");
+        let cluster = Turn::together("cluster");
+        let dir = place("ceph-lasting");
         ci_ceph(&["up"], &dir, &["--store", "bluestore", "--size", "2048"]);
-        Self { dir, own: true, _turn: turn }
+        Self { dir, own: true, cluster, _pools: pools }
     }
 
-    fn empty(turn: OwnedMutexGuard<()>) -> Self {
-        let this = Self { dir: DIR.clone(), own: false, _turn: turn };
-        // What a test that failed has left.
-        this.until("the pools to be emptied", |this| {
+    /// Removes what a test that failed has left.
+    fn empty(&self) {
+        self.until("the pools to be emptied", |this| {
             let empty = || this.is_empty_pool(POOL) && this.is_empty_pool(VOLUMES);
             if empty() {
                 return true;
@@ -106,14 +97,13 @@ impl Ceph {
             empty()
         });
         // So that what is left at the end is this test's.
-        this.until("removed snapshots to be trimmed", |this| {
+        self.until("removed snapshots to be trimmed", |this| {
             let parts = this.parts(POOL);
             for part in parts.iter().filter(|part| this.is_there(POOL, part)) {
                 this.say("rados", "client.admin", &["-p", POOL, "rm", part]);
             }
             parts.is_empty()
         });
-        this
     }
 
     /// The options of a store in the pool.
@@ -318,12 +308,14 @@ impl Ceph {
     }
 
     fn stop(&self, daemon: &'static str) -> Stopped<'_> {
+        self.cluster.become_alone();
         ci_ceph(&[daemon, "stop"], &self.dir, &[]);
         Stopped { ceph: self, daemon }
     }
 
     /// Ends the OSD by SIGKILL.
     pub(crate) fn kill_osd(&self) {
+        self.cluster.become_alone();
         ci_ceph(&["osd", "kill"], &self.dir, &[]);
     }
 
@@ -337,6 +329,7 @@ impl Ceph {
         let deadline = Instant::now() + PATIENCE;
         while !so(self) {
             assert!(Instant::now() < deadline, "waited in vain for {what}");
+            pause(Duration::from_millis(50));
         }
     }
 }

@@ -64,7 +64,7 @@ pub(crate) async fn rbd_thick() -> Fixture {
 }
 
 async fn in_ceph(more: &str) -> Fixture {
-    let ceph = Ceph::up().await;
+    let ceph = Ceph::up();
     let options = ceph.options() + more;
     let home = tempfile::tempdir().unwrap();
     let fixture = Fixture::new("rbd", &[], &options, None, home).await;

@@ -1,15 +1,12 @@
-//! Real Swifts on this machine, started by the scripts that people use too: OpenStack's own, and Ceph's
-//! gateway. Each store under test has a container of its own.
+//! Real Swifts on this machine: OpenStack's own, and Ceph's gateway. Each store under test has a container of
+//! its own.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-    sync::LazyLock,
-};
+use std::{collections::BTreeMap, process::Command};
 
 use imaged_drivers::ImageId;
 use tempfile::TempDir;
+
+use crate::harness::rigs::{Facts, GATEWAY, SWIFT, Turn, facts, place, run};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,35 +17,6 @@ pub(crate) enum Server {
     Gateway,
 }
 
-/// Where `ci/objects` has what it runs.
-pub(crate) static OBJECTS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = std::path::absolute(crate::harness::rigs().join("objects")).unwrap();
-    run(Command::new("ci/objects").arg("up").arg(&dir).arg("swift"));
-    dir
-});
-
-/// The cluster with the gateway. It stays up for the next test.
-static CLUSTER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = std::path::absolute(crate::harness::rigs().join("ceph")).unwrap();
-    run(Command::new("ci/ceph").arg("up").arg(&dir));
-    run(Command::new("ci/ceph").args(["rgw", "start"]).arg(&dir));
-    dir
-});
-
-fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    let well = output.status.success() || std::thread::panicking();
-    assert!(well, "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// What a rig tells of itself, by name.
-pub(crate) fn told(file: &Path) -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string(file).unwrap();
-    let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.into(), value.into()));
-    text.lines().filter_map(pair).collect()
-}
-
 /// A container of its own, which is removed with all that is in it when this is dropped.
 pub(crate) struct Swift {
     pub(crate) container: String,
@@ -57,6 +25,7 @@ pub(crate) struct Swift {
     pub(crate) key: String,
     /// Where the account is.
     url: String,
+    _turn: Option<Turn>,
 }
 
 /// A server that one test has to itself, to end it and begin it again.
@@ -70,7 +39,8 @@ impl Own {
     pub(crate) fn start(env: &[(&'static str, &'static str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The Python of the one that is shared does.
-        for entry in std::fs::read_dir(&*OBJECTS).unwrap() {
+        let _shared = &*SWIFT;
+        for entry in std::fs::read_dir(place("objects")).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             if name == "venv" || name.starts_with(".python-") {
@@ -89,7 +59,7 @@ impl Own {
 
     /// A container in it.
     pub(crate) fn swift(&self) -> Swift {
-        Swift::of(&told(&self.dir.path().join("swift.env")))
+        Swift::of(&facts(&self.dir.path().join("swift.env")), None)
     }
 
     /// Ends it by SIGKILL.
@@ -112,17 +82,17 @@ impl Drop for Own {
 impl Swift {
     /// A server with a container that nobody else has.
     pub(crate) fn up(server: Server) -> Self {
-        Self::of(&match server {
-            Server::OpenStack => told(&OBJECTS.join("swift.env")),
-            Server::Gateway => told(&CLUSTER.join("rgw.env")),
-        })
+        match server {
+            Server::OpenStack => Self::of(&SWIFT, None),
+            Server::Gateway => Self::of(&GATEWAY, Some(Turn::together("cluster"))),
+        }
     }
 
-    fn of(rig: &BTreeMap<String, String>) -> Self {
+    fn of(rig: &Facts, turn: Option<Turn>) -> Self {
         let [auth, user, key] = ["auth", "user", "key"].map(|name| rig[name].clone());
         let container = format!("test-{}", uuid::Uuid::new_v4().simple());
         let (url, _) = login(&auth, &user, &key);
-        let this = Self { container, auth, user, key, url };
+        let this = Self { container, auth, user, key, url, _turn: turn };
         this.curl(&["-X", "PUT", &this.at("")]);
         this
     }

@@ -1,17 +1,12 @@
 //! Web servers over a directory, into which a test puts images as their owner would.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::ErrorKind,
     ops::Range,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    process::Command,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -21,6 +16,8 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+
+use crate::harness::rigs::NGINX;
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 256 << 10;
@@ -49,11 +46,11 @@ impl Web {
 
     /// A directory of its own in the nginx of the rig.
     pub(crate) fn in_nginx() -> Self {
-        let dir = tempfile::tempdir_in(nginx("www")).unwrap();
+        let dir = tempfile::tempdir_in(&NGINX["www"]).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.path(), mode).unwrap();
         let name = dir.path().file_name().unwrap().to_str().unwrap();
-        let url = format!("{}/f/{name}/", nginx("url"));
+        let url = format!("{}/f/{name}/", NGINX["url"]);
         Self { dir, url, made: AtomicU64::new(0) }
     }
 
@@ -89,20 +86,6 @@ impl Web {
         };
         super::names(self.dir.path()).into_iter().map(listed).collect()
     }
-}
-
-/// What the rig's nginx is told by, started once by the script that people use too. It stays up for the
-/// next test; `ci/check` takes it down at its end.
-pub(crate) fn nginx(name: &str) -> &'static str {
-    static FACTS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-        let dir = std::path::absolute(crate::harness::rigs().join("objects")).unwrap();
-        let said = Command::new("ci/objects").arg("up").arg(&dir).arg("nginx").output().unwrap();
-        assert!(said.status.success(), "ci/objects: {}", String::from_utf8_lossy(&said.stderr));
-        let facts = fs::read_to_string(dir.join("nginx.env")).unwrap();
-        let pairs = facts.lines().filter_map(|line| line.split_once('='));
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    });
-    &FACTS[name]
 }
 
 async fn serve(mut stream: TcpStream, dir: PathBuf) {

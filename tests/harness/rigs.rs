@@ -1,0 +1,119 @@
+//! Servers on this machine, started once by the scripts that people use too. They stay up for the next test;
+//! `ci/check` takes them down at its end.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::LazyLock,
+};
+
+/// What a server tells of itself, by the names of its file: addresses, users, keys.
+pub(crate) type Facts = BTreeMap<String, String>;
+
+/// Where rigs are made, to be found again: `IMAGED_RIGS`, or beside the build.
+pub(crate) fn rigs() -> PathBuf {
+    std::env::var_os("IMAGED_RIGS").map_or_else(|| "target/rigs".into(), Into::into)
+}
+
+/// SeaweedFS.
+pub(crate) static WEED: LazyLock<Facts> = LazyLock::new(|| of_objects("weed"));
+
+/// OpenStack's Swift.
+pub(crate) static SWIFT: LazyLock<Facts> = LazyLock::new(|| of_objects("swift"));
+
+/// nginx, with directories that anybody may read.
+pub(crate) static NGINX: LazyLock<Facts> = LazyLock::new(|| of_objects("nginx"));
+
+/// The directory of the cluster.
+pub(crate) static CEPH: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = place("ceph");
+    if !mon_listens(&dir) {
+        run(Command::new("ci/ceph").arg("up").arg(&dir));
+    }
+    dir
+});
+
+/// The cluster's gateway, which speaks S3 and Swift.
+pub(crate) static GATEWAY: LazyLock<Facts> = LazyLock::new(|| {
+    let file = CEPH.join("rgw.env");
+    listening(&file).unwrap_or_else(|| {
+        run(Command::new("ci/ceph").args(["rgw", "start"]).arg(&*CEPH));
+        facts(&file)
+    })
+});
+
+/// The right to something that tests share, which goes when this is dropped. It holds in all processes, for
+/// each test may be one.
+pub(crate) struct Turn(File);
+
+impl Turn {
+    /// Waits for the right to have it alone.
+    pub(crate) fn alone(what: &str) -> Self {
+        let turn = Self::open(what);
+        turn.0.lock().unwrap();
+        turn
+    }
+
+    /// Waits for the right to have it together with others.
+    pub(crate) fn together(what: &str) -> Self {
+        let turn = Self::open(what);
+        turn.0.lock_shared().unwrap();
+        turn
+    }
+
+    /// Waits until the others are done, and lets none begin.
+    pub(crate) fn become_alone(&self) {
+        self.0.lock().unwrap();
+    }
+
+    fn open(what: &str) -> Self {
+        fs::create_dir_all(rigs()).unwrap();
+        Self(File::create(rigs().join(format!("{what}.turn"))).unwrap())
+    }
+}
+
+/// Where the rig of this name is.
+pub(crate) fn place(name: &str) -> PathBuf {
+    std::path::absolute(rigs().join(name)).unwrap()
+}
+
+fn of_objects(server: &str) -> Facts {
+    let dir = place("objects");
+    let file = dir.join(format!("{server}.env"));
+    listening(&file).unwrap_or_else(|| {
+        run(Command::new("ci/objects").arg("up").arg(&dir).arg(server));
+        facts(&file)
+    })
+}
+
+/// What a server tells that is up already. The scripts look at more, which takes as long as a short test.
+fn listening(file: &Path) -> Option<Facts> {
+    let known = file.exists().then(|| facts(file))?;
+    let address = known.get("url")?.strip_prefix("http://")?;
+    TcpStream::connect(address).is_ok().then_some(known)
+}
+
+fn mon_listens(cluster: &Path) -> bool {
+    let Ok(conf) = fs::read_to_string(cluster.join("ceph.conf")) else { return false };
+    let address = conf.split_once("[v2:").and_then(|(_, rest)| rest.split_once(','));
+    address.is_some_and(|(address, _)| TcpStream::connect(address).is_ok())
+}
+
+/// Reads what a server tells of itself.
+pub(crate) fn facts(file: &Path) -> Facts {
+    let text = fs::read_to_string(file).unwrap();
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// What a program that has to succeed says.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    // A second panic would hide the first.
+    let well = output.status.success() || std::thread::panicking();
+    assert!(well, "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
