@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from swift.common import storage_policy, utils, wsgi
 from swift.common.swob import Request, Response
@@ -93,6 +93,8 @@ def _tokens(request, app):
         links = [{"rel": "self", "href": f"{request.host_url}/v3/"}]
         version = {"id": "v3.14", "status": "stable", "links": links}
         return _json(200, {"version": version})
+    if (request.method, request.path) == ("GET", "/v3/auth/tokens"):
+        return _known(request)
     if (request.method, request.path) != ("POST", "/v3/auth/tokens"):
         return _json(404, {})
     try:
@@ -111,25 +113,42 @@ def _tokens(request, app):
     told = inner.get_response(app)
     if told.status_int != 200:
         return _json(401, {"error": {"code": 401, "message": "The request needs authentication."}})
-    url = told.headers["X-Storage-Url"]
+    expires = time.time() + int(told.headers["X-Auth-Token-Expires"])
+    token = _token(who["X-Auth-User"], told.headers["X-Storage-Url"], expires)
+    return _json(201, {"token": token}, {"X-Subject-Token": told.headers["X-Auth-Token"]})
+
+
+def _known(request):
+    """What is known of a token, to whoever has it."""
+    name = request.headers.get("X-Subject-Token", "")
+    kept = request.environ["swift.cache"].get(f"AUTH_/token/{name}")
+    if not kept or name != request.headers.get("X-Auth-Token"):
+        return _json(401, {"error": {"code": 401, "message": "The request needs authentication."}})
+    expires, groups = kept
+    groups = groups.split(",")
+    user = next(group for group in groups if ":" in group)
+    account = next(group for group in groups if group.startswith("AUTH_"))
+    return _json(200, {"token": _token(user, f"{request.host_url}/v1/{account}", expires)})
+
+
+def _token(user, url, expires):
+    project = user.partition(":")[0]
     endpoints = [
         {"interface": kind, "region": "RegionOne", "region_id": "RegionOne", "url": url, "id": kind}
         for kind in ("public", "internal", "admin")
     ]
-    expires = datetime.now(UTC) + timedelta(seconds=int(told.headers["X-Auth-Token-Expires"]))
     domain = {"id": "default", "name": "Default"}
-    token = {
+    return {
         "methods": ["password"],
-        "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "expires_at": datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "user": {"id": who["X-Auth-User"], "name": who["X-Auth-User"], "domain": domain},
+        "user": {"id": user, "name": user, "domain": domain},
         "project": {"id": project, "name": project, "domain": domain},
         "roles": [{"id": "member", "name": "member"}],
         "catalog": [
             {"type": "object-store", "name": "swift", "id": "swift", "endpoints": endpoints}
         ],
     }
-    return _json(201, {"token": token}, {"X-Subject-Token": told.headers["X-Auth-Token"]})
 
 
 def _json(status, body, headers=None):

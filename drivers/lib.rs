@@ -43,9 +43,9 @@ pub mod swift;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
-    Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests, Driver, Error, Hold,
-    ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result,
-    Source, Span, Stat, Upload, Usable, Volumes,
+    Access, Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests, Driver,
+    Error, Hold, ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader,
+    Recovered, Result, Shares, Source, Span, Stat, Upload, Usable, Volumes,
 };
 pub use kit::{DropOnLane, lane, memory, open_file, options, parts, point, window, zeros};
 pub use location::{Location, Volume};

@@ -12,6 +12,7 @@ mod jobs;
 pub mod openapi;
 mod put;
 pub mod route;
+mod share;
 pub mod status;
 mod stores;
 mod to_all;
@@ -165,6 +166,9 @@ async fn act(
         Action::Delete(store, image) => {
             return get::delete(call, &store, image, &conditions).await;
         }
+        Action::Share(store, image) => {
+            return share::share(call, &store, image, &conditions, body).await;
+        }
         Action::CancelJob(id) => return jobs::cancel(call, &id, &conditions).await,
         Action::Stores => stores::list(call),
         Action::Store(store) => stores::one(call, &store).await,
@@ -185,6 +189,9 @@ async fn act(
 
 /// The methods that a store's images have, by what the store can do.
 fn allow_by_caps(call: &Call, action: &Action) -> Option<String> {
+    if matches!(action, Action::Share(..)) {
+        return Some(String::new());
+    }
     let (Action::Put(store, ..) | Action::Copy(store, ..) | Action::Delete(store, _)) = action
     else {
         return None;

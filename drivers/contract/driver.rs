@@ -15,6 +15,7 @@ use super::{
     error::Result,
     image::{Digests, ImageId, Span},
     reader::Reader,
+    shares::Shares,
     state::{Capacity, Part, Properties},
     upload::{NewImage, Upload},
     volumes::Volumes,
@@ -79,6 +80,11 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
 
     /// Its way to the volumes of its system, if it has one; as long as [`Caps::volumes`] says so.
     fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+
+    /// Its way to let others than its owner reach an image there, if it knows owners.
+    fn shares(&self) -> Option<&dyn Shares> {
         None
     }
 

@@ -2,7 +2,7 @@
 //!
 //! * [`driver`]: a store's backend; read it first
 //! * [`upload`]: an image being written; [`reader`]: an image being read, and what copies are made from
-//! * [`copies`], [`volumes`]: what only some backends can do
+//! * [`copies`], [`volumes`], [`shares`]: what only some backends can do
 //! * [`claim`]: who owns an id; [`image`]: ids, spans, digests; [`state`]: what a backend tells of itself
 //! * [`error`]: what can go wrong
 
@@ -12,6 +12,7 @@ pub mod driver;
 pub mod error;
 pub mod image;
 pub mod reader;
+pub mod shares;
 pub mod state;
 pub mod upload;
 pub mod volumes;
@@ -22,6 +23,7 @@ pub use driver::{Caps, Driver, Listed, Pieces, Recovered, Stat};
 pub use error::{Error, Kind, Result};
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};
+pub use shares::{Access, Shares};
 pub use state::{Capacity, Part, Properties, Usable};
 pub use upload::{Committed, Context, NewImage, Upload};
 pub use volumes::Volumes;

@@ -13,14 +13,15 @@ use super::{
     object::{Object, look},
     read::{self, READS},
     segments::Segments,
+    share,
     store::{Place, Store, is_there, no_container},
     upload::{self, remove_container},
 };
 use crate::{
     Location,
     contract::{
-        Body, Capacity, Caps, Claim, Digests, Driver, Error, Hold, ImageId, Kind, Listed, NewImage,
-        Pieces, Properties, Reader, Recovered, Result, Span, Stat, Upload,
+        Access, Body, Capacity, Caps, Claim, Digests, Driver, Error, Hold, ImageId, Kind, Listed,
+        NewImage, Pieces, Properties, Reader, Recovered, Result, Shares, Span, Stat, Upload,
     },
     kit::{
         http::{Answer, HeaderName, Method, StatusCode},
@@ -111,6 +112,10 @@ impl Driver for Swift {
 
     fn reads(&self) -> Option<Pieces> {
         Some(READS)
+    }
+
+    fn shares(&self) -> Option<&dyn Shares> {
+        self.store.config.multi_tenant.then_some(self as &dyn Shares)
     }
 
     async fn probe(&self) -> Result<Capacity> {
@@ -232,6 +237,15 @@ impl Driver for Swift {
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         list::list(&self.store)
+    }
+}
+
+#[async_trait]
+impl Shares for Swift {
+    async fn share(&self, at: &Location, access: &Access) -> Result<()> {
+        let place = self.store.find(at)?;
+        self.look(&place).await?;
+        share::share(&self.store, &place, access).await
     }
 }
 

@@ -54,6 +54,7 @@ mod publish;
 mod read;
 mod references;
 mod segments;
+mod share;
 mod sizes;
 mod store;
 mod upload;

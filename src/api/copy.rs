@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{Response, StatusCode, body::Incoming};
 use imaged_drivers::{Context, Error, ImageId, Kind, Location, Result, Volume};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -114,8 +115,18 @@ fn new_put(call: &Call, id: ImageId, algo: Algo, context: Context, job: Option<T
     Put { id, size: None, algo, promises: Vec::new(), context, request, job, cancel }
 }
 
-/// Reads what is wanted. It is small, so all of it has as long as the head of a request has.
+/// Reads what is wanted.
 async fn read(call: &Call, body: &mut Option<Incoming>) -> Result<Wanted> {
+    let example = r#"{"source": {"location": URI, "store": ID}, "mode": "auto"}"#;
+    read_json(call, body, example).await
+}
+
+/// Reads a body of JSON. It is small, so all of it has as long as the head of a request has.
+pub(super) async fn read_json<T: DeserializeOwned>(
+    call: &Call,
+    body: &mut Option<Incoming>,
+    example: &str,
+) -> Result<T> {
     let Some(body) = body.take() else {
         return Err(Error::new(Kind::Internal, "the request's body was read twice"));
     };
@@ -139,14 +150,16 @@ async fn read(call: &Call, body: &mut Option<Incoming>) -> Result<Wanted> {
             Error::new(Kind::Mismatch, "the request ended before its body").because(error)
         }
     })?;
-    serde_json::from_slice(&bytes.to_bytes()).map_err(|error| {
-        Error::new(
-            Kind::Invalid,
-            format!(
-                "the body is JSON such as {{\"source\": {{\"location\": URI, \"store\": ID}}, \
-                 \"mode\": \"auto\"}}: {error}"
-            ),
-        )
+    let bytes = bytes.to_bytes();
+    // A list would be taken for the fields in their order.
+    let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
+    let read = if is_object {
+        serde_json::from_slice(&bytes)
+    } else {
+        Err(serde::de::Error::custom("it is no object"))
+    };
+    read.map_err(|error: serde_json::Error| {
+        Error::new(Kind::Invalid, format!("the body is JSON such as {example}: {error}"))
     })
 }
 

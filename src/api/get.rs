@@ -216,6 +216,17 @@ pub(super) async fn delete(
     conditions: &Conditions,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
+    let at = to_change(&store, image, conditions).await?;
+    store.delete(&at, &call.request).await?;
+    Ok(no_content())
+}
+
+/// Where the image is that is to be changed or removed, if the conditions hold.
+pub(super) async fn to_change(
+    store: &Store,
+    image: Image,
+    conditions: &Conditions,
+) -> Result<Location> {
     // Looked for, so that what is no image goes by its location only.
     let at = match image {
         Image::Id(id) => store.driver()?.locate(&id).await?,
@@ -225,6 +236,5 @@ pub(super) async fn delete(
         let stat = store.stat(&at).await?;
         conditions.judge_change(stat.digests.as_ref())?;
     }
-    store.delete(&at, &call.request).await?;
-    Ok(no_content())
+    Ok(at)
 }

@@ -8,7 +8,7 @@ use crate::{
     config::Role,
     wire::{
         problem::{InStore, Problem, Results},
-        records::{Jobs, Mode, Receipt, Shown, Stores, View, Wanted},
+        records::{Access, Jobs, Mode, Receipt, Shown, Stores, View, Wanted},
     },
 };
 
@@ -47,6 +47,8 @@ pub enum Answer {
 const STORE: &str = "/v1/stores/{store}";
 const IMAGES: &str = "/v1/stores/{store}/images";
 const IMAGE: &str = "/v1/stores/{store}/images/{id}";
+const ACL: &str = "/v1/stores/{store}/images/{id}/acl";
+const ACL_AT: &str = "/v1/stores/{store}/acl";
 const TO_ALL: &str = "/v1/images/{id}";
 
 #[rustfmt::skip]
@@ -74,6 +76,10 @@ pub const ROUTES: &[Line] = &[
         summary: "removes an image", answer: Answer::Nothing },
     Line { method: "POST", path: IMAGE, at: false, role: Some(Role::Service), status: "201",
         summary: "makes the image from a source; from a location it takes the role member", answer: Answer::Json("Receipt") },
+    Line { method: "PUT", path: ACL, at: false, role: Some(Role::Admin), status: "204",
+        summary: "lets the projects of the body and nobody else reach the image at its backend, beside its owner; in stores that know owners", answer: Answer::Nothing },
+    Line { method: "PUT", path: ACL_AT, at: true, role: Some(Role::Admin), status: "204",
+        summary: "the same for the image at a location", answer: Answer::Nothing },
     Line { method: "PUT", path: TO_ALL, at: false, role: Some(Role::Member), status: "201",
         summary: "stores the body as an image in each of `stores`, names with commas between, in one pass; with `all_or_none` in all of them or in none", answer: Answer::Json("Results") },
     Line { method: "POST", path: TO_ALL, at: false, role: Some(Role::Service), status: "201",
@@ -132,7 +138,8 @@ fn operation(line: &Line) -> Value {
         parameters.push(json!({"name": name, "in": "query", "schema": {"type": kind}}));
     };
     match (line.method, line.path) {
-        (_, IMAGES) => query("at", "string"),
+        (_, IMAGES | ACL_AT) => query("at", "string"),
+        (_, ACL) => {}
         ("PUT", path) => {
             if path == TO_ALL {
                 query("stores", "string");
@@ -169,6 +176,9 @@ fn operation(line: &Line) -> Value {
         responses.insert(StatusCode::MULTI_STATUS.as_str().to_owned(), some);
     }
     let body = match line.method {
+        "PUT" if matches!(line.path, ACL | ACL_AT) => {
+            Some(content("application/json", &reference("Access")))
+        }
         "PUT" => Some(content("application/octet-stream", &binary())),
         "POST" => Some(content("application/json", &reference("Wanted"))),
         _ => None,
@@ -206,6 +216,7 @@ fn schemas() -> Value {
     add("Jobs", Jobs::schema());
     add("View", View::schema());
     add("Wanted", Wanted::schema());
+    add("Access", Access::schema());
     add("Mode", Mode::schema());
     Stores::schemas(&mut found);
     Jobs::schemas(&mut found);

@@ -49,6 +49,8 @@ pub enum Action {
     Head(String, Image),
     /// `DELETE /v1/stores/{store}/images/{id}`
     Delete(String, Image),
+    /// `PUT /v1/stores/{store}/images/{id}/acl`
+    Share(String, Image),
     /// `POST /v1/stores/{store}/images/{id}`
     Copy(String, ImageId),
     /// `POST /v1/images/{id}`
@@ -84,7 +86,7 @@ impl Action {
             | Self::Metrics => Some(Role::Reader),
             Self::Get(..) | Self::Copy(..) | Self::CopyToAll(_) => Some(Role::Service),
             Self::Put(..) | Self::PutToAll(_) | Self::CancelJob(_) => Some(Role::Member),
-            Self::Delete(..) => Some(Role::Admin),
+            Self::Delete(..) | Self::Share(..) => Some(Role::Admin),
         }
     }
 
@@ -142,6 +144,12 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action>
         ("POST", ["v1", "stores", store, "images", id]) => {
             query.none(Action::Copy((*store).to_owned(), id.parse()?))
         }
+        ("PUT", ["v1", "stores", store, "images", id, "acl"]) => {
+            query.none(Action::Share((*store).to_owned(), Image::Id(id.parse()?)))
+        }
+        ("PUT", ["v1", "stores", store, "acl"]) => {
+            Ok(Action::Share((*store).to_owned(), Image::At(query.needs_at()?)))
+        }
         ("PUT", ["v1", "images", id]) => Ok(Action::PutToAll(ToAll {
             stores: query.stores()?,
             all_or_none: query.one("all_or_none")?.unwrap_or(false),
@@ -183,6 +191,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["v1", "stores" | "jobs"] | ["v1", "stores", _] => Some("GET"),
         ["v1", "stores", _, "images"] => Some("GET, HEAD, DELETE"),
         ["v1", "stores", _, "images", _] => Some("GET, HEAD, PUT, POST, DELETE"),
+        ["v1", "stores", _, "images", _, "acl"] | ["v1", "stores", _, "acl"] => Some("PUT"),
         ["v1", "images", _] => Some("PUT, POST"),
         ["v1", "jobs", _] => Some("GET, DELETE"),
         ["healthz" | "readyz" | "metrics" | "openapi.json"] => Some("GET"),

@@ -2,7 +2,8 @@
 
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
-    Driver, Listed, Location, Pieces, Reader, Result, Span, Stat, memory::Share, window::Window,
+    Access, Driver, Error, Kind, Listed, Location, Pieces, Reader, Result, Span, Stat,
+    memory::Share, window::Window,
 };
 
 use super::Store;
@@ -43,6 +44,33 @@ impl Store {
     /// See [`Driver::stat`].
     pub async fn stat(&self, at: &Location) -> Result<Stat> {
         self.driver()?.stat(at).await
+    }
+
+    /// Refuses unless the store has a way to let others reach an image.
+    ///
+    /// # Errors
+    /// `Unsupported` if it has none.
+    pub fn can_share(&self) -> Result<()> {
+        let driver = self.able(|caps| caps.write, "change who reaches an image")?;
+        driver.shares().map(drop).ok_or_else(|| self.knows_no_owners())
+    }
+
+    /// Lets others reach an image at its backend.
+    ///
+    /// # Errors
+    /// See [`Shares::share`](imaged_drivers::Shares::share); `Unsupported` as [`Store::can_share`].
+    pub async fn share(&self, at: &Location, access: &Access) -> Result<()> {
+        let driver = self.able(|caps| caps.write, "change who reaches an image")?;
+        match driver.shares() {
+            Some(shares) => shares.share(at, access).await,
+            None => Err(self.knows_no_owners()),
+        }
+    }
+
+    fn knows_no_owners(&self) -> Error {
+        let what = "this store's images have no owners who could let others reach one, as those of type \
+                    swift with swift_store_multi_tenant have";
+        Error::new(Kind::Unsupported, format!("{what}: store=`{}`", self.name()))
     }
 
     /// Every image in the store, in no order.

@@ -69,6 +69,21 @@ pub struct Wanted {
     pub all_or_none: bool,
 }
 
+/// The body of `PUT /v1/stores/{store}/images/{id}/acl`: who may reach an image beside its owner.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// Whether everybody may read it.
+    #[serde(default)]
+    pub public: bool,
+    /// Projects, by their ids, that may read it.
+    #[serde(default)]
+    pub read: Vec<String>,
+    /// Projects, by their ids, that may write it.
+    #[serde(default)]
+    pub write: Vec<String>,
+}
+
 /// A source: exactly one of the three.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]

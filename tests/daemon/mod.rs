@@ -16,5 +16,6 @@ mod same_names;
 mod several;
 mod signals;
 mod sources;
+mod tenants;
 mod volumes;
 mod web;

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
     Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
     Kind, Listed, Location, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered,
-    Result, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
+    Result, Shares, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// How a call fails.
@@ -146,6 +146,10 @@ impl Driver for Faulty {
 
     fn volumes(&self) -> Option<&dyn Volumes> {
         self.inner.volumes().map(|_| self as _)
+    }
+
+    fn shares(&self) -> Option<&dyn Shares> {
+        self.inner.shares()
     }
 
     async fn probe(&self) -> Result<Capacity> {

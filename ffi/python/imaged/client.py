@@ -19,7 +19,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -227,6 +227,26 @@ class Client:
     ) -> None:
         """Remove an image."""
         self._change("DELETE", _image(store, id, at), request_id)
+
+    def share(
+        self,
+        store: str,
+        id: str | None = None,
+        *,
+        at: str | None = None,
+        public: bool = False,
+        read: Iterable[str] = (),
+        write: Iterable[str] = (),
+        request_id: str | None = None,
+    ) -> None:
+        """Let everybody, or these projects, and nobody else reach an image beside its owner.
+
+        Only stores that know owners can: swift with `swift_store_multi_tenant`.
+        """
+        path = _image(store, id, at)
+        path = f"{path}/acl" if at is None else path.replace("/images?", "/acl?", 1)
+        body = json.dumps({"public": public, "read": list(read), "write": list(write)})
+        self._change("PUT", path, request_id, body.encode())
 
     def copy(
         self,

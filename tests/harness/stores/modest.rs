@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
     Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, Location,
-    NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Source, Span, Stat,
-    Upload, Volume, Volumes, window::Window,
+    NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Shares, Source, Span,
+    Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// The driver `inner` with fewer capabilities: what they deny is an error of whoever calls it.
@@ -67,6 +67,10 @@ impl Driver for Modest {
 
     fn volumes(&self) -> Option<&dyn Volumes> {
         self.inner.volumes().filter(|_| self.caps.volumes).map(|_| self as _)
+    }
+
+    fn shares(&self) -> Option<&dyn Shares> {
+        self.inner.shares()
     }
 
     async fn probe(&self) -> Result<Capacity> {

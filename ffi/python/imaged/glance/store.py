@@ -6,7 +6,7 @@ import contextlib
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -358,13 +358,36 @@ class Served:
         except ours.Error as error:
             raise self._told(DELETE, error) from error
 
-    def set_acls(self, location: Any, *args: Any, **more: Any) -> None:
-        """Refuse in a way that Glance passes over, as stores do that know no owners."""
-        raise NotImplementedError
+    def set_acls(
+        self,
+        location: Any,
+        public: bool = False,
+        read_tenants: Sequence[str] | None = None,
+        write_tenants: Sequence[str] | None = None,
+        context: Any = None,
+    ) -> None:
+        """Let others than its owner reach an image, in stores that know owners."""
+        if not self._has_owners():
+            # Glance passes over this.
+            raise NotImplementedError
+        try:
+            client(self.socket).share(
+                self.backend_group,
+                at=location.get_store_uri(),
+                public=public,
+                read=read_tenants or (),
+                write=write_tenants or (),
+                request_id=_request_id(context),
+            )
+        except ours.Error as error:
+            raise self._told(GET, error) from error
+
+    def _has_owners(self) -> bool:
+        return self.kind == "swift" and bool(self.store_conf.swift_store_multi_tenant)
 
     def _token(self, context: Any) -> str | None:
         """The caller's token, for stores that keep an image in its owner's account."""
-        if self.kind != "swift" or not self.store_conf.swift_store_multi_tenant:
+        if not self._has_owners():
             return None
         token = getattr(context, "auth_token", None)
         return token if isinstance(token, str) and token else None
