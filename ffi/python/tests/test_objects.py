@@ -62,8 +62,7 @@ def test_what_glance_shows_of_a_store_stays(glance, kind):
     theirs, ours = shown(glance, kind, "imaged_socket =\n"), shown(glance, kind, NOBODY)
     assert ours[2:] == theirs[2:]
     assert issubclass(ours[1], theirs[1])
-    # Nobody is shown a key.
-    assert ours[0] == theirs[0].replace(":hidden@", ":***@")
+    assert ours[0] == theirs[0]
     assert theirs[0].startswith(kind)
 
 
@@ -170,6 +169,48 @@ def test_the_callers_token_goes_along_where_images_lie_in_their_owners_accounts(
             CONF, new(), io.BytesIO(b"x"), 1, "other", "sha512", context=context
         )
     assert tokens == ["token-1" if goes else None]
+
+
+def test_a_key_is_in_a_location_where_the_driver_in_glance_has_it(glance, monkeypatch):
+    glance.start(
+        "other:swift",
+        f"[other]\n{NOBODY}swift_store_auth_address = http://keystone.example.org:5000/v3\n"
+        "swift_store_user = service:glance\nswift_store_key = p@ss/w+rd%\n",
+    )
+    told = "swift+http://service%3Aglance:***@keystone.example.org:5000/v3/glance/one"
+    receipt = imaged.Receipt(
+        store="other",
+        id="one",
+        location=told,
+        size=1,
+        checksum="a",
+        hash_algo="sha512",
+        hash_value="b",
+        stored_bytes=1,
+    )
+    known = imaged.Store(id="other", type="swift", state="up", properties={})
+    monkeypatch.setattr(imaged.Client, "stores", lambda self: [known])
+    monkeypatch.setattr(imaged.Client, "put", lambda self, *args, **more: receipt)
+    location = glance.add(io.BytesIO(b"x"), backend="other")[0]
+    assert location == told.replace("***", "p%40ss/w%2Brd%25")
+    assert location.startswith(get_store("other").url_prefix)
+
+
+@pytest.mark.parametrize(
+    ("multi_tenant", "asked"),
+    [(True, {"public": False, "read": ("a", "b"), "write": ()}), (False, None)],
+)
+def test_members_reach_an_image_where_images_have_owners(glance, monkeypatch, multi_tenant, asked):
+    glance.start("other:swift", f"[other]\n{NOBODY}swift_store_multi_tenant = {multi_tenant}\n")
+    shared = []
+
+    def share(self, store, *, at, request_id=None, **access):
+        shared.append((at, access))
+
+    monkeypatch.setattr(imaged.Client, "share", share)
+    at = f"swift+https://swift.example.org/v1/AUTH_a/glance_{new()}/one"
+    multi_backend.set_acls_for_multi_store(at, "other", read_tenants=("a", "b"))
+    assert shared == ([(at, asked)] if asked else [])
 
 
 def test_a_token_is_a_header_and_no_more_than_that(tmp_path):

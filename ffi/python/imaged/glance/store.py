@@ -98,8 +98,17 @@ def _swift_prefix(conf: Any, container: str) -> str | None:
         return None
     scheme = "swift+http" if address.startswith("http://") else "swift+https"
     host = address.rpartition("://")[2].strip("/")
-    user = f"{quote(conf.swift_store_user)}:***@" if conf.swift_store_user else ""
+    user = f"{quote(conf.swift_store_user)}:{_swift_key(conf)}@" if conf.swift_store_user else ""
     return f"{scheme}://{user}{host}/{container}/"
+
+
+# What the daemon writes in place of a key.
+MASK = "***"
+
+
+def _swift_key(conf: Any) -> str:
+    """The key in locations, where glance_store has it and looks for it after a switch back."""
+    return quote(conf.swift_store_key) if conf.swift_store_key else MASK
 
 
 def _http(store: Any) -> None:
@@ -280,7 +289,7 @@ class Served:
             sent.close()
         metadata = {**receipt.metadata, "store": self.backend_group}
         return (
-            receipt.location,
+            self._location(receipt.location),
             receipt.size,
             receipt.checksum or "",
             receipt.hash_value or "",
@@ -314,7 +323,7 @@ class Served:
             return None
         LOG.info("Image %s was stored", id)
         metadata = {"store": self.backend_group}
-        location = stat.location or ""
+        location = self._location(stat.location or "")
         return location, stat.size, stat.digests["md5"], stat.digests[algo], metadata
 
     @capabilities.check  # type: ignore[untyped-decorator]
@@ -381,6 +390,12 @@ class Served:
             )
         except ours.Error as error:
             raise self._told(GET, error) from error
+
+    def _location(self, location: str) -> str:
+        """A location as glance_store writes it: the daemon tells no key, also not its own."""
+        if self.kind != "swift":
+            return location
+        return location.replace(f":{MASK}@", f":{_swift_key(self.store_conf)}@", 1)
 
     def _has_owners(self) -> bool:
         return self.kind == "swift" and bool(self.store_conf.swift_store_multi_tenant)
