@@ -280,7 +280,8 @@ impl Tokens {
             return Err(Error::new(refused.kind, refused.what.clone()));
         }
         let asked = match self.successor() {
-            Some(latest) => Box::pin(latest.token()).await,
+            // The one that they have may be the one that is not wanted.
+            Some(latest) => Box::pin(latest.renew(old)).await,
             None => self.0.ask().await,
         };
         match asked {

@@ -11,6 +11,10 @@ use crate::{
     },
 };
 
+/// Tokens that may be refused before the server is believed. The one in place of the first may be as old as that:
+/// when a password is changed, all tokens that were given before are none any more.
+const REFUSALS: usize = 2;
+
 /// Clones are the same.
 #[derive(Clone)]
 pub(super) struct Account(Arc<Inner>);
@@ -143,8 +147,7 @@ impl Account {
         Some(Self(Arc::new(Inner { client, tokens, patience, instead: Some(url) })))
     }
 
-    /// Sends `call` with a token that is good, and once more with a new one if the server does not think
-    /// so. An answer of any other status is the caller's to judge.
+    /// Sends `call` with a token that is good, and again with another one if the server does not think so. An answer of any other status is the caller's to judge.
     ///
     /// # Errors
     /// No token is to be had; `Unavailable` if no answer is, also if none came in time: what that means for
@@ -171,13 +174,15 @@ impl Account {
 
     async fn exchange(&self, call: &Call) -> Result<Answer> {
         let Inner { client, tokens, instead, .. } = &*self.0;
-        let token = tokens.token().await?;
-        let answer = client.send(call.request(&token, instead.as_ref())?).await?;
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(answer);
+        let mut token = tokens.token().await?;
+        for _ in 0..REFUSALS {
+            let answer = client.send(call.request(&token, instead.as_ref())?).await?;
+            if answer.status != StatusCode::UNAUTHORIZED {
+                return Ok(answer);
+            }
+            answer.finish().await;
+            token = tokens.instead_of(&token).await?;
         }
-        answer.finish().await;
-        let token = tokens.instead_of(&token).await?;
         let answer = client.send(call.request(&token, instead.as_ref())?).await?;
         if answer.status == StatusCode::UNAUTHORIZED {
             return Err(failure::of(answer, "take a new token").await);

@@ -12,6 +12,7 @@ mod limits;
 mod protocol;
 mod reloads;
 mod roles;
+mod rotation;
 mod same_names;
 mod several;
 mod signals;
