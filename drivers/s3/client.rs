@@ -18,6 +18,7 @@ use tokio::{task::JoinError, time::Instant};
 use super::{
     config::{Config, Keys},
     failure::{again, failed},
+    late::Late,
     location::Location,
 };
 use crate::{
@@ -65,6 +66,7 @@ pub(super) struct Bucket {
     pub(super) config: Config,
     /// The store's name.
     pub(super) store: String,
+    pub(super) late: Late,
 }
 
 impl Bucket {
@@ -119,7 +121,8 @@ impl Bucket {
             settings = settings.http_client(http);
         }
         let client = Client::from_conf(settings.build());
-        Ok(Arc::new(Self { client, keys, config: config.clone(), store: store.to_owned() }))
+        let (config, store, late) = (config.clone(), store.to_owned(), Late::default());
+        Ok(Arc::new(Self { client, keys, config, store, late }))
     }
 
     /// Has transfers that began with other keys go on with those that have opened the bucket.

@@ -13,6 +13,7 @@ use super::{
     client::{Bucket, see_through},
     config::Config,
     copy,
+    late::Given,
     multipart::Multipart,
     object::Object,
     read::{self, PIECES},
@@ -77,6 +78,28 @@ impl S3 {
     }
 }
 
+impl S3 {
+    /// Removes what requests about an object have made that nobody waited for any more.
+    async fn remove_late(&self, key: &str, given: &Given) -> Result<()> {
+        let Bucket { late, store, .. } = &*self.bucket;
+        let uploads = self.bucket.uploads_of(key).await?;
+        // One that has begun since then may be among them.
+        if !late.is_still(key, given) {
+            return Ok(());
+        }
+        for upload in uploads.iter().filter(|upload| Some(&upload.id) != given.live.as_ref()) {
+            self.bucket.abort(upload).await?;
+            tracing::info!(store, image = key, upload = upload.id, "a late upload is aborted");
+        }
+        let Some(object) = self.bucket.head(key).await? else { return Ok(()) };
+        if object.upload.is_some_and(|upload| given.puts.contains(&upload)) {
+            self.bucket.remove(key).await?;
+            tracing::info!(store, image = key, "a late object is removed");
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Driver for S3 {
     fn caps(&self) -> Caps {
@@ -116,6 +139,13 @@ impl Driver for S3 {
     /// What comes is copied into parts at once, so that only the digests are waited for.
     fn writes(&self, _size: Option<u64>) -> Option<Pieces> {
         Some(Pieces { chunk: CHUNK, in_flight: 4 })
+    }
+
+    async fn purge(&self) -> Result<()> {
+        for (key, given) in self.bucket.late.due() {
+            self.remove_late(&key, &given).await?;
+        }
+        Ok(())
     }
 
     async fn probe(&self) -> Result<Capacity> {

@@ -53,6 +53,11 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Whether a request may have been carried out, or may yet be, for all that is known.
+fn is_unanswered(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Timeout)
+}
+
 impl Bucket {
     fn algorithm(&self) -> Option<ChecksumAlgorithm> {
         let checksums = self.config.checksums;
@@ -86,7 +91,14 @@ impl Bucket {
         };
         match self.ask("put", key, part.len(), ask).await {
             Ok(_) => Ok(()),
-            Err(error) => self.made_all_the_same(key, upload, error).await,
+            Err(error) => {
+                let unanswered = is_unanswered(&error);
+                let made = self.made_all_the_same(key, upload, error).await;
+                if made.is_err() && unanswered {
+                    self.late.gave_up(key, upload);
+                }
+                made
+            }
         }
     }
 
@@ -135,6 +147,7 @@ impl Bucket {
                 .set_checksum_algorithm(algorithm)
                 .send()
         };
+        self.late.begins(key);
         let begun = self.ask_once("begin an upload of", key, ask).await;
         let begun = begun.and_then(|begun| match begun.upload_id() {
             Some(id) if !id.is_empty() => Ok(id.to_owned()),
@@ -143,7 +156,13 @@ impl Bucket {
                 format!("the server named no upload: object=`{key}`"),
             )),
         });
-        if let (Ok(id), 1) = (&begun, asked.load(Ordering::Relaxed)) {
+        let first = asked.load(Ordering::Relaxed) == 1;
+        self.late.began(
+            key,
+            begun.as_deref().ok(),
+            !first || begun.as_ref().is_err_and(is_unanswered),
+        );
+        if let (Ok(id), true) = (&begun, first) {
             return Ok(Multipart { key: key.to_owned(), id: id.clone() });
         }
         // Each answer that was lost may have named another one.

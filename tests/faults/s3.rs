@@ -58,6 +58,36 @@ const OF_A_PUT: [Call; 10] = [
     Call::Delete,
 ];
 
+/// What a server does long after nobody waits for it any more.
+#[tokio::test]
+async fn a_put_that_is_carried_out_after_it_was_given_up_leaves_nothing() {
+    let pair = Pair::new("imaged_s3_timeout_s = 1\n").await;
+    let (bytes, id) = (one_piece(), pair.f.id());
+    pair.objects().fail(Rule::new(Fault::Late).on(Call::Put).times(1));
+    let error = put(&pair.f.store, order(&id, Some(bytes.len() as u64)), &bytes).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Timeout | Kind::Unavailable), "{error:?}");
+    // All that is known of it is cleared away.
+    soon("the id to be free", async {
+        while !pair.f.shared().ids.is_empty() {
+            pair.f.settle().await;
+        }
+    })
+    .await;
+    pair.objects().heal();
+    soon("it to appear", async {
+        while pair.objects().left().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    pair.until_empty("what came late").await;
+    // The next image of that name stays.
+    let at = pair.f.place(&id, &bytes).await;
+    pair.f.settle().await;
+    assert_reads(&*pair.f.driver, &at, &bytes, "the next").await;
+    pair.f.remove(&at).await;
+}
+
 /// A store over a server that fails as it is told.
 struct Pair {
     f: Fixture,
