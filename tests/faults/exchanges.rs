@@ -86,7 +86,7 @@ async fn what_fails_now_and_then_is_done_all_the_same() {
             let rule = Rule::new(fault).every(4);
             // Whoever gives tokens means it.
             let passing = fault != Fault::Status(401);
-            objects.fail(if passing { rule } else { rule.on(Call::Put) });
+            objects.fail(if passing { rule } else { rule.on(Call::Put).times(1) });
             let at = soon(&what, put(&*driver, &held, &bytes)).await;
             let at = at.unwrap_or_else(|error| panic!("{what}: {error:?}"));
             soon(&what, assert_reads(&*driver, &at, &bytes, &what)).await;

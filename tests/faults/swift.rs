@@ -6,7 +6,8 @@ use crate::harness::{
     daemon::{Daemon, noise},
     pause,
     raw::{Answer, Raw},
-    stores::swift::{Own, Server, Swift},
+    rigs::Own,
+    stores::swift::{Server, Swift},
 };
 
 const SEGMENT: usize = 1_024_000;
@@ -61,8 +62,8 @@ fn a_daemon_killed_in_forty_segments_leaves_none() {
 
 #[test]
 fn an_upload_goes_on_when_its_server_is_started_again() {
-    let own = Own::start(&[]);
-    let swift = own.swift();
+    let own = Own::start("swift", &[]);
+    let swift = Swift::in_own(&own);
     let daemon = daemon(&swift, "");
     let image = noise(40 * SEGMENT + 7, 3);
     let mut raw = begin(&daemon, image.len());
@@ -83,8 +84,8 @@ fn an_upload_goes_on_when_its_server_is_started_again() {
 
 #[test]
 fn a_download_goes_on_when_its_server_is_started_again() {
-    let own = Own::start(&[]);
-    let swift = own.swift();
+    let own = Own::start("swift", &[]);
+    let swift = Swift::in_own(&own);
     let daemon = daemon(&swift, "");
     // More than lies in buffers on its way.
     let image = noise(80 * SEGMENT + 7, 4);
@@ -102,8 +103,8 @@ fn a_download_goes_on_when_its_server_is_started_again() {
 
 #[test]
 fn tokens_that_expire_in_an_upload_are_renewed() {
-    let own = Own::start(&[("SWIFT_TOKEN_LIFE", "2")]);
-    let swift = own.swift();
+    let own = Own::start("swift", &[("SWIFT_TOKEN_LIFE", "2")]);
+    let swift = Swift::in_own(&own);
     // It is renewed only when the server refuses it.
     let daemon = daemon(&swift, "swift_store_expire_soon_interval = 0\n");
     let image = noise(12 * SEGMENT + 7, 5);

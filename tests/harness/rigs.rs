@@ -10,6 +10,8 @@ use std::{
     sync::LazyLock,
 };
 
+use tempfile::TempDir;
+
 /// What a server tells of itself, by the names of its file: addresses, users, keys.
 pub(crate) type Facts = BTreeMap<String, String>;
 
@@ -75,6 +77,59 @@ impl Turn {
     }
 }
 
+/// An object server that one test has to itself, to end it and begin it again.
+pub(crate) struct Own {
+    dir: TempDir,
+    server: &'static str,
+    env: Vec<(&'static str, &'static str)>,
+}
+
+impl Own {
+    /// One of `ci/objects` with these variables in its environment.
+    pub(crate) fn start(server: &'static str, env: &[(&'static str, &'static str)]) -> Self {
+        let shared = if server == "weed" { &WEED } else { &SWIFT };
+        let _there = &**shared;
+        let dir = tempfile::tempdir().unwrap();
+        // The Python of the one that is shared does.
+        for entry in fs::read_dir(place("objects")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if name == "venv" || name.starts_with(".python-") {
+                std::os::unix::fs::symlink(&path, dir.path().join(name)).unwrap();
+            }
+        }
+        let this = Self { dir, server, env: env.to_vec() };
+        this.tell("up");
+        this
+    }
+
+    fn tell(&self, word: &str) {
+        let mut command = Command::new("ci/objects");
+        run(command.envs(self.env.iter().copied()).arg(word).arg(self.dir.path()).arg(self.server));
+    }
+
+    /// What it tells of itself.
+    pub(crate) fn facts(&self) -> Facts {
+        facts(&self.dir.path().join(format!("{}.env", self.server)))
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(&self) {
+        self.tell("kill");
+    }
+
+    /// Begins it again, with what was stored.
+    pub(crate) fn restart(&self) {
+        self.tell("restart");
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        run(Command::new("ci/objects").arg("down").arg(self.dir.path()));
+    }
+}
+
 /// Where the rig of this name is.
 pub(crate) fn place(name: &str) -> PathBuf {
     std::path::absolute(rigs().join(name)).unwrap()
@@ -103,7 +158,7 @@ fn mon_listens(cluster: &Path) -> bool {
 }
 
 /// Reads what a server tells of itself.
-pub(crate) fn facts(file: &Path) -> Facts {
+fn facts(file: &Path) -> Facts {
     let text = fs::read_to_string(file).unwrap();
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()

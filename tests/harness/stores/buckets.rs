@@ -6,11 +6,11 @@ use aws_sdk_s3::{
     types::MultipartUpload,
 };
 
-use crate::harness::rigs::{Facts, GATEWAY, Turn, WEED};
+use crate::harness::rigs::{Facts, GATEWAY, Own, Turn, WEED};
 
 /// The right to a bucket, one test at a time, until this is dropped.
 pub(crate) struct Bucket {
-    server: &'static Facts,
+    server: Facts,
     client: Client,
     name: &'static str,
     _turns: Vec<Turn>,
@@ -19,16 +19,21 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// One of SeaweedFS, empty.
     pub(crate) async fn seaweed() -> Self {
-        Self::empty(&WEED, vec![Turn::alone("weed")]).await
+        Self::empty(WEED.clone(), vec![Turn::alone("weed")]).await
     }
 
     /// One of Ceph's gateway, empty.
     pub(crate) async fn radosgw() -> Self {
         let turns = vec![Turn::alone("gateway"), Turn::together("cluster")];
-        Self::empty(&GATEWAY, turns).await
+        Self::empty(GATEWAY.clone(), turns).await
     }
 
-    async fn empty(server: &'static Facts, turns: Vec<Turn>) -> Self {
+    /// One in a server of the test's own.
+    pub(crate) async fn in_own(own: &Own) -> Self {
+        Self::empty(own.facts(), Vec::new()).await
+    }
+
+    async fn empty(server: Facts, turns: Vec<Turn>) -> Self {
         let keys =
             Credentials::new(&server["access_key"], &server["secret_key"], None, None, "rig");
         let settings = aws_sdk_s3::config::Builder::new()
@@ -67,6 +72,17 @@ impl Bucket {
         let uploads = self.uploads().await.into_iter();
         let uploads = uploads.map(|(key, id)| format!("upload {id} of {key}"));
         self.keys().await.into_iter().chain(uploads).collect()
+    }
+
+    /// How many parts the server has of uploads that have not ended.
+    pub(crate) async fn parts(&self) -> usize {
+        let mut count = 0;
+        for (key, id) in self.uploads().await {
+            let parts = self.client.list_parts().bucket(self.name).key(key).upload_id(id);
+            // It may have ended meanwhile.
+            count += parts.send().await.map_or(0, |told| told.parts().len());
+        }
+        count
     }
 
     async fn keys(&self) -> Vec<String> {

@@ -4,9 +4,8 @@
 use std::{collections::BTreeMap, process::Command};
 
 use imaged_drivers::ImageId;
-use tempfile::TempDir;
 
-use crate::harness::rigs::{Facts, GATEWAY, SWIFT, Turn, facts, place, run};
+use crate::harness::rigs::{Facts, GATEWAY, Own, SWIFT, Turn, run};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,58 +27,12 @@ pub(crate) struct Swift {
     _turn: Option<Turn>,
 }
 
-/// A server that one test has to itself, to end it and begin it again.
-pub(crate) struct Own {
-    dir: TempDir,
-    env: Vec<(&'static str, &'static str)>,
-}
-
-impl Own {
-    /// One with these variables in its environment.
-    pub(crate) fn start(env: &[(&'static str, &'static str)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        // The Python of the one that is shared does.
-        let _shared = &*SWIFT;
-        for entry in std::fs::read_dir(place("objects")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if name == "venv" || name.starts_with(".python-") {
-                std::os::unix::fs::symlink(&path, dir.path().join(name)).unwrap();
-            }
-        }
-        let this = Self { dir, env: env.to_vec() };
-        this.tell("up");
-        this
-    }
-
-    fn tell(&self, word: &str) {
-        let mut command = Command::new("ci/objects");
-        run(command.envs(self.env.iter().copied()).arg(word).arg(self.dir.path()).arg("swift"));
-    }
-
-    /// A container in it.
-    pub(crate) fn swift(&self) -> Swift {
-        Swift::of(&facts(&self.dir.path().join("swift.env")), None)
-    }
-
-    /// Ends it by SIGKILL.
-    pub(crate) fn kill(&self) {
-        self.tell("kill");
-    }
-
-    /// Begins it again, with what was stored.
-    pub(crate) fn restart(&self) {
-        self.tell("restart");
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        run(Command::new("ci/objects").arg("down").arg(self.dir.path()));
-    }
-}
-
 impl Swift {
+    /// A container in a server of the test's own.
+    pub(crate) fn in_own(own: &Own) -> Self {
+        Self::of(&own.facts(), None)
+    }
+
     /// A server with a container that nobody else has.
     pub(crate) fn up(server: Server) -> Self {
         match server {
