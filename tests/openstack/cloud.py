@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import boto3
 import rados
 import rbd
 import requests
@@ -161,6 +162,8 @@ class Rig:
         facts = self["stores"][store]
         if facts["type"] == "file":
             return {path.name: path.stat().st_size for path in Path(facts["path"]).iterdir()}
+        if facts["type"] == "s3":
+            return _in_bucket(facts)
         found = {}
         with self.pool(store) as ioctx:
             for name in rbd.RBD().list(ioctx):
@@ -173,6 +176,21 @@ class Rig:
             for entry in rbd.RBD().trash_list(ioctx):
                 found[f"trash/{entry['name']}"] = None
         return found
+
+
+def _in_bucket(facts):
+    """Objects with their sizes, and uploads that have not ended."""
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=facts["url"],
+        aws_access_key_id=facts["access_key"],
+        aws_secret_access_key=facts["secret_key"],
+        region_name="us-east-1",
+    )
+    objects = s3.list_objects_v2(Bucket=facts["bucket"]).get("Contents", [])
+    uploads = s3.list_multipart_uploads(Bucket=facts["bucket"]).get("Uploads", [])
+    found = {one["Key"]: one["Size"] for one in objects}
+    return {**found, **{f"upload/{one['Key']}": None for one in uploads}}
 
 
 class Glance:

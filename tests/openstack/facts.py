@@ -25,6 +25,8 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
             "project_domain_id": "default",
         }
 
+    rgw = dict(line.split("=", 1) for line in (folder / "ceph/rgw.env").read_text().splitlines())
+    cloud = {"type": "s3", **{name: rgw[name] for name in ("url", "access_key", "secret_key")}}
     ceph = {"type": "rbd", "user": "glance", "conf": str(folder / "ceph/ceph.conf")}
     rig = {
         "mode": mode,
@@ -48,13 +50,16 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
         "glance_user": glance_user,
         "stores": {
             "also-ceph": {**ceph, "pool": "volumes"},
+            "also-cloud": {**cloud, "bucket": "also"},
             "also-fast": {"type": "file", "path": str(folder / "stores/also-fast")},
             "ceph": {**ceph, "pool": "images"},
+            "cloud": {**cloud, "bucket": "images"},
             "fast": {"type": "file", "path": str(folder / "stores/fast")},
             "plain-ceph": {**ceph, "pool": "small"},
+            "plain-cloud": {**cloud, "bucket": "plain"},
             "plain-file": {"type": "file", "path": str(folder / "stores/plain-file")},
         },
-        "switched": ["also-ceph", "also-fast", "ceph", "fast"],
+        "switched": ["also-ceph", "also-cloud", "also-fast", "ceph", "cloud", "fast"],
         "default_store": "fast",
         "pids": {name: pid(name) for name in ("keystone", "glance", "imaged", "files")},
     }

@@ -10,7 +10,7 @@ import rbd
 from cloud import until
 
 pytestmark = pytest.mark.imaged
-STORES = ("ceph", "fast")
+STORES = ("ceph", "cloud", "fast")
 
 
 @pytest.mark.parametrize("store", STORES)
