@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import boto3
+import openstack
 import rados
 import rbd
 import requests
@@ -164,6 +165,8 @@ class Rig:
             return {path.name: path.stat().st_size for path in Path(facts["path"]).iterdir()}
         if facts["type"] == "s3":
             return _in_bucket(facts)
+        if facts["type"] == "swift":
+            return self._in_container(facts)
         found = {}
         with self.pool(store) as ioctx:
             for name in rbd.RBD().list(ioctx):
@@ -175,6 +178,28 @@ class Rig:
                     found[name] = image.size()
             for entry in rbd.RBD().trash_list(ioctx):
                 found[f"trash/{entry['name']}"] = None
+        return found
+
+    def _in_container(self, facts):
+        """Images with the sizes of all their segments; a segment of no image is by its own name."""
+        cloud = openstack.connect(
+            auth_url=facts["auth"],
+            username=facts["user"],
+            password=facts["key"],
+            project_name="service",
+            user_domain_id="default",
+            project_domain_id="default",
+            region_name=self["region"],
+        )
+        listed = cloud.object_store.get(f"/{facts['container']}?format=json")
+        if listed.status_code in (204, 404):
+            return {}
+        found = {}
+        # In the order of their names: an image, and after it its segments.
+        for one in listed.json():
+            image = one["name"][:36]
+            name = image if image in found else one["name"]
+            found[name] = found.get(name, 0) + one["bytes"]
         return found
 
 

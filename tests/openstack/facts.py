@@ -27,6 +27,7 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
 
     rgw = dict(line.split("=", 1) for line in (folder / "ceph/rgw.env").read_text().splitlines())
     cloud = {"type": "s3", **{name: rgw[name] for name in ("url", "access_key", "secret_key")}}
+    swift = {"type": "swift", "auth": f"{keystone}/v3", "user": "glance", "key": password}
     ceph = {"type": "rbd", "user": "glance", "conf": str(folder / "ceph/ceph.conf")}
     rig = {
         "mode": mode,
@@ -52,14 +53,25 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
             "also-ceph": {**ceph, "pool": "volumes"},
             "also-cloud": {**cloud, "bucket": "also"},
             "also-fast": {"type": "file", "path": str(folder / "stores/also-fast")},
+            "also-swift": {**swift, "container": "also-swift"},
             "ceph": {**ceph, "pool": "images"},
             "cloud": {**cloud, "bucket": "images"},
             "fast": {"type": "file", "path": str(folder / "stores/fast")},
             "plain-ceph": {**ceph, "pool": "small"},
             "plain-cloud": {**cloud, "bucket": "plain"},
             "plain-file": {"type": "file", "path": str(folder / "stores/plain-file")},
+            "swift": {**swift, "container": "swift"},
         },
-        "switched": ["also-ceph", "also-cloud", "also-fast", "ceph", "cloud", "fast"],
+        "switched": [
+            "also-ceph",
+            "also-cloud",
+            "also-fast",
+            "also-swift",
+            "ceph",
+            "cloud",
+            "fast",
+            "swift",
+        ],
         "default_store": "fast",
         "pids": {name: pid(name) for name in ("keystone", "glance", "imaged", "files")},
     }

@@ -1,6 +1,6 @@
 """Fills a fresh Keystone: projects, users, roles, services and endpoints.
 
-seed.py KEYSTONE_URL ADMIN_PASSWORD GLANCE_URL
+seed.py KEYSTONE_URL ADMIN_PASSWORD GLANCE_URL GATEWAY_URL
 
 One process, because each call of the openstack command takes more than a second.
 """
@@ -10,7 +10,7 @@ import sys
 import openstack
 
 
-def main(keystone, password, glance):
+def main(keystone, password, glance, gateway):
     cloud = openstack.connect(
         auth_url=f"{keystone}/v3",
         username="admin",
@@ -36,11 +36,15 @@ def main(keystone, password, glance):
             )
             for role in granted:
                 identity.assign_project_role_to_user(project, user, roles[role])
-    service = identity.create_service(name="glance", type="image")
-    for interface in ("public", "internal", "admin"):
-        identity.create_endpoint(
-            service_id=service.id, interface=interface, url=glance, region_id="rig"
-        )
+    for name, kind, url in (
+        ("glance", "image", glance),
+        ("swift", "object-store", f"{gateway}/swift/v1/AUTH_%(project_id)s"),
+    ):
+        service = identity.create_service(name=name, type=kind)
+        for interface in ("public", "internal", "admin"):
+            identity.create_endpoint(
+                service_id=service.id, interface=interface, url=url, region_id="rig"
+            )
 
 
 if __name__ == "__main__":

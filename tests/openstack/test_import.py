@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cloud import digest, until
 
-EVERYWHERE = ["ceph", "cloud", "fast", "plain-ceph", "plain-cloud", "plain-file"]
+EVERYWHERE = ["ceph", "cloud", "fast", "plain-ceph", "plain-cloud", "plain-file", "swift"]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_delete_from_one_store(glance, rig, raw):
     glance.fetch(image, "glance-direct", EVERYWHERE)
     glance.imported(image, EVERYWHERE)
     left = list(EVERYWHERE)
-    for store in ("ceph", "plain-cloud", "plain-file", "fast", "cloud"):
+    for store in ("ceph", "plain-cloud", "plain-file", "swift", "fast", "cloud"):
         glance.ask("DELETE", f"/stores/{store}/{image}", 204)
         left.remove(store)
         check_copies(glance, rig, image, raw, left)
