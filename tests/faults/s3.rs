@@ -63,7 +63,7 @@ const OF_A_PUT: [Call; 10] = [
 async fn a_put_that_is_carried_out_after_it_was_given_up_leaves_nothing() {
     let pair = Pair::new("imaged_s3_timeout_s = 1\n").await;
     let (bytes, id) = (one_piece(), pair.f.id());
-    pair.objects().fail(Rule::new(Fault::Late).on(Call::Put).times(1));
+    pair.objects().fail(Rule::new(Fault::Late).on(Call::Put));
     let error = put(&pair.f.store, order(&id, Some(bytes.len() as u64)), &bytes).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Timeout | Kind::Unavailable), "{error:?}");
     // All that is known of it is cleared away.

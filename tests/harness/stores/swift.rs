@@ -88,10 +88,17 @@ impl Swift {
 
     /// What the server says to a request, after its head.
     pub(crate) fn curl(&self, args: &[&str]) -> String {
-        // Anew each time: the last one may have expired.
-        let token = format!("X-Auth-Token: {}", self.login().0);
-        let curl = run(Command::new("curl").args(["-s", "-S", "-H", &token]).args(args));
-        String::from_utf8(curl.stdout).unwrap()
+        loop {
+            // Anew each time: the last one may have expired, and this one may on its way.
+            let token = format!("X-Auth-Token: {}", self.login().0);
+            let mut curl = Command::new("curl");
+            let said = run(curl
+                .args(["-s", "-S", "-w", "%{stderr}%{http_code}", "-H", &token])
+                .args(args));
+            if said.stderr != b"401" {
+                return String::from_utf8(said.stdout).unwrap();
+            }
+        }
     }
 
     /// The head of what it says of an object.
