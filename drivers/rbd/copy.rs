@@ -79,15 +79,18 @@ fn make_clone(
 ) -> Result<()> {
     let Parent { image, snap, size, .. } = parent;
     let options = Options {
-        order: Some(store.config.order),
+        // Objects as large as the parent's: librbd refuses smaller ones.
+        order: None,
         data_pool: store.config.data_pool.clone(),
-        // Without deep-flatten the snapshot would need the source for ever.
-        features: Some(store.config.features.unwrap_or(live.features) | CLONABLE),
+        features: Some((store.config.features.unwrap_or(live.features) | CLONABLE) & !MAPPED),
         clone_format: Some(2),
     };
     let made = match size {
         // librbd does not clone what is empty.
-        0 => pool.create(name, 0, &Options { clone_format: None, ..options }),
+        0 => {
+            let order = Some(store.config.order);
+            pool.create(name, 0, &Options { clone_format: None, order, ..options })
+        }
         _ => pool.clone_from((from, image, snap), name, &options),
     };
     made.map_err(|errno| match errno {
@@ -123,7 +126,12 @@ fn publish_clone(
     published
 }
 
+/// Without deep-flatten the snapshot would need the source for ever.
 const CLONABLE: u64 = sys::RBD_FEATURE_LAYERING | sys::RBD_FEATURE_DEEP_FLATTEN;
+
+/// Whoever has the snapshot open, or a clone of it, goes by the object map that it had when he opened it.
+/// Once the image is flattened, and its source is gone, all that was copied since reads as zeros to him.
+const MAPPED: u64 = sys::RBD_FEATURE_OBJECT_MAP | sys::RBD_FEATURE_FAST_DIFF;
 
 /// Makes an image independent of what it was cloned from. Blocks, for as long as its bytes take.
 pub(super) fn flatten(
@@ -168,7 +176,7 @@ pub(super) fn flatten(
 pub(super) fn seal(store: &Store, live: &Live, volume: &Volume, name: &str) -> Result<Source> {
     let pool = open_pool(live, &volume.pool)?;
     let (image, snap) = match &volume.snap {
-        Some(snap) => (open_sealed(store, &pool, &volume.image, snap)?, snap.clone()),
+        Some(snap) => (open_sealed(store, &pool, &volume.image, snap)?.0, snap.clone()),
         None => {
             let image = Image::open(&pool, &volume.image, None)
                 .map_err(|errno| refused(store, volume, errno))?;
@@ -247,11 +255,18 @@ fn unfixed(store: &Store, volume: &Volume, image: &Image, errno: Errno) -> Error
     refused(store, volume, errno)
 }
 
-/// Opens a snapshot of a volume, for reading. Blocks.
-pub(super) fn open_sealed(store: &Store, pool: &Pool, image: &str, snap: &str) -> Result<Image> {
+/// Opens a snapshot of a volume, for reading, and says whether the handle watches it. Blocks.
+pub(super) fn open_sealed(
+    store: &Store,
+    pool: &Pool,
+    image: &str,
+    snap: &str,
+) -> Result<(Image, bool)> {
     let opened = match Image::open(pool, image, Some(snap)) {
-        Err(Errno::PERM | Errno::ROFS) => Image::open_unwatched(pool, image, snap),
-        opened => opened,
+        Err(Errno::PERM | Errno::ROFS) => {
+            Image::open_unwatched(pool, image, snap).map(|image| (image, false))
+        }
+        opened => opened.map(|image| (image, true)),
     };
     opened.map_err(|errno| match errno {
         Errno::NOENT => missing(format!("{}/{image}@{snap}", pool.name()), &store.name),

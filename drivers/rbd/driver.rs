@@ -10,8 +10,9 @@ use super::{
     config::{ALSO, Config, Timeout},
     copy, delete,
     failure::failed,
+    handles::Snapshot,
     image::close,
-    location::{Location, Volume},
+    location::{Location, SNAP, Volume},
     metadata, read,
     store::{Lanes, Store, is_away, on_lane, on_long_lane, run_long_on, run_on},
     trash, upload,
@@ -199,7 +200,12 @@ impl Driver for Rbd {
                 };
                 let (mut reading, extents) = read::reading(store, image, &name, range.clone())?;
                 if !seen.watched {
-                    reading = reading.unwatched(&pool, &seen.internal);
+                    reading = reading.unwatched(Snapshot {
+                        pool,
+                        image: name,
+                        snap: SNAP.to_owned(),
+                        internal: seen.internal.clone(),
+                    });
                 }
                 Ok((reading, extents, range, seen))
             })
@@ -409,9 +415,13 @@ impl Volumes for Rbd {
             let (name, version) = (name.clone(), version.clone());
             run_on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
-                let opened = copy::open_sealed(store, &pool, &image, &snap)?;
+                let (opened, watched) = copy::open_sealed(store, &pool, &image, &snap)?;
                 let opened = copy::that_very(opened, &name, version.as_deref())?;
-                read::reading(store, opened, &name, 0..size)
+                let (mut reading, extents) = read::reading(store, opened, &name, 0..size)?;
+                if !watched && let Some(internal) = version {
+                    reading = reading.unwatched(Snapshot { pool, image, snap, internal });
+                }
+                Ok((reading, extents))
             })
             .await?
         };

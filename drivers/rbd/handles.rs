@@ -115,8 +115,20 @@ pub(super) struct Reading {
     lane: Lane,
     /// How long one answer may take.
     patience: Duration,
-    /// The pool and the image's internal id, if nothing keeps it from being removed.
-    unwatched: Option<(Pool, String)>,
+    /// Where it is, if nothing keeps it from being removed.
+    unwatched: Option<Snapshot>,
+    /// It has a parent, and an object map that is as old as the handle.
+    mapped_clone: bool,
+}
+
+/// Where an image is that is open at a snapshot.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    pub(super) pool: Pool,
+    pub(super) image: String,
+    pub(super) snap: String,
+    /// Its internal id.
+    pub(super) internal: String,
 }
 
 impl fmt::Debug for Reading {
@@ -132,6 +144,7 @@ impl Reading {
         handles: &Arc<Handles>,
         lane: &Lane,
         patience: Duration,
+        mapped_clone: bool,
     ) -> Self {
         handles.change(name, |count| count.reading += 1);
         Self {
@@ -141,33 +154,58 @@ impl Reading {
             lane: lane.clone(),
             patience,
             unwatched: None,
+            mapped_clone,
         }
     }
 
     /// The same of a handle that nothing watches.
-    pub(super) fn unwatched(mut self, pool: &Pool, internal: &str) -> Self {
-        self.unwatched = Some((pool.clone(), internal.to_owned()));
+    pub(super) fn unwatched(mut self, place: Snapshot) -> Self {
+        self.unwatched = Some(place);
         self
     }
 
     /// Whether what was read was there still: what is removed under a handle that nothing watches
-    /// reads as zeros. The name goes first when an image is removed.
-    pub(super) async fn check(&self) -> Result<()> {
-        let Some((pool, internal)) = self.unwatched.clone() else { return Ok(()) };
-        let name = self.name.clone();
-        self.lane
-            .run("look at an image", move || {
-                if is_still(&pool, &name, &internal)
-                    .map_err(|errno| failed("look at", &name, errno))?
-                {
-                    return Ok(());
-                }
-                Err(Error::new(
-                    Kind::Unavailable,
-                    format!("the image was deleted while it was read: image=`{name}`"),
-                ))
-            })
-            .await
+    /// reads as zeros, and so does what was flattened under an object map. The name goes first when an
+    /// image is removed, and the parent last when it is flattened.
+    pub(super) async fn check(self: &Arc<Self>) -> Result<()> {
+        if self.unwatched.is_none() && !self.mapped_clone {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        self.lane.run("look at an image", move || this.is_unchanged()).await
+    }
+
+    /// Blocks.
+    fn is_unchanged(&self) -> Result<()> {
+        let fail = |errno| failed("look at", &self.name, errno);
+        let changed = |how| {
+            let text = format!("the image was {how} while it was read: image=`{}`", self.name);
+            Err(Error::new(Kind::Unavailable, text))
+        };
+        if let Some(Snapshot { pool, image, internal, .. }) = &self.unwatched
+            && !is_still(pool, image, internal).map_err(fail)?
+        {
+            return changed("deleted");
+        }
+        if self.mapped_clone && !self.has_parent().map_err(fail)? {
+            return changed("flattened");
+        }
+        Ok(())
+    }
+
+    fn has_parent(&self) -> imaged_ffi::Result<bool> {
+        let overlap = match (&self.unwatched, &self.image) {
+            // That handle hears of nothing.
+            (Some(Snapshot { pool, image, snap, .. }), _) => {
+                let fresh = Image::open_unwatched(pool, image, snap)?;
+                let overlap = fresh.overlap();
+                close(fresh, &self.name);
+                overlap?
+            }
+            (None, Some(image)) => image.overlap()?,
+            (None, None) => 0,
+        };
+        Ok(overlap > 0)
     }
 
     /// How long one answer may take.

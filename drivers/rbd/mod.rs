@@ -45,6 +45,11 @@
 //! * Chose: clone and flatten where a whole copy is wanted. Because: what a deep copy makes has its
 //!   protected snapshot before its bytes, and would look whole after a crash. Instead of:
 //!   `rbd_deep_copy`.
+//! * Chose: clones without an object map, and reads of other clones that are looked at afterwards. Because:
+//!   librbd loads the map of a snapshot once, when it opens it, and believes it after a flatten: a download,
+//!   and the disk of a virtual machine that is a clone of the image, would read zeros
+//!   (<https://github.com/ceph/ceph/pull/70143>). Instead of: flattening only what nobody has open, which
+//!   cannot be known of an image's clones.
 //! * Chose: the pool that is open is compared with the one that has its name, after what was read and
 //!   after what was written. Because: librados goes by a pool's number, which stays with a pool that is
 //!   renamed, and outlives one that is removed: images would be said to be where they are not, and to be

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use imaged_ffi::{Errno, Extent, Image, Pool};
+use imaged_ffi::{Errno, Extent, Image, Pool, sys};
 use tokio::time::timeout;
 
 use super::{
@@ -99,18 +99,20 @@ pub(super) fn reading(
     name: &str,
     range: Range<u64>,
 ) -> Result<(Reading, Option<Vec<Extent>>)> {
-    let extents = if range.end.saturating_sub(range.start) > READS.chunk as u64 {
-        match image.extents(range) {
-            Ok(extents) => Some(extents),
-            Err(errno) => {
-                close(image, name);
-                return Err(failed("read", name, errno));
-            }
-        }
-    } else {
-        None
+    let looked = || {
+        // Before the extents, which come from the same map.
+        let mapped = image.overlap()? > 0 && image.features()? & sys::RBD_FEATURE_OBJECT_MAP != 0;
+        let long = range.end.saturating_sub(range.start) > READS.chunk as u64;
+        Ok((mapped, long.then(|| image.extents(range)).transpose()?))
     };
-    Ok((Reading::new(image, name, &store.handles, &store.lane, store.patience), extents))
+    let (mapped, extents) = match looked() {
+        Ok(looked) => looked,
+        Err(errno) => {
+            close(image, name);
+            return Err(failed("read", name, errno));
+        }
+    };
+    Ok((Reading::new(image, name, &store.handles, &store.lane, store.patience, mapped), extents))
 }
 
 /// The bytes of `range`; `extents` is what may hold something, in order, if that is known.
@@ -136,7 +138,7 @@ pub(super) fn stream(
 }
 
 async fn read_part(
-    reading: &Reading,
+    reading: &Arc<Reading>,
     name: &str,
     start: u64,
     extents: Option<&[Range<u64>]>,
@@ -146,6 +148,7 @@ async fn read_part(
     let len = buffer.capacity();
     let part = start..start.saturating_add(len as u64);
     if extents.is_some_and(|extents| is_hole(extents, &part)) {
+        reading.check().await?;
         return Ok(window::zeros(len));
     }
     let Some(image) = reading.image() else {

@@ -228,6 +228,19 @@ impl Image {
         Ok(size)
     }
 
+    /// What it can do, a sum of `RBD_FEATURE_`.
+    ///
+    /// Implements: `int rbd_get_features(rbd_image_t, uint64_t *)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn features(&self) -> Result<u64> {
+        let mut features = 0;
+        // SAFETY: C fills the number.
+        check(unsafe { sys::rbd_get_features(self.raw(), &raw mut features) })?;
+        Ok(features)
+    }
+
     /// What was done with it, a sum of `RBD_OPERATION_FEATURE_`.
     ///
     /// Implements: `int rbd_get_op_features(rbd_image_t, uint64_t *)`

@@ -218,6 +218,14 @@ impl Raw {
         }
     }
 
+    /// What comes of a body of `size` bytes, until its end or until it breaks.
+    pub(crate) fn rest(mut self, size: usize) -> Vec<u8> {
+        let mut got = std::mem::take(&mut self.ahead);
+        let left = size.saturating_sub(got.len()) as u64;
+        let _ended = self.stream.take(left).read_to_end(&mut got);
+        got
+    }
+
     /// The descriptors that came so far.
     pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.descriptors)

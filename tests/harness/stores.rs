@@ -426,8 +426,17 @@ pub(crate) async fn assert_reads(driver: &dyn Driver, at: &Location, bytes: &Byt
 /// Compares images without printing them.
 pub(crate) fn assert_same(found: &[u8], wanted: &[u8], what: &str) {
     if found != wanted {
-        let at = found.iter().zip(wanted).position(|(found, wanted)| found != wanted);
-        panic!("{what}: {} bytes instead of {}, other from {at:?}", found.len(), wanted.len());
+        let pairs = || found.iter().zip(wanted);
+        let first = pairs().position(|(found, wanted)| found != wanted);
+        let last = pairs().rposition(|(found, wanted)| found != wanted);
+        let zeros = pairs().filter(|(found, wanted)| found != wanted && **found == 0).count();
+        let others = pairs().filter(|(found, wanted)| found != wanted).count() - zeros;
+        panic!(
+            "{what}: {} bytes instead of {}; of those from {first:?} to {last:?} {zeros} are 0 and \
+             {others} are others",
+            found.len(),
+            wanted.len()
+        );
     }
 }
 

@@ -205,6 +205,14 @@ unsafe extern "C" fn rbd_get_size(image: &Handle, size: &mut u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_features(image: &Handle, features: &mut u64) -> c_int {
+    image.call("rbd_get_features", "", 0, |world, at| {
+        *features = world.features(at)?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn rbd_get_op_features(image: &Handle, features: &mut u64) -> c_int {
     image.call("rbd_get_op_features", "", 0, |world, at| {
         *features = u64::from(world.is_clone_parent(at)) * RBD_OPERATION_FEATURE_CLONE_PARENT;

@@ -392,6 +392,10 @@ impl World {
         Ok(())
     }
 
+    pub(crate) fn features(&self, at: &At) -> Result<u64, i32> {
+        Ok(self.image(at)?.features)
+    }
+
     /// Whether it has clones of the second format.
     pub(crate) fn is_clone_parent(&self, at: &At) -> bool {
         self.children(&At { snap: None, ..at.clone() }).iter().any(|child| child.format == 2)

@@ -2,6 +2,7 @@
 
 mod access;
 mod deletes;
+mod flattens;
 mod full;
 mod holders;
 mod kills;
