@@ -103,7 +103,7 @@ fn what_cannot_be_measured_is_refused_before_a_byte_is_written() {
 
 /// Starts one that will not end by itself soon, and waits until it has stored something.
 fn under_way(daemon: &Daemon) -> Child {
-    let mut long = bench(daemon, "fast --size 8MiB --count 1000 --jobs 2");
+    let mut long = bench(daemon, "fast --size 1MiB --count 1000 --jobs 2");
     let child = long.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     daemon.wait_until("an image is stored", |daemon| !daemon.files("fast").is_empty());
     child

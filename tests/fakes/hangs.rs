@@ -39,17 +39,6 @@ async fn closed(f: &Fixture) {
     .await;
 }
 
-/// Gives what is in the journal to the store until nothing is kept.
-async fn settled(f: &Fixture) {
-    soon("the journal to be empty", async {
-        while !f.shared().ids.is_empty() {
-            f.settle().await;
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_answers_late_is_not_forgotten() {
     for call in ["rbd_snap_create", "rbd_snap_protect"] {
@@ -69,7 +58,7 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
         }
         fake(&f).release_call(call);
         closed(&f).await;
-        settled(&f).await;
+        f.settled().await;
         let at = f.driver.locate(&id).await.expect(call);
         assert_reads(&*f.driver, &at, &bytes, call).await;
         assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);
@@ -97,7 +86,7 @@ async fn writes_that_land_late_leave_nothing() {
     let error = ending.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     closed(&f).await;
-    settled(&f).await;
+    f.settled().await;
     assert_eq!(f.ceph.as_ref().unwrap().images(), [""; 0]);
     assert_free(&f, &id, "landed").await;
     closed(&f).await;
@@ -114,7 +103,7 @@ async fn a_create_that_answers_late_is_cleared_away() {
     assert_eq!(f.shared().ids.len(), 1, "{error:?}");
     fake(&f).release_call("rbd_create4");
     closed(&f).await;
-    settled(&f).await;
+    f.settled().await;
     assert_free(&f, &id, "made late").await;
     closed(&f).await;
     f.assert_empty().await;
@@ -148,7 +137,7 @@ async fn a_caller_that_leaves_does_not_close_under_its_writes() {
         freed.await.unwrap();
         assert_ne!(left.kind(), Kind::Internal, "{left:?}");
         closed(&f).await;
-        settled(&f).await;
+        f.settled().await;
         assert_free(&f, &id, "left").await;
     }
     closed(&f).await;
@@ -265,7 +254,7 @@ async fn the_store_is_looked_at_while_a_recovery_and_a_purge_go_on() {
         fake(&f).release_call(call);
     }
     soon("the round to end", round).await.unwrap();
-    settled(&f).await;
+    f.settled().await;
     closed(&f).await;
     f.assert_empty().await;
 }

@@ -121,8 +121,7 @@ async fn a_volume_that_is_locked_is_in_use_and_no_try_holds_a_thread() {
         .await;
         closed(&f).await;
         fake(&f).lock(POOL, source.as_str(), None);
-        f.settle().await;
-        assert!(f.shared().ids.is_empty());
+        f.settled().await;
         if let Ok(at) = f.driver.locate(&id).await {
             assert_reads(&*f.driver, &at, &bytes, "copied").await;
             f.store.delete(&at, "test").await.unwrap();
@@ -165,13 +164,7 @@ async fn an_upload_whose_image_is_locked_ends_and_holds_no_thread() {
     put(&f.store, order(&other, None), &bytes).await.unwrap();
     f.driver.delete(&f.driver.locate(&other).await.unwrap(), Hold::default()).await.unwrap();
     fake(&f).lock(POOL, id.as_str(), None);
-    soon("the journal to be empty", async {
-        while !f.shared().ids.is_empty() {
-            f.settle().await;
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    f.settled().await;
     closed(&f).await;
     assert_free(&f, &id, "unlocked").await;
     closed(&f).await;

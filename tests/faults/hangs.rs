@@ -49,8 +49,7 @@ async fn a_commit_that_answers_late_is_not_forgotten() {
             }
             plain.free();
             idle(&f.store).await;
-            f.settle().await;
-            assert!(f.shared().ids.is_empty(), "{what}");
+            f.settled().await;
             let at = f.driver.locate(&id).await.expect(&what);
             assert_reads(&*f.driver, &at, &bytes, &what).await;
             assert_eq!(f.driver.recover(&claim(&id), None).await.unwrap(), Recovered::Whole);

@@ -67,12 +67,7 @@ async fn a_put_that_is_carried_out_after_it_was_given_up_leaves_nothing() {
     let error = put(&pair.f.store, order(&id, Some(bytes.len() as u64)), &bytes).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Timeout | Kind::Unavailable), "{error:?}");
     // All that is known of it is cleared away.
-    soon("the id to be free", async {
-        while !pair.f.shared().ids.is_empty() {
-            pair.f.settle().await;
-        }
-    })
-    .await;
+    pair.f.settled().await;
     pair.objects().heal();
     soon("it to appear", async {
         while pair.objects().left().is_empty() {

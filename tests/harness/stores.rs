@@ -276,6 +276,17 @@ impl Fixture {
         self.daemon.round().await;
     }
 
+    /// Does so until nothing is kept in the journal.
+    pub(crate) async fn settled(&self) {
+        soon("the journal to be empty", async {
+            while !self.shared().ids.is_empty() {
+                self.settle().await;
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// The least bytes at a time by which an image is read: of a bucket each is a request of its own.
     pub(crate) fn finest(&self) -> usize {
         if self.bucket.is_some() { 64 * PAGE } else { PAGE }

@@ -72,6 +72,7 @@ fn images_are_made_and_removed_by_name() {
 
     let a = Image::open(pool, "a", None).unwrap();
     assert_eq!((a.size().unwrap(), a.op_features().unwrap()), (5 << 20, 0));
+    assert_eq!(a.features(), Ok(61), "Ceph's default");
     assert_eq!(format!("{a:?}"), "Image { pool: \"images\", .. }");
     assert_eq!(a.pool().name(), "images");
     let b = Image::open(pool, "b", None).unwrap();
