@@ -1,7 +1,7 @@
-//! The end of the process. On `exit` the C++ libraries take down what is global in them, while
-//! threads of connections may still use it: that crashes, about one time in ten while a connection
-//! is being shut down. So the end waits for connections, and where one does not come to its end it
-//! leaves without those destructors.
+//! The end of the process. On `exit` the C++ libraries take down what is global in them, while their
+//! threads may still use it: that crashes, about one time in ten while a connection is being shut down,
+//! and sometimes when the thread that has shut it down has not quite ended. So the end waits a while for
+//! connections, and the process leaves without those destructors.
 
 use std::{
     ffi::{c_int, c_void},
@@ -15,11 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct Connections {
     /// Handles that are not shut down yet.
     open: usize,
+    /// Whether there ever was one.
+    made: bool,
     /// Whether the end has waited already.
     waited: bool,
 }
 
-static CONNECTIONS: Mutex<Connections> = Mutex::new(Connections { open: 0, waited: false });
+static CONNECTIONS: Mutex<Connections> =
+    Mutex::new(Connections { open: 0, made: false, waited: false });
 static CHANGED: Condvar = Condvar::new();
 
 unsafe extern "C" {
@@ -34,7 +37,10 @@ fn connections() -> MutexGuard<'static, Connections> {
 
 /// A handle was made.
 pub(crate) fn opened() {
-    connections().open += 1;
+    let mut connections = connections();
+    connections.open += 1;
+    connections.made = true;
+    drop(connections);
     guard();
 }
 
@@ -47,14 +53,14 @@ pub(crate) fn closed() {
 /// Waits until all connections are shut down, a few seconds at most. To be called last in `main`,
 /// when nobody uses one any more. Blocks.
 pub fn wait_until_closed() {
-    if !are_closed_in_time() {
+    if were_any_closed() {
         // What the libraries have registered in the meantime would come first.
         guard();
     }
 }
 
-/// Whether all connections are shut down; the first to ask waits for that.
-fn are_closed_in_time() -> bool {
+/// Whether there were connections; the first to ask waits until they are shut down.
+fn were_any_closed() -> bool {
     let mut connections = connections();
     if !connections.waited {
         let waited =
@@ -62,18 +68,19 @@ fn are_closed_in_time() -> bool {
         (connections, _) = waited.unwrap_or_else(PoisonError::into_inner);
         connections.waited = true;
     }
-    connections.open == 0
+    connections.made
 }
 
-/// Sees to it that the process does not run destructors under a connection. If it cannot be
-/// registered, the end is as it would be without it.
+/// Sees to it that the process runs no destructor of a library. If it cannot be registered, the end is
+/// as it would be without it.
 fn guard() {
     // SAFETY: `leave` can be called at any time, and ignores its argument.
     unsafe { on_exit(leave, std::ptr::null_mut()) };
 }
 
 extern "C" fn leave(status: c_int, _arg: *mut c_void) {
-    if !are_closed_in_time() {
+    // What looks for leaks does so later, and is used with libraries that have no threads.
+    if were_any_closed() && cfg!(not(imaged_leaks)) {
         // SAFETY: ends the process; Rust's own output was flushed before `exit` was called.
         unsafe { _exit(status) };
     }
