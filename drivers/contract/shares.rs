@@ -25,6 +25,6 @@ pub trait Shares: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// `NotFound`; `Invalid` for a foreign location, or a project whose name would mean more than one
-    /// project; `Unsupported` where other images would be opened with it; `BackendDenied`.
+    /// project; `BackendDenied`.
     async fn share(&self, at: &Location, access: &Access) -> Result<()>;
 }

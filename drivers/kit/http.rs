@@ -36,5 +36,14 @@ pub use request::{Payload, Request};
 pub(crate) use retry::usual_pause as pause;
 pub use settings::Settings;
 
+/// `url` with `path` behind its own, whatever is in the names.
+pub(crate) fn beneath<S: AsRef<str>>(url: &Url, path: impl IntoIterator<Item = S>) -> Url {
+    let mut url = url.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

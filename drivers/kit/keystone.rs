@@ -20,12 +20,13 @@ use std::{
     time::Duration,
 };
 
+use chrono::DateTime;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    http::{Answer, Client, HeaderName, Method, Request, Url},
+    http::{Answer, Client, HeaderName, Method, Request, Url, beneath},
     options::Secret,
 };
 use crate::contract::{Error, Kind, Result};
@@ -334,15 +335,6 @@ fn header(answer: &Answer, name: &str) -> Option<String> {
     answer.headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// `url` with `path` behind its own.
-fn beneath(url: &Url, path: &[&str]) -> Url {
-    let mut url = url.clone();
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(path);
-    }
-    url
-}
-
 /// Where version 3 of the API is, whether or not the address says it.
 fn v3(url: &Url) -> Url {
     let last = url.path_segments().and_then(|mut path| path.rfind(|segment| !segment.is_empty()));
@@ -355,7 +347,7 @@ fn v3(url: &Url) -> Url {
             }
             url
         }
-        Some(_) | None => beneath(url, &["v3"]),
+        Some(_) | None => beneath(url, ["v3"]),
     }
 }
 
@@ -363,7 +355,7 @@ fn v3(url: &Url) -> Url {
 fn request(url: &Url, who: &Who) -> Result<Request> {
     const USER: HeaderName = HeaderName::from_static("x-auth-user");
     const KEY: HeaderName = HeaderName::from_static("x-auth-key");
-    let tokens = beneath(&v3(url), &["auth", "tokens"]);
+    let tokens = beneath(&v3(url), ["auth", "tokens"]);
     match who {
         Who::V1 { user, key } => {
             Request::new(Method::GET, url.clone()).header(USER, user)?.secret(KEY, key)
@@ -510,21 +502,7 @@ fn endpoint(catalog: Option<&Value>, wanted: &Wanted) -> Result<Url> {
 
 /// A moment such as `2026-11-26T18:08:41.000000Z`, in seconds since 1970.
 fn seconds(text: &str) -> Option<i64> {
-    let (date, time) = text.split_once('T')?;
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let time = time.trim_end_matches('Z').split(['.', '+']).next()?;
-    let mut time = time.splitn(3, ':').map(|part| part.parse::<i64>().ok());
-    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    // Days since 1970 in a calendar whose years begin in March, so that a leap day is a year's last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = year * 365 + year.div_euclid(4) - year.div_euclid(100)
-        + year.div_euclid(400)
-        + (month * 153 + 2) / 5
-        + day
-        - 1
-        - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+    Some(DateTime::parse_from_rfc3339(text).ok()?.timestamp())
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@
 //! * [`open_file`]: open files as images, which others may change while they are read
 //! * [`parts`]: what object stores are sent, in memory or on disk
 //! * [`http`]: the client of whatever speaks plain HTTP; [`addresses`]: where it may connect to
+//! * `stretches`: how images are read from servers that give ranges
 //! * [`keystone`]: tokens of OpenStack and of Swifts that give their own
 //! * [`options`]: how a driver reads its section of the configuration
 //! * `latest`: secrets that a reload may replace
+//! * `see_through`: requests that nobody waits for any more; `turns`: calls about one object, one after the
+//!   other; `pause`: pauses of no fixed length, and other tries
 //! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
 
 pub mod addresses;
@@ -23,8 +26,12 @@ pub mod memory;
 pub mod open_file;
 pub mod options;
 pub mod parts;
+pub(crate) mod pause;
 pub mod point;
 pub(crate) mod refusals;
+pub(crate) mod see_through;
+pub(crate) mod stretches;
+pub(crate) mod turns;
 pub mod window;
 pub mod zeros;
 

@@ -13,7 +13,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
-use tokio::{task::JoinError, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     config::{Config, Keys},
@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     contract::{Digests, Error, ImageId, Kind, Result},
-    kit::latest::{Latest, Places},
+    kit::{
+        latest::{Latest, Places},
+        pause::jittered,
+    },
 };
 
 /// For a connection to come about.
@@ -227,31 +230,6 @@ impl Bucket {
             wait = wait.saturating_mul(2).min(LONGEST_WAIT);
         }
     }
-}
-
-/// Has a task of its own see `work` through, which holds `owner` until then: a request that nobody waits for any
-/// more may still be carried out.
-pub(super) async fn see_through<T: Send + 'static>(
-    owner: impl Send + 'static,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    let seen = tokio::spawn(async move {
-        let done = work.await;
-        drop(owner);
-        done
-    });
-    seen.await.map_err(lost)?
-}
-
-/// What a task is that did not come to its end.
-pub(super) fn lost(broken: JoinError) -> Error {
-    Error::new(Kind::Internal, "a request to the server was lost").because(broken)
-}
-
-/// A time between a half of `wait` and all of it, so that those who failed together do not come back
-/// together.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(f64::midpoint(1.0, fastrand::f64()))
 }
 
 /// TLS that trusts the certificates in the file at `path` beside the system's.

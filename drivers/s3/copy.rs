@@ -6,14 +6,14 @@ use aws_sdk_s3::types::{CompletedPart, MetadataDirective};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    client::{Bucket, UPLOAD, pairs, see_through},
+    client::{Bucket, UPLOAD, pairs},
     location::Location,
     multipart::{MOST_PARTS, Multipart},
     object::range_of,
 };
 use crate::{
     contract::{Claim, Copied, Error, Kind, Result, Source},
-    kit::refusals::already_exists,
+    kit::{refusals::already_exists, see_through::see_through},
 };
 
 /// What one request copies, at most.

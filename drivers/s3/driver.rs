@@ -1,16 +1,12 @@
 //! The contract, kept by requests to the server.
 
-use std::{
-    collections::VecDeque,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
 use super::{
-    client::{Bucket, see_through},
+    client::Bucket,
     config::Config,
     copy,
     late::Given,
@@ -26,6 +22,8 @@ use crate::{
     },
     kit::{
         refusals::{foreign, missing},
+        see_through::see_through,
+        turns::Turns,
         window::{CHUNK, Window},
     },
 };
@@ -35,22 +33,18 @@ use crate::{
 /// # Errors
 /// Why the bucket cannot be used, with the remedy.
 pub async fn open(config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
-    let deletes = (0..DELETES).map(|_| Arc::default()).collect();
-    let store = S3 { bucket: Bucket::open(config, name).await?, deletes };
+    let store = S3 { bucket: Bucket::open(config, name).await?, deletes: Turns::default() };
     store.probe().await?;
     store.bucket.publish();
     Ok(Arc::new(store))
 }
-
-/// Deletes of one object happen one after the other; so many of different ones at a time, at most.
-const DELETES: usize = 64;
 
 /// One s3 store.
 #[derive(Clone, Debug)]
 struct S3 {
     bucket: Arc<Bucket>,
     /// Where deletes of one object meet: a server says of none whether it was this one that removed it.
-    deletes: Arc<[Arc<tokio::sync::Mutex<()>>]>,
+    deletes: Turns,
 }
 
 impl S3 {
@@ -61,14 +55,6 @@ impl S3 {
             true => Ok(s3.image()),
             false => Err(foreign(at, &self.bucket.store)),
         }
-    }
-
-    /// Where deletes of this object meet.
-    fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let at = usize::try_from(hasher.finish() % DELETES as u64).unwrap_or_default();
-        self.deletes.get(at).map(Arc::clone).unwrap_or_default()
     }
 
     /// The object at `at`, with its digests.
@@ -194,9 +180,9 @@ impl Driver for S3 {
 
     async fn delete(&self, at: &crate::Location, hold: Hold) -> Result<()> {
         let (key, at) = (self.key(at)?.to_owned(), at.clone());
-        let (bucket, turn) = (Arc::clone(&self.bucket), self.turn(&key));
+        let (bucket, deletes) = (Arc::clone(&self.bucket), self.deletes.clone());
         let remove = async move {
-            let _turn = turn.lock().await;
+            let _turn = deletes.of(&key).await;
             match bucket.look(&key).await? {
                 Some(_) => bucket.remove(&key).await,
                 None => Err(missing(&at, &bucket.store)),

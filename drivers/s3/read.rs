@@ -1,12 +1,13 @@
-//! Reading an image: pieces of it are asked for by their ranges, several at a time, in order.
+//! Reading an image: stretches of it are asked for by their ranges.
 //!
-//! **Rule: every piece is asked for on the condition that the object is still the one that was opened.** So an
+//! **Rule: every stretch is asked for on the condition that the object is still the one that was opened.** So an
 //! object that is replaced meanwhile ends the read, and never mixes with it.
 
 use std::{ops::Range, sync::Arc};
 
+use async_trait::async_trait;
+use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
 use tokio::time::timeout;
 
 use super::{
@@ -15,11 +16,16 @@ use super::{
 };
 use crate::{
     contract::{Body, Error, Kind, Pieces, Result},
-    kit::window::{Buffer, CHUNK, Window},
+    kit::{
+        stretches::{self, How, Origin},
+        window::Window,
+    },
 };
 
-/// As one piece takes a round trip, several are under way.
-pub(super) const PIECES: Pieces = Pieces { chunk: CHUNK, in_flight: 4 };
+/// Bytes of a buffer, and how many are being filled.
+pub(super) const PIECES: Pieces = Pieces { chunk: 2 << 20, in_flight: 8 };
+/// Bytes of one request, at most.
+const STRETCH: u64 = 8 << 20;
 
 /// The bytes `range` of an object.
 pub(super) fn read(
@@ -29,101 +35,67 @@ pub(super) fn read(
     range: Range<u64>,
     window: Window,
 ) -> Body {
-    Body::Stream(
-        pieces(Arc::clone(bucket), key.to_owned(), object.etag.clone(), range, window).boxed(),
-    )
+    let reading = Reading {
+        bucket: Arc::clone(bucket),
+        key: key.to_owned(),
+        etag: object.etag.clone(),
+        size: object.size,
+    };
+    let how = How { pieces: PIECES, stretch: STRETCH, patience: bucket.config.timeout };
+    Body::Stream(stretches::read(reading, range, window, how))
 }
 
-fn pieces(
+/// An object that is being read.
+struct Reading {
     bucket: Arc<Bucket>,
     key: String,
     etag: String,
-    range: Range<u64>,
-    window: Window,
-) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
-    window.pieces(range, PIECES.in_flight, move |at, buffer| {
-        let (bucket, key, etag) = (Arc::clone(&bucket), key.clone(), etag.clone());
-        async move { fill(&bucket, &key, &etag, at, buffer).await }
-    })
+    size: u64,
 }
 
-/// Fills `buffer` with what is at `at`; what breaks off is asked for again from the byte that was reached.
-async fn fill(
-    bucket: &Bucket,
-    key: &str,
-    etag: &str,
-    at: u64,
-    mut buffer: Buffer,
-) -> Result<Bytes> {
-    let mut fruitless = 0_u32;
-    while !buffer.is_full() {
-        let before = buffer.len();
-        match fetch(bucket, key, etag, at, &mut buffer).await {
-            Ok(()) => {}
-            // As long as bytes come it goes on.
-            Err(error) if is_passing(&error) && fruitless < FRUITLESS => {
-                fruitless = if buffer.len() > before { 0 } else { fruitless.saturating_add(1) };
-                tracing::debug!(store = bucket.store, %error, reached = buffer.len(), "a read is resumed");
+#[async_trait]
+impl Origin for Reading {
+    type Incoming = ByteStream;
+
+    fn reach(&self, _at: u64) -> Result<Range<u64>> {
+        Ok(0..self.size)
+    }
+
+    async fn ask(&self, range: Range<u64>) -> Result<ByteStream> {
+        let Self { bucket, key, etag, .. } = self;
+        let ask = || {
+            let get = bucket.client.get_object().bucket(bucket.name()).key(key);
+            get.range(range_of(&range)).if_match(etag).send()
+        };
+        let asked = bucket.ask("read", key, 0, ask).await;
+        let answer = asked.map_err(|error| {
+            if error.kind() != Kind::Exists {
+                return error;
             }
-            Err(error) => return Err(error),
+            // The condition failed.
+            let what = format!("the object was changed while it was read: object=`{key}`");
+            Error::new(Kind::Mismatch, what).because(error)
+        })?;
+        let told = answer.content_range().unwrap_or_default();
+        // One that ignores ranges begins at the beginning.
+        if !told.starts_with(&format!("bytes {}-", range.start)) {
+            let what = format!(
+                "the server sends other bytes than were asked for: object=`{key}` range=`{told}`"
+            );
+            return Err(Error::new(Kind::Internal, what));
         }
+        Ok(answer.body)
     }
-    Ok(buffer.freeze())
-}
 
-/// An answer may break off before its first byte so many times.
-const FRUITLESS: u32 = 3;
-
-fn is_passing(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unavailable | Kind::Timeout)
-}
-
-/// One answer's bytes, as far as they come.
-async fn fetch(bucket: &Bucket, key: &str, etag: &str, at: u64, buffer: &mut Buffer) -> Result<()> {
-    let start = at.saturating_add(buffer.len() as u64);
-    let want = start..at.saturating_add(buffer.capacity() as u64);
-    let ask = || {
-        let get = bucket.client.get_object().bucket(bucket.name()).key(key);
-        get.range(range_of(&want)).if_match(etag).send()
-    };
-    let asked = bucket.ask("read", key, 0, ask).await;
-    let mut answer = asked.map_err(|error| {
-        if error.kind() != Kind::Exists {
-            return error;
-        }
-        // The condition failed.
-        let what = format!("the object was changed while it was read: object=`{key}`");
-        Error::new(Kind::Mismatch, what).because(error)
-    })?;
-    let told = answer.content_range().unwrap_or_default();
-    // One that ignores ranges begins at the beginning.
-    if !told.starts_with(&format!("bytes {}-", want.start)) {
-        let what = format!(
-            "the server sends other bytes than were asked for: object=`{key}` range=`{told}`"
-        );
-        return Err(Error::new(Kind::Internal, what));
-    }
-    let patience = bucket.config.timeout;
-    while !buffer.is_full() {
-        let next = timeout(patience, answer.body.next()).await.map_err(|late| {
+    async fn next(&self, incoming: &mut ByteStream) -> Result<Option<Bytes>> {
+        let (key, patience) = (&self.key, self.bucket.config.timeout);
+        let next = timeout(patience, incoming.next()).await.map_err(|late| {
             let what = format!("no byte came for {} s: object=`{key}`", patience.as_secs());
             Error::new(Kind::Timeout, what).because(late)
         })?;
-        match next {
-            Some(Ok(bytes)) => {
-                buffer.push(&bytes);
-            }
-            Some(Err(broken)) => {
-                let what = format!("the answer broke off: object=`{key}`");
-                return Err(Error::new(Kind::Unavailable, what).because(broken));
-            }
-            None => {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!("the answer ended short of what was announced: object=`{key}`"),
-                ));
-            }
-        }
+        next.transpose().map_err(|broken| {
+            let what = format!("the answer broke off: object=`{key}`");
+            Error::new(Kind::Unavailable, what).because(broken)
+        })
     }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{
-    client::{Bucket, lost, see_through},
+    client::Bucket,
     multipart::{MOST_PARTS, Multipart},
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     kit::{
         parts::{Filling, Parts},
         refusals::already_exists,
+        see_through::{lost, see_through},
     },
 };
 

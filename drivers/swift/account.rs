@@ -6,7 +6,7 @@ use super::{failure, location::Address};
 use crate::{
     contract::{Error, Kind, Result},
     kit::{
-        http::{Answer, Client, HeaderName, Method, Payload, Request, StatusCode, Url},
+        http::{Answer, Client, HeaderName, Method, Payload, Request, StatusCode, Url, beneath},
         keystone::{TOKEN, Token, Tokens},
     },
 };
@@ -96,8 +96,17 @@ impl Call {
         self
     }
 
+    /// What it is about, in the account at `url`.
+    fn url(&self, url: &Url) -> Url {
+        let mut url = beneath(url, &self.path);
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.query);
+        }
+        url
+    }
+
     fn request(&self, token: &Token, instead: Option<&Url>) -> Result<Request> {
-        let url = beneath(instead.unwrap_or(token.endpoint()), &self.path, &self.query);
+        let url = self.url(instead.unwrap_or(token.endpoint()));
         let mut request = Request::new(self.method.clone(), url)
             .payload(self.payload.clone())
             .idempotent(self.idempotent)
@@ -110,18 +119,6 @@ impl Call {
         }
         Ok(request)
     }
-}
-
-/// `url` with `path` and `query` behind it.
-fn beneath(url: &Url, path: &[String], query: &[(&'static str, String)]) -> Url {
-    let mut url = url.clone();
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(path);
-    }
-    if !query.is_empty() {
-        url.query_pairs_mut().extend_pairs(query);
-    }
-    url
 }
 
 impl Account {
@@ -147,7 +144,8 @@ impl Account {
         Some(Self(Arc::new(Inner { client, tokens, patience, instead: Some(url) })))
     }
 
-    /// Sends `call` with a token that is good, and again with another one if the server does not think so. An answer of any other status is the caller's to judge.
+    /// Sends `call` with a token that is good, and again with another one if the server does not think so. An
+    /// answer of any other status is the caller's to judge.
     ///
     /// # Errors
     /// No token is to be had; `Unavailable` if no answer is, also if none came in time: what that means for
@@ -175,19 +173,21 @@ impl Account {
     async fn exchange(&self, call: &Call) -> Result<Answer> {
         let Inner { client, tokens, instead, .. } = &*self.0;
         let mut token = tokens.token().await?;
-        for _ in 0..REFUSALS {
+        let mut refused = 0;
+        loop {
             let answer = client.send(call.request(&token, instead.as_ref())?).await?;
-            if answer.status != StatusCode::UNAUTHORIZED {
-                return Ok(answer);
+            match answer.status {
+                StatusCode::UNAUTHORIZED if refused == REFUSALS => {
+                    return Err(failure::of(answer, "take a new token").await);
+                }
+                StatusCode::UNAUTHORIZED => {
+                    answer.finish().await;
+                    refused += 1;
+                    token = tokens.instead_of(&token).await?;
+                }
+                _ => return Ok(answer),
             }
-            answer.finish().await;
-            token = tokens.instead_of(&token).await?;
         }
-        let answer = client.send(call.request(&token, instead.as_ref())?).await?;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            return Err(failure::of(answer, "take a new token").await);
-        }
-        Ok(answer)
     }
 
     /// Where it is.
@@ -202,43 +202,6 @@ impl fmt::Debug for Account {
     }
 }
 
-/// Other tries of what failed for the moment, until too much time has passed since the first failure.
-#[derive(Debug)]
-pub(super) struct Tries {
-    patience: Duration,
-    first: Option<tokio::time::Instant>,
-    count: u32,
-}
-
-/// There are so many other tries, however long each takes.
-const LEAST: u32 = 3;
-
-impl Tries {
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, first: None, count: 0 }
-    }
-
-    /// Waits before another try; false if there is to be none.
-    pub(super) async fn another(&mut self) -> bool {
-        let now = tokio::time::Instant::now();
-        let first = *self.first.get_or_insert(now);
-        if self.count >= LEAST && now.duration_since(first) >= self.patience {
-            return false;
-        }
-        let most =
-            Duration::from_millis(100).saturating_mul(2_u32.saturating_pow(self.count.min(6)));
-        self.count = self.count.saturating_add(1);
-        // Those who failed together do not come back together.
-        tokio::time::sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        true
-    }
-
-    /// Something went well: what fails next is another failure.
-    pub(super) fn again(&mut self) {
-        (self.first, self.count) = (None, 0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,25 +209,10 @@ mod tests {
     #[test]
     fn names_are_encoded_whatever_is_in_them() {
         let url = "http://swift/v1/AUTH_a%3Ab/".parse().unwrap();
-        let path = ["a b%2F".to_owned(), "x/y?é#".to_owned()];
+        let call = Call::object(Method::GET, "a b%2F", "x/y?é#").query("prefix", "a&b/");
         assert_eq!(
-            beneath(&url, &path, &[("prefix", "a&b/".into())]).as_str(),
+            call.url(&url).as_str(),
             "http://swift/v1/AUTH_a%3Ab/a%20b%252F/x%2Fy%3F%C3%A9%23?prefix=a%26b%2F"
         );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tries_end_when_patience_does() {
-        let mut tries = Tries::new(Duration::from_secs(20));
-        let begun = tokio::time::Instant::now();
-        while tries.another().await {}
-        assert!((20..40).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-        let mut tries = Tries::new(Duration::ZERO);
-        for _ in 0..LEAST {
-            assert!(tries.another().await);
-        }
-        assert!(!tries.another().await);
-        tries.again();
-        assert!(tries.another().await);
     }
 }

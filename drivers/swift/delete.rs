@@ -9,35 +9,26 @@ use super::{
     account::{Account, Call},
     failure, listing,
     object::{Made, look},
-    segments::remove_object,
+    segments::{remove_object, remove_objects},
     store::{Place, Store},
     upload::remove_container,
 };
 use crate::{
     contract::{Error, Hold, Kind, Result},
     kit::{
-        http::{HeaderName, Method, StatusCode},
+        http::{Method, StatusCode, header::ACCEPT},
         refusals::missing,
+        see_through::see_through,
     },
 };
 
-/// Segments that are removed at a time.
-const REMOVALS: usize = 8;
 /// Bytes of what Swift says of the removal of a static large object, at most.
 const ANSWER: usize = 4 << 20;
-const ACCEPT: HeaderName = HeaderName::from_static("accept");
 
-/// Removes the image at `place`, on a task of its own that has `hold`: what was sent is done whether or not
-/// somebody waits for it.
+/// Removes the image at `place`; a call that outlasts its caller's patience keeps `hold`.
 pub(super) async fn delete(store: &Arc<Store>, place: Place, hold: Hold) -> Result<()> {
     let store = Arc::clone(store);
-    let deletion = async move {
-        let deleted = delete_alone(&store, &place).await;
-        drop(hold);
-        deleted
-    };
-    let deleted = tokio::spawn(deletion).await;
-    deleted.map_err(|error| Error::new(Kind::Internal, "a deletion was lost").because(error))?
+    see_through(hold, async move { delete_alone(&store, &place).await }).await
 }
 
 async fn delete_alone(store: &Store, place: &Place) -> Result<()> {
@@ -93,14 +84,11 @@ async fn remove_segments(
         // A manifest may be among its own segments: it goes last.
         name != image && (!glances || number.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    let remove = |name: String| async move { remove(account, container, &name).await };
-    listing::entries(account, container, prefix)
+    let names = listing::entries(account, container, prefix)
         .map_ok(|entry| entry.name)
-        .try_filter(|name| std::future::ready(is_segment(name)))
-        .map_ok(remove)
-        .try_buffer_unordered(REMOVALS)
-        .try_for_each(|()| std::future::ready(Ok(())))
-        .await
+        .try_filter(|name| std::future::ready(is_segment(name)));
+    let removed = remove_objects(account, container, names);
+    removed.try_for_each(|_there| std::future::ready(Ok(()))).await
 }
 
 /// What Swift says of a removal that it makes itself.

@@ -14,18 +14,19 @@ use super::{
     read::{self, READS},
     segments::Segments,
     share,
-    store::{Place, Store, is_there, no_container},
+    store::{Place, Store, changed, is_there, no_container},
     upload::{self, remove_container},
 };
 use crate::{
     Location,
     contract::{
-        Access, Body, Capacity, Caps, Claim, Digests, Driver, Error, Hold, ImageId, Kind, Listed,
-        NewImage, Pieces, Properties, Reader, Recovered, Result, Shares, Span, Stat, Upload,
+        Access, Body, Capacity, Caps, Claim, Digests, Driver, Hold, ImageId, Listed, NewImage,
+        Pieces, Properties, Reader, Recovered, Result, Shares, Span, Stat, Upload,
     },
     kit::{
         http::{Answer, HeaderName, Method, StatusCode},
         refusals::missing,
+        see_through::see_through,
         window::Window,
     },
 };
@@ -190,24 +191,12 @@ impl Driver for Swift {
         let found = self.look(&place).await?;
         let call = Call::object(Method::POST, place.container(), place.object());
         let call = call.headers(found.with(digests));
-        let (claim, store) = (claim.clone(), self.store.name.clone());
-        // What was sent may be done after the caller has given up.
+        let store = self.store.name.clone();
         let post = async move {
-            let answer = place.account.send(&call).await;
-            drop(claim);
-            let answer = answer?;
-            match answer.status {
-                StatusCode::NOT_FOUND => Err(missing(place.object(), &store)),
-                status if status.is_success() => {
-                    answer.finish().await;
-                    Ok(())
-                }
-                _ => Err(failure::of(answer, "keep digests").await),
-            }
+            let answer = place.account.send(&call).await?;
+            changed(answer, &place, &store, "keep digests").await
         };
-        tokio::spawn(post)
-            .await
-            .map_err(|error| Error::new(Kind::Internal, "a request was lost").because(error))?
+        see_through(claim.clone(), post).await
     }
 
     async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered> {

@@ -10,7 +10,7 @@ use crate::contract::{Error, Kind, Result};
 pub const SCHEMES: [&str; 4] = ["swift", "swift+https", "swift+http", "swift+config"];
 
 /// What Python's `urllib.parse.quote` leaves as it is.
-const QUOTED: &AsciiSet =
+pub(super) const QUOTED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~').remove(b'/');
 
 /// Stands for a key, which is never kept.

@@ -4,24 +4,23 @@ use super::{
     account::{Account, Call},
     failure,
     listing::{self, Entry},
+    location::QUOTED,
 };
 use crate::{
     contract::{Claim, Digests, Error, Kind, Result},
-    kit::http::{HeaderMap, HeaderName, Method, StatusCode},
+    kit::http::{
+        HeaderMap, HeaderName, Method, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG},
+    },
 };
 use futures_util::TryStreamExt as _;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
 /// The type of a segment, by which it is told from an image.
 pub(super) const SEGMENT_TYPE: &str = "application/vnd.imaged.segment";
 /// The type of an image.
 pub(super) const IMAGE_TYPE: &str = "application/octet-stream";
 
-pub(super) const ETAG: HeaderName = HeaderName::from_static("etag");
-pub(super) const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
-pub(super) const IF_MATCH: HeaderName = HeaderName::from_static("if-match");
-pub(super) const IF_NONE_MATCH: HeaderName = HeaderName::from_static("if-none-match");
-pub(super) const RANGE: HeaderName = HeaderName::from_static("range");
 pub(super) const MANIFEST: HeaderName = HeaderName::from_static("x-object-manifest");
 pub(super) const DELETE_AT: HeaderName = HeaderName::from_static("x-delete-at");
 const STATIC: HeaderName = HeaderName::from_static("x-static-large-object");
@@ -32,10 +31,6 @@ const SIZE: HeaderName = HeaderName::from_static("x-object-meta-imaged-size");
 const CHECKSUM: HeaderName = HeaderName::from_static("x-object-meta-imaged-checksum");
 const HASH_ALGO: HeaderName = HeaderName::from_static("x-object-meta-imaged-hash-algo");
 const HASH_VALUE: HeaderName = HeaderName::from_static("x-object-meta-imaged-hash-value");
-
-/// What a manifest's header leaves as it is.
-const PLAIN: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~').remove(b'/');
 
 /// An object, as its head tells.
 #[derive(Clone, Debug)]
@@ -90,7 +85,7 @@ fn kept_digests(digests: &Digests) -> Vec<(HeaderName, String)> {
 
 /// The value of [`MANIFEST`] for the objects in `container` whose names begin with `prefix`.
 pub(super) fn manifest(container: &str, prefix: &str) -> String {
-    let encoded = |text| utf8_percent_encode(text, PLAIN).to_string();
+    let encoded = |text| utf8_percent_encode(text, QUOTED).to_string();
     format!("{}/{}", encoded(container), encoded(prefix))
 }
 
@@ -131,7 +126,7 @@ impl Object {
             None => Made::Plain,
         };
         Self {
-            size: number(&HeaderName::from_static("content-length")),
+            size: number(&CONTENT_LENGTH),
             etag: text(&ETAG).unwrap_or_default().trim_matches('"').to_owned(),
             made,
             upload: owned(&UPLOAD),

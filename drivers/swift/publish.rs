@@ -4,21 +4,22 @@ use futures_util::TryStreamExt as _;
 use serde_json::json;
 
 use super::{
-    account::{Call, Tries},
+    account::Call,
     config::LargeObject,
     failure, listing, names,
-    object::{
-        CONTENT_TYPE, DELETE_AT, ETAG, IF_NONE_MATCH, IMAGE_TYPE, MANIFEST, incomplete, kept, look,
-        manifest,
-    },
+    object::{DELETE_AT, IMAGE_TYPE, MANIFEST, incomplete, kept, look, manifest},
     segments::{Segments, Sent},
     store::{Place, Store},
 };
 use crate::{
     contract::{Claim, Digests, Error, Kind, Result},
     kit::{
-        http::{Method, Payload, StatusCode},
+        http::{
+            Method, Payload, StatusCode,
+            header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+        },
         parts::Part,
+        pause::Tries,
         refusals::already_exists,
     },
 };

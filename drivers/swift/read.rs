@@ -1,27 +1,29 @@
-//! Reading an image: by requests for stretches of it, several at a time and in order, each of which goes on
-//! where its connection broke.
+//! Reading an image: what it consists of, and requests for its bytes.
 //!
 //! **Rule: the ETag of every answer is that of the image that was opened.** So what comes is of that image,
 //! however often a request is sent again, or it is an error: an object that was put in its place has another.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use bytes::{Buf as _, Bytes};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
-use parking_lot::Mutex;
-use tokio::sync::{MutexGuard, Notify};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream::BoxStream};
 
 use super::{
-    account::{Account, Call, Tries},
+    account::{Account, Call},
     failure, listing,
-    object::{ETAG, IF_MATCH, Made, Object, RANGE, incomplete},
+    object::{Made, Object, incomplete},
     store::{Place, Store},
 };
 use crate::{
     contract::{Error, Kind, Pieces, Result},
     kit::{
-        http::{Incoming, Method, StatusCode},
+        http::{
+            Incoming, Method, StatusCode,
+            header::{ETAG, IF_MATCH, RANGE},
+        },
         refusals::missing,
+        stretches::{self, How, Origin},
         window::Window,
     },
 };
@@ -87,65 +89,10 @@ pub(super) async fn layout(place: &Place, found: &Object) -> Result<Layout> {
 }
 
 /// An image that is being read.
-#[derive(Debug)]
 struct Reading {
     store: String,
     account: Account,
-    timeout: std::time::Duration,
     layout: Layout,
-    /// The bytes that are wanted.
-    range: Range<u64>,
-    /// Requests that are under way, by where their stretch begins.
-    under_way: Mutex<BTreeMap<u64, Arc<Request>>>,
-}
-
-/// One request for a stretch.
-#[derive(Debug)]
-struct Request {
-    feed: tokio::sync::Mutex<Feed>,
-    /// Somebody has taken bytes.
-    moved: Notify,
-}
-
-impl Request {
-    fn new(stretch: &Range<u64>) -> Self {
-        let (at, end) = (stretch.start, stretch.end);
-        let feed = Feed { at, end, incoming: None, rest: Bytes::new() };
-        Self { feed: feed.into(), moved: Notify::new() }
-    }
-
-    /// Waits until the bytes from `at` on are the next ones. Whoever takes those before has its buffer already,
-    /// so this waits for nobody who waits.
-    async fn turn(&self, at: u64) -> Result<MutexGuard<'_, Feed>> {
-        loop {
-            let mut moved = std::pin::pin!(self.moved.notified());
-            moved.as_mut().enable();
-            let feed = self.feed.lock().await;
-            if feed.at == at {
-                return Ok(feed);
-            }
-            if feed.at > at {
-                let what = "a download is out of order";
-                let reached = feed.at;
-                return Err(Error::new(
-                    Kind::Internal,
-                    format!("{what}: at=`{at}` reached=`{reached}`"),
-                ));
-            }
-            drop(feed);
-            moved.await;
-        }
-    }
-}
-
-/// How far the bytes of a request have been taken.
-#[derive(Debug)]
-struct Feed {
-    at: u64,
-    end: u64,
-    incoming: Option<Incoming>,
-    /// Bytes that came and were not taken.
-    rest: Bytes,
 }
 
 /// The bytes of `range`, in order.
@@ -156,111 +103,36 @@ pub(super) fn body(
     range: Range<u64>,
     window: Window,
 ) -> BoxStream<'static, Result<Bytes>> {
-    let reading = Arc::new(Reading {
-        store: store.name.clone(),
-        account: account.clone(),
-        timeout: store.config.timeout,
-        layout,
-        range: range.clone(),
-        under_way: Mutex::default(),
-    });
-    let read = move |at, mut buffer: crate::kit::window::Buffer| {
-        let reading = Arc::clone(&reading);
-        async move {
-            let mut at: u64 = at;
-            while !buffer.is_full() {
-                at = reading.fill(at, &mut buffer).await?;
-            }
-            Ok(buffer.freeze())
-        }
-    };
-    window.pieces(range, READS.in_flight, read).boxed()
+    let reading = Reading { store: store.name.clone(), account: account.clone(), layout };
+    let how = How { pieces: READS, stretch: STRETCH, patience: store.config.timeout };
+    stretches::read(reading, range, window, how)
 }
 
 impl Reading {
-    /// Fills in what follows `at` in its stretch, and says where that ends.
-    async fn fill(&self, at: u64, buffer: &mut crate::kit::window::Buffer) -> Result<u64> {
-        let extent = self.extent(at)?;
-        let stretch = self.stretch(extent, at);
-        let request = {
-            let new = || Arc::new(Request::new(&stretch));
-            Arc::clone(self.under_way.lock().entry(stretch.start).or_insert_with(new))
-        };
-        let mut feed = request.turn(at).await?;
-        let mut tries = Tries::new(self.timeout);
-        while !buffer.is_full() && feed.at < feed.end {
-            match self.take(extent, &mut feed, buffer).await {
-                Ok(()) => tries.again(),
-                Err(error) if failure::is_away(&error) => {
-                    (feed.incoming, feed.rest) = (None, Bytes::new());
-                    if !tries.another().await {
-                        return Err(error);
-                    }
-                    tracing::debug!(store = %self.store, at = feed.at, error = %error, "a download goes on");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if feed.at >= feed.end {
-            self.under_way.lock().remove(&stretch.start);
-        }
-        let reached = feed.at;
-        drop(feed);
-        request.moved.notify_waiters();
-        Ok(reached)
-    }
-
     /// The object that has the byte at `at`.
     fn extent(&self, at: u64) -> Result<&Extent> {
         let nth = self.layout.objects.partition_point(|extent| extent.end <= at);
         let found = self.layout.objects.get(nth);
         found.ok_or_else(|| Error::new(Kind::Internal, "a download goes past the image"))
     }
+}
 
-    /// What is asked for in one request that has the byte at `at`.
-    fn stretch(&self, extent: &Extent, at: u64) -> Range<u64> {
-        let from = extent.start.max(self.range.start);
-        let nth = at.saturating_sub(from) / STRETCH;
-        let start = from.saturating_add(nth.saturating_mul(STRETCH));
-        start..start.saturating_add(STRETCH).min(extent.end).min(self.range.end)
+#[async_trait]
+impl Origin for Reading {
+    type Incoming = Incoming;
+
+    fn reach(&self, at: u64) -> Result<Range<u64>> {
+        self.extent(at).map(|extent| extent.start..extent.end)
     }
 
-    /// Moves some bytes from the server into `buffer`.
-    async fn take(
-        &self,
-        extent: &Extent,
-        feed: &mut Feed,
-        buffer: &mut crate::kit::window::Buffer,
-    ) -> Result<()> {
-        if feed.rest.is_empty() {
-            if feed.incoming.is_none() {
-                feed.incoming = Some(self.ask(extent, feed.at..feed.end).await?);
-            }
-            let Some(incoming) = &mut feed.incoming else { return Ok(()) };
-            feed.rest = match incoming.next().await {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => {
-                    return Err(broken("the server sent fewer bytes than it was asked for"));
-                }
-                Err(error) => return Err(broken(&error.to_string()).because(error)),
-            };
-        }
-        let left = usize::try_from(feed.end.saturating_sub(feed.at)).unwrap_or(usize::MAX);
-        let most = feed.rest.len().min(left);
-        let count = buffer.push(feed.rest.get(..most).unwrap_or_default());
-        feed.rest.advance(count);
-        feed.at = feed.at.saturating_add(count as u64);
-        if feed.at >= feed.end
-            && let Some(mut incoming) = feed.incoming.take()
-        {
-            // The connection can be used again when the end has been seen.
-            drop(incoming.next().await);
-        }
-        Ok(())
+    async fn next(&self, incoming: &mut Incoming) -> Result<Option<Bytes>> {
+        // Whatever broke it, the rest can be asked for.
+        let broken = |error: Error| Error::new(Kind::Unavailable, error.to_string()).because(error);
+        incoming.next().await.map_err(broken)
     }
 
-    /// Asks for bytes of the image in one object.
-    async fn ask(&self, extent: &Extent, range: Range<u64>) -> Result<Incoming> {
+    async fn ask(&self, range: Range<u64>) -> Result<Incoming> {
+        let extent = self.extent(range.start)?;
         let from = range.start.saturating_sub(extent.start);
         let last = range.end.saturating_sub(extent.start).saturating_sub(1);
         let mut call = Call::object(Method::GET, &extent.container, &extent.object)
@@ -300,11 +172,6 @@ impl Reading {
             }
         }
     }
-}
-
-/// The connection broke in the middle: the rest can be asked for.
-fn broken(why: &str) -> Error {
-    Error::new(Kind::Unavailable, why)
 }
 
 fn changed(object: &str) -> Error {

@@ -5,21 +5,27 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use futures_util::{TryStreamExt as _, stream};
-use imaged_digest::{Md5, Stream};
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures_util::{Stream, TryStreamExt as _, stream};
+use imaged_digest::Md5;
 
 use super::{
-    account::{Account, Call, Tries},
+    account::{Account, Call},
     failure, listing, names,
-    object::{CONTENT_TYPE, DELETE_AT, ETAG, SEGMENT_TYPE},
+    object::{DELETE_AT, SEGMENT_TYPE},
     store::Store,
 };
 use crate::{
     contract::{Error, Kind, Result},
     kit::{
-        http::{Method, Payload, StatusCode},
+        http::{
+            Method, Payload, StatusCode,
+            header::{CONTENT_TYPE, ETAG},
+        },
         lane::Lane,
         parts::Part,
+        pause::Tries,
     },
 };
 
@@ -53,32 +59,25 @@ pub(super) struct Segments {
 
 /// The md5 of a part, in hexadecimal.
 pub(super) async fn md5(part: &Part, lane: &Lane) -> Result<String> {
-    let mut digest = Stream::<Md5>::default();
+    let update = |mut digest: imaged_digest::Stream<Md5>, bytes: Bytes| {
+        lane.run("digest a segment", move || {
+            digest.update(&bytes);
+            Ok(digest)
+        })
+    };
+    let mut digest = imaged_digest::Stream::default();
     match part {
-        Part::Memory(bytes) => {
-            let bytes = bytes.clone();
-            digest = lane
-                .run("digest a segment", move || {
-                    digest.update(&bytes);
-                    Ok(digest)
-                })
-                .await?;
-        }
+        Part::Memory(bytes) => digest = update(digest, bytes.clone()).await?,
         Part::Spool(file) => {
             let mut at = 0;
             while at < part.len() {
                 let bytes = file.read(at, PIECE).await?;
                 at = at.saturating_add(bytes.len() as u64);
-                digest = lane
-                    .run("digest a segment", move || {
-                        digest.update(&bytes);
-                        Ok(digest)
-                    })
-                    .await?;
+                digest = update(digest, bytes).await?;
             }
         }
     }
-    Ok(digest.finish().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(HEXLOWER.encode(&digest.finish()))
 }
 
 impl Segments {
@@ -169,15 +168,24 @@ impl Segments {
 
     async fn remove_all(
         &self,
-        names: impl stream::Stream<Item = Result<String>> + Send,
+        names: impl Stream<Item = Result<String>> + Send,
     ) -> Result<Vec<String>> {
-        let remove = |name: String| async move {
-            let gone = remove_object(&self.account, &self.container, &name).await?;
-            Ok::<_, Error>(gone.then_some(name))
-        };
-        let removed = names.map_ok(remove).try_buffer_unordered(REMOVALS);
-        removed.try_filter_map(|name| async move { Ok(name) }).try_collect().await
+        remove_objects(&self.account, &self.container, names).try_collect().await
     }
+}
+
+/// Removes objects, several at a time; tells which were there.
+pub(super) fn remove_objects(
+    account: &Account,
+    container: &str,
+    names: impl Stream<Item = Result<String>> + Send,
+) -> impl Stream<Item = Result<String>> + Send {
+    let remove = move |name: String| async move {
+        let gone = remove_object(account, container, &name).await?;
+        Ok::<_, Error>(gone.then_some(name))
+    };
+    let removed = names.map_ok(remove).try_buffer_unordered(REMOVALS);
+    removed.try_filter_map(|name| std::future::ready(Ok(name)))
 }
 
 /// Removes an object; false if it was not there.

@@ -5,19 +5,17 @@ use std::collections::BTreeSet;
 use super::{
     account::Call,
     config::Config,
-    failure,
-    store::{Place, Store},
+    store::{Place, Store, changed},
 };
 use crate::{
     contract::{Access, Error, Kind, Result},
-    kit::{
-        http::{Answer, HeaderName, Method, StatusCode},
-        refusals::missing,
-    },
+    kit::http::{HeaderName, Method},
 };
 
 const READ: HeaderName = HeaderName::from_static("x-container-read");
 const WRITE: HeaderName = HeaderName::from_static("x-container-write");
+
+const CHANGE: &str = "change who reaches a container";
 
 /// Everybody who has a token.
 const EVERYBODY: &str = "*:*";
@@ -25,21 +23,11 @@ const EVERYBODY: &str = "*:*";
 /// Has the server let those of `access` and the administrators of the configuration reach the container of an
 /// image, and reads back that it does.
 pub(super) async fn share(store: &Store, place: &Place, access: &Access) -> Result<()> {
-    if !store.config.multi_tenant {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!(
-                "the container has all images of this store, and who reaches one reaches all: only with \
-                 swift_store_multi_tenant an image has a container of its own: store=`{}`",
-                store.name
-            ),
-        ));
-    }
     let [readers, writers] = lists(&store.config, access)?;
     let call = Call::container(Method::POST, place.container())
         .header(READ, readers.clone())
         .header(WRITE, writers.clone());
-    done(place.account.send(&call).await?, store, place).await?;
+    changed(place.account.send(&call).await?, place, &store.name, CHANGE).await?;
     let told = place.account.send(&Call::container(Method::HEAD, place.container())).await?;
     for (name, wanted) in [(READ, &readers), (WRITE, &writers)] {
         let there = told.header(&name).unwrap_or_default();
@@ -52,18 +40,7 @@ pub(super) async fn share(store: &Store, place: &Place, access: &Access) -> Resu
             return Err(Error::new(Kind::BackendDenied, what));
         }
     }
-    done(told, store, place).await
-}
-
-async fn done(answer: Answer, store: &Store, place: &Place) -> Result<()> {
-    match answer.status {
-        StatusCode::NOT_FOUND => Err(missing(place.object(), &store.name)),
-        status if status.is_success() => {
-            answer.finish().await;
-            Ok(())
-        }
-        _ => Err(failure::of(answer, "change who reaches a container").await),
-    }
+    changed(told, place, &store.name, CHANGE).await
 }
 
 /// The lists of readers and writers.

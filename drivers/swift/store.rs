@@ -1,12 +1,10 @@
 //! One configured store: its accounts, its containers, and which locations are its own.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-};
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::TryStreamExt as _;
 use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     account::{Account, Call},
@@ -18,15 +16,14 @@ use super::{
 use crate::{
     contract::{Context, Error, ImageId, Kind, Result},
     kit::{
-        http::{Client, Method, Settings, StatusCode},
+        http::{Answer, Client, Method, Settings, StatusCode},
         keystone::{Login, Tokens, Who},
         lane::Lane,
-        refusals::foreign,
+        refusals::{foreign, missing},
+        turns::Turns,
     },
 };
 
-/// Locks of objects: so many that few wait for others by chance.
-const LOCKS: usize = 64;
 /// Containers that are remembered to be there.
 const SEEN: usize = 4096;
 /// So many times as long as a server may be silent an answer may take: there is time for another connection.
@@ -47,7 +44,7 @@ pub(super) struct Store {
     /// Those of `swift_store_config_file`.
     references: BTreeMap<String, Member>,
     seen: Mutex<HashSet<String>>,
-    locks: Vec<tokio::sync::Mutex<()>>,
+    turns: Turns,
 }
 
 /// An account and how locations name it.
@@ -120,7 +117,7 @@ impl Store {
             own,
             references,
             seen: Mutex::default(),
-            locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
+            turns: Turns::default(),
         })
     }
 
@@ -255,16 +252,8 @@ impl Store {
     }
 
     /// Waits until no other call of this process makes or removes the object of `place`.
-    pub(super) async fn alone(&self, place: &Place) -> tokio::sync::MutexGuard<'_, ()> {
-        let mut hasher = DefaultHasher::new();
-        place.at.hash(&mut hasher);
-        let count = self.locks.len().max(1) as u64;
-        let nth = usize::try_from(hasher.finish() % count).unwrap_or(0);
-        match self.locks.get(nth) {
-            Some(lock) => lock.lock().await,
-            // There is one for each remainder.
-            None => std::future::pending().await,
-        }
+    pub(super) async fn alone(&self, place: &Place) -> OwnedMutexGuard<()> {
+        self.turns.of(&place.at).await
     }
 }
 
@@ -283,6 +272,18 @@ fn tokens(config: &Config, client: &Client, login: Login) -> Tokens {
 
 fn account(config: &Config, tokens: Tokens, client: &Client) -> Account {
     Account::new(client.clone(), tokens, config.timeout.saturating_mul(TRIES))
+}
+
+/// The end of a change of what is at `place`, by the `answer` of the server.
+pub(super) async fn changed(answer: Answer, place: &Place, store: &str, doing: &str) -> Result<()> {
+    match answer.status {
+        StatusCode::NOT_FOUND => Err(missing(place.object(), store)),
+        status if status.is_success() => {
+            answer.finish().await;
+            Ok(())
+        }
+        _ => Err(failure::of(answer, doing).await),
+    }
 }
 
 /// Whether there is such a container.

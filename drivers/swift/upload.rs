@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::{
     account::Call,
@@ -30,6 +30,7 @@ use crate::{
         http::Method,
         parts::{Filling, Part, Parts},
         refusals::already_exists,
+        see_through::{lost, see_through},
     },
 };
 
@@ -246,10 +247,6 @@ pub(super) async fn remove_container(place: &Place) {
     }
 }
 
-fn lost(error: JoinError) -> Error {
-    Error::new(Kind::Internal, "a segment was lost").because(error)
-}
-
 #[async_trait]
 impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
@@ -289,12 +286,12 @@ impl Upload for Writing {
                 Err(left) => Err(this.left(error.because(left.chain()))),
             }
         };
-        tokio::spawn(commit).await.map_err(lost)?
+        see_through((), commit).await
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
         let mut this = *self;
         let abort = async move { this.clear(false).await.map_err(|error| this.left(error)) };
-        tokio::spawn(abort).await.map_err(lost)?
+        see_through((), abort).await
     }
 }

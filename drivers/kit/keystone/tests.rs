@@ -72,10 +72,10 @@ fn no_debug_shows_a_secret() {
 #[test]
 fn the_address_is_taken_with_and_without_its_version() {
     for address in ["http://k:5000", "http://k:5000/", "http://k:5000/v3", "http://k:5000/v2.0/"] {
-        let url = beneath(&v3(&address.parse().unwrap()), &["auth", "tokens"]);
+        let url = beneath(&v3(&address.parse().unwrap()), ["auth", "tokens"]);
         assert_eq!(url.as_str(), "http://k:5000/v3/auth/tokens", "{address}");
     }
-    let url = beneath(&v3(&"https://k/identity/v3/".parse().unwrap()), &["auth", "tokens"]);
+    let url = beneath(&v3(&"https://k/identity/v3/".parse().unwrap()), ["auth", "tokens"]);
     assert_eq!(url.as_str(), "https://k/identity/v3/auth/tokens");
 }
 
