@@ -2,9 +2,14 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use hyper::header::{HeaderMap, HeaderName};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{
+    body::Incoming,
+    header::{HeaderMap, HeaderName},
+};
 use imaged_drivers::{Context, Error, Kind, Result, options::Secret};
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 
 use crate::{
     daemon::Daemon,
@@ -15,6 +20,9 @@ use crate::{
         stream::Wire,
     },
 };
+
+/// The largest body of a request that is not an image, in bytes.
+const LARGEST: usize = 64 << 10;
 
 /// The descriptors that came with a request's head.
 #[derive(Debug)]
@@ -97,6 +105,48 @@ impl Call {
                      came=`{count}`"
                 ),
             )
+        })
+    }
+
+    /// Reads a body of JSON. It is small, so all of it has as long as the head of a request has.
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        body: &mut Option<Incoming>,
+        example: &str,
+    ) -> Result<T> {
+        let Some(body) = body.take() else {
+            return Err(Error::new(Kind::Internal, "the request's body was read twice"));
+        };
+        let patience = self.daemon.settings().header_timeout;
+        let come = tokio::select! {
+            come = tokio::time::timeout(patience, Limited::new(body, LARGEST).collect()) => come,
+            () = self.daemon.shared.stop.cancelled() => {
+                return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
+            }
+        };
+        let Ok(come) = come else {
+            return Err(Error::new(
+                Kind::Timeout,
+                format!("the body did not come within {} s (header_timeout_s)", patience.as_secs()),
+            ));
+        };
+        let bytes = come.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                Error::new(Kind::TooLarge, format!("the request has more than {LARGEST} bytes"))
+            } else {
+                Error::new(Kind::Mismatch, "the request ended before its body").because(error)
+            }
+        })?;
+        let bytes = bytes.to_bytes();
+        // A list would be taken for the fields in their order.
+        let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
+        let read = if is_object {
+            serde_json::from_slice(&bytes)
+        } else {
+            Err(serde::de::Error::custom("it is no object"))
+        };
+        read.map_err(|error: serde_json::Error| {
+            Error::new(Kind::Invalid, format!("the body is JSON such as {example}: {error}"))
         })
     }
 

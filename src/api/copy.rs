@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use http_body_util::{BodyExt as _, Limited};
 use hyper::{Response, StatusCode, body::Incoming};
 use imaged_drivers::{Context, Error, ImageId, Kind, Location, Result, Volume};
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,9 +18,6 @@ use crate::{
     transfer::Put,
     wire::records::{Mode, Origin, Wanted},
 };
-
-/// The largest body of a request that is not an image, in bytes.
-const LARGEST: usize = 64 << 10;
 
 pub(super) async fn copy(
     call: &Call,
@@ -118,49 +113,7 @@ fn new_put(call: &Call, id: ImageId, algo: Algo, context: Context, job: Option<T
 /// Reads what is wanted.
 async fn read(call: &Call, body: &mut Option<Incoming>) -> Result<Wanted> {
     let example = r#"{"source": {"location": URI, "store": ID}, "mode": "auto"}"#;
-    read_json(call, body, example).await
-}
-
-/// Reads a body of JSON. It is small, so all of it has as long as the head of a request has.
-pub(super) async fn read_json<T: DeserializeOwned>(
-    call: &Call,
-    body: &mut Option<Incoming>,
-    example: &str,
-) -> Result<T> {
-    let Some(body) = body.take() else {
-        return Err(Error::new(Kind::Internal, "the request's body was read twice"));
-    };
-    let patience = call.daemon.settings().header_timeout;
-    let come = tokio::select! {
-        come = tokio::time::timeout(patience, Limited::new(body, LARGEST).collect()) => come,
-        () = call.daemon.shared.stop.cancelled() => {
-            return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
-        }
-    };
-    let Ok(come) = come else {
-        return Err(Error::new(
-            Kind::Timeout,
-            format!("the body did not come within {} s (header_timeout_s)", patience.as_secs()),
-        ));
-    };
-    let bytes = come.map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            Error::new(Kind::TooLarge, format!("the request has more than {LARGEST} bytes"))
-        } else {
-            Error::new(Kind::Mismatch, "the request ended before its body").because(error)
-        }
-    })?;
-    let bytes = bytes.to_bytes();
-    // A list would be taken for the fields in their order.
-    let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
-    let read = if is_object {
-        serde_json::from_slice(&bytes)
-    } else {
-        Err(serde::de::Error::custom("it is no object"))
-    };
-    read.map_err(|error: serde_json::Error| {
-        Error::new(Kind::Invalid, format!("the body is JSON such as {example}: {error}"))
-    })
+    call.json(body, example).await
 }
 
 /// A source that was found.

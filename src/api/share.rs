@@ -4,8 +4,7 @@ use hyper::{Response, body::Incoming};
 use imaged_drivers::Result;
 
 use super::{
-    answer::no_content, body::Body, call::Call, conditions::Conditions, copy::read_json, get,
-    route::Image,
+    answer::no_content, body::Body, call::Call, conditions::Conditions, get, route::Image,
 };
 use crate::wire::records::Access;
 
@@ -19,7 +18,7 @@ pub(super) async fn share(
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
     let example = r#"{"public": false, "read": [PROJECT], "write": []}"#;
-    let Access { public, read, write } = read_json(call, body, example).await?;
+    let Access { public, read, write } = call.json(body, example).await?;
     let access = imaged_drivers::Access { public, read, write };
     store.can_share()?;
     let at = get::to_change(&store, image, conditions).await?;
