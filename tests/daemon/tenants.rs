@@ -1,14 +1,13 @@
 //! A store of type swift whose images lie in the accounts of those who upload them.
 
-use std::process::Command;
-
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::harness::{
     daemon::{Daemon, noise},
     raw::{Answer, Raw},
-    rigs::{SWIFT, run},
+    rigs::SWIFT,
+    stores::swift::{head, login},
 };
 
 const STORE: &str = "/v1/stores/fast";
@@ -54,29 +53,16 @@ impl Tenants {
     /// Who may read the container of an image, and write it, as its owner is told; `None` if it is not there.
     fn lists(&self, id: &str, token: &str) -> Option<[String; 2]> {
         let url = format!("{}/v1/{}/{}_{id}", SWIFT["url"], SWIFT["account"], self.base);
-        let token = format!("X-Auth-Token: {token}");
-        let said = run(Command::new("curl").args(["-s", "-I", "-H", &token, &url]));
-        let said = String::from_utf8(said.stdout).unwrap();
-        let value = |name: &str| {
-            let values = said.lines().filter_map(|line| line.split_once(": "));
-            let mut named = values.filter(|(other, _)| other.eq_ignore_ascii_case(name));
-            named.next().map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-        };
-        let there = said.starts_with("HTTP/1.1 20");
-        there.then(|| [value("X-Container-Read"), value("X-Container-Write")])
+        let head = head(&["-I", "-H", &format!("X-Auth-Token: {token}"), &url]);
+        let value = |name: &str| head.get(name).cloned().unwrap_or_default();
+        let there = head.contains_key("x-container-object-count");
+        there.then(|| ["x-container-read", "x-container-write"].map(value))
     }
 }
 
 /// A token of the account's user.
 fn token() -> String {
-    let login =
-        [format!("X-Auth-User: {}", SWIFT["user"]), format!("X-Auth-Key: {}", SWIFT["key"])];
-    let said = run(Command::new("curl")
-        .args(["-s", "-D", "-", "-o", "/dev/null", "-H", &login[0], "-H", &login[1]])
-        .arg(&SWIFT["auth"]));
-    let said = String::from_utf8(said.stdout).unwrap();
-    let mut lines = said.lines().filter_map(|line| line.split_once(": "));
-    lines.find(|(name, _)| name.eq_ignore_ascii_case("x-auth-token")).unwrap().1.trim().to_owned()
+    login(&SWIFT["auth"], &SWIFT["user"], &SWIFT["key"]).1
 }
 
 fn at(location: &str, what: &str) -> String {

@@ -1,8 +1,8 @@
 //! Daemons and servers of S3 that end in the midst of a transfer.
 
+use super::outlived::{assert_stored, begin, download_goes_on, remove};
 use crate::harness::{
     daemon::{Daemon, noise},
-    raw::Raw,
     rigs::Own,
     stores::buckets::Bucket,
 };
@@ -10,18 +10,9 @@ use crate::harness::{
 /// Bytes of a part.
 const PART: usize = 5 << 20;
 
-const PATH: &str = "/v1/stores/fast/images/x";
-
 fn daemon(bucket: &Bucket) -> Daemon {
     let options = bucket.options();
     Daemon::start(&format!("[DEFAULT]\nenabled_backends = fast:s3\n[fast]\n{options}"))
-}
-
-/// Begins a put of an image of this length.
-fn begin(daemon: &Daemon, length: usize) -> Raw {
-    let mut raw = Raw::connect(&daemon.socket);
-    raw.head("PUT", PATH, &format!("content-length: {length}\r\n"));
-    raw
 }
 
 async fn wait_for_parts(bucket: &Bucket, count: usize) {
@@ -60,7 +51,7 @@ async fn killed_in_forty_parts(bucket: Bucket) {
     let small = noise(2 * PART + 1, 2);
     daemon.wait_until("the id to be free", |daemon| daemon.put("fast", "x", &small).status == 201);
     assert!(daemon.get("fast", "x").body == small);
-    assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+    remove(&daemon);
     assert_eq!(bucket.left().await, [""; 0]);
 }
 
@@ -77,10 +68,7 @@ async fn an_upload_goes_on_when_its_server_is_started_again_seaweed() {
     own.kill();
     own.restart();
     raw.send(rest);
-    let answer = raw.answer("PUT");
-    assert_eq!(answer.status, 201, "{answer:?}");
-    assert!(daemon.get("fast", "x").body == image);
-    assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+    assert_stored(&daemon, raw, &image);
     assert_eq!(bucket.left().await, [""; 0]);
 }
 
@@ -91,14 +79,5 @@ async fn a_download_goes_on_when_its_server_is_started_again_seaweed() {
     let daemon = daemon(&bucket);
     // More than lies in buffers on its way.
     let image = noise(16 * PART + 7, 4);
-    assert_eq!(daemon.put("fast", "x", &image).status, 201);
-    let mut raw = Raw::connect(&daemon.socket);
-    raw.head("GET", PATH, "");
-    raw.wait_for(PART);
-    own.kill();
-    own.restart();
-    let answer = raw.answer("GET");
-    assert_eq!(answer.status, 200);
-    assert!(answer.body == image, "{} of {}", answer.body.len(), image.len());
-    assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+    download_goes_on(&daemon, &own, &image, PART);
 }

@@ -11,6 +11,7 @@ mod exchanges;
 mod faulty;
 mod hangs;
 mod journal;
+mod outlived;
 mod owners;
 mod planted;
 mod reloads;

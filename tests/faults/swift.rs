@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::outlived::{assert_stored, begin, download_goes_on, remove};
 use crate::harness::{
     daemon::{Daemon, noise},
     pause,
-    raw::{Answer, Raw},
+    raw::Answer,
     rigs::Own,
     stores::swift::{Server, Swift},
 };
@@ -18,15 +19,6 @@ const SEGMENTS: &str =
 fn daemon(swift: &Swift, more: &str) -> Daemon {
     let options = swift.options() + SEGMENTS + more;
     Daemon::start(&format!("[DEFAULT]\nenabled_backends = fast:swift\n[fast]\n{options}"))
-}
-
-const PATH: &str = "/v1/stores/fast/images/x";
-
-/// Begins a put of an image of this length.
-fn begin(daemon: &Daemon, length: usize) -> Raw {
-    let mut raw = Raw::connect(&daemon.socket);
-    raw.head("PUT", PATH, &format!("content-length: {length}\r\n"));
-    raw
 }
 
 /// Waits until so many segments are there.
@@ -55,7 +47,7 @@ fn a_daemon_killed_in_forty_segments_leaves_none() {
             daemon.put("fast", "x", &small).status == 201
         });
         assert!(daemon.get("fast", "x").body == small);
-        assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+        remove(&daemon);
         assert_eq!(swift.objects(), [""; 0]);
     }
 }
@@ -75,10 +67,7 @@ fn an_upload_goes_on_when_its_server_is_started_again() {
     raw.send(second);
     own.restart();
     raw.send(third);
-    let answer = raw.answer("PUT");
-    assert_eq!(answer.status, 201, "{answer:?}");
-    assert!(daemon.get("fast", "x").body == image);
-    assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+    assert_stored(&daemon, raw, &image);
     assert_eq!(swift.objects(), [""; 0]);
 }
 
@@ -89,16 +78,7 @@ fn a_download_goes_on_when_its_server_is_started_again() {
     let daemon = daemon(&swift, "");
     // More than lies in buffers on its way.
     let image = noise(80 * SEGMENT + 7, 4);
-    assert_eq!(daemon.put("fast", "x", &image).status, 201);
-    let mut raw = Raw::connect(&daemon.socket);
-    raw.head("GET", PATH, "");
-    raw.wait_for(5 * SEGMENT);
-    own.kill();
-    own.restart();
-    let answer = raw.answer("GET");
-    assert_eq!(answer.status, 200);
-    assert!(answer.body == image, "{} of {}", answer.body.len(), image.len());
-    assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+    download_goes_on(&daemon, &own, &image, 5 * SEGMENT);
 }
 
 #[test]
@@ -113,10 +93,7 @@ fn tokens_that_expire_in_an_upload_are_renewed() {
         raw.send(piece);
         pause(Duration::from_millis(700));
     }
-    let answer = raw.answer("PUT");
-    assert_eq!(answer.status, 201, "{answer:?}");
-    assert!(daemon.get("fast", "x").body == image);
-    assert_eq!(daemon.ask("DELETE", PATH).status, 204);
+    assert_stored(&daemon, raw, &image);
 }
 
 #[test]

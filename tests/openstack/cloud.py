@@ -1,6 +1,7 @@
 """The rig as tests see it: Glance's API, what its stores hold, and the script that runs it."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -182,16 +183,8 @@ class Rig:
 
     def _in_container(self, facts):
         """Images with the sizes of all their segments; a segment of no image is by its own name."""
-        cloud = openstack.connect(
-            auth_url=facts["auth"],
-            username=facts["user"],
-            password=facts["key"],
-            project_name="service",
-            user_domain_id="default",
-            project_domain_id="default",
-            region_name=self["region"],
-        )
-        listed = cloud.object_store.get(f"/{facts['container']}?format=json")
+        swift = _swift(facts["auth"], facts["user"], facts["key"], self["region"])
+        listed = swift.get(f"/{facts['container']}?format=json")
         if listed.status_code in (204, 404):
             return {}
         found = {}
@@ -203,15 +196,34 @@ class Rig:
         return found
 
 
-def _in_bucket(facts):
-    """Objects with their sizes, and uploads that have not ended."""
-    s3 = boto3.client(
+# Made once each, for every test looks into every store.
+@functools.cache
+def _swift(auth, user, key, region):
+    return openstack.connect(
+        auth_url=auth,
+        username=user,
+        password=key,
+        project_name="service",
+        user_domain_id="default",
+        project_domain_id="default",
+        region_name=region,
+    ).object_store
+
+
+@functools.cache
+def _s3(url, access_key, secret_key):
+    return boto3.client(
         "s3",
-        endpoint_url=facts["url"],
-        aws_access_key_id=facts["access_key"],
-        aws_secret_access_key=facts["secret_key"],
+        endpoint_url=url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         region_name="us-east-1",
     )
+
+
+def _in_bucket(facts):
+    """Objects with their sizes, and uploads that have not ended."""
+    s3 = _s3(facts["url"], facts["access_key"], facts["secret_key"])
     objects = s3.list_objects_v2(Bucket=facts["bucket"]).get("Contents", [])
     uploads = s3.list_multipart_uploads(Bucket=facts["bucket"]).get("Uploads", [])
     found = {one["Key"]: one["Size"] for one in objects}

@@ -2,12 +2,9 @@
 
 use std::fs;
 
-use serde_json::Value;
-
-use super::Peer;
+use super::{Pair, Peer};
 use crate::harness::{
     daemon::{Daemon, noise},
-    raw::{Answer, Raw},
     stores::{
         keystone,
         swift::{Server, Swift},
@@ -20,14 +17,7 @@ const SEGMENT: usize = 1_024_000;
 const SEGMENTS: &str =
     "swift_store_large_object_size = 1\nswift_store_large_object_chunk_size = 1\n";
 
-/// A daemon and its peer on one container.
-struct Pair {
-    daemon: Daemon,
-    peer: Peer,
-    swift: Swift,
-}
-
-impl Pair {
+impl Pair<Swift> {
     /// With these options beside those that say where the container is.
     fn start(more: &str) -> Self {
         let swift = Swift::up(Server::OpenStack);
@@ -37,38 +27,13 @@ impl Pair {
 
     fn with(swift: Swift, options: String) -> Self {
         let config = format!("[DEFAULT]\nenabled_backends = fast:swift\n[fast]\n{options}");
-        Self { daemon: Daemon::start(&config), peer: Peer::new("swift", options), swift }
+        Self { daemon: Daemon::start(&config), peer: Peer::new("swift", options), backend: swift }
     }
 
     /// Ends the daemon, and checks that nothing is left.
     fn end(mut self) {
         assert!(self.daemon.stop().success());
-        assert_eq!(self.swift.objects(), [""; 0]);
-    }
-
-    fn theirs(&self, id: &str, image: &[u8], more: &[&str]) -> Value {
-        let source = self.daemon.path("source");
-        fs::write(&source, image).unwrap();
-        self.peer.put(id, &source, more)
-    }
-
-    fn ours(&self, id: &str, image: &[u8], known: bool) -> Value {
-        let path = format!("/v1/stores/fast/images/{id}");
-        if known {
-            return Raw::ask(&self.daemon.socket, "PUT", &path, image).json();
-        }
-        let mut raw = Raw::connect(&self.daemon.socket);
-        raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
-        for piece in image.chunks(1 << 20) {
-            raw.chunk(piece);
-        }
-        raw.send(b"0\r\n\r\n");
-        raw.answer("PUT").json()
-    }
-
-    fn at(&self, method: &str, uri: &str) -> Answer {
-        let at = uri.replace('%', "%25").replace('+', "%2B");
-        self.daemon.ask(method, &format!("/v1/stores/fast/images?at={at}"))
+        assert_eq!(self.backend.objects(), [""; 0]);
     }
 
     /// Each reads, sizes and deletes the other's image.
@@ -91,7 +56,7 @@ impl Pair {
         assert_eq!(head.headers["content-length"], image.len().to_string(), "{what}");
         assert!(self.daemon.get("fast", &theirs).body == *image, "{what}");
         assert!(self.at("GET", their_uri).body == *image, "{what}");
-        assert!(self.peer.get(&our_uri, &self.daemon.path("out")) == *image, "{what}");
+        assert!(self.read_by_peer(&our_uri) == *image, "{what}");
         assert_eq!(self.peer.size(&our_uri), image.len(), "{what}");
         let listed = self.daemon.ask("GET", "/v1/stores/fast/images");
         let listed = String::from_utf8(listed.body).unwrap();
@@ -99,7 +64,7 @@ impl Pair {
         assert_eq!(self.at("DELETE", their_uri).status, 204, "{what}");
         assert!(self.peer.delete(&our_uri).is_null(), "{what}");
         assert_eq!(self.daemon.get("fast", &ours).code(), "NotFound", "{what}");
-        assert_eq!(self.swift.objects(), [""; 0], "{what}");
+        assert_eq!(self.backend.objects(), [""; 0], "{what}");
     }
 }
 

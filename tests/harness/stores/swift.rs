@@ -137,14 +137,14 @@ impl Swift {
 }
 
 /// Where the account is, and a token for it.
-fn login(auth: &str, user: &str, key: &str) -> (String, String) {
+pub(crate) fn login(auth: &str, user: &str, key: &str) -> (String, String) {
     let login = [format!("X-Auth-User: {user}"), format!("X-Auth-Key: {key}")];
     let head = head(&["-H", &login[0], "-H", &login[1], auth]);
     (head["x-storage-url"].clone(), head["x-auth-token"].clone())
 }
 
 /// The head of an answer, names in small letters.
-fn head(args: &[&str]) -> BTreeMap<String, String> {
+pub(crate) fn head(args: &[&str]) -> BTreeMap<String, String> {
     let curl =
         run(Command::new("curl").args(["-s", "-S", "-D", "-", "-o", "/dev/null"]).args(args));
     let text = String::from_utf8(curl.stdout).unwrap();
