@@ -19,3 +19,4 @@ mod s3;
 mod several;
 mod swift;
 mod system;
+mod web;

@@ -87,15 +87,22 @@ pub(crate) struct Own {
 impl Own {
     /// One of `ci/objects` with these variables in its environment.
     pub(crate) fn start(server: &'static str, env: &[(&'static str, &'static str)]) -> Self {
-        let shared = if server == "weed" { &WEED } else { &SWIFT };
-        let _there = &**shared;
         let dir = tempfile::tempdir().unwrap();
-        // The Python of the one that is shared does.
-        for entry in fs::read_dir(place("objects")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if name == "venv" || name.starts_with(".python-") {
-                std::os::unix::fs::symlink(&path, dir.path().join(name)).unwrap();
+        let shared = match server {
+            "weed" => Some(&WEED),
+            "swift" => Some(&SWIFT),
+            // The system has it.
+            _ => None,
+        };
+        if let Some(shared) = shared {
+            let _there = &**shared;
+            // The Python of the one that is shared does.
+            for entry in fs::read_dir(place("objects")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                if name == "venv" || name.starts_with(".python-") {
+                    std::os::unix::fs::symlink(&path, dir.path().join(name)).unwrap();
+                }
             }
         }
         let this = Self { dir, server, env: env.to_vec() };

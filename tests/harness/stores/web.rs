@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::rigs::NGINX;
+use crate::harness::rigs::{Facts, NGINX};
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 256 << 10;
@@ -46,11 +46,16 @@ impl Web {
 
     /// A directory of its own in the nginx of the rig.
     pub(crate) fn in_nginx() -> Self {
-        let dir = tempfile::tempdir_in(&NGINX["www"]).unwrap();
+        Self::served_by(&NGINX)
+    }
+
+    /// A directory of its own in this nginx.
+    pub(crate) fn served_by(nginx: &Facts) -> Self {
+        let dir = tempfile::tempdir_in(&nginx["www"]).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.path(), mode).unwrap();
         let name = dir.path().file_name().unwrap().to_str().unwrap();
-        let url = format!("{}/f/{name}/", NGINX["url"]);
+        let url = format!("{}/f/{name}/", nginx["url"]);
         Self { dir, url, made: AtomicU64::new(0) }
     }
 
