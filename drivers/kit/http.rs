@@ -32,6 +32,10 @@ mod watch;
 
 pub use answer::{Answer, Incoming};
 pub use client::Client;
+#[cfg(feature = "s3")]
+pub(crate) use failure::innermost;
+#[cfg(feature = "s3")]
+pub(crate) use reach::certificates;
 pub use request::{Payload, Request};
 pub(crate) use retry::usual_pause as pause;
 pub use settings::Settings;

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     contract::{Digests, Error, ImageId, Kind, Result},
     kit::{
+        http::certificates,
         latest::{Latest, Places},
         pause::jittered,
     },
@@ -77,7 +78,7 @@ impl Bucket {
     /// section has none.
     ///
     /// # Errors
-    /// `Unavailable` if the certificates cannot be read.
+    /// `Unavailable` if the certificates cannot be used.
     pub(super) async fn open(config: &Config, store: &str) -> Result<Arc<Self>> {
         let mut settings = aws_sdk_s3::config::Builder::new()
             .behavior_version(BehaviorVersion::latest())
@@ -241,10 +242,12 @@ async fn trusting(path: &Path) -> Result<TlsContext> {
             format!("cannot read {OPTION}: {error}: path=`{}`", path.display()),
         )
     })?;
-    if !pem.windows(10).any(|some| some == b"-----BEGIN") {
-        let what = format!("{OPTION} holds no certificate in PEM: path=`{}`", path.display());
-        return Err(Error::new(Kind::Unavailable, what));
-    }
+    // The SDK panics over what is none.
+    certificates(&pem).map_err(|why| {
+        let what =
+            format!("{OPTION} holds no certificates in PEM ({why}): path=`{}`", path.display());
+        Error::new(Kind::Unavailable, what)
+    })?;
     let store = TrustStore::default().with_pem_certificate(pem);
     TlsContext::builder().with_trust_store(store).build().map_err(|error| {
         let what = format!("{OPTION} cannot be used: path=`{}`", path.display());

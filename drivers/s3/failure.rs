@@ -7,7 +7,10 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
-use crate::contract::{Error, Kind};
+use crate::{
+    contract::{Error, Kind},
+    kit::http::innermost,
+};
 
 /// At most so much of what a server says is shown.
 const SHOWN: usize = 200;
@@ -23,7 +26,7 @@ where
 {
     let Some(answer) = error.raw_response() else {
         let sent_again = if let SdkError::DispatchFailure(failure) = error {
-            !failure.is_user()
+            !failure.is_user() && !is_distrust(&reason(error))
         } else {
             matches!(error, SdkError::TimeoutError(_))
         };
@@ -46,8 +49,14 @@ where
     let status = error.raw_response().map(|answer| answer.status().as_u16());
     let code = error.code().unwrap_or_default().to_owned();
     let said = error.message().unwrap_or_default().chars().take(SHOWN).collect::<String>();
+    let reason = reason(&error);
     let (kind, why) = match (&error, status) {
         (_, Some(status)) => answered(status, &code),
+        _ if is_distrust(&reason) => (
+            Kind::BackendDenied,
+            "the server's certificate is not trusted; see that s3_store_host is right, and name the \
+             file of its authority in s3_store_cacert",
+        ),
         (SdkError::TimeoutError(_), None) => (Kind::Timeout, "the server did not answer in time"),
         (SdkError::DispatchFailure(failure), None) if failure.is_timeout() => {
             (Kind::Timeout, "the server did not answer in time")
@@ -63,6 +72,9 @@ where
         _ => (Kind::Unavailable, "the server's answer cannot be read"),
     };
     let mut told = format!("cannot {doing}, {why}: object=`{what}`");
+    if !reason.is_empty() {
+        told.push_str(&format!(" reason=`{reason}`"));
+    }
     if let Some(status) = status {
         told.push_str(&format!(" status=`{status}`"));
     }
@@ -73,6 +85,19 @@ where
         told.push_str(&format!(" said=`{said}`"));
     }
     Error::new(kind, told).because(error)
+}
+
+/// Why a server could not be asked; empty if it was.
+fn reason<E>(error: &SdkError<E, HttpResponse>) -> String {
+    let SdkError::DispatchFailure(failure) = error else { return String::new() };
+    let reason = failure.as_connector_error().map(|error| innermost(error)).unwrap_or_default();
+    // Values stand between backticks.
+    reason.replace('`', "'")
+}
+
+/// Whether it was not because of its certificate.
+fn is_distrust(reason: &str) -> bool {
+    reason.contains("certificate")
 }
 
 /// What an answer of this status means, and its code where that says more.

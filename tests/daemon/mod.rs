@@ -2,6 +2,7 @@
 
 mod also;
 mod also_pools;
+mod buckets;
 mod ceph;
 mod conditions;
 mod descriptors;

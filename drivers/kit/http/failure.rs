@@ -59,9 +59,7 @@ impl About {
 
     /// The innermost cause, in its own words.
     fn reason(&self, error: &reqwest::Error) -> String {
-        let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
-        let words = innermost.split(" (os error").next().unwrap_or_default();
-        self.cleaned(words)
+        self.cleaned(&innermost(error))
     }
 
     /// `text` of a server for an error: one line, not long, without marks of HTML and without secrets.
@@ -92,6 +90,12 @@ impl About {
             None => words,
         }
     }
+}
+
+/// The innermost cause of an error, in its own words.
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
+    innermost.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// An error and what caused it, from the outermost.

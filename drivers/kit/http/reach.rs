@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reqwest::{Certificate, ClientBuilder, Proxy, Url, redirect::Policy};
 
-use super::settings::Settings;
+use super::{failure::innermost, settings::Settings};
 use crate::{
     contract::{Error, Kind, Result},
     kit::addresses::Guard,
@@ -81,12 +81,20 @@ fn authorities(settings: &Settings) -> Result<Vec<Certificate>> {
     let Some(path) = &settings.ca else { return Ok(Vec::new()) };
     let pem = std::fs::read(path)
         .map_err(|error| Error::io("read the certificates in", path.display(), error))?;
-    let none = || {
-        let what = "this file has no certificates in PEM";
+    certificates(&pem).map_err(|why| {
+        let what = format!("this file has no certificates in PEM ({why})");
         Error::new(Kind::Invalid, format!("{what}: file=`{}`", path.display()))
-    };
-    let found = Certificate::from_pem_bundle(&pem).map_err(|error| none().because(error))?;
-    if found.is_empty() { Err(none()) } else { Ok(found) }
+    })
+}
+
+/// The certificates of authorities in `pem`, every one of which can be used, or why not.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    let found = Certificate::from_pem_bundle(pem).map_err(|error| innermost(&error))?;
+    if found.is_empty() {
+        return Err("it has none".to_owned());
+    }
+    let tried = reqwest::Client::builder().tls_certs_only(found.clone()).build();
+    tried.map(|_client| found).map_err(|error| innermost(&error))
 }
 
 /// The client, which trusts the system's authorities and these; these alone where the system has none, as in

@@ -400,6 +400,10 @@ fn a_file_without_certificates_is_refused() {
     let path = dir.path().join("ca.pem");
     let client = || Client::new(Settings { ca: Some(path.clone()), ..settings() }).unwrap_err();
     assert_eq!(client().kind(), Kind::NotFound);
-    std::fs::write(&path, "not PEM").unwrap();
-    assert_eq!(client().kind(), Kind::Invalid);
+    for text in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        std::fs::write(&path, text).unwrap();
+        let error = client();
+        assert_eq!(error.kind(), Kind::Invalid, "{text}: {error:?}");
+        assert!(error.to_string().contains("ca.pem"), "{error}");
+    }
 }
