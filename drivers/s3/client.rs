@@ -2,13 +2,12 @@
 
 use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
 
-use aws_credential_types::provider::future;
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, Credentials, IdentityCache, ProvideCredentials, Region,
-        RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
-        http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig,
+        BehaviorVersion, IdentityCache, RequestChecksumCalculation, ResponseChecksumValidation,
+        StalledStreamProtectionConfig, http::HttpResponse, retry::RetryConfig,
+        timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
 };
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     config::{Config, Keys},
     failure::{again, failed},
+    keys::{self, Configured},
     late::Late,
     location::Location,
 };
@@ -39,28 +39,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// So many requests of which nothing is heard are sent again.
 const UNHEARD: u32 = 1;
-/// Where neither the section nor the environment names a region: what servers that have none take.
-pub(super) const REGION: &str = "us-east-1";
 
 /// The buckets that are in use.
 static BUCKETS: Places<Keys> = Places::new();
-
-/// The keys of a section, as the SDK asks for them.
-#[derive(Debug)]
-struct Configured(Arc<Latest<Keys>>);
-
-impl ProvideCredentials for Configured {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        let (_, Keys { access, secret, session }) = self.0.get();
-        let session = session.map(|token| token.expose().to_owned());
-        let keys =
-            Credentials::new(access.expose(), secret.expose(), session, None, "configuration");
-        future::ProvideCredentials::ready(Ok(keys))
-    }
-}
 
 /// One bucket of one server.
 pub(super) struct Bucket {
@@ -78,7 +59,7 @@ impl Bucket {
     /// section has none.
     ///
     /// # Errors
-    /// `Unavailable` if the certificates cannot be used.
+    /// `Unavailable` if the certificates cannot be used; as [`keys::found`].
     pub(super) async fn open(config: &Config, store: &str) -> Result<Arc<Self>> {
         let mut settings = aws_sdk_s3::config::Builder::new()
             .behavior_version(BehaviorVersion::latest())
@@ -97,26 +78,16 @@ impl Bucket {
                 true => ResponseChecksumValidation::WhenSupported,
                 false => ResponseChecksumValidation::WhenRequired,
             });
-        let mut region = config.region.clone();
+        let region = keys::region(config).await;
         let keys = config.keys.clone().map(Latest::new);
-        match &keys {
-            Some(keys) => {
-                settings = settings
-                    .credentials_provider(Configured(Arc::clone(keys)))
-                    // They may be replaced at any time.
-                    .identity_cache(IdentityCache::no_cache());
-            }
-            None => {
-                let mut found = aws_config::defaults(BehaviorVersion::latest());
-                if let Some(profile) = &config.profile {
-                    found = found.profile_name(profile);
-                }
-                let found = found.load().await;
-                settings.set_credentials_provider(found.credentials_provider());
-                region = region.or_else(|| found.region().map(ToString::to_string));
-            }
-        }
-        settings = settings.region(Region::new(region.unwrap_or_else(|| REGION.to_owned())));
+        settings = match &keys {
+            Some(keys) => settings
+                .credentials_provider(Configured(Arc::clone(keys)))
+                // They may be replaced at any time.
+                .identity_cache(IdentityCache::no_cache()),
+            None => settings.credentials_provider(keys::found(config, &region).await?),
+        };
+        settings = settings.region(region);
         if let Some(path) = &config.ca {
             let http = aws_smithy_http_client::Builder::new()
                 .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))

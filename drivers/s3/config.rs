@@ -24,7 +24,7 @@ pub struct Config {
     /// `s3_store_access_key` and `s3_store_secret_key`; without them, those of the environment, a profile
     /// or the machine's role are used.
     pub keys: Option<Keys>,
-    /// `imaged_s3_profile`: a section of the AWS configuration files.
+    /// `imaged_s3_profile`: a section of the AWS configuration files, which alone is looked for keys then.
     pub profile: Option<String>,
     /// `s3_store_create_bucket_on_put`.
     pub create_bucket: bool,

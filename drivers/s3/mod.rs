@@ -28,6 +28,8 @@ mod driver;
 #[cfg(feature = "s3")]
 mod failure;
 #[cfg(feature = "s3")]
+mod keys;
+#[cfg(feature = "s3")]
 mod late;
 #[cfg(feature = "s3")]
 mod multipart;

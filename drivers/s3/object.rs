@@ -7,7 +7,10 @@ use aws_sdk_s3::{
     types::{BucketLocationConstraint, CreateBucketConfiguration, Tag, Tagging},
 };
 
-use super::client::{Bucket, REGION, UPLOAD, digests, is_digest, pairs};
+use super::{
+    client::{Bucket, UPLOAD, digests, is_digest, pairs},
+    keys::REGION,
+};
 use crate::contract::{Digests, Error, Kind, Result};
 
 /// An object, looked at.

@@ -8,6 +8,7 @@ mod conditions;
 mod descriptors;
 mod ends;
 mod hangs;
+mod keys;
 mod kills;
 mod limits;
 mod protocol;
