@@ -137,7 +137,8 @@ impl Lane {
                 tokio::spawn(async move {
                     let mut answer = answer;
                     tokio::select! {
-                        // Nobody waits any more, so nothing is begun.
+                        biased;
+                        // Nobody waits any more, so nothing is begun, also if its turn has come.
                         () = answer.closed() => {}
                         place = timeout_at(deadline, turn) => match place {
                             Ok(Ok(place)) => begin(place, work, answer),
