@@ -37,25 +37,20 @@ pub(crate) trait Origin: Send + Sync + 'static {
     async fn next(&self, incoming: &mut Self::Incoming) -> Result<Option<Bytes>>;
 }
 
-/// How an image is asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
-    pub(crate) pieces: Pieces,
-    /// Bytes of one request, at most.
-    pub(crate) stretch: u64,
-    /// How long a server that does not answer is tried.
-    pub(crate) patience: Duration,
-}
+/// Bytes of a buffer, and how many are being filled.
+pub(crate) const READS: Pieces = Pieces { chunk: 2 << 20, in_flight: 8 };
+/// Bytes of one request, at most.
+const STRETCH: u64 = 8 << 20;
 
-/// The bytes of `range`, in order.
+/// The bytes of `range`, in order. A server that does not answer is tried for as long as `patience`.
 pub(crate) fn read<O: Origin>(
     origin: O,
     range: Range<u64>,
     window: Window,
-    how: How,
+    patience: Duration,
 ) -> BoxStream<'static, Result<Bytes>> {
     let reading =
-        Arc::new(Reading { origin, how, range: range.clone(), under_way: Mutex::default() });
+        Arc::new(Reading { origin, patience, range: range.clone(), under_way: Mutex::default() });
     let read = move |at, mut buffer: Buffer| {
         let reading = Arc::clone(&reading);
         async move {
@@ -66,13 +61,13 @@ pub(crate) fn read<O: Origin>(
             Ok(buffer.freeze())
         }
     };
-    window.pieces(range, how.pieces.in_flight, read).boxed()
+    window.pieces(range, READS.in_flight, read).boxed()
 }
 
 /// An image that is being read.
 struct Reading<O: Origin> {
     origin: O,
-    how: How,
+    patience: Duration,
     /// The bytes that are wanted.
     range: Range<u64>,
     /// Requests that are under way, by where their stretch begins.
@@ -134,7 +129,7 @@ impl<O: Origin> Reading<O> {
             Arc::clone(self.under_way.lock().entry(stretch.start).or_insert_with(new))
         };
         let mut feed = request.turn(at).await?;
-        let mut tries = Tries::new(self.how.patience);
+        let mut tries = Tries::new(self.patience);
         while !buffer.is_full() && feed.at < feed.end {
             match self.take(&mut feed, buffer).await {
                 Ok(()) => tries.again(),
@@ -161,9 +156,9 @@ impl<O: Origin> Reading<O> {
     fn stretch(&self, at: u64) -> Result<Range<u64>> {
         let reach = self.origin.reach(at)?;
         let from = reach.start.max(self.range.start);
-        let nth = at.saturating_sub(from) / self.how.stretch;
-        let start = from.saturating_add(nth.saturating_mul(self.how.stretch));
-        Ok(start..start.saturating_add(self.how.stretch).min(reach.end).min(self.range.end))
+        let nth = at.saturating_sub(from) / STRETCH;
+        let start = from.saturating_add(nth.saturating_mul(STRETCH));
+        Ok(start..start.saturating_add(STRETCH).min(reach.end).min(self.range.end))
     }
 
     /// Moves some bytes from the server into `buffer`.

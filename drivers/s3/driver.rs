@@ -6,13 +6,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
 use super::{
-    client::Bucket,
-    config::Config,
-    copy,
-    late::Given,
-    multipart::Multipart,
-    object::Object,
-    read::{self, PIECES},
+    client::Bucket, config::Config, copy, late::Given, multipart::Multipart, object::Object, read,
     upload,
 };
 use crate::{
@@ -23,6 +17,7 @@ use crate::{
     kit::{
         refusals::{foreign, missing},
         see_through::see_through,
+        stretches::READS,
         turns::Turns,
         window::{CHUNK, Window},
     },
@@ -119,7 +114,7 @@ impl Driver for S3 {
     }
 
     fn reads(&self) -> Option<Pieces> {
-        Some(PIECES)
+        Some(READS)
     }
 
     /// What comes is copied into parts at once, so that only the digests are waited for.

@@ -15,17 +15,12 @@ use super::{
     object::{Object, range_of},
 };
 use crate::{
-    contract::{Body, Error, Kind, Pieces, Result},
+    contract::{Body, Error, Kind, Result},
     kit::{
-        stretches::{self, How, Origin},
+        stretches::{self, Origin},
         window::Window,
     },
 };
-
-/// Bytes of a buffer, and how many are being filled.
-pub(super) const PIECES: Pieces = Pieces { chunk: 2 << 20, in_flight: 8 };
-/// Bytes of one request, at most.
-const STRETCH: u64 = 8 << 20;
 
 /// The bytes `range` of an object.
 pub(super) fn read(
@@ -41,8 +36,7 @@ pub(super) fn read(
         etag: object.etag.clone(),
         size: object.size,
     };
-    let how = How { pieces: PIECES, stretch: STRETCH, patience: bucket.config.timeout };
-    Body::Stream(stretches::read(reading, range, window, how))
+    Body::Stream(stretches::read(reading, range, window, bucket.config.timeout))
 }
 
 /// An object that is being read.

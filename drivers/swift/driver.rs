@@ -11,7 +11,7 @@ use super::{
     config::{Config, MB},
     delete, failure, list, names,
     object::{Object, look},
-    read::{self, READS},
+    read,
     segments::Segments,
     share,
     store::{Place, Store, changed, is_there, no_container},
@@ -27,6 +27,7 @@ use crate::{
         http::{Answer, HeaderName, Method, StatusCode},
         refusals::missing,
         see_through::see_through,
+        stretches::READS,
         window::Window,
     },
 };

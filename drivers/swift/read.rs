@@ -16,22 +16,17 @@ use super::{
     store::{Place, Store},
 };
 use crate::{
-    contract::{Error, Kind, Pieces, Result},
+    contract::{Error, Kind, Result},
     kit::{
         http::{
             Incoming, Method, StatusCode,
             header::{ETAG, IF_MATCH, RANGE},
         },
         refusals::missing,
-        stretches::{self, How, Origin},
+        stretches::{self, Origin},
         window::Window,
     },
 };
-
-/// Bytes of a buffer, and how many are being filled.
-pub(super) const READS: Pieces = Pieces { chunk: 2 << 20, in_flight: 8 };
-/// Bytes of one request, at most.
-const STRETCH: u64 = 8 << 20;
 
 /// Objects whose bytes, one after the other, are an image.
 #[derive(Debug)]
@@ -104,8 +99,7 @@ pub(super) fn body(
     window: Window,
 ) -> BoxStream<'static, Result<Bytes>> {
     let reading = Reading { store: store.name.clone(), account: account.clone(), layout };
-    let how = How { pieces: READS, stretch: STRETCH, patience: store.config.timeout };
-    stretches::read(reading, range, window, how)
+    stretches::read(reading, range, window, store.config.timeout)
 }
 
 impl Reading {
