@@ -198,15 +198,14 @@ impl Driver for Rbd {
                         return Err(error);
                     }
                 };
-                let (mut reading, extents) = read::reading(store, image, &name, range.clone())?;
-                if !seen.watched {
-                    reading = reading.unwatched(Snapshot {
-                        pool,
-                        image: name,
-                        snap: SNAP.to_owned(),
-                        internal: seen.internal.clone(),
-                    });
-                }
+                let unwatched = (!seen.watched).then(|| Snapshot {
+                    pool,
+                    image: name.clone(),
+                    snap: SNAP.to_owned(),
+                    internal: seen.internal.clone(),
+                });
+                let (reading, extents) =
+                    read::reading(store, image, &name, range.clone(), unwatched)?;
                 Ok((reading, extents, range, seen))
             })
             .await?
@@ -417,11 +416,13 @@ impl Volumes for Rbd {
                 let pool = copy::open_pool(&live, &pool)?;
                 let (opened, watched) = copy::open_sealed(store, &pool, &image, &snap)?;
                 let opened = copy::that_very(opened, &name, version.as_deref())?;
-                let (mut reading, extents) = read::reading(store, opened, &name, 0..size)?;
-                if !watched && let Some(internal) = version {
-                    reading = reading.unwatched(Snapshot { pool, image, snap, internal });
-                }
-                Ok((reading, extents))
+                let unwatched = version.filter(|_| !watched).map(|internal| Snapshot {
+                    pool,
+                    image,
+                    snap,
+                    internal,
+                });
+                read::reading(store, opened, &name, 0..size, unwatched)
             })
             .await?
         };

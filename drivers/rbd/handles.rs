@@ -144,6 +144,7 @@ impl Reading {
         handles: &Arc<Handles>,
         lane: &Lane,
         patience: Duration,
+        unwatched: Option<Snapshot>,
         mapped_clone: bool,
     ) -> Self {
         handles.change(name, |count| count.reading += 1);
@@ -153,15 +154,9 @@ impl Reading {
             handles: Arc::clone(handles),
             lane: lane.clone(),
             patience,
-            unwatched: None,
+            unwatched,
             mapped_clone,
         }
-    }
-
-    /// The same of a handle that nothing watches.
-    pub(super) fn unwatched(mut self, place: Snapshot) -> Self {
-        self.unwatched = Some(place);
-        self
     }
 
     /// Whether what was read was there still: what is removed under a handle that nothing watches
@@ -175,8 +170,8 @@ impl Reading {
         self.lane.run("look at an image", move || this.is_unchanged()).await
     }
 
-    /// Blocks.
-    fn is_unchanged(&self) -> Result<()> {
+    /// The same. Blocks.
+    pub(super) fn is_unchanged(&self) -> Result<()> {
         let fail = |errno| failed("look at", &self.name, errno);
         let changed = |how| {
             let text = format!("the image was {how} while it was read: image=`{}`", self.name);

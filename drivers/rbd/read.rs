@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     failure::failed,
-    handles::{Reading, close_later},
+    handles::{Reading, Snapshot, close_later},
     image::{close, is_still},
     location::SNAP,
     metadata,
@@ -92,12 +92,13 @@ fn whole(
 }
 
 /// An open image as something that is read, and what of `range` may hold something, if asking is
-/// worth while. Blocks.
+/// worth while; `unwatched` is where it is if the handle does not watch it. Blocks.
 pub(super) fn reading(
     store: &Store,
     image: Image,
     name: &str,
     range: Range<u64>,
+    unwatched: Option<Snapshot>,
 ) -> Result<(Reading, Option<Vec<Extent>>)> {
     let looked = || {
         // Before the extents, which come from the same map.
@@ -112,7 +113,13 @@ pub(super) fn reading(
             return Err(failed("read", name, errno));
         }
     };
-    Ok((Reading::new(image, name, &store.handles, &store.lane, store.patience, mapped), extents))
+    let Store { handles, lane, patience, .. } = store;
+    let reading = Reading::new(image, name, handles, lane, *patience, unwatched, mapped);
+    if extents.is_some() {
+        // What is a hole now stays one, whatever becomes of the image.
+        reading.is_unchanged()?;
+    }
+    Ok((reading, extents))
 }
 
 /// The bytes of `range`; `extents` is what may hold something, in order, if that is known.
@@ -148,7 +155,6 @@ async fn read_part(
     let len = buffer.capacity();
     let part = start..start.saturating_add(len as u64);
     if extents.is_some_and(|extents| is_hole(extents, &part)) {
-        reading.check().await?;
         return Ok(window::zeros(len));
     }
     let Some(image) = reading.image() else {
