@@ -10,7 +10,10 @@ use super::{MIB, conf};
 use crate::harness::{
     daemon::{Daemon, noise},
     raw::Raw,
-    stores::ceph::{Ceph, POOL, VOLUMES},
+    stores::{
+        assert_same,
+        ceph::{Ceph, POOL, VOLUMES},
+    },
 };
 
 /// In objects, which are small, so that a reader is far from its end.
@@ -44,11 +47,6 @@ fn holder(ceph: &Ceph, image: &str) -> (Child, Vec<u8>) {
     (child, first)
 }
 
-fn same(found: &[u8], wanted: &[u8], what: &str) {
-    let other = found.iter().zip(wanted).position(|(found, wanted)| found != wanted);
-    assert_eq!((other, found.len()), (None, wanted.len()), "{what}");
-}
-
 #[test]
 fn what_was_cloned_reads_right_for_all_who_have_it_open_when_it_stands_alone() {
     let ceph = Ceph::up();
@@ -69,10 +67,10 @@ fn what_was_cloned_reads_right_for_all_who_have_it_open_when_it_stands_alone() {
         ceph.rbd(&["snap", "ls", "--all", &format!("{VOLUMES}/volume-1")]).is_empty()
     });
     ceph.rbd_must(&["rm", "--no-progress", &format!("{VOLUMES}/volume-1")]);
-    same(&reading.rest(SIZE), &bytes, "a download");
+    assert_same(&reading.rest(SIZE), &bytes, "a download");
     holder.stdout.take().unwrap().read_to_end(&mut held).unwrap();
     assert!(holder.wait().unwrap().success());
-    same(&held, &bytes, "a disk that is a clone of the image");
+    assert_same(&held, &bytes, "a disk that is a clone of the image");
     ceph.rbd_must(&["rm", "--no-progress", &disk]);
     assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/x").status, 204);
     ceph.assert_empty();
@@ -98,7 +96,7 @@ fn a_clone_that_others_made_is_read_right_or_not_to_its_end_when_they_make_it_st
         ceph.rbd_must(&["snap", "rm", "--no-progress", &from]);
         ceph.rbd_must(&["rm", "--no-progress", &source]);
         let found = reading.rest(SIZE);
-        same(&found, &bytes[..found.len()], user);
+        assert_same(&found, &bytes[..found.len()], user);
         assert!(daemon.get("slow", "x").body == bytes, "{user}: and then it is read again");
         drop(daemon);
         ceph.rbd_must(&["snap", "unprotect", &sealed]);
