@@ -1,0 +1,278 @@
+"""The driver.
+
+# Decisions
+* Chose: to extend Cinder's driver, under the same name. Because: all that is not said here stays
+  as it is, and the name is the default of `volume_backend_name`, which volumes carry. Instead of: a
+  driver of our own, or a changed Cinder.
+* Chose: whatever goes wrong before Glance has the location, the image is streamed. Because: that
+  is what the user would have got. Instead of: a failure of what is meant to be only faster.
+* Chose: a volume waits, when it is deleted, until images that were cloned from it need it no more.
+  Because: Cinder would copy into the images itself, for which its user would have to write to
+  Glance's pool, and the daemon does it already. Instead of: those rights, or volumes left behind in
+  Ceph's trash.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from cinder import exception
+from cinder.image import glance
+from cinder.volume import configuration
+from cinder.volume.drivers import rbd
+from oslo_config import cfg
+
+from .. import errors as ours
+from ..client import Client
+from ..records import Receipt, Store
+from .choice import Unsuited, store_for, suited
+from .registration import Refused, Unclear, register
+from .sized import with_size
+
+LOG = logging.getLogger(__name__)
+
+OPTIONS = [
+    cfg.BoolOpt(
+        "enable_clone_optimization",
+        default=False,
+        help="""
+Have imaged make a raw image of a volume by a clone, where Glance's store is in its cluster.
+
+The image's bytes are then never read by Cinder. Cinder's user registers the image's location at
+Glance, for which it needs the role service, and the user that Cinder runs as needs the role service
+of imaged. Whoever has the role service at Glance can give an image any location.
+""",
+    ),
+    cfg.StrOpt(
+        "imaged_store",
+        help="""
+The store that images of this backend's volumes go to.
+
+The volume type's extra spec image_service:store_id goes before it; without both it is the default
+store of Glance and of imaged.
+""",
+    ),
+    cfg.StrOpt(
+        "imaged_socket",
+        default="/run/imaged/imaged.sock",
+        help="The socket of imaged.",
+    ),
+    cfg.BoolOpt(
+        "imaged_send_digests",
+        default=False,
+        help="""
+Wait until imaged knows the digest of a cloned image, and tell it to Glance.
+
+It is for a Glance with do_secure_hash = false, which would have no digests of these images
+otherwise. One with do_secure_hash = true, the default, reads the image again to compare, and the
+upload takes as long as that.
+""",
+    ),
+]
+cfg.CONF.register_opts(OPTIONS, group=configuration.SHARED_CONF_GROUP)
+
+STORE_SPEC = "image_service:store_id"
+# Glance's own default.
+HASH_ALGO = "sha512"
+# Seconds to take back a clone of which nobody knows whether it was made.
+PATIENCE = 60.0
+# Seconds without a sign of work on its clones until a volume no longer waits for them.
+STUCK = 30.0
+
+
+class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
+    """Cinder's RBD driver, with the upload of volumes as images by imaged."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """Nothing is asked of the daemon yet."""
+        super().__init__(*args, **more)
+        self.configuration.append_config_values(OPTIONS)
+        self._imaged = Client(self.configuration.imaged_socket)
+
+    @classmethod
+    def get_driver_options(cls) -> list[Any]:
+        """What can be set for a backend."""
+        return [*super().get_driver_options(), *OPTIONS]
+
+    # Images of volumes
+
+    def copy_volume_to_image(
+        self, context: Any, volume: Any, image_service: Any, image_meta: dict[str, Any]
+    ) -> None:
+        """Make an image of a volume."""
+        store = _named_store(volume) or self.configuration.imaged_store
+        if self.configuration.enable_clone_optimization:
+            try:
+                self._clone_to_image(context, volume, image_meta, store)
+                return
+            except Unsuited as reason:
+                LOG.info("Image %s is streamed: %s", image_meta["id"], reason)
+            except Unclear:
+                raise
+            except (Refused, ours.Error) as reason:
+                LOG.warning("Image %s is streamed, not cloned: %s", image_meta["id"], reason)
+            except Exception:
+                LOG.exception("Image %s is streamed, not cloned", image_meta["id"])
+        super().copy_volume_to_image(context, volume, with_size(image_service), image_meta)
+
+    def _clone_to_image(
+        self, context: Any, volume: Any, image_meta: dict[str, Any], named: str | None
+    ) -> None:
+        image = image_meta["id"]
+        suited(image_meta, encrypted=bool(volume.encryption_key_id))
+        store = store_for(self._imaged.stores(), named, self._get_fsid())
+        call = _glance(context)
+        began = time.monotonic()
+        receipt = self._clone_once(call, store, image, volume, context.request_id)
+        cloned = time.monotonic()
+        try:
+            digests = self._digests(receipt) if self.configuration.imaged_send_digests else {}
+            register(call, image, receipt.location, digests)
+        except Unclear:
+            LOG.error(
+                "Image %s in the store %s may have to be deleted: nobody can tell whether Glance "
+                "has it",
+                image,
+                store.id,
+            )
+            raise
+        except BaseException:
+            self._undo(store, image)
+            raise
+        LOG.info(
+            "Image %s is a clone of volume %s: cloned in %.2f s, registered in %.2f s",
+            image,
+            volume.id,
+            cloned - began,
+            time.monotonic() - cloned,
+        )
+
+    def _clone_once(
+        self, call: Any, store: Store, image: str, volume: Any, request_id: str | None
+    ) -> Receipt:
+        """Make the clone, whose name is the image's id, so there can be but one."""
+
+        def clone() -> Receipt:
+            return self._imaged.copy(
+                store.id,
+                image,
+                # Of a volume that was migrated it follows another id than the volume's.
+                rbd_volume=f"{self.configuration.rbd_pool}/{volume.name}",
+                from_store=store.id,
+                mode="clone",
+                hash_algo=HASH_ALGO,
+                request_id=request_id,
+            )
+
+        try:
+            return clone()
+        except ours.Exists:
+            # A try before this one has left it, perhaps of what the volume was then. While the
+            # image is queued it has no location, so nobody has seen this.
+            if call("get", image)["status"] != "queued":
+                raise
+            self._imaged.delete(store.id, image, request_id=request_id)
+            return clone()
+        except ours.Error as error:
+            if error.in_doubt:
+                self._undo(store, image)
+            raise
+
+    def _digests(self, receipt: Receipt) -> dict[str, str]:
+        """What Glance compares or believes: its validation data."""
+        if receipt.digest_job:
+            while not (job := self._imaged.job(receipt.digest_job, wait=30)).over:
+                pass
+            if job.state != "done":
+                raise Refused(f"the image has no digests, the job is {job.state}: {job.error}")
+        stat = self._imaged.stat(receipt.store, at=receipt.location)
+        return {"os_hash_algo": HASH_ALGO, "os_hash_value": stat.digests[HASH_ALGO]}
+
+    def _undo(self, store: Store, image: str) -> None:
+        """Take a clone back that Glance does not have."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._imaged.delete(store.id, image)
+                return
+            except ours.NotFound:
+                # Glance deletes it too when it fails to register it.
+                return
+            except (ours.Unavailable, ours.Timeout, ours.InUse) as error:
+                if time.monotonic() > deadline:
+                    self._left(store, image, error)
+                    return
+                time.sleep(1)
+            except ours.Error as error:
+                self._left(store, image, error)
+                return
+
+    def _left(self, store: Store, image: str, error: ours.Error) -> None:
+        LOG.error(
+            "Image %s is left in the store %s although Glance does not have it; delete it with "
+            "`imaged delete %s %s`: %s",
+            image,
+            store.id,
+            store.id,
+            image,
+            error,
+        )
+
+    # Volumes that images were made from
+
+    def delete_volume(self, volume: Any) -> None:
+        """Delete a volume, once no image is a clone of it."""
+        self._await_independence(volume.name)
+        try:
+            super().delete_volume(volume)
+        except self.rbd.Error as error:
+            # Images that stay clones, and a user who may not write to their pool.
+            if not (clones := self._clones(volume.name)):
+                raise
+            LOG.error("Volume %s is needed by images, %s: %s", volume.name, clones, error)
+            raise exception.VolumeIsBusy(volume_name=volume.name) from error
+
+    def _await_independence(self, name: str) -> None:
+        """Wait while the daemon is about to copy into clones of a volume what they lack."""
+        since, before = time.monotonic(), None
+        while clones := self._clones(name):
+            try:
+                jobs = [one for one in self._imaged.jobs() if one.image in clones and not one.over]
+            except ours.Error as error:
+                LOG.warning("Volume %s has clones, and imaged does not answer: %s", name, error)
+                return
+            seen = [(one.id, one.state, one.done) for one in jobs]
+            if seen != before:
+                since, before = time.monotonic(), seen
+            # Between two jobs of an image there is a moment without.
+            if time.monotonic() - since > (STUCK if jobs else 1):
+                return
+            time.sleep(0.2)
+
+    def _clones(self, name: str) -> list[str]:
+        """The names of a volume's clones in other pools."""
+        pool = self.configuration.rbd_pool
+        try:
+            with rbd.RBDVolumeProxy(self, name, read_only=True) as image:
+                return [child for where, child in image.list_children() if where != pool]
+        except self.rbd.ImageNotFound:
+            return []
+
+
+def _named_store(volume: Any) -> str | None:
+    """The store that the volume's type names."""
+    kind = volume.volume_type
+    named: str | None = kind.extra_specs.get(STORE_SPEC) if kind and kind.extra_specs else None
+    return named
+
+
+def _glance(context: Any) -> Any:
+    """Calls methods of glanceclient's as Cinder does."""
+    client = glance.GlanceClientWrapper()
+
+    def call(method: str, *args: Any, **more: Any) -> Any:
+        return client.call(context, method, *args, **more)
+
+    return call
