@@ -19,6 +19,8 @@ import requests
 MODES = ("in-process", "imaged")
 # The size of a piece that a client sends.
 PIECE = 1 << 16
+# That of a piece that is read from Ceph.
+PART = 16 << 20
 
 
 def until(what, so, seconds=60):
@@ -117,6 +119,14 @@ class Rig:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
+    def sql(self, database, command):
+        socket = f"{self['dir']}/database/socket"
+        subprocess.run(
+            ["mariadb", "--no-defaults", "--socket", socket, "--execute", command, database],
+            timeout=60,
+            check=True,
+        )
+
     def journal(self):
         """How many transfers the daemon has not brought to an end."""
         text = subprocess.run(
@@ -150,6 +160,14 @@ class Rig:
             self._cluster = rados.Rados(conffile=self["stores"][store]["conf"], rados_id="admin")
             self._cluster.connect()
         return self._cluster
+
+    def digest(self, store, image):
+        """The SHA-512 of what a store in Ceph has."""
+        found = hashlib.sha512()
+        with self.pool(store) as ioctx, rbd.Image(ioctx, image, "snap", read_only=True) as there:
+            for at in range(0, there.size(), PART):
+                found.update(there.read(at, min(PART, there.size() - at)))
+        return found.hexdigest()
 
     def fsid(self, store):
         return self.cluster(store).get_fsid()

@@ -1,6 +1,6 @@
 """Writes rig.json, what tests and benchmarks need to know of the rig.
 
-facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER
+facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER CINDER_USER
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 
-def main(folder, mode, keystone, glance, files, password, script, glance_user):
+def main(folder, mode, keystone, glance, files, password, script, glance_user, cinder_user):
     folder = Path(folder)
 
     def pid(name):
@@ -49,6 +49,9 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
         "glance_conf": str(folder / "glance/glance-api.conf"),
         "imaged_conf": str(folder / "imaged/imaged.conf"),
         "glance_user": glance_user,
+        "cinder_user": cinder_user,
+        "cinder_conf": str(folder / "cinder/cinder.conf"),
+        "volumes": {"pool": "volumes", "conf": str(folder / "ceph/ceph.conf")},
         "stores": {
             "also-ceph": {**ceph, "pool": "volumes"},
             "also-cloud": {**cloud, "bucket": "also"},
@@ -73,7 +76,7 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user):
             "swift",
         ],
         "default_store": "fast",
-        "pids": {name: pid(name) for name in ("keystone", "glance", "imaged", "files")},
+        "pids": {name: pid(name) for name in ("keystone", "glance", "cinder", "imaged", "files")},
     }
     (folder / "rig.json.new").write_text(json.dumps(rig, indent=2) + "\n")
     os.replace(folder / "rig.json.new", folder / "rig.json")

@@ -1,6 +1,6 @@
 """Fills a fresh Keystone: projects, users, roles, services and endpoints.
 
-seed.py KEYSTONE_URL ADMIN_PASSWORD GLANCE_URL GATEWAY_URL
+seed.py KEYSTONE_URL ADMIN_PASSWORD GLANCE_URL GATEWAY_URL CINDER_URL
 
 One process, because each call of the openstack command takes more than a second.
 """
@@ -10,7 +10,7 @@ import sys
 import openstack
 
 
-def main(keystone, password, glance, gateway):
+def main(keystone, password, glance, gateway, cinder):
     cloud = openstack.connect(
         auth_url=f"{keystone}/v3",
         username="admin",
@@ -26,7 +26,7 @@ def main(keystone, password, glance, gateway):
         roles.setdefault(name, None)
         roles[name] = roles[name] or identity.create_role(name=name)
     for project_name, users in (
-        ("service", {"glance": ("admin", "service")}),
+        ("service", {"glance": ("admin", "service"), "cinder": ("admin", "service")}),
         ("demo", {"demo": ("member", "reader")}),
     ):
         project = identity.create_project(name=project_name, domain_id="default")
@@ -38,6 +38,7 @@ def main(keystone, password, glance, gateway):
                 identity.assign_project_role_to_user(project, user, roles[role])
     for name, kind, url in (
         ("glance", "image", glance),
+        ("cinder", "block-storage", f"{cinder}/v3"),
         ("swift", "object-store", f"{gateway}/swift/v1/AUTH_%(project_id)s"),
     ):
         service = identity.create_service(name=name, type=kind)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.imaged
 def roles(rig, given):
     """The daemon with another line of roles; as with any option, SIGHUP is enough."""
     user = rig["glance_user"]
-    line = f"roles = {user}:admin\n"
+    line = f"roles = {user}:admin, {rig['cinder_user']}:service\n"
 
     def change(text):
         assert line in text

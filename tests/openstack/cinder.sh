@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# Cinder, for ci/openstack, which reads this and whose names it uses.
+# shellcheck disable=SC2154
+
+# Neither Glance's user nor the daemon's: what it may do is what `roles` and its caps in Ceph give it.
+cinder_user=backup
+
+# os-brick looks for keys in /etc/ceph alone, by the name of the cluster: each rig's is another.
+cinder_key() { echo "/etc/ceph/imaged-rig-$(<"$dir/ports").client.cinder.keyring"; }
+
+make_cinder() {
+    local conf=$dir/cinder/cinder.conf key
+    mkdir -p "$dir"/cinder/{state,conversion,lock,coordination,tmp} /etc/ceph
+    key=$(cinder_key)
+    install -m 600 -o "$cinder_user" "$dir/ceph/ceph.client.cinder.keyring" "$key"
+    chown "$cinder_user" "$dir/ceph/ceph.client.cinder.keyring"
+    key=${key##*/}
+    render cinder.conf "$conf" "keystone=$keystone" "glance=$glance" "password=$password" \
+        "port=${cinder##*:}" "socket=$socket" "cluster=${key%%.*}"
+    "$bin/cinder-manage" --config-file "$conf" db sync
+    chown -R "$cinder_user:" "$dir/cinder" "$dir/log/cinder.log"
+}
+
+start_cinder() {
+    until_free "$cinder"
+    # It goes to the daemon's socket by Glance's group.
+    start cinder env TMPDIR="$dir/cinder/tmp" HOME="$dir/cinder" \
+        setpriv --reuid "$cinder_user" --regid "$(id -g "$cinder_user")" \
+        --groups "$(id -g "$glance_user")" \
+        "$bin/python" "$tests/cinder_server.py" --config-file "$dir/cinder/cinder.conf"
+    await cinder "$dir/log/cinder.out"
+}
+
+forget_cinder() { # what it has outside DIR
+    [[ ! -e $dir/ports ]] || rm -f "$(cinder_key)"
+}

@@ -1,0 +1,49 @@
+"""Makes the volume types of a fresh Cinder, once its backends and Glance are up.
+
+cinder_seed.py KEYSTONE_URL ADMIN_PASSWORD
+"""
+
+import sys
+import time
+
+import openstack
+
+# By name: the backend that has its volumes, and the store that images of them go to.
+TYPES = {
+    "plain": ("plain", "ceph"),
+    "clone": ("clone", "ceph"),
+    "clone-to-files": ("clone", "fast"),
+    "clone-to-default": ("clone", None),
+    "clone-to-plain": ("clone", "plain-ceph"),
+    "stream": ("stream", "ceph"),
+}
+
+
+def main(keystone, password):
+    cloud = openstack.connect(
+        auth_url=f"{keystone}/v3",
+        username="admin",
+        password=password,
+        project_name="admin",
+        user_domain_id="default",
+        project_domain_id="default",
+        region_name="rig",
+    )
+    volumes = cloud.block_storage
+    for name, (backend, store) in TYPES.items():
+        specs = {"volume_backend_name": backend}
+        if store:
+            specs["image_service:store_id"] = store
+        volumes.create_type(name=name, extra_specs=specs)
+    deadline = time.monotonic() + 60
+    while True:
+        pools = {pool.name for pool in volumes.backend_pools()}
+        if len(pools) == len({backend for backend, _ in TYPES.values()}):
+            return
+        if time.monotonic() > deadline:
+            sys.exit(f"the scheduler knows these backends only: {pools}")
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,213 @@
+"""Images of Cinder's volumes: by Cinder's own driver and by that of the Python package."""
+
+import contextlib
+import hashlib
+import random
+import uuid
+from pathlib import Path
+
+import pytest
+import rbd
+from cloud import Glance, digest, until
+from glance import policies
+from volumes import GIB, Cinder
+
+pytestmark = pytest.mark.imaged
+
+
+@pytest.fixture
+def cinder(imaged, rig):
+    """Cinder, and Glance with the daemon."""
+    cinder = Cinder(rig)
+    yield cinder
+    rig.ensure_daemon()
+    # What becomes of their clones is tested; here they are only to go.
+    imaged.delete_all()
+    cinder.delete_made()
+
+
+@pytest.fixture(scope="session")
+def whole(raw):
+    """The SHA-512 of a volume of a GiB that begins with `raw`."""
+    found = hashlib.sha512(raw)
+    left = GIB - len(raw)
+    while left:
+        found.update(bytes(min(left, 16 << 20)))
+        left -= min(left, 16 << 20)
+    return found.hexdigest()
+
+
+def check(rig, glance, image, sha512, store="ceph", size=GIB):
+    """Glance has these bytes in this store, and knows their digest."""
+    shown = glance.show(image)
+    assert (shown["status"], shown["size"], shown["stores"]) == ("active", size, store)
+    # Of a location that was registered Glance finds it out afterwards.
+    until("the digest", lambda: glance.show(image)["os_hash_value"])
+    assert glance.show(image)["os_hash_value"] == sha512
+    assert rig.held(store) == {image: size}
+    if rig["stores"][store]["type"] == "rbd":
+        assert rig.digest(store, image) == sha512
+
+
+def was_cloned(rig, image):
+    """Whether the daemon made it by a clone, whose digest follows."""
+    return "digest" in [job["kind"] for job in rig.imaged("jobs")["jobs"] if job["image"] == image]
+
+
+@contextlib.contextmanager
+def policy(rig, **rules):
+    """Glance with other rules; it reads them with the next request."""
+    path = Path(rig["glance_conf"]).with_name("policy.yaml")
+    own = {rule.name: rule.check_str for rule in policies.list_rules()}
+
+    def write(rules):
+        path.write_text("".join(f'{name}: "{rule}"\n' for name, rule in rules.items()))
+
+    write(rules)
+    try:
+        yield
+    finally:
+        # Rules that are no longer in the file would stay.
+        write({name: own[name] for name in rules})
+
+
+@contextlib.contextmanager
+def trusted(rig):
+    """Cinder's user may take back what it had the daemon make."""
+    user = rig["cinder_user"]
+    with rig.configured(lambda text: text.replace(f"{user}:service", f"{user}:admin")):
+        yield
+
+
+@pytest.mark.parametrize("kind", ["plain", "stream", "clone"])
+def test_its_bytes_are_the_volume_s(cinder, imaged, rig, raw, whole, kind):
+    volume = cinder.volume(kind, content=raw)
+    image = cinder.uploaded(volume)
+    check(rig, imaged, image, whole)
+    assert was_cloned(rig, image) == (kind == "clone")
+    got = hashlib.sha512()
+    with imaged.ask("GET", f"/images/{image}/file", 200, stream=True) as answer:
+        for piece in answer.iter_content(1 << 20):
+            got.update(piece)
+    assert got.hexdigest() == whole
+
+
+@pytest.mark.parametrize("kind", ["clone-to-files", "clone-to-default"])
+def test_streamed_to_a_store_of_another_type(cinder, imaged, rig, raw, whole, kind):
+    image = cinder.uploaded(cinder.volume(kind, content=raw))
+    check(rig, imaged, image, whole, "fast")
+    assert not was_cloned(rig, image)
+
+
+def test_cloned_for_a_store_that_glance_serves_itself(cinder, imaged, rig, raw, whole):
+    image = cinder.uploaded(cinder.volume("clone-to-plain", content=raw))
+    check(rig, imaged, image, whole, "plain-ceph")
+    assert was_cloned(rig, image)
+
+
+def test_a_user_who_is_no_administrator(cinder, imaged, rig, raw, whole):
+    """Their image is private, and they may not add locations: Cinder may, for them."""
+    mine = Cinder(rig, "demo")
+    volume = mine.volume("clone", content=raw)
+    try:
+        image = mine.uploaded(volume)
+        assert Glance(rig, "demo").show(image)["visibility"] == "private"
+        check(rig, imaged, image, whole)
+        assert was_cloned(rig, image)
+    finally:
+        mine.delete_made()
+
+
+@pytest.mark.parametrize("kind", ["stream", "clone"])
+@pytest.mark.parametrize("first", ["image", "volume"])
+def test_deleted_in_both_orders_right_after_the_upload(
+    cinder, imaged, rig, raw, whole, kind, first
+):
+    volume = cinder.volume(kind, content=raw)
+    image = cinder.uploaded(volume)
+    if first == "image":
+        imaged.delete(image)
+        assert rig.held("ceph") == {}
+        cinder.delete(volume)
+    else:
+        cinder.delete(volume)
+        check(rig, imaged, image, whole)
+        imaged.delete(image)
+    assert rig.held("ceph") == rig.held("also-ceph") == {}
+
+
+def test_a_volume_of_the_image_again(cinder, imaged, rig, raw):
+    first = cinder.volume("clone", content=raw)
+    image = cinder.uploaded(first)
+    second = cinder.volume("clone", image_id=image)
+    cinder.delete(first)
+    assert digest(cinder.read(second), "sha256") == digest(raw + bytes(GIB - len(raw)), "sha256")
+    again = cinder.uploaded(second)
+    cinder.delete(second)
+    assert rig.digest("ceph", again) == rig.digest("ceph", image)
+
+
+def test_the_image_is_of_one_moment(cinder, imaged, rig, raw, whole):
+    """It is as it was when it was cloned, whatever is written to the volume afterwards."""
+    volume = cinder.volume("clone", content=raw)
+    image = cinder.upload(volume)
+    until("the clone", lambda: was_cloned(rig, image))
+    source = random.Random(2)
+    for _ in range(30):
+        cinder.write(volume, source.randbytes(1 << 20), source.randrange(900) << 20)
+    cinder.available(volume)
+    until("its independence", lambda: not cinder.snapshots(volume))
+    check(rig, imaged, image, whole)
+
+
+def test_a_volume_that_was_migrated(cinder, imaged, rig, raw, whole):
+    """Its bytes are under another id than its own."""
+    volume, other = cinder.volume("clone", content=raw), str(uuid.uuid4())
+    pool = rig.cluster("ceph").open_ioctx(rig["volumes"]["pool"])
+
+    def move(name, new, name_id):
+        rbd.RBD().rename(pool, f"volume-{name}", f"volume-{new}")
+        rig.sql("cinder", f"UPDATE volumes SET _name_id = {name_id} WHERE id = '{volume}'")
+
+    move(volume, other, f"'{other}'")
+    try:
+        image = cinder.uploaded(volume)
+        check(rig, imaged, image, whole)
+        assert was_cloned(rig, image)
+    finally:
+        move(other, volume, "NULL")
+
+
+def test_glance_refuses_the_location(cinder, imaged, rig, raw, whole):
+    """The clone is taken back, and the image streamed."""
+    volume = cinder.volume("clone", content=raw)
+    with trusted(rig), policy(rig, add_image_location="!"):
+        image = cinder.uploaded(volume)
+        check(rig, imaged, image, whole)
+    assert cinder.snapshots(volume) == []
+    log = (Path(rig["log"]) / "cinder.log").read_text()
+    assert f"Image {image} is streamed, not cloned: Glance refused" in log
+    assert "needs the role service" in log
+
+
+def test_a_failed_upload_leaves_nothing(cinder, imaged, rig, raw):
+    volume = cinder.volume("clone", content=raw)
+    with trusted(rig), policy(rig, add_image_location="!", upload_image="!"):
+        image = cinder.uploaded(volume)
+    assert imaged.ask("GET", f"/images/{image}").status_code == 404
+    assert rig.held("ceph") == {}
+    until("no snapshot to be left", lambda: cinder.snapshots(volume) == [])
+    assert cinder.messages(volume)
+
+
+def test_without_the_daemon_it_is_streamed_or_fails(cinder, imaged, rig, raw, whole):
+    lost, kept = cinder.volume("clone", content=raw), cinder.volume("clone-to-plain", content=raw)
+    with rig.daemon_down():
+        image = cinder.uploaded(lost)
+        assert imaged.ask("GET", f"/images/{image}").status_code == 404
+        assert cinder.messages(lost)
+        # A store that Glance serves itself.
+        image = cinder.uploaded(kept)
+    check(rig, imaged, image, whole, "plain-ceph")
+    assert rig.held("ceph") == {}
+    assert cinder.snapshots(lost) == cinder.snapshots(kept) == []
