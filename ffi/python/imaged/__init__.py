@@ -7,7 +7,8 @@
         ...
 
 It needs nothing beyond Python, and may be used by threads, by processes that fork, and under
-eventlet. `imaged.glance` is the plugin that lets Glance's stores be served by the daemon.
+eventlet. `imaged.glance` is the plugin that lets Glance's stores be served by the daemon, and
+`imaged.cinder` a driver of Cinder's that has it make images of volumes.
 """
 
 from .body import Body

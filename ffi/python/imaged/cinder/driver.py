@@ -19,7 +19,6 @@ import time
 from typing import Any
 
 from cinder import exception
-from cinder.image import glance
 from cinder.volume import configuration
 from cinder.volume.drivers import rbd
 from oslo_config import cfg
@@ -115,7 +114,7 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
                 LOG.warning("Image %s is streamed, not cloned: %s", image_meta["id"], reason)
             except Exception:
                 LOG.exception("Image %s is streamed, not cloned", image_meta["id"])
-        super().copy_volume_to_image(context, volume, with_size(image_service), image_meta)
+        super().copy_volume_to_image(context, volume, with_size(image_service, store), image_meta)
 
     def _clone_to_image(
         self, context: Any, volume: Any, image_meta: dict[str, Any], named: str | None
@@ -270,6 +269,9 @@ def _named_store(volume: Any) -> str | None:
 
 def _glance(context: Any) -> Any:
     """Calls methods of glanceclient's as Cinder does."""
+    # Cinder's own modules cannot be imported in the order of their names.
+    from cinder.image import glance
+
     client = glance.GlanceClientWrapper()
 
     def call(method: str, *args: Any, **more: Any) -> Any:

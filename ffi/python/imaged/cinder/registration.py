@@ -96,9 +96,10 @@ def _ask(call: Call, image: str, url: str, digests: Mapping[str, str]) -> None:
             # As after a first try whose answer was lost. What it was is seen next.
             LOG.debug("Glance already registers a location of image %s", image)
             return
-        except glanceclient.exc.HTTPClientError as error:
-            raise Refused(f"Glance refused: {error}") from error
         except Exception as error:
+            code = getattr(error, "code", None)
+            if isinstance(code, int) and 400 <= code < 500:
+                raise Refused(f"Glance refused: {error}") from error
             # It was sent, perhaps whole.
             LOG.warning("Whether Glance registers a location is looked for: %s", error)
             return

@@ -16,18 +16,19 @@ PIECE = 4 << 20
 AHEAD = 4
 
 
-def with_size(image_service: Any) -> Any:
-    """The same image service, but its uploads have a size."""
+def with_size(image_service: Any, store: str | None) -> Any:
+    """The same image service, but its uploads have a size, and this store unless they name one."""
     same = copy.copy(image_service)
-    same._client = _Client(image_service._client)
+    same._client = _Client(image_service._client, store)
     return same
 
 
 class _Client:
     """Cinder's client of Glance."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, store: str | None) -> None:
         self._client = client
+        self._more = {"store_id": store} if store else {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -39,7 +40,7 @@ class _Client:
         size = length(source)
         with Ahead(source, size) as body:
             return self._client.call(
-                context, method, image, body, *rest, **{**more, "image_size": size}
+                context, method, image, body, *rest, **{**self._more, **more, "image_size": size}
             )
 
 
