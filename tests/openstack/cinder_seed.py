@@ -15,6 +15,7 @@ TYPES = {
     "clone-to-files": ("clone", "fast"),
     "clone-to-default": ("clone", None),
     "clone-to-plain": ("clone", "plain-ceph"),
+    "clone-beside": ("clone", "also-ceph"),
     "stream": ("stream", "ceph"),
 }
 

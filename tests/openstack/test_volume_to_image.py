@@ -136,6 +136,28 @@ def test_deleted_in_both_orders_right_after_the_upload(
     assert rig.held("ceph") == rig.held("also-ceph") == {}
 
 
+def test_an_image_in_the_volume_s_own_pool(cinder, imaged, rig, raw, whole):
+    volume = cinder.volume("clone-beside", content=raw)
+    image = cinder.uploaded(volume)
+    assert was_cloned(rig, image)
+    cinder.delete(volume)
+    check(rig, imaged, image, whole, "also-ceph")
+
+
+def test_a_volume_stays_while_images_are_clones_for_ever(cinder, imaged, rig, raw, whole):
+    """Cinder's user may not write to their pool, so it cannot copy into them."""
+    volume = cinder.volume("clone", content=raw)
+    with rig.configured(lambda text: f"{text}[ceph]\nimaged_flatten = false\n"):
+        image = cinder.uploaded(volume)
+        cinder.cloud.delete_volume(volume)
+        cinder.available(volume)
+        check(rig, imaged, image, whole)
+        log = (Path(rig["log"]) / "cinder.log").read_text()
+        assert f"Volume volume-{volume} is needed by images, ['{image}']" in log
+        imaged.delete(image)
+        cinder.delete(volume)
+
+
 def test_a_volume_of_the_image_again(cinder, imaged, rig, raw):
     first = cinder.volume("clone", content=raw)
     image = cinder.uploaded(first)
@@ -192,12 +214,17 @@ def test_glance_refuses_the_location(cinder, imaged, rig, raw, whole):
 
 def test_a_failed_upload_leaves_nothing(cinder, imaged, rig, raw):
     volume = cinder.volume("clone", content=raw)
+    temporary = Path(rig["dir"]) / "cinder/tmp"
+    before = set(temporary.iterdir())
     with trusted(rig), policy(rig, add_image_location="!", upload_image="!"):
         image = cinder.uploaded(volume)
+    assert set(temporary.iterdir()) <= before
     assert imaged.ask("GET", f"/images/{image}").status_code == 404
     assert rig.held("ceph") == {}
     until("no snapshot to be left", lambda: cinder.snapshots(volume) == [])
     assert cinder.messages(volume)
+    # Nor is it still open.
+    cinder.delete(volume)
 
 
 def test_without_the_daemon_it_is_streamed_or_fails(cinder, imaged, rig, raw, whole):

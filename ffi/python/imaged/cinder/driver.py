@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from typing import Any
 
 from cinder import exception
@@ -226,7 +227,7 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
         self._await_independence(volume.name)
         try:
             super().delete_volume(volume)
-        except self.rbd.Error as error:
+        except (self.rbd.Error, exception.VolumeBackendAPIException) as error:
             # Images that stay clones, and a user who may not write to their pool.
             if not (clones := self._clones(volume.name)):
                 raise
@@ -235,7 +236,7 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
 
     def _await_independence(self, name: str) -> None:
         """Wait while the daemon is about to copy into clones of a volume what they lack."""
-        since, before = time.monotonic(), None
+        since, before, pause = time.monotonic(), None, 0.1
         while clones := self._clones(name):
             try:
                 jobs = [one for one in self._imaged.jobs() if one.image in clones and not one.over]
@@ -248,16 +249,29 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
             # Between two jobs of an image there is a moment without.
             if time.monotonic() - since > (STUCK if jobs else 1):
                 return
-            time.sleep(0.2)
+            # Once there is work it can take hours.
+            pause = min(2 * pause, 2.0) if jobs else 0.1
+            time.sleep(pause)
 
     def _clones(self, name: str) -> list[str]:
-        """The names of a volume's clones in other pools."""
-        pool = self.configuration.rbd_pool
+        """The images of Glance's that are clones of a volume."""
         try:
             with rbd.RBDVolumeProxy(self, name, read_only=True) as image:
-                return [child for where, child in image.list_children() if where != pool]
+                return [child for _, child in image.list_children() if _is_image(child)]
         except self.rbd.ImageNotFound:
             return []
+        except self.rbd.Error as error:
+            # As for a user who may not look into all pools: what can be deleted is, even so.
+            LOG.warning("Whether images are clones of volume %s is not known: %s", name, error)
+            return []
+
+
+def _is_image(name: str) -> bool:
+    """Whether it is an id, as images of Glance's are named; Cinder puts a word before its own."""
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def _named_store(volume: Any) -> str | None:

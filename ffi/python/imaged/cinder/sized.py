@@ -6,10 +6,16 @@ them until it knows. Cinder knows the size and does not say it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
+import os
 import queue
 import threading
+from collections.abc import Iterator
 from typing import Any
+
+LOG = logging.getLogger(__name__)
 
 # Bytes of a read, and how many of them wait to be sent.
 PIECE = 4 << 20
@@ -37,11 +43,30 @@ class _Client:
         if method != "upload":
             return self._client.call(context, method, *args, **more)
         image, source, *rest = args
-        size = length(source)
-        with Ahead(source, size) as body:
-            return self._client.call(
-                context, method, image, body, *rest, **{**self._more, **more, "image_size": size}
-            )
+        with closed_after(source):
+            size = length(source)
+            more = {**self._more, **more, "image_size": size}
+            with Ahead(source, size) as body:
+                return self._client.call(context, method, image, body, *rest, **more)
+
+
+@contextlib.contextmanager
+def closed_after(source: Any) -> Iterator[None]:
+    """Close what Cinder leaves open until Python finds nobody has it.
+
+    After an upload that failed that can be minutes, in which the volume cannot be deleted.
+    """
+    try:
+        yield
+    finally:
+        # A ceph.conf that was made for this volume alone.
+        conf = getattr(source, "rbd_conf", None)
+        try:
+            source.close()
+            if conf:
+                os.unlink(conf)
+        except Exception as error:
+            LOG.warning("The volume that was uploaded is not closed: %s", error)
 
 
 def length(source: Any) -> int:

@@ -1,5 +1,6 @@
 """What can be known of Cinder's driver without a Cinder: `ci/openstack` has a real one."""
 
+import contextlib
 import io
 import threading
 import types
@@ -212,6 +213,27 @@ def test_an_upload_ends_with_the_source_s_error_and_without_threads(source, erro
     assert threading.active_count() == before
 
 
+class Opened(io.BytesIO):
+    """A volume that is open, as Cinder opens it."""
+
+    rbd_conf: str
+
+
+@pytest.mark.parametrize("content", [CONTENT, None])
+def test_the_volume_is_closed_after_its_upload(tmp_path, content):
+    source = Opened(content or CONTENT)
+    conf = tmp_path / "brickrbd_x"
+    conf.write_text("")
+    source.rbd_conf = str(conf)
+    service = Service()
+    if content is None:
+        service._client = None
+    with contextlib.nullcontext() if content else pytest.raises(AttributeError):
+        sized.with_size(service, None).update(source)
+    assert source.closed
+    assert not conf.exists()
+
+
 def test_no_thread_is_left_when_nobody_reads():
     before = threading.active_count()
     with pytest.raises(OSError), sized.Ahead(io.BytesIO(bytes(1 << 28)), 1 << 28):
@@ -361,6 +383,12 @@ def test_an_image_that_somebody_has_is_left_alone(upload):
     glance.state = ("active", ())
     assert upload(daemon, glance)
     assert daemon.asked[-1][0] == "copy"
+
+
+def test_images_are_told_from_volumes_by_their_names():
+    image = "3d1f2f5e-5f0c-4c43-9a6c-0c8e2f1a7b11"
+    assert module._is_image(image)
+    assert not any(map(module._is_image, [f"volume-{image}", f"{image}.deleted", image.upper()]))
 
 
 def test_digests_are_sent_once_they_are_known(upload):
