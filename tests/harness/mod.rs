@@ -1,10 +1,12 @@
-//! What tests stand on: stores of every kind, a real daemon, an object server that fails as it is told, a
-//! caller that sees every byte.
+//! What tests stand on: stores of every kind, a real daemon, an object server and a Cinder that fail as they
+//! are told, a caller that sees every byte.
 
+pub(crate) mod cinder;
 pub(crate) mod daemon;
 pub(crate) mod objects;
 pub(crate) mod raw;
 pub(crate) mod rigs;
+pub(crate) mod service;
 pub(crate) mod stores;
 
 /// Stops a test that has a thread of its own for so long.

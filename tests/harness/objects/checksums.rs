@@ -3,11 +3,8 @@
 use data_encoding::BASE64;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    exchange::{Answer, Head},
-    s3::error,
-    space::{Blob, hex},
-};
+use super::s3::error;
+use crate::harness::service::{Answer, Blob, Head, hex};
 
 /// What a client says of a body, by names in small letters.
 type Said = Vec<(String, String)>;

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    exchange::Answer,
-    space::{Blob, Manifest, Object, Segment, Space, hex, md5_of},
+    space::{Manifest, Object, Segment, Space},
     swift::{At, listed, refusal},
 };
+use crate::harness::service::{Answer, Blob, hex, md5_of};
 
 /// The object that a static manifest makes, if all that it says of its segments is true.
 pub(super) fn manifest(space: &mut Space, at: &At<'_>, body: &Blob) -> Result<Object, Answer> {

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{
-    exchange::Answer,
     s3::{At, element, elements, error, escaped, quoted, range, source, xml},
-    space::{Blob, Object, Space, Upload, hex, md5_of},
+    space::{Object, Space, Upload},
 };
+use crate::harness::service::{Answer, Blob, hex, md5_of};
 
 fn no_upload() -> Answer {
     error(404, "NoSuchUpload", "there is no such upload; it may have been ended")
@@ -23,7 +23,7 @@ fn number(at: &At<'_>) -> Option<u32> {
 }
 
 pub(super) fn create(space: &mut Space, at: &At<'_>) -> Answer {
-    let id = space.name("upload");
+    let id = space.identity.name("upload");
     let upload = Upload {
         bucket: at.bucket.to_owned(),
         key: at.key.to_owned(),

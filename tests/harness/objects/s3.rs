@@ -7,12 +7,12 @@ use hyper::Method;
 use percent_encoding::percent_decode_str;
 
 use super::{
+    Call,
     checksums::unwrapped,
-    exchange::{Answer, Head},
     parts,
-    plan::Call,
-    space::{Blob, Bucket, Object, Space},
+    space::{Bucket, Object, Space},
 };
+use crate::harness::service::{Answer, Blob, Head};
 
 /// What is kept with an object, by the beginnings of the names.
 const KEPT: [&str; 8] = [
@@ -131,7 +131,7 @@ pub(super) fn answer(space: &mut Space, call: Call, head: &Head, body: Blob) -> 
     let access = authorization.split_once("Credential=").and_then(|(_, rest)| rest.split_once('/'));
     match access {
         None => return error(403, "AccessDenied", "nobody has signed it"),
-        Some((access, _)) if !space.admitted.contains_key(access) => {
+        Some((access, _)) if !space.identity.admitted.contains_key(access) => {
             return error(403, "InvalidAccessKeyId", "nobody has this access key");
         }
         Some(_) => {}

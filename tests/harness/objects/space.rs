@@ -1,81 +1,9 @@
 //! What the server holds: in memory, and without a thought of who may see it.
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
-use data_encoding::HEXLOWER;
-use imaged_digest::{Md5, Stream};
-
-/// Bytes in pieces.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Blob(pub(super) Vec<Bytes>);
-
-impl Blob {
-    pub(super) fn len(&self) -> u64 {
-        self.0.iter().map(|piece| piece.len() as u64).sum()
-    }
-
-    pub(super) fn slice(&self, range: Range<u64>) -> Self {
-        let mut at = 0;
-        let mut pieces = Vec::new();
-        for piece in &self.0 {
-            let end = at + piece.len() as u64;
-            let (from, to) = (range.start.max(at), range.end.min(end));
-            if from < to {
-                let within = |offset: u64| usize::try_from(offset - at).unwrap();
-                pieces.push(piece.slice(within(from)..within(to)));
-            }
-            at = end;
-        }
-        Self(pieces)
-    }
-
-    /// With another byte in its middle.
-    pub(super) fn with_a_wrong_byte(&self) -> Self {
-        let mut whole = BytesMut::new();
-        self.0.iter().for_each(|piece| whole.extend_from_slice(piece));
-        let middle = whole.len() / 2;
-        if let Some(byte) = whole.get_mut(middle) {
-            *byte ^= 0x20;
-        }
-        Self(vec![whole.freeze()])
-    }
-
-    pub(super) fn md5(&self) -> Vec<u8> {
-        let mut md5 = Stream::<Md5>::default();
-        self.0.iter().for_each(|piece| md5.update(piece));
-        md5.finish()
-    }
-
-    pub(super) fn text(&self) -> String {
-        let whole: Vec<u8> = self.0.iter().flatten().copied().collect();
-        String::from_utf8_lossy(&whole).into_owned()
-    }
-}
-
-impl From<Bytes> for Blob {
-    fn from(bytes: Bytes) -> Self {
-        Self(vec![bytes])
-    }
-}
-
-impl From<String> for Blob {
-    fn from(text: String) -> Self {
-        Bytes::from(text).into()
-    }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    HEXLOWER.encode(bytes)
-}
-
-pub(super) fn md5_of(text: &[u8]) -> Vec<u8> {
-    Blob::from(Bytes::copy_from_slice(text)).md5()
-}
+use super::{Call, Dialect, s3, swift};
+use crate::harness::service::{Answer, Blob, Head, Identity, Service, hex};
 
 /// How a Swift object stands for others.
 #[derive(Clone, Debug)]
@@ -132,13 +60,6 @@ pub(super) struct Upload {
     pub(super) parts: BTreeMap<u32, (Blob, String)>,
 }
 
-/// A token of Swift's.
-#[derive(Clone, Debug)]
-pub(super) struct Token {
-    pub(super) account: String,
-    pub(super) until: Instant,
-}
-
 /// What servers differ in.
 #[derive(Clone, Debug)]
 pub(super) struct Ways {
@@ -154,8 +75,6 @@ pub(super) struct Ways {
     pub(super) largest: u64,
     /// The most that one page of a listing has.
     pub(super) page: usize,
-    /// How long a token is good.
-    pub(super) token_life: Duration,
     /// Swift: so many of the newest objects are not in a listing yet.
     pub(super) unlisted: usize,
     /// Swift: the objects that fit into a container, after which puts are 413.
@@ -171,7 +90,6 @@ impl Default for Ways {
             least_part: 5 << 20,
             largest: 5 << 30,
             page: 1000,
-            token_life: Duration::from_secs(3600),
             unlisted: 0,
             quota: None,
         }
@@ -179,25 +97,17 @@ impl Default for Ways {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Space {
+pub(crate) struct Space {
+    pub(super) dialect: Dialect,
     pub(super) ways: Ways,
     /// By account, which is empty for S3, and name.
     pub(super) buckets: BTreeMap<(String, String), Bucket>,
     pub(super) uploads: BTreeMap<String, Upload>,
-    pub(super) tokens: BTreeMap<String, Token>,
-    /// S3: access keys. Swift: `USER KEY`, `ID SECRET` of an application credential, `trust ID`. With the
-    /// account that each is for.
-    pub(super) admitted: BTreeMap<String, String>,
-    made: u64,
+    /// Who may ask. S3: access keys. Swift: `USER KEY`, `ID SECRET` of an application credential, `trust ID`.
+    pub(super) identity: Identity,
 }
 
 impl Space {
-    /// A name that was not given before.
-    pub(super) fn name(&mut self, what: &str) -> String {
-        self.made += 1;
-        format!("{what}-{}-{}", self.made, hex(&md5_of(&self.made.to_le_bytes())))
-    }
-
     pub(super) fn bucket(&mut self, account: &str, name: &str) -> Option<&mut Bucket> {
         self.buckets.get_mut(&(account.to_owned(), name.to_owned()))
     }
@@ -217,5 +127,34 @@ impl Space {
         let parts = self.uploads.values().flat_map(|upload| upload.parts.values());
         objects.map(|object| object.blob.len()).sum::<u64>()
             + parts.map(|(blob, _)| blob.len()).sum::<u64>()
+    }
+}
+
+impl Service for Space {
+    type Call = Call;
+
+    fn call(&self, head: &Head, _body: &Blob) -> (Call, String) {
+        match self.dialect {
+            Dialect::S3 => s3::call(head),
+            Dialect::Swift => swift::call(head),
+        }
+    }
+
+    fn answer(&mut self, call: Call, head: &Head, body: Blob, address: &str) -> Answer {
+        match self.dialect {
+            Dialect::S3 => s3::answer(self, call, head, body),
+            Dialect::Swift => swift::answer(self, call, head, body, address),
+        }
+    }
+
+    fn refusal(&self, _call: Call, status: u16) -> Answer {
+        match self.dialect {
+            Dialect::S3 => s3::refusal(status),
+            Dialect::Swift => swift::refusal(status),
+        }
+    }
+
+    fn identity(&mut self) -> &mut Identity {
+        &mut self.identity
     }
 }

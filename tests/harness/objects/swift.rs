@@ -1,18 +1,17 @@
 //! The dialect of Swift: accounts, containers, and objects in one piece.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::{
-    exchange::{Answer, Head},
-    keystone, large,
-    plan::Call,
+    Call, large,
     s3::range,
-    space::{Blob, Bucket, Manifest, Object, Space, hex, md5_of},
+    space::{Bucket, Manifest, Object, Space},
 };
+use crate::harness::service::{Answer, Blob, Head, hex, keystone, md5_of};
 
 /// What is kept with an object, by the beginnings of the names.
 const KEPT: [&str; 5] =
@@ -21,6 +20,10 @@ const KEPT: [&str; 5] =
 /// What is kept with a container.
 const KEPT_OF_CONTAINERS: [&str; 3] =
     ["x-container-read", "x-container-write", "x-container-meta-"];
+
+/// What Keystone tells of it.
+const CATALOGUE: &keystone::Catalogue =
+    &[("object-store", |at, account| format!("http://{at}/v1/{account}"))];
 
 pub(super) fn call(head: &Head) -> (Call, String) {
     let first = head.path.first().map_or("", String::as_str);
@@ -86,7 +89,7 @@ pub(super) fn answer(
     address: &str,
 ) -> Answer {
     if call == Call::Token {
-        return keystone::answer(space, head, &body, address);
+        return keystone::answer(&mut space.identity, head, &body, address, CATALOGUE);
     }
     if head.path.first().is_some_and(|first| first == "info") {
         return Answer::new(200).with("content-type", "application/json").body(
@@ -154,9 +157,9 @@ impl At<'_> {
 
 /// Whether a token may do that; what is said if not.
 fn refused(space: &mut Space, call: Call, at: &At<'_>) -> Option<Answer> {
-    let token = at.head.header("x-auth-token").and_then(|token| space.tokens.get(token));
-    let token = token.filter(|token| token.until > Instant::now()).cloned();
-    let owner = token.as_ref().is_some_and(|token| token.account == at.account);
+    let token = at.head.header("x-auth-token");
+    let account = token.and_then(|token| space.identity.account_of(token)).map(str::to_owned);
+    let owner = account.as_ref() == Some(&at.account);
     if owner {
         return None;
     }
@@ -167,7 +170,7 @@ fn refused(space: &mut Space, call: Call, at: &At<'_>) -> Option<Answer> {
         .bucket(&at.account, &at.container)
         .and_then(|bucket| bucket.headers.get(list).cloned())
         .unwrap_or_default();
-    let project = token.as_ref().map(|token| token.account.trim_start_matches("AUTH_").to_owned());
+    let project = account.as_ref().map(|account| account.trim_start_matches("AUTH_").to_owned());
     let admits = |entry: &str| match &project {
         _ if entry == ".r:*" => reads,
         Some(project) => entry == "*:*" || entry == format!("{project}:*"),
@@ -176,7 +179,7 @@ fn refused(space: &mut Space, call: Call, at: &At<'_>) -> Option<Answer> {
     if (reads || writes) && allowed.split(',').map(str::trim).any(admits) {
         return None;
     }
-    Some(refusal(if token.is_some() { 403 } else { 401 }))
+    Some(refusal(if account.is_some() { 403 } else { 401 }))
 }
 
 fn account(space: &mut Space, at: &At<'_>, body: &Blob) -> Answer {

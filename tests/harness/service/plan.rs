@@ -4,47 +4,6 @@ use std::collections::BTreeMap;
 
 use hyper::HeaderMap;
 
-/// A kind of request. Where the two dialects ask for the same it has the same name; a container is a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Call {
-    /// An object, a segment too.
-    Put,
-    Get,
-    Head,
-    /// Of an object.
-    Delete,
-    /// Inside the server.
-    Copy,
-    /// What is in a bucket.
-    List,
-    HeadBucket,
-    PutBucket,
-    /// S3: multipart uploads.
-    CreateUpload,
-    UploadPart,
-    CopyPart,
-    Complete,
-    Abort,
-    ListParts,
-    ListUploads,
-    /// S3: tags.
-    PutTags,
-    GetTags,
-    /// Swift: whoever asks for a token.
-    Token,
-    /// Swift: the object that stands for its segments.
-    PutManifest,
-    /// Swift: an object's metadata.
-    Post,
-    /// Swift: a container's.
-    PostBucket,
-    DeleteBucket,
-    /// Swift: whatever is asked of an account, `/info` too.
-    Account,
-    /// What is not among these.
-    Other,
-}
-
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -67,9 +26,9 @@ pub(crate) enum Fault {
     Stall,
     /// It is read, and neither done nor answered.
     Hang,
-    /// It is done, and not answered before [`Objects::heal`](super::Objects::heal).
+    /// It is done, and not answered before [`Objects::heal`](super::Fake::heal).
     Silent,
-    /// It is read, and done and answered at [`Objects::heal`](super::Objects::heal), also when whoever asked
+    /// It is read, and done and answered at [`Objects::heal`](super::Fake::heal), also when whoever asked
     /// has gone.
     Late,
     /// The answer's body is shorter than its length.
@@ -83,10 +42,10 @@ pub(crate) enum Fault {
 
 /// When something goes wrong. A new one is for every request, for ever.
 #[derive(Clone, Debug)]
-pub(crate) struct Rule {
+pub(crate) struct Rule<C> {
     fault: Fault,
-    call: Option<Call>,
-    /// What the name of the object contains.
+    call: Option<C>,
+    /// What the name of the object, or of the volume, contains.
     named: String,
     skip: usize,
     every: usize,
@@ -94,19 +53,19 @@ pub(crate) struct Rule {
     met: usize,
 }
 
-impl Rule {
+impl<C: Copy + Eq> Rule<C> {
     pub(crate) fn new(fault: Fault) -> Self {
         let named = String::new();
         Self { fault, call: None, named, skip: 0, every: 1, times: usize::MAX, met: 0 }
     }
 
     /// Of requests of this kind alone.
-    pub(crate) fn on(mut self, call: Call) -> Self {
+    pub(crate) fn on(mut self, call: C) -> Self {
         self.call = Some(call);
         self
     }
 
-    /// Of requests for objects alone whose names contain this.
+    /// Of requests alone whose key, as [`Seen::key`] is, contains this.
     pub(crate) fn named(mut self, part: &str) -> Self {
         part.clone_into(&mut self.named);
         self
@@ -131,7 +90,7 @@ impl Rule {
     }
 
     /// Counts a request; whether this goes wrong with it.
-    fn meets(&mut self, call: Call, key: &str) -> bool {
+    fn meets(&mut self, call: C, key: &str) -> bool {
         if self.call.is_some_and(|own| own != call) || !key.contains(&self.named) {
             return false;
         }
@@ -145,28 +104,37 @@ impl Rule {
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) call: Call,
-    /// The name of the object, if there is one in it.
+pub(crate) struct Seen<C> {
+    pub(crate) call: C,
+    /// The name of the object, if there is one in it. Cinder: the id in its path, or else the name that a
+    /// volume is to have.
     pub(crate) key: String,
     pub(crate) query: BTreeMap<String, String>,
     pub(crate) headers: HeaderMap,
+    /// Of a service whose bodies say what is asked.
+    pub(crate) body: String,
     /// What went wrong.
     pub(crate) fault: Option<Fault>,
 }
 
 /// The rules, and the requests that came.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) rules: Vec<Rule>,
-    pub(super) seen: Vec<Seen>,
+#[derive(Debug)]
+pub(super) struct Plan<C> {
+    pub(super) rules: Vec<Rule<C>>,
+    pub(super) seen: Vec<Seen<C>>,
     /// Requests under way, and the most there ever were, by their kind.
-    under_way: BTreeMap<Call, (usize, usize)>,
+    under_way: BTreeMap<C, (usize, usize)>,
 }
 
-impl Plan {
+impl<C> Default for Plan<C> {
+    fn default() -> Self {
+        Self { rules: Vec::new(), seen: Vec::new(), under_way: BTreeMap::new() }
+    }
+}
+
+impl<C: Copy + Ord> Plan<C> {
     /// Takes note of a request; what goes wrong with it.
-    pub(super) fn begin(&mut self, mut seen: Seen) -> Option<Fault> {
+    pub(super) fn begin(&mut self, mut seen: Seen<C>) -> Option<Fault> {
         // Every rule counts it; the first that is due wins.
         for rule in &mut self.rules {
             let meets = rule.meets(seen.call, &seen.key);
@@ -180,11 +148,11 @@ impl Plan {
         fault
     }
 
-    pub(super) fn end(&mut self, call: Call) {
+    pub(super) fn end(&mut self, call: C) {
         self.under_way.entry(call).and_modify(|(now, _)| *now -= 1);
     }
 
-    pub(super) fn most_at_once(&self, call: Call) -> usize {
+    pub(super) fn most_at_once(&self, call: C) -> usize {
         self.under_way.get(&call).map_or(0, |(_, most)| *most)
     }
 }

@@ -1,24 +1,25 @@
-//! Requests and answers, as the dialects see them.
+//! Requests and answers, as the services see them.
 
 use std::{collections::BTreeMap, fmt};
 
 use hyper::{HeaderMap, Method, Request, body::Incoming, header::HeaderValue};
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 
-use super::space::Blob;
+use super::blob::Blob;
 
 /// The head of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Head {
-    pub(super) method: Method,
+pub(crate) struct Head {
+    pub(crate) method: Method,
     /// Of the path, decoded, without what is empty at its end.
-    pub(super) path: Vec<String>,
-    pub(super) query: BTreeMap<String, String>,
-    pub(super) headers: HeaderMap,
+    pub(crate) path: Vec<String>,
+    pub(crate) query: BTreeMap<String, String>,
+    pub(crate) headers: HeaderMap,
 }
 
 impl Head {
-    pub(super) fn of(request: &Request<Incoming>) -> Self {
+    pub(crate) fn of(request: &Request<Incoming>) -> Self {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let pairs = request.uri().query().unwrap_or_default().split('&');
         let query = pairs.filter(|pair| !pair.is_empty()).map(|pair| {
@@ -33,25 +34,25 @@ impl Head {
         }
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    pub(super) fn asks(&self, name: &str) -> bool {
+    pub(crate) fn asks(&self, name: &str) -> bool {
         self.query.contains_key(name)
     }
 
-    pub(super) fn value(&self, name: &str) -> &str {
+    pub(crate) fn value(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
     }
 
     /// The path from its `nth` part on.
-    pub(super) fn rest(&self, nth: usize) -> String {
+    pub(crate) fn rest(&self, nth: usize) -> String {
         self.path.get(nth..).unwrap_or_default().join("/")
     }
 
     /// Headers that begin so, by names in small letters.
-    pub(super) fn beginning(&self, with: &[&str]) -> BTreeMap<String, String> {
+    pub(crate) fn beginning(&self, with: &[&str]) -> BTreeMap<String, String> {
         let chosen = self
             .headers
             .iter()
@@ -61,28 +62,32 @@ impl Head {
     }
 }
 
-/// What a dialect answers.
+/// What a service answers.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Blob,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Blob,
     /// The length that is told of a body which is not sent.
-    pub(super) length: Option<u64>,
+    pub(crate) length: Option<u64>,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16) -> Self {
+    pub(crate) fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Blob::default(), length: None }
     }
 
-    pub(super) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Blob>) -> Self {
+    pub(crate) fn body(mut self, body: impl Into<Blob>) -> Self {
         self.body = body.into();
         self
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.with("content-type", "application/json").body(body.to_string())
     }
 }

@@ -21,20 +21,17 @@ use tokio::{
 };
 
 use super::{
-    Dialect,
+    Service,
+    blob::Blob,
     exchange::{Answer, Head},
-    plan::{Call, Fault, Plan, Seen},
-    s3,
-    space::{Blob, Space},
-    swift,
+    plan::{Fault, Plan, Seen},
 };
 
 /// What all connections share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) dialect: Dialect,
-    pub(super) space: Mutex<Space>,
-    pub(super) plan: Mutex<Plan>,
+pub(crate) struct Shared<S: Service> {
+    pub(super) service: Mutex<S>,
+    pub(super) plan: Mutex<Plan<S::Call>>,
     /// How often the plan was forgotten, and with it what hangs let go.
     pub(super) healed: watch::Sender<u64>,
     /// Requests that hang.
@@ -62,7 +59,11 @@ impl std::error::Error for Cut {}
 type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Cut>> + Send>>>;
 
 /// Serves connections, while the server is to be `up`, until that is dropped.
-pub(super) async fn serve(first: TcpListener, shared: Arc<Shared>, mut up: watch::Receiver<bool>) {
+pub(super) async fn serve<S: Service>(
+    first: TcpListener,
+    shared: Arc<Shared<S>>,
+    mut up: watch::Receiver<bool>,
+) {
     let mut listener = Some(first);
     let mut connections = JoinSet::new();
     loop {
@@ -92,7 +93,7 @@ pub(super) async fn serve(first: TcpListener, shared: Arc<Shared>, mut up: watch
     }
 }
 
-async fn converse(stream: TcpStream, shared: Arc<Shared>) {
+async fn converse<S: Service>(stream: TcpStream, shared: Arc<Shared<S>>) {
     let _nodelay = stream.set_nodelay(true);
     let serve = service_fn(|request| {
         let shared = Arc::clone(&shared);
@@ -103,46 +104,24 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 /// A request that hangs, until this is dropped.
-struct Held(Arc<Shared>);
+struct Held<S: Service>(Arc<Shared<S>>);
 
-impl Drop for Held {
+impl<S: Service> Drop for Held<S> {
     fn drop(&mut self) {
         self.0.held.send_modify(|held| *held -= 1);
     }
 }
 
 /// A request under way, until this is dropped.
-struct UnderWay(Arc<Shared>, Call);
+struct UnderWay<S: Service>(Arc<Shared<S>>, S::Call);
 
-impl Drop for UnderWay {
+impl<S: Service> Drop for UnderWay<S> {
     fn drop(&mut self) {
         self.0.plan.lock().end(self.1);
     }
 }
 
-impl Shared {
-    fn call(&self, head: &Head) -> (Call, String) {
-        match self.dialect {
-            Dialect::S3 => s3::call(head),
-            Dialect::Swift => swift::call(head),
-        }
-    }
-
-    fn perform(&self, call: Call, head: &Head, body: Blob) -> Answer {
-        let mut space = self.space.lock();
-        match self.dialect {
-            Dialect::S3 => s3::answer(&mut space, call, head, body),
-            Dialect::Swift => swift::answer(&mut space, call, head, body, &self.address),
-        }
-    }
-
-    fn refusal(&self, status: u16) -> Answer {
-        match self.dialect {
-            Dialect::S3 => s3::refusal(status),
-            Dialect::Swift => swift::refusal(status),
-        }
-    }
-
+impl<S: Service> Shared<S> {
     /// Waits until the plan is forgotten by which the request was begun.
     async fn hang(self: Arc<Self>, mut healed: watch::Receiver<u64>) {
         self.held.send_modify(|held| *held += 1);
@@ -153,19 +132,33 @@ impl Shared {
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         let head = Head::of(&request);
-        let (call, key) = self.call(&head);
+        let body = request.into_body();
+        // What is asked may stand in the body, which then is read before anything goes wrong.
+        let (body, told) = match S::ASKS_IN_BODIES {
+            true => (None, self.receive(body, None).await?),
+            false => (Some(body), Blob::default()),
+        };
+        let (call, key) = self.service.lock().call(&head, &told);
+        let refusal = |status| self.service.lock().refusal(call, status);
         let (query, headers) = (head.query.clone(), head.headers.clone());
         let healed = self.healed.subscribe();
-        let fault = self.plan.lock().begin(Seen { call, key, query, headers, fault: None });
+        let seen = Seen { call, key, query, headers, body: told.text(), fault: None };
+        let fault = self.plan.lock().begin(seen);
         let _under_way = UnderWay(Arc::clone(&self), call);
         self.came.send_modify(|came| *came += 1);
-        let body = match fault {
-            Some(Fault::CutBefore) => return Err(Cut),
-            Some(Fault::Early(status)) => {
-                let answer = self.refusal(status).with("connection", "close");
+        let body = match (fault, body) {
+            (Some(Fault::CutBefore), _) => return Err(Cut),
+            (Some(Fault::Early(status)), _) => {
+                let answer = refusal(status).with("connection", "close");
                 return Ok(response(answer, &head, None, &self));
             }
-            _ => self.receive(request.into_body(), fault).await?,
+            (_, Some(body)) => self.receive(body, fault).await?,
+            (Some(Fault::CutMiddle), None) if told.len() > 0 => return Err(Cut),
+            (Some(Fault::StallReading), None) if told.len() > 0 => {
+                Arc::clone(&self).hang(healed).await;
+                return Err(Cut);
+            }
+            (_, None) => told,
         };
         let uploads = body.len() > 0;
         let (body, wrong) = match fault {
@@ -173,11 +166,11 @@ impl Shared {
             _ => (body, fault == Some(Fault::WrongByte)),
         };
         let mut answer = match fault {
-            Some(Fault::Status(status)) => self.refusal(status),
+            Some(Fault::Status(status)) => refusal(status),
             Some(Fault::Later(status, seconds)) => {
-                self.refusal(status).with(RETRY_AFTER.as_str(), seconds)
+                refusal(status).with(RETRY_AFTER.as_str(), seconds)
             }
-            Some(Fault::ErrorIn200) => Answer { status: 200, ..self.refusal(500) },
+            Some(Fault::ErrorIn200) => Answer { status: 200, ..refusal(500) },
             Some(Fault::Hang) => {
                 Arc::clone(&self).hang(healed).await;
                 return Err(Cut);
@@ -187,11 +180,11 @@ impl Shared {
                 let (this, head, healed) = (Arc::clone(&self), head.clone(), healed.clone());
                 let late = tokio::spawn(async move {
                     Arc::clone(&this).hang(healed).await;
-                    this.perform(call, &head, body)
+                    this.service.lock().answer(call, &head, body, &this.address)
                 });
                 late.await.map_err(|_ended| Cut)?
             }
-            _ => self.perform(call, &head, body),
+            _ => self.service.lock().answer(call, &head, body, &self.address),
         };
         match fault {
             Some(Fault::CutAfter) => return Err(Cut),
@@ -234,11 +227,11 @@ impl Shared {
 }
 
 /// An answer as it is sent, with what goes wrong on its way.
-fn response(
+fn response<S: Service>(
     answer: Answer,
     head: &Head,
     fault: Option<Fault>,
-    shared: &Arc<Shared>,
+    shared: &Arc<Shared<S>>,
 ) -> Response<Body> {
     let length = answer.length.unwrap_or_else(|| answer.body.len());
     let body = if head.method == Method::HEAD { Blob::default() } else { answer.body };
