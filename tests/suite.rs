@@ -53,6 +53,7 @@ mod daemon;
 mod explore;
 mod faults;
 mod harness;
+mod iscsi;
 mod parity;
 mod system_image;
 

@@ -4,28 +4,35 @@ mod types;
 
 use std::{env, fs, path::Path, path::PathBuf, process::Command};
 
-const HEADERS: [&str; 2] = ["rbd/librbd.h", "rados/librados.h"];
+const CEPH: [&str; 2] = ["rbd/librbd.h", "rados/librados.h"];
+const ISCSI: [&str; 2] = ["iscsi/iscsi.h", "iscsi/scsi-lowlevel.h"];
 
 fn main() {
+    for path in ["types.rs", "build.rs"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    for header in CEPH.iter().chain(&ISCSI) {
+        println!("cargo::rerun-if-changed={}", Path::new("/usr/include").join(header).display());
+    }
+    ceph();
+    iscsi();
+}
+
+fn ceph() {
     let ffi = Path::new("../../ffi/ceph");
     let sys = ffi.join("sys.rs");
     let rados = ceph_source().join("src/rados.rs");
-    for path in [&sys, &ffi.to_owned(), &rados, &"types.rs".into(), &"build.rs".into()] {
+    for path in [ffi, &rados] {
         println!("cargo::rerun-if-changed={}", path.display());
     }
-    for header in HEADERS {
-        println!("cargo::rerun-if-changed={}", Path::new("/usr/include").join(header).display());
-    }
-
     let ours = types::Declared::read(&sys);
     let theirs = types::Declared::read(&rados);
     let called = types::called_of("rados", ffi);
     assert!(!called.is_empty(), "nothing of `ceph::rados` is called in {}", ffi.display());
-    let checks = ours.checks(None) + &theirs.checks(Some(&called));
-    compile(&checks);
+    compile("ceph", &CEPH, &(ours.checks(None) + &theirs.checks(Some(&called))));
 
     let mut test = ctest::TestGenerator::new();
-    for header in HEADERS {
+    for header in CEPH {
         test.header(header);
     }
     // librados has plain structures, librbd types.
@@ -33,15 +40,31 @@ fn main() {
     ctest::generate_test(&mut test, &sys, "abi.rs").expect("the declarations can be tested");
 }
 
+fn iscsi() {
+    let sys = Path::new("../../ffi/iscsi/sys.rs");
+    println!("cargo::rerun-if-changed={}", sys.display());
+    compile("iscsi", &ISCSI, &types::Declared::read(sys).checks(None));
+
+    let mut test = ctest::TestGenerator::new();
+    for header in ISCSI {
+        test.header(header);
+    }
+    // What C alone knows has no size. Not `iscsi.rs`: it would be linked in the place of libiscsi.
+    test.edition(2024)
+        .skip_struct(|item| ["iscsi_context", "scsi_allocated_memory"].contains(&item.ident()))
+        .skip_struct_field(|_, field| field.ident().starts_with('_'));
+    ctest::generate_test(&mut test, sys, "iscsi_abi.rs").expect("the declarations can be tested");
+}
+
 /// Has the C compiler look at assertions.
-fn compile(checks: &str) {
+fn compile(name: &str, headers: &[&str], checks: &str) {
     let mut text = "#include <stdbool.h>\n#include <stddef.h>\n#include <stdint.h>\n".to_owned();
-    for header in HEADERS {
+    for header in headers {
         text += &format!("#include <{header}>\n");
     }
     text += checks;
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    let file = out.join("types.c");
+    let file = out.join(format!("{name}-types.c"));
     fs::write(&file, text).expect("the output directory takes files");
     // Not by cc's own `compile`, which would bury what the compiler says.
     let compiler = cc::Build::new().get_compiler();
@@ -50,7 +73,11 @@ fn compile(checks: &str) {
     let said = command.output().expect("there is a C compiler");
     let errors = String::from_utf8_lossy(&said.stderr);
     let asserted: Vec<_> = errors.lines().filter(|line| line.contains("error: ")).collect();
-    assert!(said.status.success(), "declarations differ from C's:\n{}", asserted.join("\n"));
+    assert!(
+        said.status.success(),
+        "{name}: declarations differ from C's:\n{}",
+        asserted.join("\n")
+    );
 }
 
 /// Where cargo keeps the source of the `ceph` crate that is linked.

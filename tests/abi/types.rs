@@ -83,7 +83,9 @@ impl Declared {
             checks += &same(name, &self.c(ty), name);
             seen.insert(name.clone());
         }
-        for (name, item) in self.structs.iter().filter(|(name, _)| wanted(name)) {
+        // Of what C alone knows there is only the name.
+        let known = |item: &syn::ItemStruct| item.fields.iter().any(is_named_in_c);
+        for (name, item) in self.structs.iter().filter(|(name, item)| wanted(name) && known(item)) {
             checks += &self.structure(name, item);
             seen.insert(name.clone());
         }
@@ -113,6 +115,9 @@ impl Declared {
                 ty => (self.c(ty), String::new()),
             };
             fields += &format!("    {ty} {ident}{array};\n");
+            if !is_named_in_c(field) {
+                continue;
+            }
             let what = format!("{name}.{ident}");
             checks += &same(
                 &format!("__typeof__((({c_name} *)0)->{ident})"),
@@ -194,9 +199,11 @@ impl Declared {
             "c_void" => "void",
             "c_char" => "char",
             "c_int" => "int",
+            "c_uchar" => "unsigned char",
             "c_uint" => "unsigned int",
             "i32" => "int32_t",
             "i64" => "int64_t",
+            "u16" => "uint16_t",
             "u32" => "uint32_t",
             "u64" => "uint64_t",
             "u8" => "uint8_t",
@@ -216,7 +223,14 @@ fn listed(inputs: &[String]) -> String {
 fn struct_name(name: &str) -> String {
     // As bindgen once wrote them.
     let plain = name.strip_prefix("Struct_").unwrap_or(name);
-    if plain.starts_with("rados_") { format!("struct {plain}") } else { plain.to_owned() }
+    // librbd alone has types for them.
+    if plain.starts_with("rbd_") { plain.to_owned() } else { format!("struct {plain}") }
+}
+
+/// What begins with an underscore has no name in C, or none that can be asked about, as a field of bits:
+/// that what follows it lies right is all that there is to see.
+pub fn is_named_in_c(field: &syn::Field) -> bool {
+    field.ident.as_ref().is_some_and(|ident| !ident.to_string().starts_with('_'))
 }
 
 fn same(c: &str, ours: &str, what: &str) -> String {

@@ -7,7 +7,10 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use tempfile::TempDir;
@@ -134,6 +137,77 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         run(Command::new("ci/objects").arg("down").arg(self.dir.path()));
+    }
+}
+
+/// A target of iSCSI that one test has to itself, with the disks that it wants.
+pub(crate) struct Disks {
+    rig: PathBuf,
+    /// Its own server, if it has one.
+    own: Option<TempDir>,
+    name: String,
+    /// The target's name.
+    pub(crate) iqn: String,
+    /// `portal`, `user`, `password`.
+    pub(crate) facts: Facts,
+}
+
+impl Disks {
+    /// Disks of these sizes as LUN 1, 2, ..., on the server that all tests share.
+    pub(crate) fn new(sizes: &[&str]) -> Self {
+        let rig = place("iscsi");
+        let facts = rig.join("iscsi.env");
+        let listens = facts.exists()
+            && self::facts(&facts).get("portal").is_some_and(|at| TcpStream::connect(at).is_ok());
+        if !listens {
+            run(Command::new("ci/iscsi").arg("up").arg(&rig));
+        }
+        Self::on(rig, None, sizes)
+    }
+
+    /// The same on a server of its own, to end it and begin it again.
+    pub(crate) fn alone(sizes: &[&str]) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        run(Command::new("ci/iscsi").arg("up").arg(own.path()));
+        Self::on(own.path().to_owned(), Some(own), sizes)
+    }
+
+    fn on(rig: PathBuf, own: Option<TempDir>, sizes: &[&str]) -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{made}", std::process::id());
+        let facts = facts(&rig.join("iscsi.env"));
+        let mut this = Self { rig, own, name, iqn: String::new(), facts };
+        this.iqn = this.tell("target", sizes);
+        this
+    }
+
+    /// Has `ci/iscsi` do something with the target; gives what it says.
+    pub(crate) fn tell(&self, word: &str, with: &[&str]) -> String {
+        let mut command = Command::new("ci/iscsi");
+        let said = run(command.arg(word).arg(&self.rig).arg(&self.name).args(with));
+        String::from_utf8(said.stdout).unwrap().trim().to_owned()
+    }
+
+    /// `kill`, `stop`, `cont` or `restart` of the server, which has to be its own.
+    pub(crate) fn signal(&self, word: &str) {
+        assert!(self.own.is_some(), "others use this server");
+        run(Command::new("ci/iscsi").arg(word).arg(&self.rig));
+    }
+
+    /// The file behind a LUN.
+    pub(crate) fn file(&self, lun: u16) -> PathBuf {
+        self.rig.join("targets").join(&self.name).join(lun.to_string())
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        if self.own.is_some() {
+            run(Command::new("ci/iscsi").arg("down").arg(&self.rig));
+        } else {
+            self.tell("remove", &[]);
+        }
     }
 }
 
