@@ -61,6 +61,14 @@ impl What {
     }
 }
 
+/// Nobody waits longer, whatever he says: an instant has an end.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When a wait of so long is over.
+pub(crate) fn after(patience: Duration) -> Instant {
+    Instant::now() + patience.min(LONGEST)
+}
+
 /// One command on its way, and who waits for it.
 pub(crate) struct Command {
     pub(crate) what: What,
@@ -89,7 +97,7 @@ impl Command {
         slot: Option<OwnedSemaphorePermit>,
     ) -> (Self, Answer) {
         let (answer, receiver) = oneshot::channel();
-        let deadline = Instant::now() + patience;
+        let deadline = after(patience);
         (Self { what, deadline, patience, again: 0, answer, slot }, receiver)
     }
 

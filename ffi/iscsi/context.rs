@@ -183,6 +183,14 @@ impl Context {
         if text.is_empty() { "the connection is closed".to_owned() } else { text.to_owned() }
     }
 
+    /// That the connection is lost, and why.
+    pub(crate) fn lost(&self) -> Error {
+        let why = self.complaint();
+        // What it said last may be of a command, long ago.
+        let told = if why.starts_with("SENSE KEY") { "the connection was lost" } else { &why };
+        Error::lost(told)
+    }
+
     /// Where the target says that it has moved to.
     pub(crate) fn moved_to(&self) -> String {
         // SAFETY: the context is this thread's alone.
@@ -254,7 +262,7 @@ impl Context {
         // SAFETY: as above.
         let wanted = unsafe { sys::iscsi_which_events(self.raw()) };
         if fd < 0 {
-            return Err(Error::lost(self.complaint()));
+            return Err(self.lost());
         }
         // SAFETY: it is open, for C closes it only in calls, of which there are none meanwhile.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -277,7 +285,7 @@ impl Context {
             // SAFETY: the context is this thread's alone, and this is no callback.
             let said = unsafe { sys::iscsi_service(self.raw(), seen) };
             if said != 0 {
-                return Err(Error::lost(self.complaint()));
+                return Err(self.lost());
             }
             self.let_go();
         }

@@ -29,15 +29,16 @@ pub enum Error {
         /// The target's name.
         iqn: String,
     },
-    /// There was no answer in time. The session is over, and whether the command was carried out is not
-    /// known.
+    /// There was no answer in time. The session is over. Whether the command was carried out is not known,
+    /// and it may still be, a little later.
     TimedOut {
         /// What was not answered.
         what: &'static str,
         /// How long it was waited for.
         after: Duration,
     },
-    /// The session is over, and whether the command was carried out is not known.
+    /// The session is over. Whether the command was carried out is not known, and it may still be, a little
+    /// later.
     Lost {
         /// What happened.
         why: String,

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use crate::{
-    command::{Command, What},
+    command::{Command, What, after},
     connect::{Settings, Target, reach, worst},
     context::{Context, Outcome},
     error::{Error, Result, Sense},
@@ -149,7 +149,7 @@ struct Serving {
 
 impl Serving {
     fn open(target: Target, settings: &Settings, shared: &Arc<Shared>) -> Result<(Self, Found)> {
-        let until = Instant::now() + settings.connect;
+        let until = after(settings.connect);
         let context = reach(&target, settings, until)?;
         let mut this = Self {
             context,
@@ -323,7 +323,7 @@ impl Serving {
 
     fn log_out(&mut self) -> Result<()> {
         let patience = FAREWELL.min(self.patience);
-        match self.context.logout(Instant::now() + patience) {
+        match self.context.logout(after(patience)) {
             Ok(Some(sys::SCSI_STATUS_GOOD)) => Ok(()),
             Ok(_) => Err(Error::lost(self.context.complaint())),
             Err(_late) => Err(Error::TimedOut { what: "logout", after: patience }),
@@ -349,7 +349,7 @@ impl Serving {
 
     /// When there is something to do even if nothing happens.
     fn next(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = after(Duration::MAX);
         let waiting = self.waiting.iter().filter(|(_, command)| self.may_go(command));
         let waiting = waiting.map(|(when, _)| *when);
         let deadlines = self.waiting.iter().map(|(_, command)| command.deadline());
@@ -404,7 +404,7 @@ impl Serving {
             Outcome::Status(sys::SCSI_STATUS_CANCELLED) => {
                 // It ends with the session.
                 self.waiting.push((Instant::now(), command));
-                return Err(Error::lost(self.context.complaint()));
+                return Err(self.context.lost());
             }
             Outcome::Status(_) => command.end(refused(self.context.complaint())),
         }

@@ -127,6 +127,24 @@ async fn what_makes_no_sense_for_a_disk_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
+async fn a_disk_that_refuses_to_be_written_says_why_and_is_read_on() {
+    let disks = Disks::new(&["64M"]);
+    let session = connect(&disks, 1).await;
+    session.write(0, bytes(1, MIB)).await.unwrap();
+    disks.tell("protect", &["1"]);
+    let writes = (0..2 * SLOTS as u64).map(|n| session.write(n % 64 * MIB, bytes(n, MIB)));
+    let told: Vec<_> = stream::iter(writes).buffer_unordered(usize::MAX).collect().await;
+    let protected =
+        |told: &Result<_, Error>| matches!(told, Err(Error::Sense(sense)) if sense.key == 7);
+    assert!(told.iter().all(protected), "{told:?}");
+    let shown = told[0].as_ref().unwrap_err().to_string();
+    assert!(shown.contains("write") && shown.contains("protect"), "{shown}");
+    assert!(session.write_zeros(0..MIB).await.is_err());
+    assert!(session.read(0, 1 << 20).await.unwrap() == bytes(1, MIB));
+    session.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn disks_are_told_apart_and_known_again() {
     let disks = Disks::new(&["1M", "1M"]);
     let (one, other) = (connect(&disks, 1).await, connect(&disks, 2).await);

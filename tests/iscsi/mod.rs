@@ -35,8 +35,12 @@ async fn connect(disks: &Disks, lun: u16) -> Session {
     Session::connect(&[way(disks, lun)], &settings(disks)).await.unwrap()
 }
 
-/// Bytes that are different everywhere, and with each seed.
+/// Bytes that are different in each block, and with each seed.
 fn bytes(seed: u64, len: u64) -> Bytes {
-    let word = |n: u64| (n ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    (0..len / 8).flat_map(word).collect()
+    let mut bytes = vec![0; usize::try_from(len).unwrap()];
+    for (n, block) in (0_u64..).zip(bytes.chunks_mut(512)) {
+        let word = (n ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        block.copy_from_slice(&word.repeat(64));
+    }
+    bytes.into()
 }

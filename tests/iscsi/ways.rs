@@ -21,7 +21,7 @@ async fn portals_that_are_dead_or_silent_are_passed_over() {
     let good = way(&disks, 1);
     let at = |portal: String| Target { portal, ..good.clone() };
     let bad = [at(closed()), at(silent.local_addr().unwrap().to_string())];
-    let brief = Settings { connect: Duration::from_secs(1), ..settings(&disks) };
+    let brief = Settings { connect: Duration::from_secs(2), ..settings(&disks) };
 
     let told = Session::connect(&bad, &brief).await.unwrap_err();
     assert!(
