@@ -337,9 +337,10 @@ impl Serving {
             return Err(late);
         }
         let turned = self.context.turn(Some(&self.shared.wake), self.next());
-        // It is empty most of the time.
-        let _count = rustix::io::read(&self.shared.wake, &mut [0; 8]);
-        let mut ended = turned;
+        if let Ok(true) = turned {
+            let _count = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+        }
+        let mut ended = turned.map(drop);
         for (command, outcome) in self.context.landed() {
             let landed = self.land(command, outcome);
             ended = ended.and(landed);
