@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    contract::{Driver, Result},
+    cinder,
+    contract::{Driver, Host, Result},
     file, http,
     kit::options::Options,
     mem, rbd, s3, swift,
@@ -39,14 +40,13 @@ macro_rules! configs {
             }
         }
 
-        /// Opens the backend of the store `name`. `instance` names this daemon among those that may
-        /// share the backend, so that none clears away what another is writing.
+        /// Opens the backend of the store `name` for the daemon `host`.
         ///
         /// # Errors
         /// The reason the backend cannot be used, with the remedy.
-        pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn Driver>> {
+        pub async fn open(config: &Config, name: &str, host: &Host) -> Result<Arc<dyn Driver>> {
             match config {
-                $(Config::$Driver(config) => $driver::open(config, name, instance).await,)*
+                $(Config::$Driver(config) => $driver::open(config, name, host).await,)*
             }
         }
     };
@@ -55,4 +55,4 @@ macro_rules! configs {
 drivers!(configs);
 
 /// Store types of glance_store that this build does not serve.
-pub const UNSERVED: [&str; 2] = ["cinder", "vmware"];
+pub const UNSERVED: [&str; 1] = ["vmware"];

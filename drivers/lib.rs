@@ -3,7 +3,8 @@
 //! * [`contract`]: what every backend promises; read it first
 //! * [`kit`]: what drivers are built from
 //! * [`mem`]: the smallest driver; [`mod@file`]: images as plain files; [`rbd`]: images in Ceph;
-//!   [`s3`]: images as objects of S3; [`swift`]: images as objects of OpenStack Swift
+//!   [`s3`]: images as objects of S3; [`swift`]: images as objects of OpenStack Swift; [`cinder`]: images in
+//!   volumes of OpenStack Cinder
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,8 @@
 macro_rules! drivers {
     ($generate:ident) => {
         $generate! {
+            /// Images in volumes of OpenStack's Cinder: `cinder://store/volume` or `cinder://volume`
+            Cinder => cinder,
             /// Images as plain files: `file:///dir/id` or `filesystem:///dir/id`
             File => file,
             /// Images on servers of the web, which are only read: `http://` and `https://`
@@ -30,6 +33,7 @@ macro_rules! drivers {
     };
 }
 
+pub mod cinder;
 mod config;
 pub mod contract;
 pub mod file;
@@ -44,11 +48,17 @@ pub mod swift;
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
     Access, Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests, Driver,
-    Error, Hold, ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader,
+    Error, Hold, Host, ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader,
     Recovered, Result, Shares, Source, Span, Stat, Upload, Usable, Volumes,
 };
-pub use kit::{DropOnLane, lane, memory, open_file, options, parts, point, window, zeros};
+pub use kit::{DropOnLane, lane, ledger, memory, open_file, options, parts, point, window, zeros};
 pub use location::{Location, Volume};
+
+/// Gives back what backends keep for the next call, such as attachments of volumes. To be called when no call
+/// comes any more, as long as there is a runtime.
+pub async fn let_go() {
+    cinder::let_go().await;
+}
 
 /// Waits until what backends had open is closed, a few seconds at most. To be called last in `main`,
 /// when no backend is used any more. Blocks.

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
+    cinder,
     contract::{Error, Kind, Result},
     file, http, mem, rbd, s3, swift,
 };
@@ -84,12 +85,26 @@ fn no_such_scheme(scheme: &str) -> Error {
 pub enum Volume {
     /// `pool/name` or `pool/name@snapshot` in a Ceph cluster.
     Rbd(rbd::Volume),
+    /// A volume of Cinder, by its UUID.
+    Cinder(cinder::Volume),
+}
+
+impl Volume {
+    /// The type of the stores that reach it, as `enabled_backends` spells it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Rbd(_) => "rbd",
+            Self::Cinder(_) => "cinder",
+        }
+    }
 }
 
 impl fmt::Display for Volume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rbd(volume) => volume.fmt(f),
+            Self::Cinder(volume) => volume.fmt(f),
         }
     }
 }

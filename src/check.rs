@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{Driver, Kind, Location, Usable};
+use imaged_drivers::{Driver, Host, Kind, Location, Usable};
 
 use crate::{
     config::{self, Config},
@@ -78,7 +78,7 @@ impl Checked {
             self.wrong.push(store.problem.as_ref().map_or_else(nothing, ToString::to_string));
             return None;
         };
-        let opened = match imaged_drivers::open(section, name, "check").await {
+        let opened = match imaged_drivers::open(section, name, &Host::named("check")).await {
             Ok(opened) => opened.probe().await.map(|_| opened),
             Err(error) => Err(error),
         };

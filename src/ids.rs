@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use imaged_drivers::{Claim, Error, Hold, ImageId, Kind, Location, Result, Volume};
+use imaged_drivers::{Claim, Error, Hold, Host, ImageId, Kind, Location, Result, Volume};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
@@ -136,7 +136,13 @@ impl Ids {
     /// The name of this daemon among those that may share a backend.
     #[must_use]
     pub fn instance(&self) -> &str {
-        self.0.journal.instance()
+        &self.host().instance
+    }
+
+    /// This daemon, as backends know it.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        self.0.journal.host()
     }
 
     /// Makes `intent` durable, and its id owned.

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use imaged_drivers::{Error, ImageId, Kind, Result, Volume, lane::Lane};
+use imaged_drivers::{Error, Host, ImageId, Kind, Result, Volume, lane::Lane, ledger::Ledger};
 use serde::{Deserialize, Serialize};
 
 use crate::{digest::Algo, wire::records::Unread};
@@ -104,7 +104,7 @@ pub(crate) struct Journal(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
-    instance: String,
+    host: Host,
     lane: Lane,
     /// Another daemon cannot have this directory while this is open.
     _lock: fs::File,
@@ -139,14 +139,15 @@ impl Journal {
             .because(error)
         })?;
         let instance = instance(&state_dir.join("instance"))?;
+        let host = Host { instance, ledger: Ledger::new(state_dir) };
         let found = read(&dir)?;
         let lane = Lane::new("journal", 8, Duration::from_secs(60));
-        Ok((Self(Arc::new(Inner { dir, instance, lane, _lock: lock })), found))
+        Ok((Self(Arc::new(Inner { dir, host, lane, _lock: lock })), found))
     }
 
-    /// The name of this daemon among those that may share a backend.
-    pub(crate) fn instance(&self) -> &str {
-        &self.0.instance
+    /// This daemon, as backends know it.
+    pub(crate) fn host(&self) -> &Host {
+        &self.0.host
     }
 
     /// Writes an intent, durably; one of the same nonce is replaced by it, or stays if this fails.

@@ -16,4 +16,4 @@ pub const POINTS: [&str; 7] = [
 pub const VOLUME_POINTS: [&str; 5] =
     ["volume-claimed", "volume-sealed", "copy-claimed", "copy-made", "copy-turned"];
 
-pub use imaged_drivers::point::{DELETE_POINTS, pass};
+pub use imaged_drivers::point::{CINDER_POINTS, DELETE_POINTS, TURN_POINTS, pass};

@@ -1,6 +1,6 @@
 //! `imaged serve`: the life of the daemon, from its configuration to its exit code.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use imaged_drivers::{Error, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,6 +19,9 @@ use crate::{
 const DRAINED: u8 = 0;
 /// Transfers had to be aborted.
 const ABORTED: u8 = 1;
+
+/// How long what backends keep may take to be given back.
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until SIGTERM or SIGINT. The exit code is 0 if every transfer finished, 1 if
 /// some had to be aborted or the daemon could not start.
@@ -92,14 +95,16 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
     let drained = tokio::select! {
         drained = daemon.drain(patience) => drained,
         // A second signal is an impatient operator.
-        _ = signals.terminate.recv() => daemon.drain(std::time::Duration::ZERO).await,
-        _ = signals.interrupt.recv() => daemon.drain(std::time::Duration::ZERO).await,
+        _ = signals.terminate.recv() => daemon.drain(Duration::ZERO).await,
+        _ = signals.interrupt.recv() => daemon.drain(Duration::ZERO).await,
     };
     for task in [serving, looking] {
         if task.await.is_err() {
             tracing::error!("a task of the daemon was lost");
         }
     }
+    // What backends keep for the next call; one that hangs is not waited for.
+    let _let_go = tokio::time::timeout(LET_GO, imaged_drivers::let_go()).await;
     tracing::info!(drained, "imaged ends");
     Ok(drained)
 }

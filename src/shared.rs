@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use imaged_drivers::{
-    self as drivers, Driver, Result,
+    self as drivers, Driver, Host, Result,
     lane::Lane,
     memory::{Memory, Share},
     parts::{Parts, Spool},
@@ -13,24 +13,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config, digest::Pool, ids::Ids, jobs::Jobs, metrics::Metrics};
 
-/// How the backend of a store is opened, from its section, its name, and the daemon's name among those
-/// that may share a backend.
+/// How the backend of a store is opened, from its section, its name, and the daemon as backends know it.
 #[derive(Clone)]
 pub struct Opener(Arc<Open>);
 
-type Open = dyn Fn(drivers::Config, String, String) -> BoxFuture<'static, Result<Arc<dyn Driver>>>
+type Open = dyn Fn(drivers::Config, String, Host) -> BoxFuture<'static, Result<Arc<dyn Driver>>>
     + Send
     + Sync;
 
 impl Opener {
     /// Opens by `open`: for backends that no section can name, such as those of tests.
-    pub fn new<F>(
-        open: impl Fn(drivers::Config, String, String) -> F + Send + Sync + 'static,
-    ) -> Self
+    pub fn new<F>(open: impl Fn(drivers::Config, String, Host) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Arc<dyn Driver>>> + Send + 'static,
     {
-        Self(Arc::new(move |section, name, instance| open(section, name, instance).boxed()))
+        Self(Arc::new(move |section, name, host| open(section, name, host).boxed()))
     }
 
     /// Opens the backend of the store `name`.
@@ -41,18 +38,16 @@ impl Opener {
         &self,
         section: &drivers::Config,
         name: &str,
-        instance: &str,
+        host: &Host,
     ) -> Result<Arc<dyn Driver>> {
-        (self.0)(section.clone(), name.to_owned(), instance.to_owned()).await
+        (self.0)(section.clone(), name.to_owned(), host.clone()).await
     }
 }
 
 /// By the drivers there are.
 impl Default for Opener {
     fn default() -> Self {
-        Self::new(|section, name, instance| async move {
-            drivers::open(&section, &name, &instance).await
-        })
+        Self::new(|section, name, host| async move { drivers::open(&section, &name, &host).await })
     }
 }
 

@@ -177,8 +177,8 @@ impl Store {
                 format!("this imaged has no driver for stores of type `{}`", self.config.kind),
             ));
         };
-        let (backends, instance) = (&self.shared.backends, self.shared.ids.instance());
-        let opened = backends.open(section, self.name(), instance).await?;
+        let (backends, host) = (&self.shared.backends, self.shared.ids.host());
+        let opened = backends.open(section, self.name(), host).await?;
         let capacity = opened.probe().await?;
         // Two looks at once may both open it; the first stays.
         self.driver.get_or_init(|| opened);

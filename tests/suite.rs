@@ -21,6 +21,8 @@ macro_rules! every_store {
         $then!(mem: mem_that_cannot_seek);
         $then!(mem: mem_that_only_reads);
         $then!(mem: mem_that_gives_whole_images_only);
+        $then!(cinder: cinder);
+        $then!(cinder: cinder_local);
         $then!(file: file);
         $then!(file: file_thick);
         $then!(file: file_two_dirs);

@@ -4,12 +4,13 @@
 //! * [`upload`]: an image being written; [`reader`]: an image being read, and what copies are made from
 //! * [`copies`], [`volumes`], [`shares`]: what only some backends can do
 //! * [`claim`]: who owns an id; [`image`]: ids, spans, digests; [`state`]: what a backend tells of itself
-//! * [`error`]: what can go wrong
+//! * [`host`]: the daemon, as backends know it; [`error`]: what can go wrong
 
 pub mod claim;
 pub mod copies;
 pub mod driver;
 pub mod error;
+pub mod host;
 pub mod image;
 pub mod reader;
 pub mod shares;
@@ -21,6 +22,7 @@ pub use claim::{Claim, Hold};
 pub use copies::{Copied, Copies, Progress};
 pub use driver::{Caps, Driver, Listed, Pieces, Recovered, Stat};
 pub use error::{Error, Kind, Result};
+pub use host::Host;
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};
 pub use shares::{Access, Shares};

@@ -36,6 +36,8 @@ pub struct NewImage {
 pub struct Context {
     /// The caller's own token for the cloud (`X-Auth-Token`). Shown to nobody, kept nowhere.
     pub token: Option<Secret>,
+    /// The caller's project, by its id (`X-Project-Id`): whose image it is.
+    pub project: Option<String>,
 }
 
 /// An image being written. Ends by value: `commit` or `abort`, once. Dropping it without either is

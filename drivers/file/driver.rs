@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed,
+        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId, Listed,
         NewImage, Part, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{DropOnLane, file_body::FileBody, lane::Lane, refusals::missing, window::Window},
@@ -25,8 +25,8 @@ use crate::{
 ///
 /// # Errors
 /// As [`File::open`].
-pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn Driver>> {
-    Ok(Arc::new(File::open(config, name, instance).await?))
+pub async fn open(config: &Config, name: &str, host: &Host) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(File::open(config, name, &host.instance).await?))
 }
 
 /// One file store.

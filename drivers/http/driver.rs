@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Digests, Driver, Error, Hold, ImageId, Kind, Listed, NewImage,
-        Reader, Recovered, Result, Span, Stat, Upload,
+        Body, Capacity, Caps, Claim, Digests, Driver, Error, Hold, Host, ImageId, Kind, Listed,
+        NewImage, Reader, Recovered, Result, Span, Stat, Upload,
     },
     kit::{
         addresses::Guard,
@@ -26,7 +26,7 @@ use crate::{
 ///
 /// # Errors
 /// `Invalid` if the file of certificates or a proxy cannot be used.
-pub async fn open(config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
+pub async fn open(config: &Config, name: &str, _host: &Host) -> Result<Arc<dyn Driver>> {
     let client = Client::new(Settings {
         ca: config.ca.clone(),
         insecure: config.insecure,

@@ -13,6 +13,8 @@
 //!   from when it was asked for. Because: both are told by one clock, so it does not matter what ours
 //!   says. Instead of: comparing `expires_at` with the clock of this machine.
 
+mod service;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -29,6 +31,8 @@ use super::{
     http::{Answer, Client, HeaderName, Method, Request, Url, beneath},
     options::Secret,
 };
+pub use service::Service;
+
 use crate::contract::{Error, Kind, Result};
 
 /// The header that carries a token.

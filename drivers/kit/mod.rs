@@ -3,6 +3,7 @@
 //! * [`lane`]: where calls that block wait; [`DropOnLane`]: what must not be dropped elsewhere
 //! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
+//! * [`ledger`]: what is held in backends beyond one call, for the next process to give back
 //! * [`parts`]: what object stores are sent, in memory or on disk
 //! * [`http`]: the client of whatever speaks plain HTTP; [`addresses`]: where it may connect to
 //! * `stretches`: how images are read from servers that give ranges
@@ -22,6 +23,7 @@ pub mod keystone;
 pub mod lane;
 #[cfg(feature = "s3")]
 pub(crate) mod latest;
+pub mod ledger;
 pub mod memory;
 pub mod open_file;
 pub mod options;

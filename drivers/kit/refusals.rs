@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    Location,
+    Location, Volume,
     contract::{Error, Kind},
 };
 
@@ -26,4 +26,15 @@ pub(crate) fn already_exists(id: impl fmt::Display, store: &str) -> Error {
 /// The answer to a question about an image that is not there.
 pub(crate) fn missing(what: impl fmt::Display, store: &str) -> Error {
     Error::new(Kind::NotFound, format!("no such image: image=`{what}` store=`{store}`"))
+}
+
+/// The refusal of a volume that a store of this type does not reach.
+pub(crate) fn unreached(volume: &Volume, kind: &str, store: &str) -> Error {
+    Error::new(
+        Kind::Unsupported,
+        format!(
+            "a store of type {kind} does not reach this volume; name one that does as the source's \
+             store: volume=`{volume}` store=`{store}`"
+        ),
+    )
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt as _,
     future::{Either, ready},
-    stream,
+    stream::{self, BoxStream},
 };
 use memmap2::MmapMut;
 use parking_lot::{Mutex, MutexGuard};
@@ -161,6 +161,17 @@ impl Window {
             })
             .buffered(in_flight.max(1))
     }
+}
+
+/// The same stream, which lets go of what it reads from with its last item, and not when it is dropped.
+pub(crate) fn ends_with_the_last<T: Send + 'static>(
+    items: impl Stream<Item = T> + Send + 'static,
+) -> BoxStream<'static, T> {
+    stream::unfold(Some(items.boxed()), |items| async move {
+        let mut items = items?;
+        items.next().await.map(|item| (item, Some(items)))
+    })
+    .boxed()
 }
 
 impl Inner {

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     contract::{
-        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, NewImage,
-        Reader, Recovered, Result, Source, Span, Stat, Upload,
+        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId, Listed,
+        NewImage, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
         refusals::{already_exists, foreign, missing},
@@ -28,7 +28,7 @@ use crate::{
 ///
 /// # Errors
 /// None.
-pub async fn open(config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
+pub async fn open(config: &Config, name: &str, _host: &Host) -> Result<Arc<dyn Driver>> {
     Ok(Arc::new(Mem::new(config, name)))
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::config::Config;
-use crate::contract::{Driver, Error, Kind, Result};
+use crate::contract::{Driver, Error, Host, Kind, Result};
 
 /// Refuses to open the store `name`.
 ///
 /// # Errors
 /// Always, with the remedy.
-pub async fn open(_config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
+pub async fn open(_config: &Config, name: &str, _host: &Host) -> Result<Arc<dyn Driver>> {
     Err(Error::new(
         Kind::Unavailable,
         format!(

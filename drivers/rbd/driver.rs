@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, ImageId, Kind,
-        Listed, NewImage, Pieces, Progress, Properties, Reader, Recovered, Result, Source, Span,
-        Stat, Upload, Volumes,
+        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host, ImageId,
+        Kind, Listed, NewImage, Pieces, Progress, Properties, Reader, Recovered, Result, Source,
+        Span, Stat, Upload, Volumes,
     },
     kit::{
-        refusals::{foreign, missing},
+        refusals::{foreign, missing, unreached},
         window::Window,
     },
 };
@@ -42,8 +42,8 @@ const LOOKS: usize = 8;
 ///
 /// # Errors
 /// As [`Rbd::open`].
-pub async fn open(config: &Config, name: &str, instance: &str) -> Result<Arc<dyn Driver>> {
-    Ok(Arc::new(Rbd::open(config, name, instance).await?))
+pub async fn open(config: &Config, name: &str, host: &Host) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(Rbd::open(config, name, &host.instance).await?))
 }
 
 /// One rbd store.
@@ -390,7 +390,9 @@ impl Volumes for Rbd {
 
     async fn seal(&self, volume: &crate::Volume, claim: &Claim) -> Result<Source> {
         let (live, _) = self.0.connected().await?;
-        let crate::Volume::Rbd(volume) = volume.clone();
+        let crate::Volume::Rbd(volume) = volume.clone() else {
+            return Err(unreached(volume, "rbd", &self.0.name));
+        };
         let claim = claim.clone();
         let sealed = run_on(&self.0.lane, &self.0, "seal a volume", move |store| {
             copy::seal(store, &live, &volume, claim.id().as_str())
@@ -433,7 +435,9 @@ impl Volumes for Rbd {
 
     async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {
         let (live, _) = self.0.connected().await?;
-        let crate::Volume::Rbd(volume) = volume.clone();
+        let crate::Volume::Rbd(volume) = volume.clone() else {
+            return Err(unreached(volume, "rbd", &self.0.name));
+        };
         let claim = claim.clone();
         run_on(&self.0.lane, &self.0, "unseal a volume", move |store| {
             copy::unseal(store, &live, &volume, claim.id().as_str())

@@ -69,6 +69,8 @@ mod copy;
 #[cfg(feature = "ceph")]
 mod delete;
 #[cfg(feature = "ceph")]
+pub(crate) mod disk;
+#[cfg(feature = "ceph")]
 mod driver;
 #[cfg(feature = "ceph")]
 mod failure;

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::stream::BoxStream;
 use imaged_ffi::{Errno, Extent, Image, Pool, sys};
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     contract::{Error, Kind, Pieces, Result, Stat},
     kit::refusals::missing,
-    window::{self, Buffer, CHUNK, Window},
+    window::{self, Buffer, CHUNK, Window, ends_with_the_last},
 };
 
 /// Bytes of one read, and how many reads are in flight.
@@ -136,12 +136,7 @@ pub(super) fn stream(
         let extents = Arc::clone(&extents);
         async move { read_part(&reading, &name, start, extents.as_deref(), buffer).await }
     });
-    // Lets go of the image with the last byte, not with the stream.
-    stream::unfold(Some(parts.boxed()), |parts| async move {
-        let mut parts = parts?;
-        parts.next().await.map(|part| (part, Some(parts)))
-    })
-    .boxed()
+    ends_with_the_last(parts)
 }
 
 async fn read_part(

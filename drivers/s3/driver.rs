@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     contract::{
-        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Kind, Listed,
+        Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId, Kind, Listed,
         NewImage, Pieces, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
     },
     kit::{
@@ -27,7 +27,7 @@ use crate::{
 ///
 /// # Errors
 /// Why the bucket cannot be used, with the remedy.
-pub async fn open(config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
+pub async fn open(config: &Config, name: &str, _host: &Host) -> Result<Arc<dyn Driver>> {
     let store = S3 { bucket: Bucket::open(config, name).await?, deletes: Turns::default() };
     store.probe().await?;
     store.bucket.publish();

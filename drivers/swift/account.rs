@@ -7,21 +7,16 @@ use crate::{
     contract::{Error, Kind, Result},
     kit::{
         http::{Answer, Client, HeaderName, Method, Payload, Request, StatusCode, Url, beneath},
-        keystone::{TOKEN, Token, Tokens},
+        keystone::{Service, TOKEN, Token, Tokens},
     },
 };
-
-/// Tokens that may be refused before the server is believed. The one in place of the first may be as old as that:
-/// when a password is changed, all tokens that were given before are none any more.
-const REFUSALS: usize = 2;
 
 /// Clones are the same.
 #[derive(Clone)]
 pub(super) struct Account(Arc<Inner>);
 
 struct Inner {
-    client: Client,
-    tokens: Tokens,
+    service: Service,
     /// How long the answer to a request without bytes of an image may take, other tries included.
     patience: Duration,
     /// Another account than the login's own: where it is.
@@ -123,13 +118,14 @@ impl Call {
 
 impl Account {
     pub(super) fn new(client: Client, tokens: Tokens, patience: Duration) -> Self {
-        Self(Arc::new(Inner { client, tokens, patience, instead: None }))
+        let service = Service::new(client, tokens);
+        Self(Arc::new(Inner { service, patience, instead: None }))
     }
 
     /// The account at `address`, which its login reaches beside its own; `None` if that is not in the same
     /// Swift, as far as is known: no token goes to a server that only a location names.
     pub(super) fn beside(&self, address: &Address) -> Option<Self> {
-        let known = self.0.tokens.known()?;
+        let known = self.0.service.tokens().known()?;
         let own = known.endpoint();
         let own_address = Address::of(own.as_str(), None);
         let (there, name) = address.rest.rsplit_once('/')?;
@@ -139,9 +135,8 @@ impl Account {
         }
         let mut url = own.clone();
         url.path_segments_mut().ok()?.pop_if_empty().pop().push(name);
-        let (client, tokens) = (self.0.client.clone(), self.0.tokens.clone());
-        let patience = self.0.patience;
-        Some(Self(Arc::new(Inner { client, tokens, patience, instead: Some(url) })))
+        let (service, patience) = (self.0.service.clone(), self.0.patience);
+        Some(Self(Arc::new(Inner { service, patience, instead: Some(url) })))
     }
 
     /// Sends `call` with a token that is good, and again with another one if the server does not think so. An
@@ -171,34 +166,23 @@ impl Account {
     }
 
     async fn exchange(&self, call: &Call) -> Result<Answer> {
-        let Inner { client, tokens, instead, .. } = &*self.0;
-        let mut token = tokens.token().await?;
-        let mut refused = 0;
-        loop {
-            let answer = client.send(call.request(&token, instead.as_ref())?).await?;
-            match answer.status {
-                StatusCode::UNAUTHORIZED if refused == REFUSALS => {
-                    return Err(failure::of(answer, "take a new token").await);
-                }
-                StatusCode::UNAUTHORIZED => {
-                    answer.finish().await;
-                    refused += 1;
-                    token = tokens.instead_of(&token).await?;
-                }
-                _ => return Ok(answer),
-            }
+        let Inner { service, instead, .. } = &*self.0;
+        let answer = service.send(|token| call.request(token, instead.as_ref())).await?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            return Err(failure::of(answer, "take a new token").await);
         }
+        Ok(answer)
     }
 
     /// Where it is.
     pub(super) async fn url(&self) -> Result<Url> {
-        Ok(self.0.tokens.token().await?.endpoint().clone())
+        Ok(self.0.service.tokens().token().await?.endpoint().clone())
     }
 }
 
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.tokens.fmt(f)
+        self.0.service.fmt(f)
     }
 }
 

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     Location,
     contract::{
-        Access, Body, Capacity, Caps, Claim, Digests, Driver, Hold, ImageId, Listed, NewImage,
-        Pieces, Properties, Reader, Recovered, Result, Shares, Span, Stat, Upload,
+        Access, Body, Capacity, Caps, Claim, Digests, Driver, Hold, Host, ImageId, Listed,
+        NewImage, Pieces, Properties, Reader, Recovered, Result, Shares, Span, Stat, Upload,
     },
     kit::{
         http::{Answer, HeaderName, Method, StatusCode},
@@ -36,7 +36,7 @@ use crate::{
 ///
 /// # Errors
 /// `Invalid` if `swift_store_config_file` or the file of certificates cannot be used.
-pub async fn open(config: &Config, name: &str, _instance: &str) -> Result<Arc<dyn Driver>> {
+pub async fn open(config: &Config, name: &str, _host: &Host) -> Result<Arc<dyn Driver>> {
     let store = Arc::new(Store::open(config, name).await?);
     Ok(Arc::new(Swift { store, reading_only: Mutex::default() }))
 }

@@ -16,7 +16,7 @@ use crate::{
     digest::Algo,
     store::Store,
     wire::{
-        headers::{AUTH_TOKEN, REQUEST_ID},
+        headers::{AUTH_TOKEN, PROJECT_ID, REQUEST_ID},
         stream::Wire,
     },
 };
@@ -82,7 +82,17 @@ impl Call {
     /// On whose behalf the request is made.
     pub(super) fn context(&self) -> Result<Context> {
         let token = self.header(&AUTH_TOKEN)?.filter(|token| !token.is_empty());
-        Ok(Context { token: token.map(|token| Secret::from(token.to_owned())) })
+        let project = self.header(&PROJECT_ID)?.filter(|project| !project.is_empty());
+        if project.is_some_and(|project| project.len() > 64) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("a project's id has at most 64 characters: header=`{PROJECT_ID}`"),
+            ));
+        }
+        Ok(Context {
+            token: token.map(|token| Secret::from(token.to_owned())),
+            project: project.map(str::to_owned),
+        })
     }
 
     /// The one descriptor that must have come.

@@ -140,31 +140,32 @@ async fn find(call: &Call, target: &Arc<Store>, source: &Origin, peer: &Peer) ->
             }
         }
         Origin { location: None, store: _, rbd_volume: Some(volume), cinder_volume: None } => {
-            let parsed = Volume::Rbd(volume.parse()?);
-            let stores = call.daemon.stores();
-            let reaches = |store: &&Arc<Store>| store.caps().is_some_and(|caps| caps.volumes);
-            let via = match &named {
-                Some(named) => Some(named),
-                None => std::iter::once(&target).copied().chain(stores.iter()).find(reaches),
-            };
-            let via = via.ok_or_else(|| target.no_volumes(volume))?;
-            Ok(Found::Volume(Arc::clone(via), parsed))
+            reached(call, target, named, Volume::Rbd(volume.parse()?))
         }
-        Origin { location: None, store: None, rbd_volume: None, cinder_volume: Some(_) } => {
-            Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "a store of type {} cannot take volumes of Cinder: store=`{}`",
-                    target.config.kind,
-                    target.name()
-                ),
-            ))
+        Origin { location: None, store: _, rbd_volume: None, cinder_volume: Some(volume) } => {
+            reached(call, target, named, Volume::Cinder(volume.parse()?))
         }
         Origin { .. } => Err(Error::new(
             Kind::Invalid,
             "a source is one of: location (with its store), rbd_volume, cinder_volume",
         )),
     }
+}
+
+/// The volume, and the store that reaches it: the named one, or else the first of its kind.
+fn reached(
+    call: &Call,
+    target: &Arc<Store>,
+    named: Option<Arc<Store>>,
+    volume: Volume,
+) -> Result<Found> {
+    let stores = call.daemon.stores();
+    let reaches = |store: &&Arc<Store>| {
+        store.config.kind == volume.kind() && store.caps().is_some_and(|caps| caps.volumes)
+    };
+    let first = || std::iter::once(target).chain(stores.iter()).find(reaches).map(Arc::clone);
+    let via = named.or_else(first).ok_or_else(|| target.no_volumes(&volume))?;
+    Ok(Found::Volume(via, volume))
 }
 
 /// Which store has what is at `at`, where the source names no store.

@@ -309,7 +309,7 @@ mod tests {
 [DEFAULT]
 root = /srv
 debug = true
-enabled_backends = a:file, b:file, s:cinder
+enabled_backends = a:file, b:file, s:vmware
 [database]
 connection = mysql://secret
 [glance_store]
@@ -382,7 +382,7 @@ s3_store_secret_key = secret
             wrong.iter().any(|line| line.contains("[a] filesystem_store_datadir")),
             "{wrong:?}"
         );
-        let wrong = imported("[DEFAULT]\nenabled_backends = s:cinder\n[s]\nx = 1\n").unwrap_err();
+        let wrong = imported("[DEFAULT]\nenabled_backends = s:vmware\n[s]\nx = 1\n").unwrap_err();
         assert!(wrong.iter().any(|line| line.contains("no store is left")), "{wrong:?}");
     }
 

@@ -179,7 +179,7 @@ swift_store_auth_insecure = 1
              commas: entry=`c`",
             "a.conf:2: [DEFAULT] enabled_backends: two stores have this name: rename one: \
              entry=`a:mem`",
-            "a.conf:2: [DEFAULT] enabled_backends: no such type of store; this build has file, \
+            "a.conf:2: [DEFAULT] enabled_backends: no such type of store; this build has cinder, file, \
              http, mem, rbd, s3, swift: entry=`d:nfs`",
             "a.conf:2: [DEFAULT] enabled_backends: the section of this name has another meaning: \
              rename the store: entry=`imaged:file`",

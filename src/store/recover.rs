@@ -21,7 +21,8 @@ impl Store {
     /// Whether it may be a copy that was made and no more.
     async fn lacks_digests(&self, image: &ImageId) -> bool {
         let Ok(driver) = self.driver() else { return false };
-        if !driver.caps().flatten {
+        let caps = driver.caps();
+        if !caps.flatten && !caps.volumes {
             return false;
         }
         match driver.locate(image).await {

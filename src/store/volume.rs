@@ -51,7 +51,7 @@ impl Store {
     ) -> Result<Receipt> {
         self.able(|caps| caps.write, "be written to")?;
         let backend = via.able(|caps| caps.volumes, "reach volumes")?;
-        let volumes = backend.volumes().ok_or_else(|| via.no_volumes(&volume.to_string()))?;
+        let volumes = backend.volumes().ok_or_else(|| via.no_volumes(volume))?;
         self.wanted(put)?;
         let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
         let begun = self.shared.ids.begin(intent).await?;
@@ -96,7 +96,7 @@ impl Store {
         let unsealed = match self.driver() {
             Ok(driver) => match driver.volumes() {
                 Some(volumes) => volumes.unseal(volume, begun.claim()).await,
-                None => Err(self.no_volumes(&volume.to_string())),
+                None => Err(self.no_volumes(volume)),
             },
             Err(down) => Err(down),
         };
@@ -112,12 +112,16 @@ impl Store {
 
     /// The refusal of a source that no store reaches.
     #[must_use]
-    pub fn no_volumes(&self, volume: &str) -> Error {
+    pub fn no_volumes(&self, volume: &Volume) -> Error {
+        let (whose, kind, option) = match volume {
+            Volume::Rbd(_) => ("in Ceph", "rbd in that cluster", "rbd_volume"),
+            Volume::Cinder(_) => ("of Cinder", "cinder", "cinder_volume"),
+        };
         Error::new(
             Kind::Unsupported,
             format!(
-                "no store here reaches volumes in Ceph; add one of type rbd in that cluster, or name \
-                 it as the source's store: rbd_volume=`{volume}` store=`{}`",
+                "no store here reaches volumes {whose}; add one of type {kind}, or name it as the \
+                 source's store: {option}=`{volume}` store=`{}`",
                 self.name()
             ),
         )

@@ -18,3 +18,5 @@ pub const PROBLEM: HeaderName = HeaderName::from_static("imaged-problem");
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// The caller's own token for the cloud, for backends that ask on whose behalf they are used.
 pub const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+/// The project that a request is made for, by its id.
+pub const PROJECT_ID: HeaderName = HeaderName::from_static("x-project-id");

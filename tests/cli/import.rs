@@ -11,7 +11,7 @@ use crate::harness::daemon::{Daemon, IMAGED};
 const GLANCE: &str = "\
 [DEFAULT]
 debug = true
-enabled_backends = fast:file, objects:cinder
+enabled_backends = fast:file, objects:vmware
 [database]
 connection = mysql+pymysql://glance:secret@db/glance
 [glance_store]

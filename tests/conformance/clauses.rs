@@ -458,7 +458,10 @@ async fn tried(store: &Arc<Store>, f: &Fixture, at: &Location) -> [(&'static str
         Ok(())
     };
     let volumes = async {
-        let none = Volume::Rbd("no-such-pool/no-such-volume".parse()?);
+        let none = match f.store.config.kind.as_str() {
+            "cinder" => Volume::Cinder("00000000-0000-4000-8000-000000000000".parse()?),
+            _ => Volume::Rbd("no-such-pool/no-such-volume".parse()?),
+        };
         let made = Arc::clone(store).copy_volume(
             order(&f.id(), None),
             Arc::clone(store),

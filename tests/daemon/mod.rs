@@ -4,6 +4,7 @@ mod also;
 mod also_pools;
 mod buckets;
 mod ceph;
+mod cinder;
 mod conditions;
 mod descriptors;
 mod ends;

@@ -227,8 +227,8 @@ fn a_callers_token_is_taken_once_and_shown_nowhere() {
 
 #[test]
 fn stores_tell_their_state_and_a_broken_one_harms_no_other() {
-    let config = STORES.replace("small:mem", "small:mem, lost:file, later:cinder")
-        + "[lost]\nfilesystem_store_datadir = {dir}/lost\n[later]\ncinder_volume_type = fast\n";
+    let config = STORES.replace("small:mem", "small:mem, lost:file, later:vmware")
+        + "[lost]\nfilesystem_store_datadir = {dir}/lost\n[later]\nvmware_server_host = fast\n";
     let daemon = Daemon::start(&config);
     let stores = daemon.ask("GET", "/v1/stores").json();
     let states: Vec<_> = stores["stores"]

@@ -38,7 +38,7 @@ async fn open(options: &[(&'static str, String)]) -> Arc<dyn Driver> {
     let mut options = Options::of("objects", &pairs);
     let config = Config::read("swift", &mut options).unwrap();
     assert_eq!(options.finish().problems, []);
-    imaged_drivers::open(&config, "objects", "test").await.unwrap()
+    imaged_drivers::open(&config, "objects", &imaged_drivers::Host::named("test")).await.unwrap()
 }
 
 fn id() -> ImageId {

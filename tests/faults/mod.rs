@@ -1,10 +1,12 @@
 //! What goes wrong beneath a store, one thing at a time and each in its turn: the image is whole
 //! or absent afterwards, its id is free, and the error says what to do.
 
+mod backends;
 mod buckets;
 mod calls;
 mod ceph;
 mod changes;
+mod cinder;
 mod directories;
 mod disks;
 mod exchanges;

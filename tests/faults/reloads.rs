@@ -75,7 +75,7 @@ fn intent(id: &ImageId) -> Intent {
 #[tokio::test(start_paused = true)]
 async fn digests_go_on_with_the_store_that_a_reload_puts_in_place() {
     let (state, script) = (tempfile::tempdir().unwrap(), Arc::new(Script::default()));
-    let well = open(&section(2), "main", "x").await.unwrap();
+    let well = open(&section(2), "main", &imaged_drivers::Host::named("x")).await.unwrap();
     let (inner, refused) = (Arc::clone(&well), Arc::clone(&script));
     let faulty = Arc::new(Faulty { inner, script: refused, streams: false });
     let daemon = daemon(&state, Arc::clone(&well), Some(faulty)).await;
@@ -105,7 +105,7 @@ async fn digests_go_on_with_the_store_that_a_reload_puts_in_place() {
 #[tokio::test(start_paused = true)]
 async fn digests_are_taken_up_by_a_store_that_a_reload_opens_at_last() {
     let state = tempfile::tempdir().unwrap();
-    let well = open(&section(2), "main", "x").await.unwrap();
+    let well = open(&section(2), "main", &imaged_drivers::Host::named("x")).await.unwrap();
     let daemon = daemon(&state, well, None).await;
     let begun = daemon.shared.ids.begin(intent(&"x".parse().unwrap())).await.unwrap();
     // As after a crash.

@@ -41,6 +41,19 @@ pub(crate) static CEPH: LazyLock<PathBuf> = LazyLock::new(|| {
     dir
 });
 
+/// Cinder, with volumes in that cluster and beside it.
+pub(crate) static CINDER: LazyLock<Facts> = LazyLock::new(|| {
+    let (dir, cluster) = (place("cinder"), &*CEPH);
+    let file = dir.join("cinder.env");
+    // It may be of a cluster that is no more.
+    let conf = fs::read_to_string(cluster.join("ceph.conf")).unwrap();
+    let of_it = |facts: &Facts| conf.contains(&format!("fsid = {}", facts["fsid"]));
+    listening(&file).filter(of_it).unwrap_or_else(|| {
+        run(Command::new("ci/cinder").arg("up").arg(&dir).arg(cluster));
+        facts(&file)
+    })
+});
+
 /// The cluster's gateway, which speaks S3 and Swift.
 pub(crate) static GATEWAY: LazyLock<Facts> = LazyLock::new(|| {
     let file = CEPH.join("rgw.env");

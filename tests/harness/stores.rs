@@ -13,7 +13,9 @@ mod kinds;
 mod lasting;
 mod modest;
 pub(crate) mod plain;
+pub(crate) mod project;
 pub(crate) mod swift;
+pub(crate) mod volumes;
 pub(crate) mod web;
 
 use std::{
@@ -54,6 +56,7 @@ pub(crate) use lasting::Lasting;
 use lasting::Made;
 pub(crate) use modest::Modest;
 use plain::Plain;
+use project::Project;
 use swift::Swift;
 use tempfile::TempDir;
 use tokio::{
@@ -61,6 +64,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+use volumes::Volumes;
 use web::Web;
 
 use super::objects::Objects;
@@ -110,6 +114,10 @@ pub(crate) struct Fixture {
     pub(crate) web: Option<Web>,
     /// The Swift beneath it, if there is one.
     pub(crate) swift: Option<Swift>,
+    /// The Cinder beneath it, if that lives in this process.
+    pub(crate) volumes: Option<Volumes>,
+    /// What it is of a real Cinder, if there is one beneath.
+    pub(crate) project: Option<Project>,
 }
 
 /// The text of a configuration: `main` of `kind` in `dirs`, `beside` in a directory, and `memory`.
@@ -140,7 +148,7 @@ struct Opened {
 /// Opens the stores of a fixture. What is in memory is opened once, so that the next one finds the same.
 fn opener(opened: &Arc<Opened>, wrap: Wrap) -> Opener {
     let opened = Arc::clone(opened);
-    Opener::new(move |section, name, instance| {
+    Opener::new(move |section, name, host| {
         let (opened, wrap) = (Arc::clone(&opened), Arc::clone(&wrap));
         async move {
             let driver: Arc<dyn Driver> = if let (Section::Mem(config), "main") = (&section, &*name)
@@ -148,7 +156,7 @@ fn opener(opened: &Arc<Opened>, wrap: Wrap) -> Opener {
                 let memory = || Arc::new(Mem::new(config, &name));
                 Arc::clone(opened.memory.get_or_init(memory)) as _
             } else {
-                imaged_drivers::open(&section, &name, &instance).await?
+                imaged_drivers::open(&section, &name, &host).await?
             };
             if name != "main" {
                 return Ok(driver);
@@ -209,6 +217,8 @@ impl Fixture {
             objects: None,
             web: None,
             swift: None,
+            volumes: None,
+            project: None,
         }
     }
 
@@ -310,6 +320,12 @@ impl Fixture {
             objects.left()
         } else if let Some(swift) = &self.swift {
             swift.left(beside)
+        } else if let Some(volumes) = &self.volumes {
+            // Attachments stay for a moment after their last reader.
+            imaged_drivers::let_go().await;
+            volumes.left(beside)
+        } else if let Some(project) = &self.project {
+            project.left(beside)
         } else if let Some(memory) = &self.memory {
             let whole: Vec<Listed> = memory.list().try_collect().await.unwrap();
             let begun = vec!["an upload that has not ended".to_owned(); memory.uploads()];

@@ -21,7 +21,7 @@ async fn store(more: &[(&str, &str)]) -> Arc<dyn Driver> {
     let mut options = vec![("imaged_http_allow", "127.0.0.1"), ("imaged_http_timeout_s", "1")];
     options.extend(more);
     let config = Config::read(&mut Options::of("web", &options)).unwrap();
-    http::open(&config, "web", "here").await.unwrap()
+    http::open(&config, "web", &crate::Host::named("here")).await.unwrap()
 }
 
 fn window() -> Window {

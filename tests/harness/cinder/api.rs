@@ -168,6 +168,7 @@ impl Cloud {
             Call::CreateVolume => volumes::create(self, asked),
             Call::ListVolumes => volumes::list(self, asked),
             Call::ShowVolume => volumes::show(self, asked),
+            Call::UpdateVolume => volumes::update(self, asked),
             Call::DeleteVolume => volumes::delete(self, asked),
             Call::Extend => volumes::extend(self, asked),
             Call::SetReadonly => volumes::set_readonly(self, asked),

@@ -13,6 +13,8 @@ pub(crate) enum Call {
     Versions,
     CreateVolume,
     ShowVolume,
+    /// Its name.
+    UpdateVolume,
     ListVolumes,
     /// The forced one too, by its query.
     DeleteVolume,
@@ -62,6 +64,7 @@ pub(super) fn of(head: &Head, body: &Blob) -> (Call, String) {
         ("POST", "volumes", "", _) => Call::CreateVolume,
         ("GET", "volumes", "" | "detail", _) => Call::ListVolumes,
         ("GET", "volumes", _, "") => Call::ShowVolume,
+        ("PUT", "volumes", _, "") => Call::UpdateVolume,
         ("DELETE", "volumes", _, "") => Call::DeleteVolume,
         ("GET", "volumes", _, "metadata") => Call::GetMetadata,
         ("POST" | "PUT", "volumes", _, "metadata") => Call::PutMetadata,

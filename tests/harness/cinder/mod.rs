@@ -158,6 +158,16 @@ impl Cinder {
         self.service().forget(&id);
     }
 
+    /// Whoever had attached something is gone, and Cinder was told so.
+    pub(crate) fn detach_all(&self) {
+        self.cloud(|cloud| cloud.attachments.clear());
+        for volume in self.volumes() {
+            if matches!(volume.status.as_str(), "in-use" | "attaching" | "reserved") {
+                self.set_status(&volume.id, "available");
+            }
+        }
+    }
+
     /// The status of a volume is this: by its id or name.
     pub(crate) fn set_status(&self, volume: &str, status: &str) {
         let id = self.volume(volume).unwrap().id;

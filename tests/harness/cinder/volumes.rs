@@ -365,6 +365,15 @@ pub(super) fn get_metadata(cloud: &mut Cloud, asked: &Asked<'_>) -> Done {
     Ok(Answer::new(200).json(&json!({"meta": {key: value}})))
 }
 
+/// Its name; all else that Cinder lets be changed is not asked for.
+pub(super) fn update(cloud: &mut Cloud, asked: &Asked<'_>) -> Done {
+    let volume = found(cloud, asked)?;
+    if let Some(name) = asked.body["volume"]["name"].as_str() {
+        volume.name = name.to_owned();
+    }
+    show(cloud, asked)
+}
+
 pub(super) fn put_metadata(cloud: &mut Cloud, asked: &Asked<'_>) -> Done {
     let volume = found(cloud, asked)?;
     if let Some(key) = key(asked) {

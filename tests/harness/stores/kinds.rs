@@ -10,7 +10,9 @@ use super::{
     buckets::Bucket,
     ceph::{self, Ceph},
     plain::Plain,
+    project::Project,
     swift::{Server, Swift},
+    volumes::Volumes,
     web::Web,
 };
 use crate::harness::objects::{BUCKET, Objects, SECRET, USER};
@@ -135,6 +137,29 @@ async fn on_the_web(web: Web) -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let fixture = Fixture::new("http", &[], &web.options(), None, home).await;
     Fixture { web: Some(web), ..fixture }
+}
+
+/// A store of volumes that are files in a mounted export, of a Cinder in this process.
+pub(crate) async fn cinder() -> Fixture {
+    in_volumes(Volumes::in_export(), "").await
+}
+
+/// The same of files that Cinder shows where they are, whose backend grows what is attached.
+pub(crate) async fn cinder_local() -> Fixture {
+    in_volumes(Volumes::local(), "cinder_do_extend_attached = true\n").await
+}
+
+async fn in_volumes(volumes: Volumes, more: &str) -> Fixture {
+    let options = volumes.options() + more;
+    let fixture = Fixture::new("cinder", &[], &options, None, tempfile::tempdir().unwrap()).await;
+    Fixture { volumes: Some(volumes), ..fixture }
+}
+
+/// A store of volumes in a project of a real Cinder, with more options.
+pub(crate) async fn in_project(project: Project, more: &str) -> Fixture {
+    let options = project.options() + more;
+    let fixture = Fixture::new("cinder", &[], &options, None, tempfile::tempdir().unwrap()).await;
+    Fixture { project: Some(project), ..fixture }
 }
 
 /// A store in a container of OpenStack's Swift.

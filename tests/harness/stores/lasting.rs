@@ -48,10 +48,18 @@ impl Fixture {
     /// Opens the backend anew, as the next process would.
     pub(crate) async fn reopened(&self) -> Arc<dyn Driver> {
         let section = self.store.config.driver.clone().unwrap();
+        // The next process on the same machine would end what the one that was killed had attached.
+        if let Some(volumes) = &self.volumes {
+            volumes.cinder.detach_all();
+        }
         let dies = self.lasting == Lasting::DiesWithTheProcess;
         if let (true, imaged_drivers::Config::Mem(config)) = (dies, &section) {
             return Arc::new(mem::Mem::new(config, "main")); // the next process has its own
         }
-        self.shared().backends.open(&section, "main", "another").await.unwrap()
+        self.shared()
+            .backends
+            .open(&section, "main", &imaged_drivers::Host::named("another"))
+            .await
+            .unwrap()
     }
 }

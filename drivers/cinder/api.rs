@@ -1,0 +1,433 @@
+//! Cinder's API, version 3, as far as images need it.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    config::fill,
+    failure, location,
+    volume::{Metadata, Volume},
+};
+use crate::{
+    contract::{Capacity, Error, Kind, Result},
+    kit::{
+        http::{Answer, HeaderName, Method, Request, StatusCode, Url, beneath},
+        keystone::{Service, TOKEN, Token},
+    },
+};
+
+/// The version of the API that attaches volumes for reading alone.
+const VERSION: (HeaderName, &str) =
+    (HeaderName::from_static("openstack-api-version"), "volume 3.54");
+
+/// Bytes of an answer, at most: a page of a listing.
+const ANSWER: usize = 16 << 20;
+
+/// Volumes in a page of a listing.
+const PAGE: usize = 500;
+
+/// One Cinder, as one login reaches it.
+pub(super) struct Api {
+    service: Service,
+    /// Where it is, if the catalog is not asked.
+    template: Option<String>,
+    /// How long the answer to a request may take, other tries included.
+    patience: Duration,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.service.fmt(f)
+    }
+}
+
+/// What is asked.
+#[derive(Debug)]
+struct Call<'a> {
+    method: Method,
+    path: Vec<&'a str>,
+    query: Vec<(&'static str, String)>,
+    body: Option<Value>,
+    idempotent: bool,
+}
+
+impl<'a> Call<'a> {
+    fn new(method: Method, path: impl Into<Vec<&'a str>>) -> Self {
+        let idempotent = method.is_idempotent();
+        Self { method, path: path.into(), query: Vec::new(), body: None, idempotent }
+    }
+
+    fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    /// Doing it twice is doing it once.
+    fn again(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+}
+
+/// The way in which a volume is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Read,
+    Write,
+}
+
+impl Mode {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "ro",
+            Self::Write => "rw",
+        }
+    }
+}
+
+/// An attachment of a volume.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Attachment {
+    pub(super) id: location::Volume,
+    #[serde(default)]
+    pub(super) connection_info: Value,
+}
+
+/// A volume that is to be.
+#[derive(Debug)]
+pub(super) struct NewVolume<'a> {
+    pub(super) name: &'a str,
+    pub(super) gib: u64,
+    pub(super) volume_type: Option<&'a str>,
+    pub(super) source: Option<&'a location::Volume>,
+    pub(super) metadata: &'a Metadata,
+}
+
+/// What became of a request to remove a volume.
+#[derive(Debug)]
+pub(super) enum Removal {
+    /// It goes.
+    Begun,
+    /// There is none.
+    Gone,
+    /// Its status does not allow that, or something depends on it.
+    Refused(Error),
+}
+
+/// What became of a request to make an attachment.
+#[derive(Debug)]
+pub(super) enum Reserved {
+    /// It is there.
+    Attachment(Attachment),
+    /// Another attachment is in the way.
+    Busy(Error),
+}
+
+impl Api {
+    pub(super) fn new(service: Service, template: Option<String>, patience: Duration) -> Self {
+        Self { service, template, patience }
+    }
+
+    /// The project that the login is in.
+    pub(super) async fn project(&self) -> Result<Option<String>> {
+        Ok(self.service.tokens().token().await?.project().map(str::to_owned))
+    }
+
+    fn request(&self, call: &Call<'_>, token: &Token) -> Result<Request> {
+        let base = match &self.template {
+            Some(template) => {
+                let url = fill(template, token.project().unwrap_or_default());
+                url.parse::<Url>().map_err(|error| {
+                    let what = "cinder_endpoint_template makes no URL";
+                    Error::new(Kind::BackendDenied, what).because(error)
+                })?
+            }
+            None => token.endpoint().clone(),
+        };
+        let mut url = beneath(&base, &call.path);
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
+        let (name, value) = VERSION;
+        let mut request = Request::new(call.method.clone(), url)
+            .secret(TOKEN, token.value())?
+            .header(name, value)?
+            .idempotent(call.idempotent)
+            .whole(ANSWER);
+        if let Some(body) = &call.body {
+            request = request.json(body)?;
+        }
+        Ok(request)
+    }
+
+    async fn send(&self, call: Call<'_>) -> Result<Answer> {
+        let sent = self.service.send(|token| self.request(&call, token));
+        let late = |_elapsed| Err(Error::new(Kind::Timeout, "Cinder does not answer"));
+        tokio::time::timeout(self.patience, sent).await.unwrap_or_else(late)
+    }
+
+    /// What comes back under `key`.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        key: &str,
+        doing: &str,
+    ) -> Result<Option<T>> {
+        let answer = self.send(call).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            answer.finish().await;
+            return Ok(None);
+        }
+        if !answer.status.is_success() {
+            return Err(failure::of(answer, doing).await);
+        }
+        let mut body: Value = answer.json(ANSWER).await?;
+        let found = body.get_mut(key).map(Value::take).unwrap_or_default();
+        serde_json::from_value(found).map(Some).map_err(|error| {
+            let what = format!("Cinder's answer is not what it should be, trying to {doing}");
+            Error::new(Kind::Unavailable, what).because(error)
+        })
+    }
+
+    /// Does what has no answer to look at; false if there is no such thing.
+    async fn tell(&self, call: Call<'_>, doing: &str) -> Result<bool> {
+        let answer = self.send(call).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => {
+                answer.finish().await;
+                Ok(false)
+            }
+            status if status.is_success() => {
+                answer.finish().await;
+                Ok(true)
+            }
+            _ => Err(failure::of(answer, doing).await),
+        }
+    }
+
+    /// The volume, if there is one.
+    pub(super) async fn volume(&self, id: &location::Volume) -> Result<Option<Volume>> {
+        let call = Call::new(Method::GET, ["volumes", id.as_str()]);
+        self.ask(call, "volume", "tell of a volume").await
+    }
+
+    /// The volumes of this name in the project.
+    pub(super) async fn volumes_named(&self, name: &str) -> Result<Vec<Volume>> {
+        let call = Call::new(Method::GET, ["volumes", "detail"]).query("name", name);
+        let found: Option<Vec<Volume>> = self.ask(call, "volumes", "list volumes").await?;
+        // A server that does not filter lists all of them.
+        Ok(found
+            .into_iter()
+            .flatten()
+            .filter(|found| found.name.as_deref() == Some(name))
+            .collect())
+    }
+
+    /// The volumes of the project after `marker`, a page of them.
+    pub(super) async fn page(&self, marker: Option<&location::Volume>) -> Result<Vec<Volume>> {
+        let mut call =
+            Call::new(Method::GET, ["volumes", "detail"]).query("limit", PAGE.to_string());
+        if let Some(marker) = marker {
+            call = call.query("marker", marker.as_str());
+        }
+        Ok(self.ask(call, "volumes", "list volumes").await?.unwrap_or_default())
+    }
+
+    /// Begins to make a volume.
+    pub(super) async fn create(&self, new: &NewVolume<'_>) -> Result<Volume> {
+        let NewVolume { name, gib, volume_type, source, metadata } = new;
+        let mut volume = json!({"name": name, "size": gib, "metadata": metadata});
+        if let Some(fields) = volume.as_object_mut() {
+            if let Some(volume_type) = volume_type {
+                fields.insert("volume_type".into(), json!(volume_type));
+            }
+            if let Some(source) = source {
+                fields.insert("source_volid".into(), json!(source.as_str()));
+            }
+        }
+        let call = Call::new(Method::POST, ["volumes"]).body(json!({"volume": volume}));
+        let made = self.ask(call, "volume", "make a volume").await?;
+        made.ok_or_else(|| match source {
+            Some(source) => gone(source),
+            None => {
+                Error::new(Kind::Unavailable, "the endpoint makes no volumes: it is no Cinder's")
+            }
+        })
+    }
+
+    /// Begins to remove a volume.
+    pub(super) async fn delete(&self, id: &location::Volume) -> Result<Removal> {
+        let answer = self.send(Call::new(Method::DELETE, ["volumes", id.as_str()])).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => {
+                answer.finish().await;
+                Ok(Removal::Gone)
+            }
+            StatusCode::BAD_REQUEST | StatusCode::CONFLICT => {
+                Ok(Removal::Refused(failure::of(answer, "remove a volume").await))
+            }
+            status if status.is_success() => {
+                answer.finish().await;
+                Ok(Removal::Begun)
+            }
+            _ => Err(failure::of(answer, "remove a volume").await),
+        }
+    }
+
+    /// Begins to remove a volume whatever its status; only admins may.
+    pub(super) async fn force_delete(&self, id: &location::Volume) -> Result<bool> {
+        self.act(id, json!({"os-force_delete": {}}), "remove a volume").await
+    }
+
+    /// Begins to make a volume larger.
+    pub(super) async fn extend(&self, id: &location::Volume, gib: u64) -> Result<()> {
+        let there =
+            self.act(id, json!({"os-extend": {"new_size": gib}}), "extend a volume").await?;
+        if there { Ok(()) } else { Err(gone(id)) }
+    }
+
+    /// Nobody writes to it any more.
+    pub(super) async fn set_read_only(&self, id: &location::Volume) -> Result<()> {
+        let flag = json!({"os-update_readonly_flag": {"readonly": true}});
+        let call = Call::new(Method::POST, ["volumes", id.as_str(), "action"]).body(flag).again();
+        if self.tell(call, "make a volume read-only").await? { Ok(()) } else { Err(gone(id)) }
+    }
+
+    async fn act(&self, id: &location::Volume, action: Value, doing: &str) -> Result<bool> {
+        self.tell(Call::new(Method::POST, ["volumes", id.as_str(), "action"]).body(action), doing)
+            .await
+    }
+
+    /// Gives a volume these metadata and no others; false if there is none.
+    pub(super) async fn set_metadata(
+        &self,
+        id: &location::Volume,
+        metadata: &Metadata,
+    ) -> Result<bool> {
+        let call = Call::new(Method::PUT, ["volumes", id.as_str(), "metadata"]);
+        let call = call.body(json!({"metadata": metadata}));
+        self.tell(call, "keep metadata of a volume").await
+    }
+
+    /// Gives a volume these metadata beside its others; false if there is none.
+    pub(super) async fn add_metadata(
+        &self,
+        id: &location::Volume,
+        metadata: &Metadata,
+    ) -> Result<bool> {
+        let call = Call::new(Method::POST, ["volumes", id.as_str(), "metadata"]);
+        let call = call.body(json!({"metadata": metadata})).again();
+        self.tell(call, "keep metadata of a volume").await
+    }
+
+    /// Gives a volume another name.
+    pub(super) async fn rename(&self, id: &location::Volume, name: &str) -> Result<()> {
+        let call = Call::new(Method::PUT, ["volumes", id.as_str()]);
+        let call = call.body(json!({"volume": {"name": name}}));
+        if self.tell(call, "name a volume").await? { Ok(()) } else { Err(gone(id)) }
+    }
+
+    /// Reserves a volume for an attachment.
+    pub(super) async fn reserve(&self, volume: &location::Volume, mode: Mode) -> Result<Reserved> {
+        let wanted = json!({"volume_uuid": volume.as_str(), "mode": mode.name()});
+        let call = Call::new(Method::POST, ["attachments"]).body(json!({"attachment": wanted}));
+        let answer = self.send(call).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Err(gone(volume)),
+            // Whatever Cinder says of the status that it is in: something else has it, or lets go of it.
+            StatusCode::BAD_REQUEST => {
+                let error = failure::of(answer, "attach a volume").await;
+                let busy = error.to_string().contains(" to reserve");
+                if busy { Ok(Reserved::Busy(error)) } else { Err(error) }
+            }
+            status if status.is_success() => {
+                let mut body: Value = answer.json(ANSWER).await?;
+                let made = body.get_mut("attachment").map(Value::take).unwrap_or_default();
+                let made = serde_json::from_value(made);
+                made.map(Reserved::Attachment).map_err(|error| {
+                    let what = "Cinder's answer tells of no attachment";
+                    Error::new(Kind::Unavailable, what).because(error)
+                })
+            }
+            _ => Err(failure::of(answer, "attach a volume").await),
+        }
+    }
+
+    /// Has the backend lead to a volume from the machine that `connector` describes; the way there comes back.
+    pub(super) async fn export(
+        &self,
+        attachment: &location::Volume,
+        connector: &Value,
+    ) -> Result<Value> {
+        let call = Call::new(Method::PUT, ["attachments", attachment.as_str()]);
+        let call = call.body(json!({"attachment": {"connector": connector}}));
+        let found: Option<Attachment> = self.ask(call, "attachment", "attach a volume").await?;
+        found.map(|found| found.connection_info).ok_or_else(|| {
+            Error::new(Kind::Unavailable, "the attachment was removed while it was made")
+        })
+    }
+
+    /// The attachment is in use from now on.
+    pub(super) async fn complete(&self, attachment: &location::Volume) -> Result<()> {
+        let path = ["attachments", attachment.as_str(), "action"];
+        let call = Call::new(Method::POST, path).body(json!({"os-complete": {}})).again();
+        self.tell(call, "attach a volume").await.map(drop)
+    }
+
+    /// An attachment, if it is there.
+    pub(super) async fn attachment(&self, id: &location::Volume) -> Result<Option<Attachment>> {
+        let call = Call::new(Method::GET, ["attachments", id.as_str()]);
+        self.ask(call, "attachment", "tell of an attachment").await
+    }
+
+    /// The attachments of a volume.
+    pub(super) async fn attachments(&self, volume: &location::Volume) -> Result<Vec<Attachment>> {
+        let call = Call::new(Method::GET, ["attachments", "detail"]);
+        let call = call.query("volume_id", volume.as_str());
+        Ok(self.ask(call, "attachments", "list attachments").await?.unwrap_or_default())
+    }
+
+    /// Ends an attachment; false if there is none.
+    pub(super) async fn detach(&self, attachment: &location::Volume) -> Result<bool> {
+        let call = Call::new(Method::DELETE, ["attachments", attachment.as_str()]);
+        self.tell(call, "end an attachment").await
+    }
+
+    /// Whether there is such a volume type.
+    pub(super) async fn has_type(&self, name: &str) -> Result<bool> {
+        let types: Option<Vec<Value>> = self
+            .ask(Call::new(Method::GET, ["types"]), "volume_types", "list volume types")
+            .await?;
+        let is_it = |found: &Value| {
+            [found.get("name"), found.get("id")]
+                .iter()
+                .any(|text| text.and_then(Value::as_str) == Some(name))
+        };
+        Ok(types.into_iter().flatten().any(|found| is_it(&found)))
+    }
+
+    /// The space that the project may use.
+    pub(super) async fn capacity(&self) -> Result<Capacity> {
+        let call = Call::new(Method::GET, ["limits"]);
+        let limits: Option<Value> = self.ask(call, "limits", "tell of its limits").await?;
+        let limits = limits.unwrap_or_default();
+        let number = |name: &str| limits.pointer(&format!("/absolute/{name}"))?.as_u64();
+        let bytes = |gib: u64| gib.saturating_mul(super::volume::GIB);
+        let used = number("totalGigabytesUsed").map(bytes);
+        let total = number("maxTotalVolumeGigabytes").map(bytes);
+        let available = total.zip(used).map(|(total, used)| total.saturating_sub(used));
+        Ok(Capacity { total, used, available, trash: None })
+    }
+}
+
+/// What a volume is that was there.
+pub(super) fn gone(id: &location::Volume) -> Error {
+    Error::new(Kind::Unavailable, format!("the volume was removed meanwhile: volume=`{id}`"))
+}

@@ -1,0 +1,445 @@
+//! Attachments: one for each volume that is read or written here, however many read it.
+//!
+//! **Rule: an attachment is noted before the backend leads to its volume, and forgotten when Cinder has it no
+//! more.** So what a process that was killed has left is ended by the next one.
+//!
+//! **Rule: attaching and detaching a volume take turns.** So a reader that comes while the last one leaves finds
+//! the attachment there, or none.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use imaged_digest::{Md5, Stream};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{
+    api::{Attachment, Mode, Reserved},
+    connect::Connected,
+    connection::{Connection, encrypted},
+    device::Device,
+    location,
+    store::Store,
+    volume::{GIB, Volume},
+};
+use crate::{
+    contract::{Error, Kind, Result},
+    kit::{
+        pause::jittered,
+        point,
+        see_through::see_through,
+        turns::Turns,
+        window::{Buffer, PAGE},
+    },
+};
+
+/// How long an attachment stays when nobody reads any more: the next range of the same image may be asked for.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// The first and the longest pause between tries to attach a volume that is reserved.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+
+/// Bytes at the beginning of an image by which its device is known again.
+pub(super) const HEAD: usize = 64 << 10;
+
+/// A volume that is attached and connected. It is given back by [`let_go`], and not when it is dropped.
+pub(super) struct Attached {
+    store: Arc<Store>,
+    volume: location::Volume,
+    attachment: location::Volume,
+    connection: Connection,
+    connected: Connected,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Attached");
+        shown
+            .field("volume", &self.volume)
+            .field("attachment", &self.attachment)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Attached {
+    /// Its bytes.
+    pub(super) fn device(&self) -> &Arc<dyn Device> {
+        &self.connected.device
+    }
+
+    /// Waits until the device shows that its volume has at least so many bytes: it may be late.
+    pub(super) async fn until_grown(&self, bytes: u64) -> Result<()> {
+        let Self { store, volume, connection, connected, .. } = self;
+        store.connections.grown(connected, connection, volume).await?;
+        let late = tokio::time::Instant::now() + store.config.timeout;
+        let mut pause = Duration::from_millis(50);
+        while self.device().size().await? < bytes {
+            if tokio::time::Instant::now() > late {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!(
+                        "the device does not show that its volume has grown: volume=`{volume}`"
+                    ),
+                ));
+            }
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+}
+
+/// What is noted of an attachment.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Held {
+    attachment: location::Volume,
+    volume: location::Volume,
+}
+
+/// Attaches a volume and connects it. `new`: nobody has ever written to it, and so nothing tells it from others but
+/// its name.
+pub(super) async fn attach(
+    store: &Arc<Store>,
+    volume: &Volume,
+    mode: Mode,
+    new: bool,
+) -> Result<Attached> {
+    if volume.encrypted {
+        return Err(encrypted(&volume.id));
+    }
+    let connector = store.connections.connector().await?;
+    let attachment = reserve(store, &volume.id, mode).await?;
+    point::pass("cinder-reserved");
+    let attached = async {
+        let held = Held { attachment: attachment.id.clone(), volume: volume.id.clone() };
+        let held = serde_json::to_string(&held).unwrap_or_default();
+        store.ledger().note(&store.name, attachment.id.as_str(), &held).await?;
+        point::pass("cinder-noted");
+        let told = store.api.export(&attachment.id, &connector).await?;
+        let connection = Connection::read(told)?;
+        connection.check(&volume.id)?;
+        if new {
+            connection.check_new(&volume.id)?;
+        }
+        let connected = store.connections.connect(&connection, volume, mode, new).await?;
+        let attached = Attached {
+            store: Arc::clone(store),
+            volume: volume.id.clone(),
+            attachment: attachment.id.clone(),
+            connection,
+            connected,
+        };
+        let checked = async {
+            check_size(&attached, volume).await?;
+            store.api.complete(&attachment.id).await
+        };
+        match checked.await {
+            Ok(()) => {
+                point::pass("cinder-attached");
+                Ok(attached)
+            }
+            Err(error) => {
+                // What it is attached by ends below.
+                let Attached { connected, connection, volume, .. } = &attached;
+                let closed = store.connections.disconnect(connected, connection, volume).await;
+                Err(match closed {
+                    Ok(()) => error,
+                    Err(left) => error.because(left.chain()),
+                })
+            }
+        }
+    };
+    match attached.await {
+        Ok(attached) => Ok(attached),
+        Err(error) => {
+            end(store, &attachment.id).await;
+            Err(error)
+        }
+    }
+}
+
+/// Reserves a volume, which something may hold for another moment.
+async fn reserve(store: &Store, volume: &location::Volume, mode: Mode) -> Result<Attachment> {
+    let [mut pause, longest] = PAUSES;
+    let mut tries = store.config.attach_tries;
+    loop {
+        tries = tries.saturating_sub(1);
+        match store.api.reserve(volume, mode).await? {
+            Reserved::Attachment(attachment) => return Ok(attachment),
+            Reserved::Busy(error) if tries == 0 => {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!(
+                        "the volume is attached elsewhere; try again, or use a volume type with \
+                         multiattach, of which each can be read in several places: volume=`{volume}`"
+                    ),
+                )
+                .because(error));
+            }
+            Reserved::Busy(_) => {
+                tokio::time::sleep(jittered(pause)).await;
+                pause = (pause * 2).min(longest);
+            }
+        }
+    }
+}
+
+/// Ends an attachment; what cannot be ended now is left to [`end_left`].
+async fn end(store: &Store, attachment: &location::Volume) {
+    match store.api.detach(attachment).await {
+        Ok(_) => store.ledger().forget(attachment.as_str()).await,
+        Err(error) => {
+            tracing::warn!(
+                store = store.name, attachment = %attachment, error = %error.chain(),
+                "an attachment cannot be ended yet"
+            );
+            store.ledger().hand_over(attachment.as_str());
+        }
+    }
+}
+
+/// Whether the device is as large as its volume: another one may have come to be where it was.
+async fn check_size(attached: &Attached, volume: &Volume) -> Result<()> {
+    let (bytes, size) = (volume.bytes(), attached.device().size().await?);
+    // Backends round up, but by less than Cinder counts in.
+    if size >= bytes && size.saturating_sub(bytes) < GIB {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Unavailable,
+        format!(
+            "the device behind the attachment is not as large as its volume, and is left alone: \
+             volume=`{}` bytes=`{bytes}` device=`{size}`",
+            volume.id
+        ),
+    ))
+}
+
+/// What the first bytes of an image are known by; they are those of the image, at most [`HEAD`].
+pub(super) fn known_by(first: &[u8]) -> String {
+    let mut digest = Stream::<Md5>::default();
+    digest.update(first);
+    data_encoding::HEXLOWER.encode(&digest.finish())
+}
+
+/// Whether an image of `size` bytes on the device begins as `head` says.
+pub(super) async fn check_head(attached: &Attached, size: u64, head: &str) -> Result<()> {
+    let len = usize::try_from(size.min(HEAD as u64)).unwrap_or(HEAD);
+    if len == 0 {
+        return Ok(());
+    }
+    // Devices are read in whole pages; the volume has them.
+    let buffer = Buffer::uncounted(len.next_multiple_of(PAGE))?;
+    let bytes = attached.device().read(0, buffer).await?;
+    let first = bytes.get(..len).unwrap_or_default();
+    if known_by(first) == head {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Unavailable,
+        format!(
+            "the device behind the attachment does not begin as the image did when it was written, so it \
+             is another one, or was written to: volume=`{}`",
+            attached.volume
+        ),
+    ))
+}
+
+/// Gives back what was attached.
+///
+/// # Errors
+/// The device cannot be let go of here, or Cinder does not end the attachment now: the next round does.
+pub(super) async fn let_go(attached: &Attached) -> Result<()> {
+    let Attached { store, volume, attachment, connection, connected } = attached;
+    let closed = store.connections.disconnect(connected, connection, volume).await;
+    let detached = store.api.detach(attachment).await;
+    match (closed, detached) {
+        (Ok(()), Ok(_)) => {
+            store.ledger().forget(attachment.as_str()).await;
+            Ok(())
+        }
+        (Err(error), _) | (Ok(()), Err(error)) => {
+            store.ledger().hand_over(attachment.as_str());
+            Err(error.leaving(format!("attachment {attachment} of volume {volume}")))
+        }
+    }
+}
+
+/// Ends the attachments that this store had when an earlier process ended, or that could not be ended since.
+pub(super) async fn end_left(store: &Store) -> Result<()> {
+    let mut failed = None;
+    for (name, held) in store.ledger().left(&store.name).await? {
+        let Ok(Held { attachment, volume }) = serde_json::from_str(&held) else {
+            tracing::error!(
+                store = store.name,
+                note = name,
+                "a note of an attachment cannot be read"
+            );
+            continue;
+        };
+        let ended = async {
+            if let Some(found) = store.api.attachment(&attachment).await? {
+                store.connections.disconnect_left(found.connection_info, &volume).await?;
+                store.api.detach(&attachment).await?;
+            }
+            Ok(())
+        };
+        match ended.await {
+            Ok(()) => {
+                tracing::info!(
+                    store = store.name, attachment = %attachment, volume = %volume,
+                    "an attachment that was left is ended"
+                );
+                store.ledger().forget(&name).await;
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The volumes that this process has attached for reading, whichever store asked first.
+static READ: LazyLock<Registry> = LazyLock::new(Registry::default);
+
+#[derive(Default)]
+struct Registry {
+    volumes: Mutex<HashMap<location::Volume, Shared>>,
+    turns: Turns,
+}
+
+/// A volume that is attached for reading.
+struct Shared {
+    attached: Arc<Attached>,
+    readers: usize,
+    /// How often it was leased.
+    leases: u64,
+}
+
+/// The right to read a volume. The last one that is dropped ends the attachment, a moment later.
+pub(super) struct Lease {
+    attached: Arc<Attached>,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.attached.fmt(f)
+    }
+}
+
+impl Lease {
+    /// Its bytes.
+    pub(super) fn device(&self) -> &Arc<dyn Device> {
+        self.attached.device()
+    }
+}
+
+impl Registry {
+    /// One more reader of what is attached.
+    fn share(&self, volume: &location::Volume) -> Option<Lease> {
+        let mut volumes = self.volumes.lock();
+        let shared = volumes.get_mut(volume)?;
+        shared.readers = shared.readers.saturating_add(1);
+        shared.leases = shared.leases.wrapping_add(1);
+        Some(Lease { attached: Arc::clone(&shared.attached) })
+    }
+
+    fn insert(&self, volume: &location::Volume, attached: Attached) -> Lease {
+        let attached = Arc::new(attached);
+        let shared = Shared { attached: Arc::clone(&attached), readers: 1, leases: 0 };
+        self.volumes.lock().insert(volume.clone(), shared);
+        Lease { attached }
+    }
+
+    /// One reader less; how often it was leased, if that was the last.
+    fn leave(&self, volume: &location::Volume) -> Option<u64> {
+        let mut volumes = self.volumes.lock();
+        let shared = volumes.get_mut(volume)?;
+        shared.readers = shared.readers.saturating_sub(1);
+        (shared.readers == 0).then_some(shared.leases)
+    }
+
+    /// What nobody reads, if nobody has since it was leased so often.
+    fn take(&self, volume: &location::Volume, leases: Option<u64>) -> Option<Arc<Attached>> {
+        let mut volumes = self.volumes.lock();
+        let shared = volumes.get(volume)?;
+        if shared.readers > 0 || leases.is_some_and(|leases| leases != shared.leases) {
+            return None;
+        }
+        volumes.remove(volume).map(|shared| shared.attached)
+    }
+}
+
+/// Attaches a volume for reading, or shares the attachment that there is.
+pub(super) async fn lease(store: &Arc<Store>, volume: Volume) -> Result<Lease> {
+    let store = Arc::clone(store);
+    // Whoever asked may be gone: what was attached is then let go of by the lease that nobody has.
+    see_through((), async move {
+        let _turn = READ.turns.of(&volume.id).await;
+        if let Some(lease) = READ.share(&volume.id) {
+            return Ok(lease);
+        }
+        let attached = attach(&store, &volume, Mode::Read, false).await?;
+        if let Some(head) = volume.head()
+            && let Err(error) = check_head(&attached, volume.image_size()?, head).await
+        {
+            return Err(match let_go(&attached).await {
+                Ok(()) => error,
+                Err(left) => error.because(left.chain()),
+            });
+        }
+        Ok(READ.insert(&volume.id, attached))
+    })
+    .await
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let volume = self.attached.volume.clone();
+        let Some(leases) = READ.leave(&volume) else { return };
+        // At the very end of the process the note of it remains, for the next one.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            let _turn = READ.turns.of(&volume).await;
+            give_back(READ.take(&volume, Some(leases))).await;
+        });
+    }
+}
+
+async fn give_back(attached: Option<Arc<Attached>>) {
+    let Some(attached) = attached else { return };
+    if let Err(error) = let_go(&attached).await {
+        tracing::warn!(error = %error.chain(), "a volume that was read cannot be detached yet");
+    }
+}
+
+/// Detaches a volume that nobody reads, and keeps others from attaching it as long as what comes back is held.
+///
+/// # Errors
+/// `InUse` if somebody reads it.
+pub(super) async fn evict(volume: &location::Volume) -> Result<OwnedMutexGuard<()>> {
+    let turn = READ.turns.of(volume).await;
+    if READ.volumes.lock().get(volume).is_some_and(|shared| shared.readers > 0) {
+        return Err(Error::new(
+            Kind::InUse,
+            format!("the image is being read, try again later: volume=`{volume}`"),
+        ));
+    }
+    give_back(READ.take(volume, None)).await;
+    Ok(turn)
+}
+
+/// Detaches what nobody reads any more, at once: the process is about to end.
+pub(super) async fn let_go_of_all() {
+    let volumes: Vec<_> = READ.volumes.lock().keys().cloned().collect();
+    for volume in volumes {
+        let _turn = READ.turns.of(&volume).await;
+        give_back(READ.take(&volume, None)).await;
+    }
+}
