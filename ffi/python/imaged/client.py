@@ -75,15 +75,17 @@ class Client:
         by_descriptor: bool = True,
         request_id: str | None = None,
         token: str | None = None,
+        project: str | None = None,
     ) -> Receipt:
         """Store an image: bytes, a file, anything with `read`, or an iterable of bytes.
 
         Without `size` it is as long as its source is. `watch` is called with every piece. A plain
         file goes by descriptor unless someone watches or `by_descriptor` is false. `token` is the
-        caller's own for the cloud, for stores that keep images in their owners' accounts.
+        caller's own for the cloud, for stores that keep images in their owners' accounts;
+        `project` is whose image it is, for stores that write that down.
         """
         path = f"{_image(store, id)}{_query(hash_algo=hash_algo)}"
-        head = _token(token)
+        head = {**_token(token), **_project(project)}
         if isinstance(image, source.Descriptor):
             return self._put_descriptor(path, image, request_id, head)
         source.check(image)
@@ -468,6 +470,14 @@ def _token(token: str | None) -> dict[str, str]:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise errors.Invalid("the caller's token is no token: it has blanks or is no plain text")
     return {"X-Auth-Token": token}
+
+
+def _project(project: str | None) -> dict[str, str]:
+    if project is None:
+        return {}
+    if not _is_plain(project) or len(project) > 64:
+        raise errors.Invalid("the caller's project is no id of one")
+    return {"X-Project-Id": project}
 
 
 def _quote(text: str) -> str:

@@ -181,9 +181,9 @@ def test_a_store_of_type_rbd_shows_what_it_showed(glance, monkeypatch):
 def test_a_type_that_is_not_served_is_refused(glance, shared, monkeypatch):
     monkeypatch.setattr(multi_backend, "_list_driver_opts", dict)
     section = f"[other]\nimaged_socket = {shared.socket}\n"
-    only = "stores of type cinder yet, only file, http, rbd, s3, swift"
+    only = "stores of type vmware yet, only cinder, file, http, rbd, s3, swift"
     with pytest.raises(RuntimeError, match=rf"other.* {only}"):
-        glance.start("fast:file, other:cinder", fast(shared), section)
+        glance.start("fast:file, other:vmware", fast(shared), section)
 
 
 def test_an_image_that_is_there_is_a_duplicate_for_both(served, monkeypatch):

@@ -1,4 +1,4 @@
-"""Glance's stores of types s3, swift and http through the daemon."""
+"""Glance's stores of types s3, swift, cinder and http through the daemon."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ KEYS = {
     "s3": "s3_store_access_key = A\ns3_store_secret_key = hidden\n",
     "swift": "swift_store_user = service:gl/ance+\nswift_store_key = hidden\n",
     "http": "",
+    "cinder": "cinder_store_user_name = glance\ncinder_store_password = hidden\n",
 }
-OPTIONS = {"s3": S3, "swift": SWIFT, "http": ""}
+OPTIONS = {"s3": S3, "swift": SWIFT, "http": "", "cinder": ""}
 NOBODY = "imaged_socket = /nobody/is/here\n"
 DONE = (
     b"HTTP/1.1 100 Continue\r\n\r\n",
@@ -57,7 +58,7 @@ def shown(glance, kind, more):
     )
 
 
-@pytest.mark.parametrize("kind", ["s3", "swift", "http"])
+@pytest.mark.parametrize("kind", ["s3", "swift", "http", "cinder"])
 def test_what_glance_shows_of_a_store_stays(glance, kind):
     theirs, ours = shown(glance, kind, "imaged_socket =\n"), shown(glance, kind, NOBODY)
     assert ours[2:] == theirs[2:]

@@ -116,8 +116,14 @@ def _http(store: Any) -> None:
     store._url_prefix = "http"
 
 
+def _cinder(store: Any) -> None:
+    """What Glance asks a store of type cinder for, besides its images."""
+    store._url_prefix = f"cinder://{store.backend_group}"
+
+
 # The types that the daemon serves, with what Glance reads off a store of each.
 SERVED: dict[str, Callable[[Any], None]] = {
+    "cinder": _cinder,
     "file": _file,
     "http": _http,
     "rbd": _rbd,
@@ -279,6 +285,7 @@ class Served:
                 watch=watch,
                 request_id=_request_id(context),
                 token=self._token(context),
+                project=self._project(context),
             )
         except ours.Error as error:
             found = self._in_doubt(str(image_id), hashing_algo, sent, error)
@@ -406,6 +413,22 @@ class Served:
             return None
         token = getattr(context, "auth_token", None)
         return token if isinstance(token, str) and token else None
+
+    def _project(self, context: Any) -> str | None:
+        """The caller's project, for stores that write into their volumes whose image it is."""
+        if self.kind != "cinder":
+            return None
+        project = getattr(context, "project_id", None)
+        return project if isinstance(project, str) and project else None
+
+    def is_image_associated_with_store(self, context: Any, volume_id: str) -> bool:
+        """Whether an image that Glance knows by its volume alone is in this store."""
+        try:
+            at = f"cinder://{volume_id}"
+            client(self.socket).stat(self.backend_group, at=at, request_id=_request_id(context))
+        except ours.Error:
+            return False
+        return True
 
     def _told(self, table: Any, error: ours.Error) -> Exception:
         """As `told`, but a store that is missing is not taken for an image that is.
