@@ -51,7 +51,9 @@ pub use contract::{
     Error, Hold, Host, ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader,
     Recovered, Result, Shares, Source, Span, Stat, Upload, Usable, Volumes,
 };
-pub use kit::{DropOnLane, lane, ledger, memory, open_file, options, parts, point, window, zeros};
+pub use kit::{
+    DropOnLane, durable, lane, ledger, memory, open_file, options, parts, point, window, zeros,
+};
 pub use location::{Location, Volume};
 
 /// Gives back what backends keep for the next call, such as attachments of volumes. To be called when no call

@@ -12,13 +12,15 @@
 
 use std::{
     fmt, fs,
-    io::{ErrorKind, Write as _},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use imaged_drivers::{Error, Host, ImageId, Kind, Result, Volume, lane::Lane, ledger::Ledger};
+use imaged_drivers::{
+    Error, Host, ImageId, Kind, Result, Volume, durable, lane::Lane, ledger::Ledger,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{digest::Algo, wire::records::Unread};
@@ -197,30 +199,12 @@ fn line(intent: &Intent) -> Result<Vec<u8>> {
 }
 
 fn write(file: &Path, text: &[u8]) -> Result<()> {
-    let new = file.with_extension("new");
-    let written = write_beside(&new, text)
-        .and_then(|()| fs::rename(&new, file))
-        .and_then(|()| sync_dir(file));
-    written.map_err(|error| {
-        let _left = fs::remove_file(&new);
+    durable::write(file, text).map_err(|error| {
         let error = Error::io("write the journal", file.display(), error);
         // Whatever is wrong with it, the caller can only try again later.
         let kind = if error.kind() == Kind::Full { Kind::Full } else { Kind::Unavailable };
         Error::new(kind, error.to_string()).because(error)
     })
-}
-
-fn write_beside(new: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut out = fs::File::create(new)?;
-    out.write_all(text)?;
-    out.sync_all()
-}
-
-fn sync_dir(file: &Path) -> std::io::Result<()> {
-    match file.parent() {
-        Some(dir) => fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 fn read(dir: &Path) -> Result<Found> {
@@ -289,11 +273,6 @@ fn instance(file: &Path) -> Result<String> {
         Err(error) => return Err(fail(error)),
     }
     let name: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
-    let staged = file.with_extension("new");
-    let mut out = fs::File::create(&staged).map_err(fail)?;
-    out.write_all(name.as_bytes()).map_err(fail)?;
-    out.sync_all().map_err(fail)?;
-    fs::rename(&staged, file).map_err(fail)?;
-    sync_dir(file).map_err(fail)?;
+    durable::write(file, name.as_bytes()).map_err(fail)?;
     Ok(name)
 }

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     fmt, fs,
-    io::{ErrorKind, Write as _},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::lane::Lane;
+use super::{durable, lane::Lane};
 use crate::contract::{Error, Kind, Result};
 
 /// The form in which notes are written.
@@ -125,17 +125,11 @@ impl Ledger {
 }
 
 fn write(dir: &Path, file: &Path, note: &Note) -> Result<()> {
-    let new = file.with_extension("new");
     let written = || {
         fs::create_dir_all(dir)?;
-        let mut out = fs::File::create(&new)?;
-        out.write_all(&serde_json::to_vec(note)?)?;
-        out.sync_all()?;
-        fs::rename(&new, file)?;
-        fs::File::open(dir)?.sync_all()
+        durable::write(file, &serde_json::to_vec(note)?)
     };
     written().map_err(|error| {
-        let _left = fs::remove_file(&new);
         let error = Error::io("note what is held in", file.display(), error);
         Error::new(Kind::Unavailable, error.to_string()).because(error)
     })

@@ -3,6 +3,7 @@
 //! * [`lane`]: where calls that block wait; [`DropOnLane`]: what must not be dropped elsewhere
 //! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
+//! * [`durable`]: small files that are on the disk once they have their names
 //! * [`ledger`]: what is held in backends beyond one call, for the next process to give back
 //! * [`parts`]: what object stores are sent, in memory or on disk
 //! * [`http`]: the client of whatever speaks plain HTTP; [`addresses`]: where it may connect to
@@ -17,6 +18,7 @@
 pub mod addresses;
 mod drop_on_lane;
 mod drops;
+pub mod durable;
 pub mod file_body;
 pub mod http;
 pub mod keystone;
