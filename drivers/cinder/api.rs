@@ -59,6 +59,11 @@ impl<'a> Call<'a> {
         Self { method, path: path.into(), query: Vec::new(), body: None, idempotent }
     }
 
+    /// What is to be done with a volume.
+    fn action(id: &'a location::Volume, action: Value) -> Self {
+        Self::new(Method::POST, ["volumes", id.as_str(), "action"]).body(action)
+    }
+
     fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.query.push((name, value.into()));
         self
@@ -173,6 +178,19 @@ impl Api {
         tokio::time::timeout(self.patience, sent).await.unwrap_or_else(late)
     }
 
+    /// The answer to what is done, if there is such a thing.
+    async fn answer(&self, call: Call<'_>, doing: &str) -> Result<Option<Answer>> {
+        let answer = self.send(call).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => {
+                answer.finish().await;
+                Ok(None)
+            }
+            status if status.is_success() => Ok(Some(answer)),
+            _ => Err(failure::of(answer, doing).await),
+        }
+    }
+
     /// What comes back under `key`.
     async fn ask<T: DeserializeOwned>(
         &self,
@@ -180,36 +198,20 @@ impl Api {
         key: &str,
         doing: &str,
     ) -> Result<Option<T>> {
-        let answer = self.send(call).await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            answer.finish().await;
-            return Ok(None);
-        }
-        if !answer.status.is_success() {
-            return Err(failure::of(answer, doing).await);
-        }
-        let mut body: Value = answer.json(ANSWER).await?;
-        let found = body.get_mut(key).map(Value::take).unwrap_or_default();
-        serde_json::from_value(found).map(Some).map_err(|error| {
-            let what = format!("Cinder's answer is not what it should be, trying to {doing}");
-            Error::new(Kind::Unavailable, what).because(error)
-        })
+        let Some(answer) = self.answer(call, doing).await? else { return Ok(None) };
+        told(answer, key, doing).await.map(Some)
     }
 
     /// Does what has no answer to look at; false if there is no such thing.
     async fn tell(&self, call: Call<'_>, doing: &str) -> Result<bool> {
-        let answer = self.send(call).await?;
-        match answer.status {
-            StatusCode::NOT_FOUND => {
-                answer.finish().await;
-                Ok(false)
-            }
-            status if status.is_success() => {
-                answer.finish().await;
-                Ok(true)
-            }
-            _ => Err(failure::of(answer, doing).await),
-        }
+        let Some(answer) = self.answer(call, doing).await? else { return Ok(false) };
+        answer.finish().await;
+        Ok(true)
+    }
+
+    /// Does so to a volume that there must be.
+    async fn change(&self, id: &location::Volume, call: Call<'_>, doing: &str) -> Result<()> {
+        if self.tell(call, doing).await? { Ok(()) } else { Err(gone(id)) }
     }
 
     /// The volume, if there is one.
@@ -283,26 +285,19 @@ impl Api {
 
     /// Begins to remove a volume whatever its status; only admins may.
     pub(super) async fn force_delete(&self, id: &location::Volume) -> Result<bool> {
-        self.act(id, json!({"os-force_delete": {}}), "remove a volume").await
+        self.tell(Call::action(id, json!({"os-force_delete": {}})), "remove a volume").await
     }
 
     /// Begins to make a volume larger.
     pub(super) async fn extend(&self, id: &location::Volume, gib: u64) -> Result<()> {
-        let there =
-            self.act(id, json!({"os-extend": {"new_size": gib}}), "extend a volume").await?;
-        if there { Ok(()) } else { Err(gone(id)) }
+        let call = Call::action(id, json!({"os-extend": {"new_size": gib}}));
+        self.change(id, call, "extend a volume").await
     }
 
     /// Nobody writes to it any more.
     pub(super) async fn set_read_only(&self, id: &location::Volume) -> Result<()> {
-        let flag = json!({"os-update_readonly_flag": {"readonly": true}});
-        let call = Call::new(Method::POST, ["volumes", id.as_str(), "action"]).body(flag).again();
-        if self.tell(call, "make a volume read-only").await? { Ok(()) } else { Err(gone(id)) }
-    }
-
-    async fn act(&self, id: &location::Volume, action: Value, doing: &str) -> Result<bool> {
-        self.tell(Call::new(Method::POST, ["volumes", id.as_str(), "action"]).body(action), doing)
-            .await
+        let call = Call::action(id, json!({"os-update_readonly_flag": {"readonly": true}}));
+        self.change(id, call.again(), "make a volume read-only").await
     }
 
     /// Gives a volume these metadata and no others; false if there is none.
@@ -331,7 +326,7 @@ impl Api {
     pub(super) async fn rename(&self, id: &location::Volume, name: &str) -> Result<()> {
         let call = Call::new(Method::PUT, ["volumes", id.as_str()]);
         let call = call.body(json!({"volume": {"name": name}}));
-        if self.tell(call, "name a volume").await? { Ok(()) } else { Err(gone(id)) }
+        self.change(id, call, "name a volume").await
     }
 
     /// Reserves a volume for an attachment.
@@ -348,13 +343,8 @@ impl Api {
                 if busy { Ok(Reserved::Busy(error)) } else { Err(error) }
             }
             status if status.is_success() => {
-                let mut body: Value = answer.json(ANSWER).await?;
-                let made = body.get_mut("attachment").map(Value::take).unwrap_or_default();
-                let made = serde_json::from_value(made);
-                made.map(Reserved::Attachment).map_err(|error| {
-                    let what = "Cinder's answer tells of no attachment";
-                    Error::new(Kind::Unavailable, what).because(error)
-                })
+                let made = told(answer, "attachment", "attach a volume").await;
+                made.map(Reserved::Attachment)
             }
             _ => Err(failure::of(answer, "attach a volume").await),
         }
@@ -425,6 +415,16 @@ impl Api {
         let available = total.zip(used).map(|(total, used)| total.saturating_sub(used));
         Ok(Capacity { total, used, available, trash: None })
     }
+}
+
+/// What an answer has under `key`.
+async fn told<T: DeserializeOwned>(answer: Answer, key: &str, doing: &str) -> Result<T> {
+    let mut body: Value = answer.json(ANSWER).await?;
+    let found = body.get_mut(key).map(Value::take).unwrap_or_default();
+    serde_json::from_value(found).map_err(|error| {
+        let what = format!("Cinder's answer is not what it should be, trying to {doing}");
+        Error::new(Kind::Unavailable, what).because(error)
+    })
 }
 
 /// What a volume is that was there.

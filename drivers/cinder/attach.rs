@@ -30,7 +30,7 @@ use super::{
 use crate::{
     contract::{Error, Kind, Result},
     kit::{
-        pause::jittered,
+        pause::{Tries, jittered},
         point,
         see_through::see_through,
         turns::Turns,
@@ -76,10 +76,9 @@ impl Attached {
     pub(super) async fn until_grown(&self, bytes: u64) -> Result<()> {
         let Self { store, volume, connection, connected, .. } = self;
         store.connections.grown(connected, connection, volume).await?;
-        let late = tokio::time::Instant::now() + store.config.timeout;
-        let mut pause = Duration::from_millis(50);
+        let mut tries = Tries::new(store.config.timeout);
         while self.device().size().await? < bytes {
-            if tokio::time::Instant::now() > late {
+            if !tries.another().await {
                 return Err(Error::new(
                     Kind::Unavailable,
                     format!(
@@ -87,8 +86,6 @@ impl Attached {
                     ),
                 ));
             }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
         }
         Ok(())
     }

@@ -37,6 +37,8 @@ pub(super) struct Connections {
     config: Config,
     pub(super) lane: Lane,
     program: Option<Program>,
+    /// The name by which iSCSI targets know this process, and not the kernel.
+    initiator: Option<String>,
     #[cfg(feature = "ceph")]
     pools: Mutex<BTreeMap<(String, String, String), crate::rbd::disk::Pool>>,
 }
@@ -46,11 +48,17 @@ impl Connections {
         let lane = Lane::new(store, PLACES, config.timeout);
         let command = config.reach.connector.as_deref();
         let program = command.map(|command| Program::new(store, command, config.timeout));
-        let (store, config) = (store.to_owned(), config.clone());
-        #[cfg(feature = "ceph")]
-        return Self { store, config, lane, program, pools: Mutex::default() };
-        #[cfg(not(feature = "ceph"))]
-        return Self { store, config, lane, program };
+        let reach = &config.reach;
+        let own = cfg!(feature = "iscsi") || reach.initiator.is_some();
+        Self {
+            store: store.to_owned(),
+            config: config.clone(),
+            lane,
+            program,
+            initiator: own.then(|| reach.initiator()),
+            #[cfg(feature = "ceph")]
+            pools: Mutex::default(),
+        }
     }
 
     /// What Cinder is told of this machine.
@@ -75,9 +83,8 @@ impl Connections {
             }
             // What an operator has written is believed first.
             fields.insert("host".into(), json!(reach.host));
-            // By which the targets know this process, and not the kernel.
-            if cfg!(feature = "iscsi") || reach.initiator.is_some() {
-                fields.insert("initiator".into(), json!(reach.initiator()));
+            if let Some(initiator) = &self.initiator {
+                fields.insert("initiator".into(), json!(initiator));
             }
         }
         Ok(connector)
@@ -95,16 +102,14 @@ impl Connections {
         let device: Arc<dyn Device> = match connection.protocol() {
             #[cfg(feature = "ceph")]
             "rbd" => Arc::new(self.in_ceph(connection, new).await?),
-            "nfs" | "glusterfs" | "quobyte" | "vzstorage"
-                if self.is_mounted(connection).await? =>
-            {
+            _ if connection.is_in_export() && self.is_mounted(connection).await? => {
                 let path = export::path(&self.lane, &self.config.reach, connection).await?;
                 Arc::new(Disk::open(&self.lane, &path, write, new).await?)
             }
             #[cfg(feature = "iscsi")]
             "iscsi" => {
-                let initiator = self.config.reach.initiator();
-                Arc::new(OverIscsi::open(connection, &self.config, &initiator, write).await?)
+                let initiator = self.initiator.as_deref().unwrap_or_default();
+                Arc::new(OverIscsi::open(connection, &self.config, initiator, write).await?)
             }
             "local" => {
                 let path = PathBuf::from(connection.needed("device_path")?);
@@ -199,7 +204,7 @@ impl Connections {
         if iscsi || matches!(connection.protocol(), "rbd" | "local") {
             return Ok(());
         }
-        if matches!(connection.protocol(), "nfs") && self.is_mounted(&connection).await? {
+        if connection.is_in_export() && self.is_mounted(&connection).await? {
             return Ok(());
         }
         program.disconnect(volume, connection.fields(), None).await
@@ -210,7 +215,7 @@ impl Connections {
 mod ceph {
     //! Volumes in a Ceph cluster.
 
-    use std::{ops::Range, path::Path};
+    use std::path::Path;
 
     use async_trait::async_trait;
     use bytes::Bytes;
@@ -279,10 +284,6 @@ mod ceph {
 
         async fn write(&self, at: u64, bytes: Bytes) -> Result<()> {
             self.disk.write(at, bytes).await
-        }
-
-        async fn zero(&self, range: Range<u64>) -> Result<()> {
-            self.disk.zero(range).await
         }
 
         async fn flush(&self) -> Result<()> {

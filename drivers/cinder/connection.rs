@@ -42,6 +42,11 @@ impl Connection {
         &self.protocol
     }
 
+    /// Whether the volume is a file in something that is mounted.
+    pub(super) fn is_in_export(&self) -> bool {
+        matches!(self.protocol.as_str(), "nfs" | "glusterfs" | "quobyte" | "vzstorage")
+    }
+
     pub(super) fn fields(&self) -> &Value {
         &self.fields
     }

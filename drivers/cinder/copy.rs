@@ -47,7 +47,7 @@ pub(super) async fn copy(
             return Err(already_exists(claim.id(), &store.name));
         }
         let owner = store.api.project().await?;
-        let writing = volume::copying(claim.id(), size, owner.as_deref(), claim.nonce());
+        let writing = volume::begun(claim.id(), Some(size), owner.as_deref(), claim.nonce());
         let whole = Whole {
             id: claim.id(),
             size,
@@ -109,19 +109,12 @@ async fn clone(
     };
     // Some backends clone only what nobody has attached; a reader that is there may go on, for all we know.
     let _alone = attach::evict(&source.id).await;
-    let mut begun = None;
-    let made = async {
-        let made = store.make(&new, claim, |id| begun = Some(id.clone())).await?;
+    let made = store.make(&new, claim).await?;
+    let published = async {
         store.api.set_read_only(&made.id).await?;
         store.publish(&made.id, whole).await
     };
-    let made = made.await;
-    match begun {
-        Some(id) => finish(store, &id, made).await,
-        None => Err(made
-            .err()
-            .unwrap_or_else(|| Error::new(Kind::Internal, "a volume was made and not named"))),
-    }
+    finish(store, &made.id, published.await).await
 }
 
 /// The volume, or the failure after which it is removed.
@@ -134,10 +127,7 @@ async fn finish(
         Ok(()) => Ok(id.clone()),
         // Whether it is whole is not known.
         Err(error) if error.kind() == Kind::Timeout => Err(error),
-        Err(error) => Err(match store.remove(id).await {
-            Ok(()) => error,
-            Err(left) => error.because(left.chain()).leaving(format!("volume {id}")),
-        }),
+        Err(error) => Err(store.undone(id, error).await),
     }
 }
 
@@ -174,7 +164,7 @@ pub(super) async fn seal(
             source: Some(&volume),
             metadata: &metadata,
         };
-        let sealed = store.make(&new, &claim, |_begun| {}).await?;
+        let sealed = store.make(&new, &claim).await?;
         Ok(Source {
             at: store.location(&sealed.id),
             version: Some(sealed.id.to_string()),

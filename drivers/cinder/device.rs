@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     contract::{Pieces, Result},
-    kit::window::Buffer,
+    kit::window::{self, Buffer, CHUNK},
 };
 
 /// The bytes of an attached volume. Many calls may be under way at a time.
@@ -28,8 +28,10 @@ pub(super) trait Device: fmt::Debug + Send + Sync + 'static {
     /// Writes `bytes` at `at`.
     async fn write(&self, at: u64, bytes: Bytes) -> Result<()>;
 
-    /// Has a range read as zeros.
-    async fn zero(&self, range: Range<u64>) -> Result<()>;
+    /// Has a range read as zeros: it writes them, where the device knows nothing better.
+    async fn zero(&self, range: Range<u64>) -> Result<()> {
+        write_zeros(self, range).await
+    }
 
     /// Waits until all that was written is durable.
     async fn flush(&self) -> Result<()>;
@@ -39,4 +41,15 @@ pub(super) trait Device: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// It may still be in use here.
     async fn close(&self) -> Result<()>;
+}
+
+/// Writes zeros to a range.
+pub(super) async fn write_zeros<D: Device + ?Sized>(device: &D, range: Range<u64>) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let len = range.end.saturating_sub(at).min(CHUNK as u64);
+        device.write(at, window::zeros(usize::try_from(len).unwrap_or(CHUNK))).await?;
+        at = at.saturating_add(len);
+    }
+    Ok(())
 }

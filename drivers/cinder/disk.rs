@@ -16,14 +16,14 @@ use rustix::{
     io::{Errno, pwrite},
 };
 
-use super::device::Device;
+use super::device::{Device, write_zeros};
 use crate::{
     contract::{Error, Kind, Pieces, Result},
     kit::{
         DropOnLane,
         lane::Lane,
         open_file::fill,
-        window::{self, Buffer, CHUNK},
+        window::{Buffer, CHUNK},
     },
 };
 
@@ -124,23 +124,15 @@ impl Device for Disk {
     }
 
     async fn zero(&self, range: Range<u64>) -> Result<()> {
-        let is_file = self.is_file;
-        self.run("write zeros to a volume", move |file| {
-            let len = range.end.saturating_sub(range.start);
-            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if is_file && fallocate(file, punch, range.start, len).is_ok() {
+        if self.is_file {
+            let (start, len) = (range.start, range.end.saturating_sub(range.start));
+            let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let punch = move |file: &fs::File| Ok(fallocate(file, how, start, len).is_ok());
+            if self.run("write zeros to a volume", punch).await? {
                 return Ok(());
             }
-            let mut at = range.start;
-            while at < range.end {
-                let len = range.end.saturating_sub(at).min(CHUNK as u64);
-                let zeros = window::zeros(usize::try_from(len).unwrap_or(CHUNK));
-                write_all(file, &zeros, at)?;
-                at = at.saturating_add(len);
-            }
-            Ok(())
-        })
-        .await
+        }
+        write_zeros(self, range).await
     }
 
     async fn flush(&self) -> Result<()> {

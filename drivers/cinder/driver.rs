@@ -23,7 +23,7 @@ use crate::{
     kit::{
         refusals::{missing, unreached},
         see_through::see_through,
-        window::{Buffer, CHUNK, PAGE, Window, ends_with_the_last},
+        window::{CHUNK, Window, ends_with_the_last},
     },
 };
 
@@ -69,7 +69,7 @@ impl Cinder {
     }
 }
 
-/// The bytes of `range`, in order, several reads in flight. A device is read from page to page.
+/// The bytes of `range`, in order, several reads in flight.
 fn bytes_of(
     lease: Arc<Lease>,
     range: std::ops::Range<u64>,
@@ -77,30 +77,9 @@ fn bytes_of(
 ) -> BoxStream<'static, Result<bytes::Bytes>> {
     let pieces = window.pieces(range, READS.in_flight, move |start, buffer| {
         let lease = Arc::clone(&lease);
-        async move {
-            let len = buffer.capacity();
-            let end = start.saturating_add(len as u64);
-            let page = PAGE as u64;
-            if start % page == 0 && (end % page == 0) {
-                return lease.device().read(start, buffer).await;
-            }
-            // Not on pages at both ends: what is around it is read too.
-            read_around(&lease, start, len).await
-        }
+        async move { lease.device().read(start, buffer).await }
     });
     ends_with_the_last(pieces)
-}
-
-/// Reads what does not begin or end with a page.
-async fn read_around(lease: &Lease, start: u64, len: usize) -> Result<bytes::Bytes> {
-    let page = PAGE as u64;
-    let before = start % page;
-    let from = start.saturating_sub(before);
-    let before = usize::try_from(before).unwrap_or(0);
-    let all = before.saturating_add(len).next_multiple_of(PAGE);
-    let buffer = Buffer::uncounted(all)?;
-    let bytes = lease.device().read(from, buffer).await?;
-    Ok(bytes.slice(before..before.saturating_add(len)))
 }
 
 #[async_trait]

@@ -7,10 +7,14 @@ use bytes::{Bytes, BytesMut};
 use imaged_ffi_iscsi::{Chap, Error as Failure, Session, Settings, Target};
 use serde_json::Value;
 
-use super::{config::Config, connection::Connection, device::Device};
+use super::{
+    config::Config,
+    connection::Connection,
+    device::{Device, write_zeros},
+};
 use crate::{
     contract::{Error, Kind, Pieces, Result},
-    kit::window::{self, Buffer, CHUNK, PAGE},
+    kit::window::{Buffer, CHUNK, PAGE},
 };
 
 /// Writes that are under way at a time; each goes in parts of a MiB.
@@ -56,18 +60,6 @@ impl OverIscsi {
 
     fn fail(&self, doing: &str, failure: Failure) -> Error {
         failed(doing, &self.iqn, failure)
-    }
-
-    async fn write_zeros(&self, range: Range<u64>) -> Result<()> {
-        let mut at = range.start;
-        while at < range.end {
-            let len = range.end.saturating_sub(at).min(CHUNK as u64);
-            let zeros = window::zeros(usize::try_from(len).unwrap_or(CHUNK));
-            let written = self.session.write(at, zeros).await;
-            written.map_err(|failure| self.fail("write", failure))?;
-            at = at.saturating_add(len);
-        }
-        Ok(())
     }
 }
 
@@ -148,11 +140,20 @@ impl Device for OverIscsi {
         looked.map(|capacity| capacity.bytes()).map_err(|failure| self.fail("look at", failure))
     }
 
-    async fn read(&self, at: u64, buffer: Buffer) -> Result<Bytes> {
-        let len = buffer.capacity();
-        let read = self.session.read_into(at, buffer).await;
-        let mut buffer = read.map_err(|failure| self.fail("read", failure))?;
-        buffer.filled(len);
+    async fn read(&self, at: u64, mut buffer: Buffer) -> Result<Bytes> {
+        let fail = |failure| self.fail("read", failure);
+        let (len, page) = (buffer.capacity(), PAGE as u64);
+        let before = usize::try_from(at % page).unwrap_or(0);
+        if before == 0 && len.is_multiple_of(PAGE) {
+            buffer = self.session.read_into(at, buffer).await.map_err(fail)?;
+            buffer.filled(len);
+            return Ok(buffer.freeze());
+        }
+        // What is around it is read too.
+        let around = Buffer::uncounted(before.saturating_add(len).next_multiple_of(PAGE))?;
+        let from = at.saturating_sub(at % page);
+        let mut around = self.session.read_into(from, around).await.map_err(fail)?;
+        buffer.push(around.as_mut().get(before..).unwrap_or_default());
         Ok(buffer.freeze())
     }
 
@@ -176,7 +177,7 @@ impl Device for OverIscsi {
         let range = range.start..range.end.next_multiple_of(PAGE as u64);
         match self.session.write_zeros(range.clone()).await {
             Err(Failure::Sense(sense)) if (sense.key, sense.ascq) == UNKNOWN_COMMAND => {
-                self.write_zeros(range).await
+                write_zeros(self, range).await
             }
             written => written.map_err(|failure| self.fail("write", failure)),
         }

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::{
     api::{Api, NewVolume, Removal, gone},
@@ -20,7 +19,7 @@ use crate::{
         http::{Client, Settings},
         keystone::{Service, Tokens},
         ledger::Ledger,
-        pause::jittered,
+        pause::Tries,
         point,
         refusals::{foreign, missing},
     },
@@ -30,8 +29,6 @@ use crate::{
 const SOON: Duration = Duration::from_mins(1);
 /// So many times as long as a server may be silent an answer may take: there is time for another try.
 const TRIES: u32 = 2;
-/// The first and the longest pause between looks at a volume.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
 /// One store.
 #[derive(Debug)]
@@ -122,14 +119,9 @@ impl Store {
         Ok(whole.min_by(|one, other| one.age().cmp(&other.age())))
     }
 
-    /// Makes a volume of an image, and waits for it. What became of a request whose answer was lost is looked
-    /// for by the nonce that the metadata have.
-    pub(super) async fn make(
-        &self,
-        new: &NewVolume<'_>,
-        claim: &Claim,
-        mut note: impl FnMut(&location::Volume),
-    ) -> Result<Volume> {
+    /// Makes a volume of an image, and waits for it; one that does not come to be is removed. What became of a
+    /// request whose answer was lost is looked for by the nonce that the metadata have.
+    pub(super) async fn make(&self, new: &NewVolume<'_>, claim: &Claim) -> Result<Volume> {
         let made = match self.api.create(new).await {
             Ok(made) => made,
             Err(error) if is_unsure(&error) => {
@@ -148,9 +140,18 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        note(&made.id);
         point::pass("cinder-made");
-        self.until(&made.id, &["creating", "downloading"], &["available"], "make").await
+        let ready =
+            self.until(&made.id, &["creating", "downloading"], &["available"], "make").await;
+        match ready {
+            Ok(volume) => Ok(volume),
+            Err(error) => Err(self.undone(&made.id, error).await),
+        }
+    }
+
+    /// A failure, after which the volume that was begun is removed.
+    pub(super) async fn undone(&self, id: &location::Volume, error: Error) -> Error {
+        error.after_clearing(self.remove(id).await)
     }
 
     /// Waits until a volume that is in one of the statuses `from` is in one of `to`.
@@ -161,8 +162,7 @@ impl Store {
         to: &[&str],
         doing: &str,
     ) -> Result<Volume> {
-        let end = Instant::now() + self.config.transition;
-        let [mut pause, longest] = PAUSES;
+        let mut tries = Tries::new(self.config.transition);
         loop {
             let volume = self.api.volume(id).await?.ok_or_else(|| gone(id))?;
             let status = volume.status.as_str();
@@ -174,22 +174,19 @@ impl Store {
                 let what = format!("Cinder could not {doing} the volume, its log says why: {said}");
                 return Err(Error::new(Kind::Unavailable, what));
             }
-            if Instant::now() > end {
+            if !tries.another().await {
                 let what = format!(
                     "Cinder did not {doing} the volume within cinder_state_transition_timeout: {said}"
                 );
                 return Err(Error::new(Kind::Unavailable, what));
             }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(longest);
         }
     }
 
     /// Removes a volume, whatever it is doing, and waits until it is gone.
     pub(super) async fn remove(&self, id: &location::Volume) -> Result<()> {
         let left = |error: Error| error.leaving(format!("volume {id}"));
-        let end = Instant::now() + self.config.transition;
-        let [mut pause, longest] = PAUSES;
+        let mut tries = Tries::new(self.config.transition);
         let (mut asked, mut refused) = (false, None);
         loop {
             let Some(volume) = self.api.volume(id).await.map_err(left)? else { return Ok(()) };
@@ -219,7 +216,7 @@ impl Store {
                     }
                 }
             }
-            if Instant::now() > end {
+            if !tries.another().await {
                 let what = format!("Cinder does not remove the volume: volume=`{id}`");
                 let error = Error::new(Kind::Unavailable, what);
                 return Err(left(match refused {
@@ -227,8 +224,6 @@ impl Store {
                     None => error,
                 }));
             }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(longest);
         }
     }
 
@@ -241,8 +236,7 @@ impl Store {
                 format!("the image's volume {why}: volume=`{id}` store=`{}`", self.name),
             )
         };
-        let end = Instant::now() + self.config.transition;
-        let [mut pause, longest] = PAUSES;
+        let mut tries = Tries::new(self.config.transition);
         let mut asked = false;
         loop {
             let Some(volume) = self.api.volume(id).await? else { return Ok(()) };
@@ -270,14 +264,12 @@ impl Store {
                     }
                 },
             }
-            if Instant::now() > end {
+            if !tries.another().await {
                 let what = format!(
                     "Cinder did not remove the volume within cinder_state_transition_timeout: volume=`{id}`"
                 );
                 return Err(Error::new(Kind::Timeout, what));
             }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(longest);
         }
     }
 

@@ -44,8 +44,6 @@ pub(super) struct Writing {
     /// The first bytes.
     head: Vec<u8>,
     in_flight: JoinSet<Result<()>>,
-    /// Why one of those in flight failed, until the caller is told.
-    failed: Option<Error>,
 }
 
 impl fmt::Debug for Writing {
@@ -70,7 +68,7 @@ async fn make(store: Arc<Store>, image: NewImage) -> Result<Box<dyn Upload>> {
         Some(project) => Some(project.clone()),
         None => store.api.project().await?,
     };
-    let metadata = volume::beginning(&image, owner.as_deref());
+    let metadata = volume::begun(id, image.size, owner.as_deref(), image.claim.nonce());
     let new = NewVolume {
         name: &volume::name(id),
         gib: gib(image.size.unwrap_or(0)),
@@ -78,38 +76,24 @@ async fn make(store: Arc<Store>, image: NewImage) -> Result<Box<dyn Upload>> {
         source: None,
         metadata: &metadata,
     };
-    let mut begun = None;
-    let made = async {
-        let volume = store.make(&new, &image.claim, |id| begun = Some(id.clone())).await?;
-        let attached = attach(&store, &volume, Mode::Write, true).await?;
-        Ok((volume, attached))
+    let volume = store.make(&new, &image.claim).await?;
+    let attached = match attach(&store, &volume, Mode::Write, true).await {
+        Ok(attached) => attached,
+        Err(error) => return Err(store.undone(&volume.id, error).await),
     };
-    match made.await {
-        Ok((volume, attached)) => Ok(Box::new(Writing {
-            at: store.location(&volume.id),
-            length: volume.bytes(),
-            volume: volume.id,
-            store,
-            claim: image.claim,
-            owner,
-            attached: Some(Arc::new(attached)),
-            size: 0,
-            stored: 0,
-            head: Vec::new(),
-            in_flight: JoinSet::new(),
-            failed: None,
-        })),
-        Err(error) => Err(undone(&store, begun, error).await),
-    }
-}
-
-/// A failure, after which the volume that was begun is removed.
-async fn undone(store: &Store, begun: Option<location::Volume>, error: Error) -> Error {
-    let Some(volume) = begun else { return error };
-    match store.remove(&volume).await {
-        Ok(()) => error,
-        Err(left) => error.because(left.chain()).leaving(format!("volume {volume}")),
-    }
+    Ok(Box::new(Writing {
+        at: store.location(&volume.id),
+        length: volume.bytes(),
+        volume: volume.id,
+        store,
+        claim: image.claim,
+        owner,
+        attached: Some(Arc::new(attached)),
+        size: 0,
+        stored: 0,
+        head: Vec::new(),
+        in_flight: JoinSet::new(),
+    }))
 }
 
 impl Writing {
@@ -127,7 +111,6 @@ impl Writing {
     }
 
     async fn all_landed(&mut self) -> Result<()> {
-        self.failed.take().map_or(Ok(()), Err)?;
         while self.one_landed().await? {}
         Ok(())
     }
@@ -178,7 +161,6 @@ impl Writing {
     }
 
     async fn append(&mut self, chunk: Bytes) -> Result<()> {
-        self.failed.take().map_or(Ok(()), Err)?;
         while let Some(landed) = self.in_flight.try_join_next() {
             write_result(landed)?;
         }
@@ -333,13 +315,7 @@ impl Upload for Writing {
             if error.kind() == Kind::Timeout {
                 return Err(error);
             }
-            match this.clear().await {
-                Ok(()) => Err(error),
-                Err(left) => {
-                    let volume = format!("volume {}", this.volume);
-                    Err(error.because(left.chain()).leaving(volume))
-                }
-            }
+            Err(error.after_clearing(this.clear().await))
         })
         .await
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 
 use super::location;
-use crate::contract::{Digests, Error, ImageId, Kind, NewImage, Result};
+use crate::contract::{Digests, Error, ImageId, Kind, Result};
 
 /// Bytes of what Cinder counts sizes in.
 pub(super) const GIB: u64 = 1 << 30;
@@ -133,24 +133,20 @@ fn pairs<const N: usize>(pairs: [(&str, Option<String>); N]) -> Metadata {
     told.collect()
 }
 
-/// What is written at first.
-pub(super) fn beginning(image: &NewImage, owner: Option<&str>) -> Metadata {
+/// What glance_store writes of an image.
+fn glances(id: &ImageId, size: Option<u64>, owner: Option<&str>) -> Metadata {
     pairs([
-        (IMAGE, Some(image.claim.id().to_string())),
-        (SIZE, image.size.map(|size| size.to_string())),
+        (IMAGE, Some(id.to_string())),
+        (SIZE, size.map(|size| size.to_string())),
         (OWNER, owner.map(str::to_owned)),
-        (UPLOAD, Some(image.claim.nonce().to_owned())),
     ])
 }
 
-/// What is written at first of a copy.
-pub(super) fn copying(id: &ImageId, size: u64, owner: Option<&str>, nonce: &str) -> Metadata {
-    pairs([
-        (IMAGE, Some(id.to_string())),
-        (SIZE, Some(size.to_string())),
-        (OWNER, owner.map(str::to_owned)),
-        (UPLOAD, Some(nonce.to_owned())),
-    ])
+/// What is written at first, by the work of this nonce.
+pub(super) fn begun(id: &ImageId, size: Option<u64>, owner: Option<&str>, nonce: &str) -> Metadata {
+    let mut all = glances(id, size, owner);
+    all.insert(UPLOAD.to_owned(), nonce.to_owned());
+    all
 }
 
 /// What the clone of a volume is told to be.
@@ -173,13 +169,8 @@ impl Whole<'_> {
     /// As metadata, which say nothing else.
     pub(super) fn metadata(self) -> Metadata {
         let Self { id, size, owner, nonce, digests, head } = self;
-        let mut all = pairs([
-            (IMAGE, Some(id.to_string())),
-            (SIZE, Some(size.to_string())),
-            (OWNER, owner.map(str::to_owned)),
-            (MADE, Some(nonce.to_owned())),
-            (HEAD, head),
-        ]);
+        let mut all = glances(id, Some(size), owner);
+        all.extend(pairs([(MADE, Some(nonce.to_owned())), (HEAD, head)]));
         if let Some(digests) = digests {
             all.extend(kept(digests));
         }

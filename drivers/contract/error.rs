@@ -133,6 +133,14 @@ impl Error {
         self
     }
 
+    /// The same failure, after which clean-up ended like this: where that failed, its failure is the cause, and
+    /// what it left is left.
+    #[must_use]
+    pub fn after_clearing(self, cleared: Result<()>) -> Self {
+        let Err(left) = cleared else { return self };
+        self.because(left.chain()).leaving(left.left().unwrap_or_default())
+    }
+
     /// The same failure, concerning the image at `at` (masked text of a location).
     #[must_use]
     pub fn at(mut self, at: impl fmt::Display) -> Self {

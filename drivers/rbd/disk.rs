@@ -1,6 +1,6 @@
 //! Images of any pool as volumes that others have made: read and written as they are, at their head.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use imaged_ffi::{Errno, Image};
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     contract::{Error, Kind, Result},
-    kit::window::{self, Buffer, CHUNK},
+    kit::window::Buffer,
 };
 
 /// The option that names the user, in what is said of a pool that is not there.
@@ -130,18 +130,6 @@ impl Disk {
             image.write_at(slot, bytes, at)?.await
         };
         self.landed("write", write).await.map(drop)
-    }
-
-    /// Writes zeros.
-    pub(crate) async fn zero(&self, range: Range<u64>) -> Result<()> {
-        let mut at = range.start;
-        while at < range.end {
-            let len = range.end.saturating_sub(at).min(CHUNK as u64);
-            let len = usize::try_from(len).unwrap_or(CHUNK);
-            self.write(at, window::zeros(len)).await?;
-            at = at.saturating_add(len as u64);
-        }
-        Ok(())
     }
 
     /// Waits until all that was written is durable.

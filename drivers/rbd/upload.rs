@@ -264,12 +264,7 @@ impl Upload for Writing {
         match self.explained(flushed).await {
             Ok(()) => {}
             Err(error) => {
-                return Err(match self.abort().await {
-                    Ok(()) => error,
-                    Err(left) => {
-                        error.because(left.chain()).leaving(left.left().unwrap_or_default())
-                    }
-                });
+                return Err(error.after_clearing(self.abort().await));
             }
         }
         let this = *self;

@@ -281,10 +281,8 @@ impl Upload for Writing {
             if error.kind() == Kind::Timeout {
                 return Err(error);
             }
-            match this.clear(true).await {
-                Ok(()) => Err(error),
-                Err(left) => Err(this.left(error.because(left.chain()))),
-            }
+            let cleared = this.clear(true).await;
+            Err(error.after_clearing(cleared.map_err(|left| this.left(left))))
         };
         see_through((), commit).await
     }
