@@ -11,7 +11,7 @@ use super::{
     connection::encrypted,
     location,
     store::Store,
-    volume::{self, Metadata, Volume, Whole},
+    volume::{self, Metadata, Told, Volume},
 };
 use crate::{
     contract::{Claim, Copied, Digests, Error, Kind, Result, Source},
@@ -47,16 +47,15 @@ pub(super) async fn copy(
             return Err(already_exists(claim.id(), &store.name));
         }
         let owner = store.api.project().await?;
-        let writing = volume::begun(claim.id(), Some(size), owner.as_deref(), claim.nonce());
-        let whole = Whole {
+        let told = Told {
+            store: &store.name,
             id: claim.id(),
-            size,
+            size: Some(size),
             owner: owner.as_deref(),
             nonce: claim.nonce(),
-            digests: digests.as_ref(),
-            head: source.head().map(str::to_owned),
         };
-        let whole = whole.metadata();
+        let writing = volume::begun(told);
+        let whole = volume::whole(told, source.head().map(str::to_owned), digests.as_ref());
         let made = if sealed {
             turn(&store, &source, &claim, &writing, &whole).await?
         } else {

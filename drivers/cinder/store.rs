@@ -99,17 +99,21 @@ impl Store {
         found.ok_or_else(|| missing(id, &self.name))
     }
 
-    /// Of a location that names no store, the volume's type tells which of several it is.
+    /// Whether a location that names no store means this one.
     fn may_have(&self, at: &crate::Location, found: &Volume) -> bool {
         let names_store = matches!(at, crate::Location::Cinder(at) if at.store().is_some());
-        let wanted = &self.config.volume_type;
-        names_store || wanted.is_none() || found.volume_type == *wanted
+        names_store || self.has(found)
+    }
+
+    /// Whether a volume is of this store, and not of another one in the same project.
+    pub(super) fn has(&self, volume: &Volume) -> bool {
+        volume.is_in(&self.name, self.config.volume_type.as_deref())
     }
 
     /// The volumes that have, or are to have, the image of an id.
     pub(super) async fn volumes_of(&self, id: &ImageId) -> Result<Vec<Volume>> {
         let mut found = self.api.volumes_named(&name(id)).await?;
-        found.retain(|volume| volume.image().as_ref() == Some(id));
+        found.retain(|volume| volume.image().as_ref() == Some(id) && self.has(volume));
         Ok(found)
     }
 

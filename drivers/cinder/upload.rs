@@ -15,7 +15,7 @@ use super::{
     attach::{Attached, HEAD, attach, check_head, known_by, let_go},
     location,
     store::Store,
-    volume::{self, GIB, Volume, Whole, gib},
+    volume::{self, GIB, Told, Volume, gib},
 };
 use crate::{
     contract::{Claim, Committed, Digests, Error, Kind, NewImage, Result, Upload},
@@ -68,7 +68,13 @@ async fn make(store: Arc<Store>, image: NewImage) -> Result<Box<dyn Upload>> {
         Some(project) => Some(project.clone()),
         None => store.api.project().await?,
     };
-    let metadata = volume::begun(id, image.size, owner.as_deref(), image.claim.nonce());
+    let metadata = volume::begun(Told {
+        store: &store.name,
+        id,
+        size: image.size,
+        owner: owner.as_deref(),
+        nonce: image.claim.nonce(),
+    });
     let new = NewVolume {
         name: &volume::name(id),
         gib: gib(image.size.unwrap_or(0)),
@@ -239,15 +245,15 @@ impl Writing {
         }
         self.store.api.set_read_only(&self.volume).await?;
         point::pass("cinder-readonly");
-        let whole = Whole {
+        let told = Told {
+            store: &self.store.name,
             id: &id,
-            size: self.size,
+            size: Some(self.size),
             owner: self.owner.as_deref(),
             nonce: self.claim.nonce(),
-            digests: Some(digests),
-            head: Some(known_by(&self.head)),
         };
-        self.store.publish(&self.volume, &whole.metadata()).await?;
+        let whole = volume::whole(told, Some(known_by(&self.head)), Some(digests));
+        self.store.publish(&self.volume, &whole).await?;
         point::pass("cinder-published");
         self.is_first(&id).await
     }

@@ -16,6 +16,8 @@ const IMAGE: &str = "glance_image_id";
 const SIZE: &str = "image_size";
 /// The project it is of.
 const OWNER: &str = "image_owner";
+/// The store that it is of: several may have their volumes in one project.
+const STORE: &str = "imaged_store";
 /// What says that a volume is none yet: the nonce of the upload that writes it.
 pub(super) const UPLOAD: &str = "imaged_upload";
 /// What says that a volume is whole: the nonce of the upload that wrote it.
@@ -72,6 +74,15 @@ impl Volume {
     /// The id of the image that it has or is to have; `None` if it has none.
     pub(super) fn image(&self) -> Option<ImageId> {
         self.text(IMAGE)?.parse().ok()
+    }
+
+    /// Whether it is of the store of this name, whose volumes have this type. What others have made tells no
+    /// store, and is of the one that has its type.
+    pub(super) fn is_in(&self, store: &str, volume_type: Option<&str>) -> bool {
+        match self.text(STORE) {
+            Some(named) => named == store,
+            None => volume_type.is_none() || self.volume_type.as_deref() == volume_type,
+        }
     }
 
     /// Whether it is whole and not on its way out.
@@ -133,49 +144,46 @@ fn pairs<const N: usize>(pairs: [(&str, Option<String>); N]) -> Metadata {
     told.collect()
 }
 
-/// What glance_store writes of an image.
-fn glances(id: &ImageId, size: Option<u64>, owner: Option<&str>) -> Metadata {
+/// An image as its volume's metadata tell of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub(super) store: &'a str,
+    pub(super) id: &'a ImageId,
+    pub(super) size: Option<u64>,
+    pub(super) owner: Option<&'a str>,
+    /// Of the work that makes it.
+    pub(super) nonce: &'a str,
+}
+
+/// What is the same from the beginning to the end.
+fn common(told: Told<'_>) -> Metadata {
+    let Told { store, id, size, owner, nonce: _ } = told;
     pairs([
+        (STORE, Some(store.to_owned())),
         (IMAGE, Some(id.to_string())),
         (SIZE, size.map(|size| size.to_string())),
         (OWNER, owner.map(str::to_owned)),
     ])
 }
 
-/// What is written at first, by the work of this nonce.
-pub(super) fn begun(id: &ImageId, size: Option<u64>, owner: Option<&str>, nonce: &str) -> Metadata {
-    let mut all = glances(id, size, owner);
-    all.insert(UPLOAD.to_owned(), nonce.to_owned());
+/// What is written at first.
+pub(super) fn begun(told: Told<'_>) -> Metadata {
+    let mut all = common(told);
+    all.insert(UPLOAD.to_owned(), told.nonce.to_owned());
+    all
+}
+
+/// What a whole image has, and nothing else.
+pub(super) fn whole(told: Told<'_>, head: Option<String>, digests: Option<&Digests>) -> Metadata {
+    let mut all = common(told);
+    all.extend(pairs([(MADE, Some(told.nonce.to_owned())), (HEAD, head)]));
+    all.extend(digests.map(kept).unwrap_or_default());
     all
 }
 
 /// What the clone of a volume is told to be.
 pub(super) fn sealing(id: &ImageId, nonce: &str) -> Metadata {
     pairs([(SEAL, Some(nonce.to_owned())), ("imaged_for", Some(id.to_string()))])
-}
-
-/// What a whole image has.
-#[derive(Debug)]
-pub(super) struct Whole<'a> {
-    pub(super) id: &'a ImageId,
-    pub(super) size: u64,
-    pub(super) owner: Option<&'a str>,
-    pub(super) nonce: &'a str,
-    pub(super) digests: Option<&'a Digests>,
-    pub(super) head: Option<String>,
-}
-
-impl Whole<'_> {
-    /// As metadata, which say nothing else.
-    pub(super) fn metadata(self) -> Metadata {
-        let Self { id, size, owner, nonce, digests, head } = self;
-        let mut all = glances(id, Some(size), owner);
-        all.extend(pairs([(MADE, Some(nonce.to_owned())), (HEAD, head)]));
-        if let Some(digests) = digests {
-            all.extend(kept(digests));
-        }
-        all
-    }
 }
 
 /// Digests as metadata.

@@ -36,6 +36,11 @@ impl Rig {
 
     /// A driver as one process has it.
     async fn open(&self, more: &[(&str, &str)]) -> Arc<dyn Driver> {
+        self.open_as("volumes", more).await
+    }
+
+    /// The driver of the store of this name.
+    async fn open_as(&self, name: &str, more: &[(&str, &str)]) -> Arc<dyn Driver> {
         let (url, mount) = (self.cinder.url(), self.folder.path().display());
         let own = [
             ("cinder_store_auth_address", format!("{url}/v3")),
@@ -49,12 +54,12 @@ impl Rig {
         ];
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
         let pairs: Vec<_> = own.filter(|(name, _)| more.iter().all(|one| one.0 != *name)).collect();
-        let mut options = Options::of("volumes", &[&pairs[..], more].concat());
+        let mut options = Options::of(name, &[&pairs[..], more].concat());
         let config = Config::read("cinder", &mut options).unwrap();
         assert_eq!(options.finish().problems, []);
         let ledger = Ledger::new(self.state.path());
         let host = Host { instance: "test".to_owned(), ledger };
-        imaged_drivers::open(&config, "volumes", &host).await.unwrap()
+        imaged_drivers::open(&config, name, &host).await.unwrap()
     }
 
     fn held(&self) -> Vec<PathBuf> {
@@ -298,6 +303,42 @@ async fn nothing_is_read_from_a_device_that_is_not_the_volume_s() {
 
 fn wrong_size(wrong: &Wrong) -> Option<u64> {
     if let Wrong::Size(size) = wrong { Some(*size) } else { None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_in_one_project_have_images_of_the_same_ids() {
+    let rig = Rig::new();
+    rig.cinder.add_type("other", false);
+    let first = rig.open(&[]).await;
+    let second = rig.open_as("others", &[("cinder_volume_type", "other")]).await;
+    let bytes = [image(Look::Random, 5000, 31), image(Look::Random, 6000, 32)];
+    let ats = [
+        put_bytes(&*first, &Held::new(&id()), &bytes[0]).await.unwrap(),
+        put_bytes(&*second, &Held::new(&id()), &bytes[1]).await.unwrap(),
+    ];
+    for (driver, at, bytes) in [(&first, &ats[0], &bytes[0]), (&second, &ats[1], &bytes[1])] {
+        assert_eq!(driver.locate(&id()).await.unwrap(), *at);
+        assert_reads(&**driver, at, bytes, "its own").await;
+        let listed: Vec<_> = driver.list().map(|one| one.unwrap().at).collect().await;
+        assert_eq!(listed, std::slice::from_ref(at));
+    }
+    imaged_drivers::let_go().await;
+    first.delete(&ats[0], Hold::default()).await.unwrap();
+    assert_eq!(first.locate(&id()).await.unwrap_err().kind(), Kind::NotFound);
+    // What glance_store made is of the store that has its type, and an image of a volume of any type is of the
+    // store that it was made for.
+    let glances = [("glance_image_id", "glances"), ("image_size", "10")];
+    let volume = rig.cinder.place("image-glances", 1, &glances);
+    let glances: ImageId = "glances".parse().unwrap();
+    first.locate(&glances).await.unwrap();
+    assert_eq!(second.locate(&glances).await.unwrap_err().kind(), Kind::NotFound);
+    second.delete(&ats[1], Hold::default()).await.unwrap();
+    let (seal, made) = (Held::new(&id()), Held::new(&id()));
+    let named = Volume::Cinder(volume.parse().unwrap());
+    let sealed = second.volumes().unwrap().seal(&named, &seal.claim).await.unwrap();
+    let copied = second.copies().unwrap().copy(sealed, &made.claim).await.unwrap().unwrap();
+    assert_eq!(second.locate(&id()).await.unwrap(), copied.at);
+    assert_eq!(first.locate(&id()).await.unwrap_err().kind(), Kind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
