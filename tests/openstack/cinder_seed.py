@@ -6,7 +6,7 @@ cinder_seed.py KEYSTONE_URL ADMIN_PASSWORD
 import sys
 import time
 
-import openstack
+from seed import connect
 
 # By name: the backend that has its volumes, and the store that images of them go to.
 TYPES = {
@@ -21,16 +21,7 @@ TYPES = {
 
 
 def main(keystone, password):
-    cloud = openstack.connect(
-        auth_url=f"{keystone}/v3",
-        username="admin",
-        password=password,
-        project_name="admin",
-        user_domain_id="default",
-        project_domain_id="default",
-        region_name="rig",
-    )
-    volumes = cloud.block_storage
+    volumes = connect(keystone, password).block_storage
     for name, (backend, store) in TYPES.items():
         specs = {"volume_backend_name": backend}
         if store:

@@ -10,8 +10,9 @@ import sys
 import openstack
 
 
-def main(keystone, password, glance, gateway, cinder):
-    cloud = openstack.connect(
+def connect(keystone, password):
+    """The cloud, as its admin."""
+    return openstack.connect(
         auth_url=f"{keystone}/v3",
         username="admin",
         password=password,
@@ -20,7 +21,10 @@ def main(keystone, password, glance, gateway, cinder):
         project_domain_id="default",
         region_name="rig",
     )
-    identity = cloud.identity
+
+
+def main(keystone, password, glance, gateway, cinder):
+    identity = connect(keystone, password).identity
     roles = {role.name: role for role in identity.roles()}
     for name in ("service", "member", "reader"):
         roles.setdefault(name, None)
