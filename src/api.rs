@@ -164,12 +164,12 @@ async fn act(
         Action::Get(store, image) => return get::get(call, &store, image, &conditions).await,
         Action::Head(store, image) => return get::head(call, &store, image, &conditions).await,
         Action::Delete(store, image) => {
-            return get::delete(call, &store, image, &conditions).await;
+            return get::delete(call, &store, image, &conditions, peer).await;
         }
         Action::Share(store, image) => {
             return share::share(call, &store, image, &conditions, body).await;
         }
-        Action::CancelJob(id) => return jobs::cancel(call, &id, &conditions).await,
+        Action::CancelJob(id) => return jobs::cancel(call, &id, &conditions, peer).await,
         Action::Stores => stores::list(call),
         Action::Store(store) => stores::one(call, &store).await,
         Action::List(store) => stores::images(call, &store).await,

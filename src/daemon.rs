@@ -88,6 +88,7 @@ impl Daemon {
     /// Looks at every store once, and takes up what is left over in the journal; all stores at once,
     /// and not those that another round is still at.
     pub async fn round(&self) {
+        self.shared.ids.made().expire().await;
         let stores = self.stores();
         let mut stale: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for (intent, begun) in self.shared.ids.left_over() {

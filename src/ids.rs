@@ -22,6 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     journal::{Intent, Journal, Work},
+    made::Made,
     wire::records::Unread,
 };
 
@@ -40,6 +41,8 @@ pub struct Ids(Arc<Inner>);
 
 struct Inner {
     journal: Journal,
+    /// What may be taken back by who has had it made.
+    made: Made,
     owned: Mutex<BTreeMap<Key, Owned>>,
     /// Intents that this version cannot read.
     unread: Vec<Unread>,
@@ -125,8 +128,11 @@ impl Ids {
             }
         }
         let unread = found.unread;
+        let is_left = |nonce: &str| owned.values().any(|owned| *owned.nonce == *nonce);
+        let made = Made::open(state_dir, is_left)?;
         Ok(Self(Arc::new(Inner {
             journal,
+            made,
             owned: Mutex::new(owned),
             unread,
             held: Mutex::default(),
@@ -143,6 +149,12 @@ impl Ids {
     #[must_use]
     pub fn host(&self) -> &Host {
         self.0.journal.host()
+    }
+
+    /// What may be taken back by who has had it made.
+    #[must_use]
+    pub fn made(&self) -> &Made {
+        &self.0.made
     }
 
     /// Makes `intent` durable, and its id owned.
@@ -168,13 +180,15 @@ impl Ids {
             owned.insert(key.clone(), Owned { intent, nonce, owner: Owner::Request });
         }
         let begun = self.begun(key, &nonce);
-        match self.0.journal.write(&nonce, &intent).await {
-            Ok(()) => Ok(begun),
-            Err(error) => {
-                begun.end().await;
-                Err(error)
-            }
+        if let Err(error) = self.0.journal.write(&nonce, &intent).await {
+            begun.end().await;
+            return Err(error);
         }
+        if intent.work == Work::Put {
+            // Of the last image of this id nothing is left.
+            self.made().replaced(&intent.store, intent.image.as_str()).await;
+        }
+        Ok(begun)
     }
 
     /// Keeps an image's name in `store` from being taken anew for as long as a delete of it is under way,
@@ -360,6 +374,7 @@ impl Begun {
 
     /// The work is done, or undone: forgets the intent, and frees the id when no call is out any more.
     pub async fn end(mut self) {
+        self.ids.made().ended(self.claim.nonce()).await;
         self.ids.0.journal.remove(self.claim.nonce()).await;
         self.over = true;
     }

@@ -31,6 +31,7 @@ pub mod digest;
 pub mod ids;
 pub mod jobs;
 pub mod journal;
+pub mod made;
 pub mod metrics;
 pub mod point;
 pub mod serve;

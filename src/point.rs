@@ -13,7 +13,7 @@ pub const POINTS: [&str; 7] = [
 ];
 
 /// Every point of an image's making from a volume inside the backend, in the order they are passed.
-pub const VOLUME_POINTS: [&str; 5] =
-    ["volume-claimed", "volume-sealed", "copy-claimed", "copy-made", "copy-turned"];
+pub const VOLUME_POINTS: [&str; 6] =
+    ["volume-claimed", "volume-sealed", "copy-claimed", "copy-made", "copy-noted", "copy-turned"];
 
 pub use imaged_drivers::point::{CINDER_POINTS, DELETE_POINTS, TURN_POINTS, pass};

@@ -119,6 +119,8 @@ pub struct Put {
     pub job: Option<Ticket>,
     /// Fires when nobody wants the image any more; up to the commit it is then undone.
     pub cancel: CancellationToken,
+    /// The user who may take it back, if one may who could not delete it otherwise.
+    pub maker: Option<u32>,
 }
 
 impl Put {

@@ -205,6 +205,10 @@ impl Driver for Cinder {
         })
     }
 
+    async fn is_made_by(&self, at: &Location, claim: &Claim) -> Result<bool> {
+        Ok(self.0.look(at).await?.is_of(claim.nonce()))
+    }
+
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         let store = Arc::clone(&self.0);
         let listed = move |volume: Volume| {

@@ -178,6 +178,15 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// The residue is still there; try later.
     async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered>;
 
+    /// Whether the whole image at `at` is known to be what the work of `claim` made, where there was no image of
+    /// its id when that work began. What a backend cannot tell is false.
+    ///
+    /// # Errors
+    /// It could not be looked at; try later.
+    async fn is_made_by(&self, _at: &Location, _claim: &Claim) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Every image in the backend, in no order [the-list-is-what-was-put].
     fn list(&self) -> BoxStream<'static, Result<Listed>>;
 }

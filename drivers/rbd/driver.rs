@@ -286,6 +286,22 @@ impl Driver for Rbd {
         .await
     }
 
+    async fn is_made_by(&self, at: &crate::Location, claim: &Claim) -> Result<bool> {
+        let (live, pool) = self.0.connected().await?;
+        let name = self.0.image_at(at, &live)?;
+        let claim = claim.clone();
+        on_lane(&self.0, "look at an image", move |store| {
+            let _until_done = claim;
+            let fail = |errno| failed("look at", &name, errno);
+            let image = Image::open(&pool, &name, None).map_err(fail)?;
+            let marked = image.id().and_then(|id| metadata::upload_mark(&image, &id));
+            close(image, &name);
+            // Since that work began no other of this daemon could make one of this name.
+            Ok(marked.map_err(fail)?.as_ref() == Some(&store.instance))
+        })
+        .await
+    }
+
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         let this = self.clone();
         let names = async move {

@@ -43,7 +43,12 @@ pub(super) async fn copy(
     let tasks = &call.daemon.shared.tasks;
     let copied = match found {
         Found::Image(source, from) => tasks.spawn(store.copy(put, source, from, wanted.mode)),
-        Found::Volume(via, volume) => tasks.spawn(store.copy_volume(put, via, volume, wanted.mode)),
+        Found::Volume(via, volume) => {
+            // Whoever may delete needs no note to take it back.
+            let maker = peer.needs(Role::Admin).is_err().then(|| peer.uid());
+            let put = Put { maker, ..put };
+            tasks.spawn(store.copy_volume(put, via, volume, wanted.mode))
+        }
     };
     let receipt = super::put::joined(copied.await)?;
     json(StatusCode::CREATED, &receipt)
@@ -107,7 +112,7 @@ fn not_closing(call: &Call) -> Result<()> {
 fn new_put(call: &Call, id: ImageId, algo: Algo, context: Context, job: Option<Ticket>) -> Put {
     let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
     let request = call.request.clone();
-    Put { id, size: None, algo, promises: Vec::new(), context, request, job, cancel }
+    Put { id, size: None, algo, promises: Vec::new(), context, request, job, cancel, maker: None }
 }
 
 /// Reads what is wanted.

@@ -23,6 +23,8 @@ use super::{
     status,
 };
 use crate::{
+    config::Role,
+    socket::Peer,
     store::Store,
     transfer::Account,
     wire::{
@@ -214,11 +216,20 @@ pub(super) async fn delete(
     store: &str,
     image: Image,
     conditions: &Conditions,
+    peer: &Peer,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
     let at = to_change(&store, image, conditions).await?;
-    store.delete(&at, &call.request).await?;
-    Ok(no_content())
+    let Err(refused) = peer.needs(Role::Admin) else {
+        store.delete(&at, &call.request).await?;
+        return Ok(no_content());
+    };
+    match store.take_back(&at, &call.request, peer.uid()).await {
+        Err(error) if error.kind() == Kind::Denied => {
+            Err(Error::new(refused.kind(), format!("{error}; {refused}")))
+        }
+        taken => taken.map(|()| no_content()),
+    }
 }
 
 /// Where the image is that is to be changed or removed, if the conditions hold.

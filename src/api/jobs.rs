@@ -11,7 +11,7 @@ use super::{
     call::Call,
     conditions::Conditions,
 };
-use crate::wire::records::Jobs;
+use crate::{config::Role, socket::Peer, wire::records::Jobs};
 
 pub(super) fn list(call: &Call) -> Result<Response<Body>> {
     json(StatusCode::OK, &Jobs { jobs: call.daemon.shared.jobs.list() })
@@ -25,8 +25,15 @@ pub(super) async fn cancel(
     call: &Call,
     id: &str,
     conditions: &Conditions,
+    peer: &Peer,
 ) -> Result<Response<Body>> {
     let jobs = &call.daemon.shared.jobs;
+    if let Err(refused) = peer.needs(Role::Member) {
+        let job = jobs.get(id, Duration::ZERO).await?;
+        if !call.daemon.shared.ids.made().is_of(peer.uid(), &job.store, &job.image) {
+            return Err(refused);
+        }
+    }
     if !conditions.is_empty() {
         jobs.get(id, Duration::ZERO).await?;
         conditions.judge_change(None)?;

@@ -95,7 +95,7 @@ impl Order {
         });
         let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
         let request = call.request.clone();
-        let put = Put { id, size, algo, promises, context, request, job, cancel };
+        let put = Put { id, size, algo, promises, context, request, job, cancel, maker: None };
         let most = call.daemon.settings().put_window;
         let window = stores.iter().map(|store| store.put_window(size, most)).max().unwrap_or(most);
         Ok(Self { put, descriptor, share: Share::Put(names.into()), window })

@@ -9,7 +9,7 @@ use imaged_drivers::options::{nearest, shown};
 pub enum Role {
     /// List, stat and metrics.
     Reader,
-    /// Get, and images from volumes.
+    /// Get, and images from volumes, which it may take back for a while.
     Service,
     /// Put.
     Member,

@@ -129,6 +129,12 @@ impl Peer {
         Self { uid: u32::MAX, gid: u32::MAX, name: None, role, unsure: false }
     }
 
+    /// The user, by number.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// Refuses a peer below the role `least`.
     ///
     /// # Errors

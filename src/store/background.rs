@@ -90,6 +90,7 @@ impl Store {
                 return result;
             }
             job.finish(Ok(()));
+            this.shared.ids.made().renew(begun.claim()).await;
             this.flatten(begun).await;
             result
         }

@@ -105,7 +105,7 @@ impl Store {
         }
         let driver = self.driver()?;
         self.wanted(put)?;
-        let begun = self.claim(&put.id, put.algo).await?;
+        let begun = self.claim(put).await?;
         point::pass("copy-claimed");
         let at = from.at.clone();
         let copied = match driver.copies() {
@@ -149,9 +149,14 @@ impl Store {
         let drivers::Copied { at, size, stored_bytes, digests, shared } = copied;
         account.passed_by(size);
         // Nobody could end it while it was made.
-        if let Err(unwanted) = self.wanted(put) {
-            return Err(self.undo(begun, &at, unwanted).await);
+        let noted = match self.wanted(put) {
+            Ok(()) => self.note_made(&begun, &at).await,
+            unwanted => unwanted,
+        };
+        if let Err(error) = noted {
+            return Err(self.undo(begun, &at, error).await);
         }
+        point::pass("copy-noted");
         let digests = digests.filter(|digests| digests.hash_algo == put.algo.name());
         if let (Some(digests), false) = (&digests, shared) {
             begun.end().await;
@@ -215,8 +220,10 @@ impl Store {
     /// Removes a whole image; one that is gone already is no error.
     pub(super) async fn remove_unwanted(&self, at: &Location, claim: &Claim) -> Result<()> {
         match self.newest().driver()?.delete(at, Hold::of(claim)).await {
-            Err(error) if error.kind() != Kind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != Kind::NotFound => return Err(error),
+            _ => {}
         }
+        self.shared.ids.made().gone(self.name(), at).await;
+        Ok(())
     }
 }

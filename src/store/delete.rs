@@ -17,6 +17,28 @@ impl Store {
     /// # Errors
     /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
     pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
+        self.delete_as(at, request, None).await
+    }
+
+    /// Removes an image if `maker` has had it made, and is the one who may take it back.
+    ///
+    /// # Errors
+    /// As [`Store::delete`]; `Denied` if it is another.
+    pub async fn take_back(
+        self: &Arc<Self>,
+        at: &Location,
+        request: &str,
+        maker: u32,
+    ) -> Result<()> {
+        self.delete_as(at, request, Some(maker)).await
+    }
+
+    async fn delete_as(
+        self: &Arc<Self>,
+        at: &Location,
+        request: &str,
+        maker: Option<u32>,
+    ) -> Result<()> {
         // Before it looks whether the image is being made: whoever makes one looks in the other order.
         let hold = self.shared.ids.hold(self.name(), at);
         let account = Account::begin("delete", request, self.name(), at);
@@ -25,16 +47,57 @@ impl Store {
                 Kind::NotFound,
                 format!("no such image, it is being made: image=`{at}` store=`{}`", self.name()),
             )),
-            Ok(driver) => match driver.delete(at, hold.clone()).await {
-                Err(error) if error.kind() == Kind::InUse => {
-                    self.delete_undisturbed(&*driver, at, hold, error).await
-                }
-                deleted => deleted,
+            Ok(driver) => match self.may_take_back(&*driver, at, maker).await {
+                Ok(()) => self.delete_held(&*driver, at, hold.clone()).await,
+                Err(refused) => Err(refused),
             },
             Err(error) => Err(error),
         };
+        if result.is_ok() {
+            // Nor does the note of the next image of this name go: the hold is there still.
+            self.shared.ids.made().gone(self.name(), at).await;
+        }
+        drop(hold);
         account.end(&self.shared.metrics, result.as_ref().err());
         result
+    }
+
+    /// Refuses a `maker` who has not had this very image made. The hold keeps another from coming to be
+    /// there meanwhile.
+    async fn may_take_back(
+        &self,
+        driver: &dyn Driver,
+        at: &Location,
+        maker: Option<u32>,
+    ) -> Result<()> {
+        let Some(maker) = maker else { return Ok(()) };
+        let version = driver.stat(at).await?.version;
+        let noted = self.shared.ids.made().version(maker, self.name(), at);
+        if noted.is_some() && noted == version {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Denied,
+            format!(
+                "this user has not had this image made of a volume within the last hour: image=`{at}` \
+                 store=`{}`",
+                self.name()
+            ),
+        ))
+    }
+
+    async fn delete_held(
+        self: &Arc<Self>,
+        driver: &dyn Driver,
+        at: &Location,
+        hold: Hold,
+    ) -> Result<()> {
+        match driver.delete(at, hold.clone()).await {
+            Err(error) if error.kind() == Kind::InUse => {
+                self.delete_undisturbed(driver, at, hold, error).await
+            }
+            deleted => deleted,
+        }
     }
 
     /// Whether an image that will be at `at` is being made, so that there is none yet.

@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
 use imaged_drivers::{
-    Committed, Digests, Error, ImageId, Kind, Location, NewImage, Pieces, Reader, Result, Upload,
-    Volume, memory::Share,
+    Claim, Committed, Digests, Error, ImageId, Kind, Location, NewImage, Pieces, Reader, Result,
+    Upload, Volume, memory::Share,
 };
 use tokio::sync::oneshot;
 
@@ -144,7 +144,11 @@ impl Store {
         let stored = self.store_image(put, &mut target, account).await;
         let others = target.end(stored.as_ref().err()).await;
         let Stored { begun, at, size, committed, digests } = stored?;
-        if let Err(error) = others {
+        let noted = match others {
+            Ok(()) => self.note_made(&begun, &at).await,
+            failed => failed,
+        };
+        if let Err(error) = noted {
             // The claim is still ours: nobody else's image of this id can be there.
             return Err(self.undo(begun, &at, error).await);
         }
@@ -162,7 +166,7 @@ impl Store {
     ) -> Result<Stored> {
         let driver = self.able(|caps| caps.write, "be written to")?;
         account.skip();
-        let begun = self.claim(&put.id, put.algo).await?;
+        let begun = self.claim(put).await?;
         point::pass("put-claimed");
         let claim = begun.claim().clone();
         let (promised, context) = (put.promised(), put.context.clone());
@@ -191,8 +195,45 @@ impl Store {
         }
     }
 
-    pub(super) async fn claim(&self, id: &ImageId, algo: Algo) -> Result<Begun> {
-        self.shared.ids.begin(self.intent(Work::Put, id, algo, None)).await
+    /// Claims the id, and notes who is to be able to take the image back.
+    pub(super) async fn claim(&self, put: &Put) -> Result<Begun> {
+        let begun = self.shared.ids.begin(self.intent(Work::Put, &put.id, put.algo, None)).await?;
+        if let Some(maker) = put.maker
+            && let Err(error) = self.note_maker(maker, begun.claim()).await
+        {
+            begun.end().await;
+            return Err(error);
+        }
+        Ok(begun)
+    }
+
+    /// Notes that `maker` has an image made. There must be none of its id yet, so that what recovery finds was
+    /// made since.
+    async fn note_maker(&self, maker: u32, claim: &Claim) -> Result<()> {
+        match self.driver()?.locate(claim.id()).await {
+            Err(error) if error.kind() == Kind::NotFound => {
+                self.shared.ids.made().begin(maker, self.name(), claim).await
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::new(
+                Kind::Exists,
+                format!(
+                    "the store has an image of this id: id=`{}` store=`{}`",
+                    claim.id(),
+                    self.name()
+                ),
+            )),
+        }
+    }
+
+    /// Notes which image was made, for who has had it made to be able to take it back.
+    pub(super) async fn note_made(&self, begun: &Begun, at: &Location) -> Result<()> {
+        let (made, claim) = (self.shared.ids.made(), begun.claim());
+        if !made.has(claim) {
+            return Ok(());
+        }
+        let version = self.driver()?.stat(at).await?.version;
+        made.complete(claim, at, version).await
     }
 
     pub(super) fn intent(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{ImageId, Kind, Recovered};
+use imaged_drivers::{ImageId, Kind, Recovered, Result};
 
 use super::Store;
 use crate::{
@@ -52,6 +52,19 @@ impl Store {
         }
     }
 
+    /// A whole image was found: notes it for who has had it made, if it is the one of that work.
+    async fn note_found(&self, begun: &Begun) -> Result<()> {
+        if !self.shared.ids.made().has(begun.claim()) {
+            return Ok(());
+        }
+        let driver = self.driver()?;
+        let at = driver.locate(begun.claim().id()).await?;
+        if driver.is_made_by(&at, begun.claim()).await? {
+            self.note_made(begun, &at).await?;
+        }
+        Ok(())
+    }
+
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.
     pub async fn take_up(self: &Arc<Self>, intent: &Intent, begun: Begun) {
         let Intent { image, hash_algo: algo, .. } = intent;
@@ -67,6 +80,10 @@ impl Store {
         let recovered = match self.driver() {
             Ok(driver) => driver.recover(begun.claim(), intent.token.as_deref()).await,
             Err(error) => Err(error),
+        };
+        let recovered = match recovered {
+            Ok(Recovered::Whole) => self.note_found(&begun).await.map(|()| Recovered::Whole),
+            recovered => recovered,
         };
         match recovered {
             // A copy that nobody was told of: it may lack its digests, and share what it was made from.

@@ -1,6 +1,11 @@
 //! A daemon with a store of volumes: killed at every named point, and images made of volumes.
 
-use std::{fs, io::Write as _, os::unix::fs::FileExt as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    path::Path,
+};
 
 use imaged::point::{CINDER_POINTS, TURN_POINTS};
 use serde_json::{Value, json};
@@ -9,7 +14,7 @@ use tempfile::TempDir;
 use crate::harness::{
     cinder::{Cinder, SECRET, TYPE, USER},
     daemon::{Daemon, noise},
-    raw::{Answer, Raw},
+    raw::{Answer, Raw, ask_as},
 };
 
 const GIB: u64 = 1 << 30;
@@ -234,4 +239,34 @@ fn what_is_no_volume_is_refused_with_the_remedy() {
     assert_eq!(rig.cinder.volume("image-y").unwrap().metadata["image_owner"], "p-1");
     let long = format!("x-project-id: {}\r\n", "p".repeat(65));
     assert_eq!(send(&daemon, "PUT", "/v1/stores/volumes/images/z", &long, b"abc").status, 400);
+}
+
+#[test]
+fn a_service_takes_back_what_cinder_has_cloned_for_it() {
+    let path = "/v1/stores/volumes/images/x";
+    for point in [None, Some("copy-made"), Some("copy-noted")] {
+        let rig = Rig::new();
+        let volume = rig.volume(&noise(100_000, 8));
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(dir.path().join("fast")).unwrap();
+        let config = config(&rig.cinder, rig.folder.path());
+        let config =
+            format!("{config}[imaged]\nsocket_mode = 0666\nroles = 5:service, 34:service\n");
+        let env: Vec<_> = point.iter().map(|point| ("IMAGED_KILL_AT", *point)).collect();
+        let mut daemon = Daemon::start_in(dir, &config, &env);
+        let body = json!({"source": {"cinder_volume": volume}, "mode": "clone"}).to_string();
+        let (status, said) = ask_as(&daemon.socket, 5, "POST", path, body.as_bytes());
+        assert_eq!(status, if point.is_none() { 201 } else { 0 }, "{point:?}: {said}");
+        if point.is_some() {
+            assert!(!daemon.wait().success());
+            daemon = daemon.restart(&[]);
+        }
+        let delete = |uid| ask_as(&daemon.socket, uid, "DELETE", path, b"").0;
+        daemon.wait_until("the image to be there", |_| delete(34) == 403);
+        // It may have to be found yet, and the reader of its digests be attached.
+        daemon.wait_until("it to be taken back", |_| delete(5) == 204);
+        assert_eq!(daemon.files("state/made").len(), 0, "{point:?}");
+        rig.until_left(&daemon, &[&volume], "what was taken back");
+    }
 }

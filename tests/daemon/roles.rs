@@ -9,32 +9,22 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::harness::daemon::{Daemon, STORES};
+use crate::harness::{
+    daemon::{Daemon, STORES},
+    raw::ask_as,
+};
 
 /// A user without rights, as Debian numbers it.
 const NOBODY: u32 = 65534;
 
 /// The status that a request by `nobody` gets, and its body.
 fn as_nobody(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
-    let mut curl = Command::new("curl");
-    curl.args(["-s", "-w", "%{http_code}", "-X", method, "--unix-socket"])
-        .arg(&daemon.socket)
-        .arg(format!("http://imaged{path}"))
-        .uid(NOBODY)
-        .gid(NOBODY);
-    if method == "HEAD" {
-        curl.arg("-I");
-    }
-    if method == "PUT" {
-        curl.args(["-d", "x"]);
-    }
-    if method == "POST" {
-        curl.args(["-d", r#"{"source":{"location":"mem://small/x"}}"#]);
-    }
-    let output = curl.output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let (body, status) = text.split_at(text.len() - 3);
-    (status.parse().unwrap(), body.to_owned())
+    let body = match method {
+        "PUT" => "x",
+        "POST" => r#"{"source":{"location":"mem://small/x"}}"#,
+        _ => "",
+    };
+    ask_as(&daemon.socket, NOBODY, method, path, body.as_bytes())
 }
 
 #[test]

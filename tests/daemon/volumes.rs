@@ -1,5 +1,7 @@
 //! Images from volumes, on a real cluster.
 
+mod services;
+
 use imaged::{digest::Algo, point::VOLUME_POINTS};
 use serde_json::{Value, json};
 
@@ -265,7 +267,7 @@ fn a_daemon_killed_at_any_point_leaves_the_image_whole_or_absent_and_the_volume_
         assert!(!daemon.wait().success());
         let daemon = daemon.restart(&[]);
         daemon.wait_until_idle();
-        if matches!(point, "copy-made" | "copy-turned") {
+        if matches!(point, "copy-made" | "copy-noted" | "copy-turned") {
             assert_made(&ceph, &daemon, &bytes, point);
             delete(&daemon);
         } else {

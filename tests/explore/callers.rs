@@ -53,6 +53,7 @@ fn order(name: Name, request: String) -> Put {
         request,
         job: None,
         cancel: CancellationToken::new(),
+        maker: None,
     }
 }
 

@@ -194,6 +194,10 @@ impl Driver for Faulty {
         self.script.pass("recover", self.inner.recover(claim, token)).await
     }
 
+    async fn is_made_by(&self, at: &Location, claim: &Claim) -> Result<bool> {
+        self.script.pass("is_made_by", self.inner.is_made_by(at, claim)).await
+    }
+
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         self.inner.list()
     }

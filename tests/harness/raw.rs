@@ -6,9 +6,10 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::CommandExt as _},
     },
     path::Path,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -16,6 +17,35 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+/// The status that a request by the user `uid` gets, and its body; 0 if there is no answer.
+pub(crate) fn ask_as(
+    socket: &Path,
+    uid: u32,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> (u16, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-w", "%{http_code}", "-X", method, "--unix-socket"])
+        .arg(socket)
+        .arg(format!("http://imaged{path}"))
+        .uid(uid)
+        .gid(uid)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    if method == "HEAD" {
+        curl.arg("-I");
+    }
+    if !body.is_empty() {
+        curl.args(["--data-binary", "@-"]);
+    }
+    let mut curl = curl.spawn().unwrap();
+    curl.stdin.take().unwrap().write_all(body).unwrap();
+    let text = String::from_utf8(curl.wait_with_output().unwrap().stdout).unwrap();
+    let (body, status) = text.split_at(text.len() - 3);
+    (status.parse().unwrap(), body.to_owned())
+}
 
 /// One connection.
 pub(crate) struct Raw {

@@ -478,6 +478,7 @@ pub(crate) fn order(id: &ImageId, size: Option<u64>) -> Put {
         request: format!("put-{id}"),
         job: None,
         cancel: CancellationToken::new(),
+        maker: None,
     }
 }
 

@@ -101,6 +101,10 @@ impl Driver for Modest {
     async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered> {
         self.inner.recover(claim, token).await
     }
+
+    async fn is_made_by(&self, at: &Location, claim: &Claim) -> Result<bool> {
+        self.inner.is_made_by(at, claim).await
+    }
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         self.only_if(self.caps.list, "list");
         self.inner.list()
