@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     cinder,
-    contract::{Driver, Host, Result},
+    contract::{Asker, Driver, Host, Need, Result},
     file, http,
     kit::options::Options,
     mem, rbd, s3, swift,
@@ -56,3 +56,18 @@ drivers!(configs);
 
 /// Store types of glance_store that this build does not serve.
 pub const UNSERVED: [&str; 1] = ["vmware"];
+
+impl Config {
+    /// What images of volumes need, beyond this section, to be made inside the backend; `None` where they can only
+    /// be streamed into the store. No backend is asked.
+    #[must_use]
+    pub fn needs(&self, asker: &Asker<'_>) -> Option<Vec<Need>> {
+        if let Self::Rbd(config) = self {
+            return Some(config.needs(asker));
+        }
+        if let Self::Cinder(config) = self {
+            return Some(config.needs(asker));
+        }
+        None
+    }
+}

@@ -47,9 +47,10 @@ pub mod swift;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
-    Access, Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests, Driver,
-    Error, Hold, Host, ImageId, Kind, Listed, NewImage, Part, Pieces, Progress, Properties, Reader,
-    Recovered, Result, Shares, Source, Span, Stat, Upload, Usable, Volumes,
+    Access, Asker, Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests,
+    Driver, Error, Hold, Host, ImageId, Kind, Listed, Need, NewImage, Part, Pieces, Progress,
+    Properties, Reader, Recovered, Result, Shares, Source, Span, Standing, Stat, Upload, Usable,
+    Volumes,
 };
 pub use kit::{
     DropOnLane, durable, lane, ledger, memory, open_file, options, parts, point, window, zeros,

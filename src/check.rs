@@ -1,9 +1,13 @@
 //! What can be said of a configuration without running the daemon: what is wrong with it, and which
 //! locations its stores could serve.
 
+mod cinder;
+
 use std::sync::Arc;
 
 use imaged_drivers::{Driver, Host, Kind, Location, Usable};
+
+pub use cinder::{ForCinder, InStore};
 
 use crate::{
     config::{self, Config},
@@ -18,12 +22,15 @@ pub struct Checked {
     /// What must be mended, a line each.
     pub wrong: Vec<String>,
     stores: Vec<Opened>,
+    /// `None` if it could not be read.
+    settings: Option<config::Daemon>,
 }
 
 #[derive(Debug)]
 struct Opened {
     name: String,
     kind: String,
+    section: Option<imaged_drivers::Config>,
     /// `None` if it cannot be opened.
     driver: Option<Arc<dyn Driver>>,
 }
@@ -62,9 +69,11 @@ impl Checked {
         }
         for store in &config.stores {
             let driver = self.open_store(store, embedded).await;
-            let (name, kind) = (store.name.clone(), store.kind.clone());
-            self.stores.push(Opened { name, kind, driver });
+            let (name, kind, section) =
+                (store.name.clone(), store.kind.clone(), store.driver.clone());
+            self.stores.push(Opened { name, kind, section, driver });
         }
+        self.settings = Some(config.daemon.clone());
     }
 
     async fn open_store(

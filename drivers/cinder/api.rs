@@ -105,6 +105,35 @@ pub(super) struct Attachment {
     pub(super) connection_info: Value,
 }
 
+/// A project's quota.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) volumes: Limit,
+    pub(super) gib: Limit,
+}
+
+/// What is used of something, and the most that may be; `None` where there is no limit, or it is not told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) used: Option<u64>,
+    pub(super) most: Option<u64>,
+}
+
+impl Limit {
+    /// Whether there is room for one more.
+    pub(super) fn has_room(self) -> bool {
+        self.used.zip(self.most).is_none_or(|(used, most)| used < most)
+    }
+
+    /// In words.
+    pub(super) fn words(self, of: &str) -> String {
+        let number = |number: Option<u64>, none: &str| {
+            number.map_or_else(|| none.to_owned(), |number| number.to_string())
+        };
+        format!("{} of {} {of}", number(self.used, "some"), number(self.most, "any number of"))
+    }
+}
+
 /// A volume that is to be.
 #[derive(Debug)]
 pub(super) struct NewVolume<'a> {
@@ -405,15 +434,24 @@ impl Api {
 
     /// The space that the project may use.
     pub(super) async fn capacity(&self) -> Result<Capacity> {
+        let Limit { used, most: total } = self.limits().await?.gib;
+        let bytes = |gib: u64| gib.saturating_mul(super::volume::GIB);
+        let (used, total) = (used.map(bytes), total.map(bytes));
+        let available = total.zip(used).map(|(total, used)| total.saturating_sub(used));
+        Ok(Capacity { total, used, available, trash: None })
+    }
+
+    /// The project's quota.
+    pub(super) async fn limits(&self) -> Result<Limits> {
         let call = Call::new(Method::GET, ["limits"]);
         let limits: Option<Value> = self.ask(call, "limits", "tell of its limits").await?;
         let limits = limits.unwrap_or_default();
         let number = |name: &str| limits.pointer(&format!("/absolute/{name}"))?.as_u64();
-        let bytes = |gib: u64| gib.saturating_mul(super::volume::GIB);
-        let used = number("totalGigabytesUsed").map(bytes);
-        let total = number("maxTotalVolumeGigabytes").map(bytes);
-        let available = total.zip(used).map(|(total, used)| total.saturating_sub(used));
-        Ok(Capacity { total, used, available, trash: None })
+        let limit = |used, most| Limit { used: number(used), most: number(most) };
+        Ok(Limits {
+            volumes: limit("totalVolumesUsed", "maxTotalVolumes"),
+            gib: limit("totalGigabytesUsed", "maxTotalVolumeGigabytes"),
+        })
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::kit::{
-    http::Url,
-    keystone::{Domain, Login, Name, Scope, Wanted, Who},
-    options::{Options, shown},
+use crate::{
+    contract::{Asker, Need},
+    kit::{
+        http::Url,
+        keystone::{Domain, Login, Name, Scope, Wanted, Who},
+        options::{Options, shown},
+    },
 };
 
 /// Where the system's own iSCSI initiator has its name.
@@ -114,6 +117,85 @@ impl Config {
             reach: reach?,
         };
         Some(config)
+    }
+}
+
+impl Config {
+    /// What images of volumes need, to be clones inside Cinder: first what can be looked at, the login with its
+    /// project, the volumes' type, and the quota.
+    pub(crate) fn needs(&self, asker: &Asker<'_>) -> Vec<Need> {
+        const UNASKED: &str = "Cinder was not asked";
+        let (user, project) = self.names();
+        let login = Need::not_checked(
+            format!(
+                "Keystone: {user} has a role in {project}, where the volumes of images are. It clones volumes \
+                 of that project, and as an administrator those of all"
+            ),
+            [format!("openstack role add --user {user} --project {project} member")],
+            UNASKED,
+        );
+        let (volume_type, how) = match &self.volume_type {
+            Some(named) => (
+                format!(
+                    "Cinder: the volume type {named} (cinder_volume_type), for images that are streamed; a \
+                     clone has the type of its volume"
+                ),
+                Some(format!("openstack volume type create {named}")),
+            ),
+            None => (
+                "Cinder: a default volume type, for images that are streamed (cinder_volume_type is not \
+                 set); a clone has the type of its volume"
+                    .to_owned(),
+                None,
+            ),
+        };
+        let quota = Need::not_checked(
+            format!(
+                "Cinder: a quota of {project} for a volume and its GiB for each image, and for one that is \
+                 being made"
+            ),
+            [format!("openstack quota set --volumes VOLUMES --gigabytes GIB {project}")],
+            UNASKED,
+        );
+        let cinder = Need::not_checked(
+            format!(
+                "cinder.conf: Cinder clones the volume itself, into the store's project as its internal tenant, \
+                 and tells Glance. A volume type with image_service:store_id is streamed: Glance refuses how \
+                 Cinder tells it. The ids are those of {project} and {user}"
+            ),
+            [
+                "[DEFAULT]".to_owned(),
+                "cinder_internal_tenant_project_id = PROJECT_ID".to_owned(),
+                "cinder_internal_tenant_user_id = USER_ID".to_owned(),
+                "# in the section of each backend".to_owned(),
+                "image_upload_use_cinder_backend = true".to_owned(),
+                "image_upload_use_internal_tenant = true".to_owned(),
+                "# with volume_driver = imaged.cinder.RBDDriver, for what is streamed".to_owned(),
+                format!("imaged_socket = {}", asker.socket.display()),
+                format!("imaged_store = {}", asker.store),
+            ],
+            "cinder.conf is not read",
+        );
+        vec![login, Need::not_checked(volume_type, how, UNASKED), quota, cinder]
+    }
+
+    /// Who logs in, and in which project, as the `openstack` command takes them.
+    fn names(&self) -> (String, String) {
+        let name = |name: &Name| match name {
+            Name::Id(text) | Name::In(_, text) => text.clone(),
+        };
+        match &self.login.who {
+            Who::Password { user, scope: Scope::Project(project), .. } => {
+                (name(user), name(project))
+            }
+            Who::Password { user, scope: Scope::Trust(_), .. } => {
+                (name(user), "PROJECT".to_owned())
+            }
+            // The credential has its user and its project in it.
+            Who::ApplicationCredential { .. } | Who::Bearer(_) | Who::V1 { .. } => {
+                ("USER".to_owned(), "PROJECT".to_owned())
+            }
+        }
     }
 }
 

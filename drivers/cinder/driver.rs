@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use super::{
     attach::{self, Lease, evict},
     config::Config,
-    copy, location,
+    copy, location, needs,
     store::Store,
     upload,
     volume::{Volume, kept},
@@ -16,9 +16,9 @@ use super::{
 use crate::{
     Location,
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId, Listed,
-        NewImage, Pieces, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
-        Volumes,
+        Asker, Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId,
+        Listed, Need, NewImage, Pieces, Properties, Reader, Recovered, Result, Source, Span, Stat,
+        Upload, Volumes,
     },
     kit::{
         refusals::{missing, unreached},
@@ -245,6 +245,10 @@ impl Volumes for Cinder {
         let found = self.0.api.volume(id).await?;
         let found = found.ok_or_else(|| missing(id, &self.0.name))?;
         self.reader(found, sealed.at.clone(), Span::All, window).await
+    }
+
+    async fn needs(&self, asker: &Asker<'_>) -> Vec<Need> {
+        needs::needs(&self.0, asker).await
     }
 
     async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {

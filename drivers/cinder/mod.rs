@@ -47,6 +47,7 @@ mod failure;
 #[cfg(feature = "iscsi")]
 mod iscsi;
 mod location;
+mod needs;
 mod program;
 mod store;
 mod upload;

@@ -28,4 +28,4 @@ pub use reader::{Body, Reader, Source};
 pub use shares::{Access, Shares};
 pub use state::{Capacity, Part, Properties, Usable};
 pub use upload::{Committed, Context, NewImage, Upload};
-pub use volumes::Volumes;
+pub use volumes::{Asker, Need, Standing, Volumes};

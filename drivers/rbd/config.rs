@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::kit::options::{Options, shown};
+use crate::{
+    contract::{Asker, Need},
+    kit::options::{Options, shown},
+};
 
 /// The option that names pools beside the store's own.
 pub(super) const ALSO: &str = "imaged_also_pools";
@@ -79,6 +82,77 @@ impl Config {
                 .and_then(|count| u32::try_from(count).ok())
                 .unwrap_or(4),
         })
+    }
+}
+
+impl Config {
+    /// The caps that the user needs, as `ceph auth caps` takes them; `more` is for other pools.
+    pub(super) fn caps(&self, more: &str) -> String {
+        let Self { pool, data_pool, also_pools, .. } = self;
+        let others = data_pool.iter().chain(also_pools);
+        let others: String = others.map(|pool| format!(", profile rbd pool={pool}")).collect();
+        format!("mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={pool}{others}{more}'")
+    }
+
+    /// The pools that the user has to write to: the store's, and those of `volumes`, each once.
+    pub(super) fn written<'a>(&'a self, volumes: &'a [String]) -> Vec<&'a str> {
+        let mut all = vec![self.pool.as_str()];
+        for pool in self.data_pool.iter().chain(&self.also_pools).chain(volumes) {
+            if !all.contains(&pool.as_str()) {
+                all.push(pool);
+            }
+        }
+        all
+    }
+
+    /// What images of volumes need, to be clones: first the caps of the store's user.
+    pub(crate) fn needs(&self, asker: &Asker<'_>) -> Vec<Need> {
+        let Self { pool, user, .. } = self;
+        let beside: Vec<_> = self.written(asker.pools).split_off(self.written(&[]).len());
+        let more: String = beside.iter().map(|pool| format!(", profile rbd pool={pool}")).collect();
+        let own = Need::not_checked(
+            format!(
+                "Ceph: client.{user} writes to the pools of the store and of the volumes, where a snapshot \
+                 fixes what a volume holds until it is cloned. This replaces all caps that it has: see \
+                 `ceph auth get client.{user}` first"
+            ),
+            [format!("ceph auth caps client.{user} {}", self.caps(&more))],
+            "the cluster was not asked",
+        );
+        let volumes = |profile: &str| {
+            let each = asker.pools.iter().map(|pool| format!("{profile} pool={pool}"));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let (mgr, mut osd) = (volumes("profile rbd"), volumes("profile rbd"));
+        if !asker.pools.contains(pool) {
+            // To copy into images that stay clones takes writing; to clone them again it does not.
+            let profile = if self.flatten { "profile rbd-read-only" } else { "profile rbd" };
+            osd = format!("{osd}, {profile} pool={pool}");
+        }
+        let flattens = if self.flatten {
+            "volumes of images are clones of them, so it reads the images' pool"
+        } else {
+            "images stay clones (imaged_flatten = false), and before a volume is deleted they are flattened, \
+             so it writes to the images' pool"
+        };
+        let cinders = Need::not_checked(
+            format!(
+                "Ceph: the user of Cinder's backend, `rbd_user` in cinder.conf, here client.cinder: {flattens}"
+            ),
+            [format!("ceph auth caps client.cinder mon 'profile rbd' mgr '{mgr}' osd '{osd}'")],
+            "it is another user than the daemon's",
+        );
+        let driver = Need::not_checked(
+            "cinder.conf: in the section of each backend whose volumes are in those pools",
+            [
+                "volume_driver = imaged.cinder.RBDDriver".to_owned(),
+                "enable_clone_optimization = true".to_owned(),
+                format!("imaged_socket = {}", asker.socket.display()),
+                format!("imaged_store = {}", asker.store),
+            ],
+            "cinder.conf is not read",
+        );
+        vec![own, cinders, driver]
     }
 }
 

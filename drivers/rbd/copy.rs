@@ -317,7 +317,7 @@ fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
 /// Which caps are missing, by the command that gives them.
 fn may_not(store: &Store, pool: &str, what: &str, profile: &str) -> Error {
     let user = &store.config.user;
-    let caps = store.caps(&format!(", {profile} pool={pool}"));
+    let caps = store.config.caps(&format!(", {profile} pool={pool}"));
     Error::new(
         Kind::BackendDenied,
         format!(

@@ -13,15 +13,15 @@ use super::{
     handles::Snapshot,
     image::close,
     location::{Location, SNAP, Volume},
-    metadata, read,
+    metadata, needs, read,
     store::{Lanes, Store, is_away, on_lane, on_long_lane, run_long_on, run_on},
     trash, upload,
 };
 use crate::{
     contract::{
-        Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host, ImageId,
-        Kind, Listed, NewImage, Pieces, Progress, Properties, Reader, Recovered, Result, Source,
-        Span, Stat, Upload, Volumes,
+        Asker, Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host,
+        ImageId, Kind, Listed, Need, NewImage, Pieces, Progress, Properties, Reader, Recovered,
+        Result, Source, Span, Stat, Upload, Volumes,
     },
     kit::{
         refusals::{foreign, missing, unreached},
@@ -447,6 +447,10 @@ impl Volumes for Rbd {
         let body = read::stream(Arc::new(reading), name, 0..size, extents, window);
         let body = Body::Stream(body);
         Ok(Reader { at, version, size, range: 0..size, digests: None, body })
+    }
+
+    async fn needs(&self, asker: &Asker<'_>) -> Vec<Need> {
+        needs::needs(&self.0, asker).await
     }
 
     async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {

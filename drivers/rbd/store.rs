@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The object that has the names of a pool's images; made with the first of them.
-const DIRECTORY: &str = "rbd_directory";
+pub(super) const DIRECTORY: &str = "rbd_directory";
 
 /// Calls to librbd that block, at a time.
 const PLACES: usize = 16;
@@ -239,7 +239,7 @@ impl Store {
             return error;
         }
         let Self { pool, option, config: Config { user, .. }, .. } = self;
-        let caps = self.caps("");
+        let caps = self.config.caps("");
         Error::new(
             Kind::BackendDenied,
             format!(
@@ -248,14 +248,6 @@ impl Store {
             ),
         )
         .because(error.chain())
-    }
-
-    /// The caps that the store's user needs, as `ceph auth caps` takes them; `more` is for other pools.
-    pub(super) fn caps(&self, more: &str) -> String {
-        let Config { pool, data_pool, also_pools, .. } = &self.config;
-        let others = data_pool.iter().chain(also_pools);
-        let others: String = others.map(|pool| format!(", profile rbd pool={pool}")).collect();
-        format!("mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={pool}{others}{more}'")
     }
 
     /// Whether the pools can be used, which not only the mon knows. Blocks.

@@ -203,6 +203,19 @@ impl Pool {
         Ok(())
     }
 
+    /// Removes an object. Blocks.
+    ///
+    /// Implements: `int rados_remove(rados_ioctx_t, const char *oid)`
+    ///
+    /// # Errors
+    /// `NOENT` if there is none; `PERM` if the caps do not allow it, whether or not there is one.
+    pub fn remove_object(&self, object: &str) -> Result<()> {
+        let object = c(object)?;
+        // SAFETY: the name is valid for the call.
+        check(unsafe { rados::rados_remove(self.raw(), object.as_ptr()) })?;
+        Ok(())
+    }
+
     /// Makes an image of `size` bytes. Blocks.
     ///
     /// Implements: `int rbd_create4(rados_ioctx_t, const char *name, uint64_t size,

@@ -8,7 +8,7 @@ use clap::{
     error::ErrorKind,
 };
 use imaged::{client::Mode, config::HASHES, digest::Algo, wire::range};
-use imaged_drivers::Span;
+use imaged_drivers::{Span, options::shown};
 
 use super::output::{Failure, Output};
 
@@ -94,6 +94,19 @@ pub(crate) struct Check {
     /// Also say which of the locations in FILE, one a line, no store could serve; - for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) locations: Option<PathBuf>,
+    /// Also print what has to be given so that Cinder's volumes become images by clones, and what of it is
+    /// missing; POOLs are those of the volumes in Ceph
+    #[arg(
+        long,
+        value_name = "POOL",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true,
+        default_missing_value = "volumes",
+        value_parser = pool,
+        conflicts_with = "locations"
+    )]
+    pub(crate) for_cinder: Option<Vec<String>>,
     /// Print one JSON document on standard output, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
@@ -238,6 +251,19 @@ fn algo() -> impl clap::builder::TypedValueParser<Value = Algo> {
 fn mode() -> impl clap::builder::TypedValueParser<Value = Mode> {
     PossibleValuesParser::new(["auto", "clone", "copy", "stream"])
         .try_map(|name| serde_json::from_value::<Mode>(name.into()))
+}
+
+/// The name of a pool of Ceph.
+fn pool(text: &str) -> Result<String, String> {
+    if text.is_empty()
+        || text.contains(|c: char| "/@,".contains(c) || c.is_whitespace() || c.is_control())
+    {
+        return Err(format!(
+            "pools are named alone, between commas, as in --for-cinder=volumes,fast: pool={}",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 fn span(text: &str) -> Result<Span, String> {

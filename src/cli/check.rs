@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use imaged::check::{Checked, Verdict, masked};
+use imaged::check::{Checked, ForCinder, Verdict, masked};
 use serde_json::json;
 
 use super::{
@@ -26,10 +26,23 @@ pub(crate) fn run(args: &Check) -> ExitCode {
         Ok(runtime) => runtime,
         Err(failure) => return output.end(Err(failure)),
     };
-    let checked = runtime.block_on(Checked::new(&args.sources.clone().into()));
-    let ended = report(args, output, &checked);
+    let mut checked = runtime.block_on(Checked::new(&args.sources.clone().into()));
+    let (ended, lacks) = match &args.for_cinder {
+        None => (report(args, output, &checked), false),
+        Some(pools) => {
+            let needed = match runtime.block_on(checked.for_cinder(pools)) {
+                Ok(needed) => Some(needed),
+                Err(why) => {
+                    checked.wrong.push(why);
+                    None
+                }
+            };
+            let lacks = needed.as_ref().is_some_and(ForCinder::lacks);
+            (tell_needs(output, &checked, needed.as_ref()).map(|()| None), lacks)
+        }
+    };
     // What the stores have open goes before the threads that it was opened by.
-    let problems = !checked.wrong.is_empty();
+    let problems = lacks || !checked.wrong.is_empty();
     drop(checked);
     // A store that hangs must not hold the exit.
     runtime.shutdown_background();
@@ -39,6 +52,20 @@ pub(crate) fn run(args: &Check) -> ExitCode {
         }
         ended => output.end(ended.map(drop)),
     }
+}
+
+/// Prints what was found of the configuration, and what images of volumes need.
+fn tell_needs(output: Output, checked: &Checked, needed: Option<&ForCinder>) -> Done {
+    let Checked { fine, wrong, .. } = checked;
+    if output.json {
+        let all = json!({"fine": fine, "problems": wrong, "for_cinder": needed});
+        return print(|out| writeln!(out, "{all}"));
+    }
+    for line in fine.iter().chain(wrong) {
+        output.say(line);
+    }
+    let lines = needed.map(ForCinder::lines).unwrap_or_default();
+    print(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))
 }
 
 /// Prints what was found, of the configuration and then of the locations.

@@ -8,7 +8,12 @@ use std::{
 };
 
 use super::{Ran, finish};
-use crate::harness::daemon::{Daemon, IMAGED};
+use crate::harness::{
+    cinder::{Cinder, SECRET, TYPE, USER},
+    daemon::{Daemon, IMAGED},
+    raw::Raw,
+    stores::ceph::{Ceph, POOL, VOLUMES},
+};
 
 const CONFIG: &str = "\
 [DEFAULT]
@@ -223,4 +228,201 @@ fn numbers_at_the_edge_are_taken_or_refused_and_nothing_panics() {
             assert_eq!(ran.code == 1, ran.err.contains(option), "{option} = {value}: {ran:?}");
         }
     }
+}
+
+/// What one store needs, of a document that `--for-cinder --json` prints.
+fn needs<'a>(found: &'a serde_json::Value, store: &str) -> &'a serde_json::Value {
+    let stores = found["for_cinder"]["stores"].as_array().unwrap();
+    stores.iter().find(|one| one["store"] == store).unwrap()
+}
+
+#[test]
+fn what_is_needed_for_clones_of_volumes_in_ceph_is_what_then_suffices() {
+    let ceph = Ceph::up();
+    let keyring = ceph.conf().with_file_name("ceph.client.needy.keyring");
+    let osd = format!("profile rbd pool={POOL}, profile rbd-read-only pool={VOLUMES}");
+    let caps = ["mon", "profile rbd", "mgr", "profile rbd", "osd", &osd];
+    // A test that failed has left it.
+    ceph.admin(&["auth", "rm", "client.needy"]);
+    let made = [&["auth", "get-or-create", "client.needy"][..], &caps].concat();
+    fs::write(&keyring, ceph.admin(&made) + "\n").unwrap();
+    let config = format!(
+        "[DEFAULT]\nenabled_backends = ceph:rbd, fast:file\n[glance_store]\ndefault_backend = ceph\n\
+         [fast]\nfilesystem_store_datadir = {{dir}}/fast\n[ceph]\n{}\
+         [imaged]\nsocket = /run/here.sock\nroles = glance:admin, cinder:service\n",
+        ceph.options_of("needy", POOL, 20)
+    );
+    let home = home(&config);
+    let ask = |words: &[&str]| check(home.path(), words, b"");
+    let lacking = ask(&["--for-cinder", "--json"]);
+    assert_eq!(lacking.code, 1, "{lacking:?}");
+    let found = lacking.json();
+    let caps = &needs(&found, "ceph")["needs"][0];
+    assert_eq!(caps["state"], "missing", "{caps}");
+    assert!(
+        caps["why"].as_str().unwrap().contains("may read the pool `volumes` and not write to it")
+    );
+    let line = caps["lines"][0].as_str().unwrap();
+    assert_eq!(
+        line,
+        "ceph auth caps client.needy mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool=images, \
+         profile rbd pool=volumes'"
+    );
+    // The line, given to Ceph as it is printed.
+    let words: Vec<_> = line
+        .split('\'')
+        .flat_map(|part| {
+            let quoted = part.starts_with("profile");
+            if quoted {
+                vec![part.to_owned()]
+            } else {
+                part.split_whitespace().map(str::to_owned).collect()
+            }
+        })
+        .collect();
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    ceph.admin(&words);
+    let told = ask(&["--for-cinder=volumes"]).done();
+    for line in [
+        "store `ceph` (rbd): raw images of volumes are clones inside it",
+        "    given: it may read and write images, volumes;",
+        "      ceph auth caps client.cinder mon 'profile rbd' mgr 'profile rbd pool=volumes' osd 'profile rbd \
+         pool=volumes, profile rbd-read-only pool=images'",
+        "      volume_driver = imaged.cinder.RBDDriver",
+        "      enable_clone_optimization = true",
+        "      imaged_socket = /run/here.sock",
+        "      imaged_store = ceph",
+        "store `fast` (file): images of volumes are streamed into it",
+        "      roles = glance:admin, cinder:service",
+        "    given: cinder has it;",
+        "      openstack role add --user cinder --project service service",
+        "      send_service_user_token = true",
+        "Who has the role service at Glance can give a queued image any location",
+    ] {
+        assert!(told.text().contains(line), "{line}\n{}", told.text());
+    }
+    // It has changed nothing, and a daemon makes an image by these caps.
+    assert_eq!((ceph.images(), ceph.volumes()), (Vec::new(), Vec::new()));
+    ceph.volume("volume-1", b"bytes");
+    let daemon = Daemon::start(&config.replace("socket = /run/here.sock\n", ""));
+    let body = format!(r#"{{"source": {{"rbd_volume": "{VOLUMES}/volume-1"}}, "mode": "clone"}}"#);
+    let path = "/v1/stores/ceph/images/x";
+    assert_eq!(Raw::ask(&daemon.socket, "POST", path, body.as_bytes()).status, 201);
+    assert_eq!(daemon.ask("DELETE", path).status, 204);
+    daemon.wait_until_idle();
+    drop(daemon);
+    // Pools that there are not, and one that it may not use.
+    let none = ask(&["--for-cinder=volumes,volumse,small", "--json"]);
+    assert_eq!(none.code, 1, "{none:?}");
+    let found = none.json();
+    let why = needs(&found, "ceph")["needs"][0]["why"].as_str().unwrap();
+    for part in
+        ["the cluster has no pool `volumse`", "--for-cinder=POOL", "may not read the pool `small`"]
+    {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    ceph.admin(&["auth", "rm", "client.needy"]);
+    // One that Ceph does not let in is told what to be given all the same.
+    let down = ask(&["--for-cinder", "--json"]);
+    assert_eq!(down.code, 1, "{down:?}");
+    let found = down.json();
+    assert!(found["problems"][0].as_str().unwrap().contains("store `ceph` is down"), "{found}");
+    let caps = &needs(&found, "ceph")["needs"][0];
+    assert_eq!((&caps["state"], &caps["lines"][0]), (&"not-checked".into(), &line.into()));
+    fs::remove_file(keyring).unwrap();
+}
+
+#[test]
+fn what_is_needed_for_clones_inside_cinder_is_asked_of_cinder() {
+    let folder = tempfile::tempdir().unwrap();
+    let cinder = Cinder::nfs(folder.path());
+    let config = |kind: &str| {
+        format!(
+            "[DEFAULT]\nenabled_backends = volumes:cinder\n[imaged]\nroles = 34:service\n\
+             [volumes]\ncinder_store_auth_address = {}/v3\ncinder_store_user_name = {USER}\n\
+             cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
+             cinder_volume_type = {kind}\n",
+            cinder.url()
+        )
+    };
+    let found = check(home(&config(TYPE)).path(), &["--for-cinder", "--json"], b"").done().json();
+    let needed = needs(&found, "volumes");
+    assert_eq!(needed["cloned"], true);
+    let states = |needed: &serde_json::Value| {
+        let needs = needed["needs"].as_array().unwrap();
+        needs.iter().map(|need| need["state"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(states(needed), ["given", "given", "given", "not-checked"]);
+    let lines = needed["needs"][3]["lines"].as_array().unwrap();
+    for line in [
+        "cinder_internal_tenant_project_id = PROJECT_ID",
+        "image_upload_use_cinder_backend = true",
+        "imaged_store = volumes",
+    ] {
+        assert!(lines.contains(&line.into()), "{line}: {lines:?}");
+    }
+    // A type that there is not, and a project that has no room.
+    cinder.limit(1, 10);
+    cinder.place("somebody's", 1, &[]);
+    let lacking = check(home(&config("none")).path(), &["--for-cinder", "--json"], b"");
+    assert_eq!(lacking.code, 1, "{lacking:?}");
+    let found = lacking.json();
+    let needed = needs(&found, "volumes");
+    assert_eq!(states(needed), ["given", "missing", "missing", "not-checked"]);
+    assert!(
+        needed["needs"][1]["why"].as_str().unwrap().contains("no volume type none"),
+        "{needed}"
+    );
+    assert!(needed["needs"][2]["why"].as_str().unwrap().contains("1 of 1 volumes"), "{needed}");
+    // A login that is refused.
+    let refused = config(TYPE).replace(SECRET, "wrong");
+    let refused = check(home(&refused).path(), &["--for-cinder", "--json"], b"");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(!refused.text().contains("wrong"), "{refused:?}");
+    assert_eq!(states(needs(&refused.json(), "volumes")), ["not-checked"; 4]);
+}
+
+#[test]
+fn bad_words_for_cinder_are_refused_with_what_to_write() {
+    let home = home(CONFIG);
+    let ran = check(home.path(), &["--for-cinder"], b"");
+    assert_eq!((ran.code, ran.text()), (1, ""), "{ran:?}");
+    assert!(ran.err.contains("no store of this configuration is of type rbd or cinder"), "{ran:?}");
+    let json = check(home.path(), &["--for-cinder", "--json"], b"");
+    assert_eq!((json.code, &json.json()["for_cinder"]), (1, &serde_json::Value::Null));
+    for words in
+        ["--for-cinder=", "--for-cinder=a,,b", "--for-cinder=pool/volume", "--for-cinder=a b"]
+    {
+        let ran = check(home.path(), &[words], b"");
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.err.contains("as in --for-cinder=volumes,fast"), "{ran:?}");
+    }
+    for words in [&["--for-cinder", "volumes"][..], &["--for-cinder", "--locations", "-"]] {
+        assert_eq!(check(home.path(), words, b"").code, 2);
+    }
+    // A configuration that cannot be read.
+    fs::write(home.path().join("conf"), "[DEFAULT]\nenabled_backends = a:nfs\n").unwrap();
+    let ran = check(home.path(), &["--for-cinder"], b"");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for part in ["no such type of store", "the configuration cannot be read; mend that first"] {
+        assert!(ran.err.contains(part), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_role_that_nobody_has_is_missing_and_its_line_keeps_the_others() {
+    let config = "[DEFAULT]\nenabled_backends = ceph:rbd\n[imaged]\nroles = glance:admin, 42:reader\n\
+                  [ceph]\nrbd_store_ceph_conf = /nonexistent\nimaged_flatten = false\n\
+                  rbd_store_data_pool = ec\nimaged_also_pools = old\nrbd_store_pool = volumes\n";
+    let found =
+        check(home(config).path(), &["--for-cinder=volumes,fast,fast", "--json"], b"").json();
+    let role = &found["for_cinder"]["needs"][0];
+    assert_eq!(role["state"], "missing", "{role}");
+    assert_eq!(role["lines"][1], "roles = glance:admin, 42:reader, cinder:service");
+    // Each pool once, the store's own among the volumes' too.
+    let needed = &needs(&found, "ceph")["needs"];
+    let osd = "osd 'profile rbd pool=volumes, profile rbd pool=ec, profile rbd pool=old, profile rbd pool=fast'";
+    assert!(needed[0]["lines"][0].as_str().unwrap().ends_with(osd), "{needed}");
+    let osd = "osd 'profile rbd pool=volumes, profile rbd pool=fast'";
+    assert!(needed[1]["lines"][0].as_str().unwrap().ends_with(osd), "{needed}");
 }

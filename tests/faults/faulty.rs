@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
-    Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold, ImageId,
-    Kind, Listed, Location, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered,
-    Result, Shares, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
+    Asker, Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold,
+    ImageId, Kind, Listed, Location, Need, NewImage, Part, Pieces, Progress, Properties, Reader,
+    Recovered, Result, Shares, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// How a call fails.
@@ -230,6 +230,10 @@ impl Volumes for Faulty {
         self.script
             .pass("open_sealed", self.inner.volumes().unwrap().open_sealed(sealed, window))
             .await
+    }
+
+    async fn needs(&self, asker: &Asker<'_>) -> Vec<Need> {
+        self.inner.volumes().unwrap().needs(asker).await
     }
 
     async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {

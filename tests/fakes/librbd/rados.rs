@@ -309,3 +309,12 @@ unsafe extern "C" fn rados_write_full(io: &Io, oid: Text, buf: *const c_char, le
         Ok(0)
     })
 }
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_remove(io: &Io, oid: Text) -> c_int {
+    let object = oid.text();
+    io.state.call("rados_remove", &object, 0, |world| {
+        let pool = world.pool_mut(&io.pool)?;
+        pool.objects.remove(&object).map(|_bytes| 0).ok_or(NOENT)
+    })
+}

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
-    Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, Location,
-    NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Shares, Source, Span,
-    Stat, Upload, Volume, Volumes, window::Window,
+    Asker, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, Location,
+    Need, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Shares, Source,
+    Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// The driver `inner` with fewer capabilities: what they deny is an error of whoever calls it.
@@ -136,6 +136,10 @@ impl Volumes for Modest {
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
         self.inner.volumes().unwrap().open_sealed(sealed, window).await
     }
+    async fn needs(&self, asker: &Asker<'_>) -> Vec<Need> {
+        self.inner.volumes().unwrap().needs(asker).await
+    }
+
     async fn unseal(&self, volume: &Volume, claim: &Claim) -> Result<()> {
         self.inner.volumes().unwrap().unseal(volume, claim).await
     }
