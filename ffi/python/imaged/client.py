@@ -262,10 +262,12 @@ class Client:
         mode: str = "auto",
         hash_algo: str | None = None,
         request_id: str | None = None,
+        project: str | None = None,
     ) -> Receipt:
         """Make an image of another one or of a volume, by the daemon alone.
 
         `mode` is auto, clone, copy or stream. If the receipt has a `digest_job`, digests follow.
+        `project` is as for `put`.
         """
         origin = {
             "location": location,
@@ -279,7 +281,8 @@ class Client:
         }
         if hash_algo is not None:
             wanted["hash_algo"] = hash_algo
-        answer = self._change("POST", _image(store, id), request_id, json.dumps(wanted).encode())
+        body = json.dumps(wanted).encode()
+        answer = self._change("POST", _image(store, id), request_id, body, _project(project))
         return records.read(Receipt, answer)
 
     # Stores and jobs
@@ -378,9 +381,16 @@ class Client:
                 raise
 
     def _change(
-        self, method: str, path: str, request_id: str | None, body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        request_id: str | None,
+        body: bytes | None = None,
+        more: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = dict(more or {})
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body or b""))
         connection = self._connect()
         try:

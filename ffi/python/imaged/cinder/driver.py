@@ -4,8 +4,11 @@
 * Chose: to extend Cinder's driver, under the same name. Because: all that is not said here stays
   as it is, and the name is the default of `volume_backend_name`, which volumes carry. Instead of: a
   driver of our own, or a changed Cinder.
-* Chose: whatever goes wrong before Glance has the location, the image is streamed. Because: that
-  is what the user would have got. Instead of: a failure of what is meant to be only faster.
+* Chose: the daemon copies a volume that it cannot clone, and one option is for both. Because: both
+  need the same rights and register a location. Instead of: another option.
+* Chose: whatever goes wrong before Glance has the location, the image is streamed to Glance.
+  Because: that is what the user would have got. Instead of: a failure of what is meant to be only
+  faster.
 * Chose: a volume waits, when it is deleted, until images that were cloned from it need it no more.
   Because: Cinder would copy into the images itself, for which its user would have to write to
   Glance's pool, and the daemon does it already. Instead of: those rights, or volumes left behind in
@@ -27,7 +30,7 @@ from oslo_config import cfg
 from .. import errors as ours
 from ..client import Client
 from ..records import Receipt, Store
-from .choice import Unsuited, store_for, suited
+from .choice import Unsuited, stores_for, suited
 from .registration import Refused, Unclear, register
 from .sized import with_size
 
@@ -38,9 +41,10 @@ OPTIONS = [
         "enable_clone_optimization",
         default=False,
         help="""
-Have imaged make a raw image of a volume by a clone, where Glance's store is in its cluster.
+Have imaged make a raw image of a volume: by a clone where Glance's store is in its cluster, else by
+a copy if the store is of type rbd, s3 or cinder.
 
-The image's bytes are then never read by Cinder. Cinder's user registers the image's location at
+The image's bytes then never pass Cinder. Cinder's user registers the image's location at
 Glance, for which it needs the role service, and the user that Cinder runs as needs the role service
 of imaged. Whoever has the role service at Glance can give an image any location.
 """,
@@ -63,7 +67,7 @@ store of Glance and of imaged.
         "imaged_send_digests",
         default=False,
         help="""
-Wait until imaged knows the digest of a cloned image, and tell it to Glance.
+Wait until imaged knows the digest of an image that it made, and tell it to Glance.
 
 It is for a Glance with do_secure_hash = false, which would have no digests of these images
 otherwise. One with do_secure_hash = true, the default, reads the image again to compare, and the
@@ -76,7 +80,7 @@ cfg.CONF.register_opts(OPTIONS, group=configuration.SHARED_CONF_GROUP)
 STORE_SPEC = "image_service:store_id"
 # Glance's own default.
 HASH_ALGO = "sha512"
-# Seconds to take back a clone of which nobody knows whether it was made.
+# Seconds to take back an image of which nobody knows whether it was made.
 PATIENCE = 60.0
 # Seconds without a sign of work on its clones until a volume no longer waits for them.
 STUCK = 30.0
@@ -105,28 +109,30 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
         store = _named_store(volume) or self.configuration.imaged_store
         if self.configuration.enable_clone_optimization:
             try:
-                self._clone_to_image(context, volume, image_meta, store)
+                self._have_image_made(context, volume, image_meta, store)
                 return
             except Unsuited as reason:
                 LOG.info("Image %s is streamed: %s", image_meta["id"], reason)
             except Unclear:
                 raise
             except (Refused, ours.Error) as reason:
-                LOG.warning("Image %s is streamed, not cloned: %s", image_meta["id"], reason)
+                LOG.warning(
+                    "Image %s is streamed, not made by imaged: %s", image_meta["id"], reason
+                )
             except Exception:
-                LOG.exception("Image %s is streamed, not cloned", image_meta["id"])
+                LOG.exception("Image %s is streamed, not made by imaged", image_meta["id"])
         super().copy_volume_to_image(context, volume, with_size(image_service, store), image_meta)
 
-    def _clone_to_image(
+    def _have_image_made(
         self, context: Any, volume: Any, image_meta: dict[str, Any], named: str | None
     ) -> None:
         image = image_meta["id"]
         suited(image_meta, encrypted=bool(volume.encryption_key_id))
-        store = store_for(self._imaged.stores(), named, self._get_fsid())
+        store, via = stores_for(self._imaged.stores(), named, self._get_fsid())
         call = _glance(context)
         began = time.monotonic()
-        receipt = self._clone_once(call, store, image, volume, context.request_id)
-        cloned = time.monotonic()
+        receipt = self._made_once(call, store, via, image, volume, context)
+        made = time.monotonic()
         try:
             digests = self._digests(receipt) if self.configuration.imaged_send_digests else {}
             register(call, image, receipt.location, digests)
@@ -142,39 +148,40 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
             self._undo(store, image)
             raise
         LOG.info(
-            "Image %s is a clone of volume %s: cloned in %.2f s, registered in %.2f s",
+            "Image %s is a %s of volume %s: made in %.2f s, registered in %.2f s",
             image,
+            "clone" if receipt.digest_job else "copy",
             volume.id,
-            cloned - began,
-            time.monotonic() - cloned,
+            made - began,
+            time.monotonic() - made,
         )
 
-    def _clone_once(
-        self, call: Any, store: Store, image: str, volume: Any, request_id: str | None
+    def _made_once(
+        self, call: Any, store: Store, via: Store, image: str, volume: Any, context: Any
     ) -> Receipt:
-        """Make the clone, whose name is the image's id, so there can be but one."""
+        """Make the image, whose name is its id, so there can be but one."""
 
-        def clone() -> Receipt:
+        def make() -> Receipt:
             return self._imaged.copy(
                 store.id,
                 image,
                 # Of a volume that was migrated it follows another id than the volume's.
                 rbd_volume=f"{self.configuration.rbd_pool}/{volume.name}",
-                from_store=store.id,
-                mode="clone",
+                from_store=via.id,
                 hash_algo=HASH_ALGO,
-                request_id=request_id,
+                request_id=context.request_id,
+                project=context.project_id,
             )
 
         try:
-            return clone()
+            return make()
         except ours.Exists:
             # A try before this one has left it, perhaps of what the volume was then. While the
             # image is queued it has no location, so nobody has seen this.
             if call("get", image)["status"] != "queued":
                 raise
-            self._imaged.delete(store.id, image, request_id=request_id)
-            return clone()
+            self._imaged.delete(store.id, image, request_id=context.request_id)
+            return make()
         except ours.Error as error:
             if error.in_doubt:
                 self._undo(store, image)
@@ -182,16 +189,20 @@ class RBDDriver(rbd.RBDDriver):  # type: ignore[misc]
 
     def _digests(self, receipt: Receipt) -> dict[str, str]:
         """What Glance compares or believes: its validation data."""
+        if (value := receipt.hash_value) is None:
+            value = self._digest_to_come(receipt)
+        return {"os_hash_algo": HASH_ALGO, "os_hash_value": value}
+
+    def _digest_to_come(self, receipt: Receipt) -> str:
         if receipt.digest_job:
             while not (job := self._imaged.job(receipt.digest_job, wait=30)).over:
                 pass
             if job.state != "done":
                 raise Refused(f"the image has no digests, the job is {job.state}: {job.error}")
-        stat = self._imaged.stat(receipt.store, at=receipt.location)
-        return {"os_hash_algo": HASH_ALGO, "os_hash_value": stat.digests[HASH_ALGO]}
+        return self._imaged.stat(receipt.store, at=receipt.location).digests[HASH_ALGO]
 
     def _undo(self, store: Store, image: str) -> None:
-        """Take a clone back that Glance does not have."""
+        """Take an image back that Glance does not have."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

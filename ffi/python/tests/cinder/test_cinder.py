@@ -22,7 +22,7 @@ def store(id, **more):
     return Store(id=id, **{**told, **more})
 
 
-# Which images can be clones
+# Which images the daemon makes
 
 
 def test_a_raw_and_bare_image_of_a_plain_volume():
@@ -42,30 +42,49 @@ def test_any_other_is_refused(image, encrypted, why):
         choice.suited(image, encrypted=encrypted)
 
 
+def chosen(stores, named):
+    return tuple(one.id for one in choice.stores_for(stores, named, FSID))
+
+
 def test_the_named_store_goes_before_the_default():
     stores = [store("a", default=True), store("b")]
-    assert choice.store_for(stores, "b", FSID).id == "b"
-    assert choice.store_for(stores, None, FSID).id == "a"
+    assert chosen(stores, "b") == ("b", "b")
+    assert chosen(stores, None) == ("a", "a")
+
+
+@pytest.mark.parametrize(
+    "more", [{"type": "s3"}, {"type": "cinder"}, {"properties": {"fsid": "x"}}]
+)
+def test_a_store_elsewhere_is_reached_by_way_of_one_in_the_cluster(more):
+    stores = [store("a", state="down"), store("b", read_only=True), store("c", **more)]
+    assert chosen(stores, "c") == ("c", "b")
+
+
+@pytest.mark.parametrize("stores", [[], [store("b", state="down")]])
+def test_a_volume_that_no_store_reaches_is_refused(stores):
+    stores = [store("a", type="s3", properties={}), *stores]
+    with pytest.raises(choice.Unsuited, match=f"reaches the volume's cluster, {FSID}"):
+        choice.stores_for(stores, "a", FSID)
 
 
 @pytest.mark.parametrize(
     "more, why",
     [
-        ({"type": "file"}, "of type file"),
+        ({"type": "file"}, "store a: its type"),
+        ({"type": "swift"}, "store a: its type"),
         ({"state": "down", "reason": "no mon"}, "down: no mon"),
         ({"read_only": True}, "may only be read"),
-        ({"properties": {"fsid": "another"}}, "in the cluster another"),
     ],
 )
-def test_a_store_without_clones_is_refused(more, why):
+def test_a_store_that_takes_no_image_or_no_location_is_refused(more, why):
     with pytest.raises(choice.Unsuited, match=why):
-        choice.store_for([store("a", **more)], "a", FSID)
+        choice.stores_for([store("a", **more), store("b")], "a", FSID)
 
 
 @pytest.mark.parametrize("named, why", [("b", "no store b; it has: a"), (None, "no default store")])
 def test_a_store_that_is_not_there_is_refused(named, why):
     with pytest.raises(choice.Unsuited, match=why):
-        choice.store_for([store("a")], named, FSID)
+        choice.stores_for([store("a")], named, FSID)
 
 
 # How a location is registered
@@ -249,11 +268,12 @@ class Daemon:
 
     def __init__(self, **told):
         self.told = {name: list(answers) for name, answers in told.items()}
-        self.asked = []
+        self.asked, self.more = [], []
 
     def __getattr__(self, name):
         def ask(*arguments, **more):
             self.asked.append((name, *arguments))
+            self.more.append(more)
             answers = self.told[name]
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
             if isinstance(answer, Exception):
@@ -272,8 +292,10 @@ class Volume:
 
 class Context:
     request_id = "req-1"
+    project_id = "p"
 
 
+COPY = records.Receipt("ceph", "x", "s3://x", 1, "sha512", hash_value="ab")
 RECEIPT = records.Receipt("ceph", "x", "rbd://x", 1, "sha512", digest_job="j")
 
 
@@ -318,6 +340,23 @@ def test_a_clone_is_registered(upload):
     assert glance.asked[0][1] == "rbd://x"
 
 
+def test_a_copy_elsewhere_is_registered(upload):
+    stores = [store("ceph", type="s3", properties={}), store("near")]
+    daemon, glance = Daemon(stores=[stores], copy=[COPY]), Glance()
+    assert not upload(daemon, glance)
+    assert daemon.asked[1:] == [("copy", "ceph", "x")]
+    asked = {"rbd_volume": "volumes/volume-v", "from_store": "near", "project": "p"}
+    assert asked.items() <= daemon.more[1].items()
+    assert glance.asked[0][1] == "s3://x"
+
+
+def test_a_copy_has_its_digest(upload):
+    stores = [store("ceph", type="s3"), store("near")]
+    glance = Glance()
+    assert not upload(Daemon(stores=[stores], copy=[COPY]), glance, imaged_send_digests=True)
+    assert glance.asked[0][2] == {"os_hash_algo": "sha512", "os_hash_value": "ab"}
+
+
 def test_without_the_option_nobody_asks_the_daemon(upload):
     daemon = Daemon()
     assert upload(daemon, Glance(), enable_clone_optimization=False)
@@ -333,7 +372,7 @@ def test_without_the_option_nobody_asks_the_daemon(upload):
         {"stores": [[store("ceph")]], "copy": [ValueError("not thought of")]},
     ],
 )
-def test_what_cannot_be_cloned_is_streamed(upload, told):
+def test_what_the_daemon_does_not_make_is_streamed(upload, told):
     daemon = Daemon(**told)
     assert upload(daemon, Glance())
     assert "delete" not in [asked[0] for asked in daemon.asked]
@@ -348,14 +387,15 @@ def lost():
 @pytest.mark.parametrize(
     "gone", [[None], [errors.NotFound("gone")], [errors.Unreachable("none"), None]]
 )
-def test_a_clone_in_doubt_is_taken_back(upload, gone):
+def test_an_image_in_doubt_is_taken_back(upload, gone):
     daemon = Daemon(stores=[[store("ceph")]], copy=[lost()], delete=gone)
     assert upload(daemon, Glance())
     assert [asked[0] for asked in daemon.asked].count("delete") == len(gone)
 
 
-def test_a_clone_that_glance_does_not_take_is_taken_back(upload):
-    daemon = Daemon(stores=[[store("ceph")]], copy=[RECEIPT], delete=[None])
+@pytest.mark.parametrize("receipt", [RECEIPT, COPY])
+def test_an_image_that_glance_does_not_take_is_taken_back(upload, receipt):
+    daemon = Daemon(stores=[[store("ceph")]], copy=[receipt], delete=[None])
     glance = Glance([answers.HTTPForbidden(), answers.HTTPForbidden()])
     assert upload(daemon, glance)
     assert daemon.asked[-1] == ("delete", "ceph", "x")
