@@ -85,10 +85,12 @@ impl Volume {
         }
     }
 
-    /// Whether it is whole and not on its way out.
+    /// Whether it is whole and not on its way out. Of its own clone of a volume Cinder tells the image's owner before
+    /// Glance gets the location, and the image afterwards.
     pub(super) fn is_whole(&self) -> bool {
         let made = !self.metadata.contains_key(UPLOAD) && !self.metadata.contains_key(SEAL);
-        made && self.image().is_some() && !self.is_leaving()
+        let of_image = self.image().is_some() || self.metadata.contains_key(OWNER);
+        made && of_image && !self.is_leaving()
     }
 
     /// Whether nobody reads it any more.
