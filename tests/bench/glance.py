@@ -87,6 +87,7 @@ class Rig:
         request = self._request("POST", f"{facts['keystone']}/auth/tokens", body)
         with self.open(request, timeout=60) as answer:
             self.token = answer.headers["X-Subject-Token"]
+            self.catalog = json.loads(answer.read())["token"]["catalog"]
 
     @staticmethod
     def _request(method, url, body=None, **headers):
@@ -95,10 +96,10 @@ class Rig:
         text = None if body is None else json.dumps(body).encode()
         return urllib.request.Request(url, text, headers, method=method)
 
-    def ask(self, method, path, body=None):
+    def ask(self, method, path, body=None, url=None):
         headers = {"X-Auth-Token": self.token}
         with self.open(
-            self._request(method, self.url + path, body, **headers), timeout=300
+            self._request(method, (url or self.url) + path, body, **headers), timeout=300
         ) as answer:
             return json.loads(answer.read() or "null")
 
@@ -285,7 +286,7 @@ def report(args, found):
     table(("figure", "found", "wanted"), [row for row in goals(found) if row[1] != "-"])
 
 
-def with_rig(args, work):
+def with_rig(args, work, kind=Rig):
     os.environ["GLANCE_FLAVOR"] = "keystone"
     os.environ["IMAGED_BIN"] = str(args.imaged or release_build())
     script = HOME / "ci/openstack"
@@ -297,7 +298,7 @@ def with_rig(args, work):
         facts = json.loads((args.rig / "rig.json").read_text())
         # One that was up before has its own program.
         print(f"imaged: {Path(facts['program']).resolve()}", file=sys.stderr)
-        return work(Rig(facts))
+        return work(kind(facts))
     finally:
         if not was_up and not args.keep:
             run(script, "down", args.rig)
