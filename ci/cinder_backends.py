@@ -10,15 +10,11 @@ import os
 import signal
 import time
 
-import cinder.privsep
 from cinder import interface
 from cinder.volume.drivers import lvm, nfs
 from cinder.volume.targets import tgt
 
 GIB = 1 << 30
-
-# This process may do what it has to: it needs no helper that may do more.
-cinder.privsep.sys_admin_pctxt.set_client_mode(False)
 
 
 @interface.volumedriver

@@ -84,7 +84,6 @@ mod metadata;
 #[cfg(feature = "ceph")]
 mod needs;
 #[cfg(feature = "ceph")]
-#[cfg(feature = "ceph")]
 mod read;
 #[cfg(feature = "ceph")]
 mod seen;

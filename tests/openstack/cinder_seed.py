@@ -11,11 +11,16 @@ from seed import connect
 # By name: the backend that has its volumes, and the store that images of them go to.
 TYPES = {
     "plain": ("plain", "ceph"),
+    "plain-to-plain": ("plain", "plain-ceph"),
     "clone": ("clone", "ceph"),
     "clone-to-files": ("clone", "fast"),
     "clone-to-default": ("clone", None),
     "clone-to-plain": ("clone", "plain-ceph"),
     "clone-beside": ("clone", "also-ceph"),
+    "copy-to-cloud": ("clone", "cloud"),
+    "copy-to-volumes": ("clone", "volumes"),
+    "backed": ("backed", None),
+    "backed-to-volumes": ("backed", "volumes"),
     "stream": ("stream", "ceph"),
 }
 

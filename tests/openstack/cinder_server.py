@@ -13,6 +13,7 @@ monkey_patch.patch()
 import shlex
 import sys
 
+import cinder.privsep
 import os_brick
 from cinder import coordination, objects, rpc, service, utils, version
 from cinder.common import config
@@ -25,6 +26,9 @@ CONF = cfg.CONF
 
 
 def main():
+    # It may do what it has to: it needs no helper that may do more.
+    cinder.privsep.sys_admin_pctxt.set_client_mode(False)
+    utils.get_root_helper = lambda: "env"
     objects.register_all()
     CONF(sys.argv[1:], project="cinder", version=version.version_string())
     config.set_middleware_defaults()

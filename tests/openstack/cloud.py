@@ -186,9 +186,14 @@ class Rig:
             return _in_bucket(facts)
         if facts["type"] == "swift":
             return self._in_container(facts)
+        if facts["type"] == "cinder":
+            return self._in_volumes(facts)
         found = {}
         with self.pool(store) as ioctx:
             for name in rbd.RBD().list(ioctx):
+                # What Cinder leaves of a volume that it had cloned, when both are gone.
+                if name.endswith(".deleted"):
+                    continue
                 # One may go away just now.
                 with (
                     contextlib.suppress(rbd.ImageNotFound),
@@ -199,9 +204,25 @@ class Rig:
                 found[f"trash/{entry['name']}"] = None
         return found
 
+    def _in_volumes(self, facts):
+        """Images in volumes, of any project; a volume that is no image yet is by its own name."""
+        connected = _service(facts["auth"], facts["user"], facts["key"], self["region"])
+        found = {}
+        for one in connected.block_storage.volumes(all_projects=True):
+            if not (one.name or "").startswith("image-"):
+                continue
+            known = one.metadata.get("glance_image_id")
+            size = int(one.metadata.get("image_size", one.size << 30))
+            if known and "imaged_upload" not in one.metadata:
+                found[known] = size
+            else:
+                found[one.name] = None
+        return found
+
     def _in_container(self, facts):
         """Images with the sizes of all their segments; a segment of no image is by its own name."""
-        swift = _swift(facts["auth"], facts["user"], facts["key"], self["region"])
+        connected = _service(facts["auth"], facts["user"], facts["key"], self["region"])
+        swift = connected.object_store
         listed = swift.get(f"/{facts['container']}?format=json")
         if listed.status_code in (204, 404):
             return {}
@@ -216,7 +237,7 @@ class Rig:
 
 # Made once each, for every test looks into every store.
 @functools.cache
-def _swift(auth, user, key, region):
+def _service(auth, user, key, region):
     return openstack.connect(
         auth_url=auth,
         username=user,
@@ -225,7 +246,7 @@ def _swift(auth, user, key, region):
         user_domain_id="default",
         project_domain_id="default",
         region_name=region,
-    ).object_store
+    )
 
 
 @functools.cache

@@ -28,6 +28,7 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user, c
     rgw = dict(line.split("=", 1) for line in (folder / "ceph/rgw.env").read_text().splitlines())
     cloud = {"type": "s3", **{name: rgw[name] for name in ("url", "access_key", "secret_key")}}
     swift = {"type": "swift", "auth": f"{keystone}/v3", "user": "glance", "key": password}
+    cinder = {"type": "cinder", "auth": f"{keystone}/v3", "user": "glance", "key": password}
     ceph = {"type": "rbd", "user": "glance", "conf": str(folder / "ceph/ceph.conf")}
     rig = {
         "mode": mode,
@@ -78,6 +79,9 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user, c
         "default_store": "fast",
         "pids": {name: pid(name) for name in ("keystone", "glance", "cinder", "imaged", "files")},
     }
+    if mode == "imaged":
+        rig["stores"]["volumes"] = cinder
+        rig["switched"].append("volumes")
     (folder / "rig.json.new").write_text(json.dumps(rig, indent=2) + "\n")
     os.replace(folder / "rig.json.new", folder / "rig.json")
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import random
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -49,9 +50,19 @@ def check(rig, glance, image, sha512, store="ceph", size=GIB):
         assert rig.digest(store, image) == sha512
 
 
+def kinds(rig, image):
+    """Of what kinds the daemon's work on it was."""
+    return {job["kind"] for job in rig.imaged("jobs")["jobs"] if job["image"] == image}
+
+
 def was_cloned(rig, image):
     """Whether the daemon made it by a clone, whose digest follows."""
-    return "digest" in [job["kind"] for job in rig.imaged("jobs")["jobs"] if job["image"] == image]
+    return "digest" in kinds(rig, image)
+
+
+def was_copied(rig, image):
+    """Whether the daemon read the volume for it."""
+    return kinds(rig, image) == {"copy"}
 
 
 @contextlib.contextmanager
@@ -95,6 +106,30 @@ def test_cloned_for_a_store_that_glance_serves_itself(cinder, imaged, rig, raw, 
     image = cinder.uploaded(cinder.volume("clone-to-plain", content=raw))
     check(rig, imaged, image, whole, "plain-ceph")
     assert was_cloned(rig, image)
+
+
+@pytest.mark.parametrize("store, first", [("cloud", "image"), ("volumes", "volume")])
+def test_copied_to_a_store_elsewhere(cinder, imaged, rig, raw, whole, store, first):
+    volume = cinder.volume(f"copy-to-{store}", content=raw)
+    image = cinder.uploaded(volume)
+    check(rig, imaged, image, whole, store)
+    assert was_copied(rig, image)
+    assert cinder.snapshots(volume) == []
+    if first == "volume":
+        cinder.delete(volume)
+        assert digest(imaged.download(image).content, "sha512") == whole
+    imaged.delete(image)
+    assert rig.held(store) == {}
+
+
+def test_an_image_of_another_format_is_cinder_s_own(cinder, imaged, rig, whole, raw, tmp_path):
+    image = cinder.uploaded(cinder.volume("clone", content=raw), disk_format="qcow2")
+    assert imaged.show(image)["disk_format"] == "qcow2"
+    assert kinds(rig, image) == set()
+    (tmp_path / "qcow2").write_bytes(imaged.download(image).content)
+    convert = ["qemu-img", "convert", "-O", "raw", tmp_path / "qcow2", tmp_path / "raw"]
+    subprocess.run(convert, check=True, timeout=60)
+    assert digest((tmp_path / "raw").read_bytes(), "sha512") == whole
 
 
 def test_a_user_who_is_no_administrator(cinder, imaged, rig, raw, whole):
@@ -192,15 +227,16 @@ def test_a_volume_that_was_migrated(cinder, imaged, rig, raw, whole):
         move(other, volume, "NULL")
 
 
-def test_glance_refuses_the_location(cinder, imaged, rig, raw, whole):
-    """The clone is taken back, and the image streamed."""
-    volume = cinder.volume("clone", content=raw)
+@pytest.mark.parametrize("kind, store", [("clone", "ceph"), ("copy-to-volumes", "volumes")])
+def test_glance_refuses_the_location(cinder, imaged, rig, raw, whole, kind, store):
+    """What the daemon made is taken back, and the image streamed."""
+    volume = cinder.volume(kind, content=raw)
     with policy(rig, add_image_location="!"):
         image = cinder.uploaded(volume)
-        check(rig, imaged, image, whole)
+        check(rig, imaged, image, whole, store)
     assert cinder.snapshots(volume) == []
     log = (Path(rig["log"]) / "cinder.log").read_text()
-    assert f"Image {image} is streamed, not cloned: Glance refused" in log
+    assert f"Image {image} is streamed, not made by imaged: Glance refused" in log
     assert "needs the role service" in log
 
 
