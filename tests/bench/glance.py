@@ -288,7 +288,7 @@ def report(args, found):
 
 def with_rig(args, work, kind=Rig):
     os.environ["GLANCE_FLAVOR"] = "keystone"
-    os.environ["IMAGED_BIN"] = str(args.imaged or release_build())
+    os.environ["IMAGED_BIN"] = str((args.imaged or release_build()).resolve())
     script = HOME / "ci/openstack"
     was_up = "is up already" in run(script, "up", args.rig)
     try:
