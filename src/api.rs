@@ -7,6 +7,7 @@ mod call;
 mod conditions;
 pub mod connection;
 mod copy;
+mod framing;
 mod get;
 mod jobs;
 pub mod openapi;
@@ -19,10 +20,12 @@ mod to_all;
 
 use std::{sync::Arc, time::Duration};
 
+use http_body_util::BodyExt as _;
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
-    header::HeaderValue,
+    header::{EXPECT, HeaderValue},
+    http::request::Parts,
 };
 use imaged_drivers::{Error, Kind, Result};
 
@@ -50,16 +53,17 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (came, surplus) = claim(&wire, &request);
-    let (head, body) = request.into_parts();
-    let call = Call::new(daemon, wire, head.headers, came);
+    let (mut head, body) = request.into_parts();
+    let call = Call::new(daemon, wire, std::mem::take(&mut head.headers), came);
     let mut body = Some(body);
-    let responded = respond(&call, &head.method, &head.uri, surplus, &mut body, peer).await;
+    let responded = respond(&call, &head, surplus, &mut body, peer).await;
     let mut response = responded.unwrap_or_else(|refused| refusal(&call, &head.method, &refused));
+    let finish = Arc::new(Finish(call.wire.clone()));
     let status = response.status();
     if (status.is_client_error() || status.is_server_error())
-        && let Some(body) = body.filter(|_| !call.headers.contains_key("expect"))
+        && let Some(body) = body.filter(|_| !call.headers.contains_key(EXPECT))
     {
-        linger(body).await;
+        drain(&call.daemon, body, Arc::clone(&finish));
     }
     if let Ok(value) = HeaderValue::from_str(&call.request) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -68,7 +72,7 @@ pub async fn serve(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(hyper::header::CONNECTION, close);
     }
-    response.body_mut().finishes(&call.wire);
+    response.body_mut().finishes(finish);
     response
 }
 
@@ -88,24 +92,34 @@ fn claim(wire: &Wire, request: &Request<Incoming>) -> (Came, bool) {
 struct Refused {
     error: Error,
     allow: Option<String>,
+    /// The status, where it is not that of the error's kind.
+    status: Option<StatusCode>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, allow: None, status: None }
+    }
 }
 
 /// Does what is asked for, if the peer may ask for it.
 async fn respond(
     call: &Call,
-    method: &Method,
-    uri: &Uri,
+    head: &Parts,
     surplus: bool,
     body: &mut Option<Incoming>,
     peer: &Peer,
 ) -> Result<Response<Body>, Refused> {
-    let action = route(method, uri.path(), uri.query())
-        .map_err(|error| Refused { error, allow: allow_of(method, uri.path()) })?;
+    let action = route(&head.method, head.uri.path(), head.uri.query()).map_err(|error| {
+        let allow = allow_of(&head.method, head.uri.path());
+        Refused { allow, ..error.into() }
+    })?;
+    framing::check(head.version, &call.headers, &action)?;
     if surplus {
         let what = "a descriptor came with a request that does not say `Imaged-Body: fd`";
-        return Err(Refused { error: Error::new(Kind::Invalid, what), allow: None });
+        return Err(Error::new(Kind::Invalid, what).into());
     }
-    action.allowed_to(peer).map_err(|error| Refused { error, allow: None })?;
+    action.allowed_to(peer)?;
     let allow = allow_by_caps(call, &action);
     // Whoever only waits for an answer needs none when gone. What changes something ends by itself,
     // or undoes it.
@@ -120,16 +134,16 @@ async fn respond(
             Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"))
         }
     };
-    done.map_err(|error| Refused { error, allow })
+    done.map_err(|error| Refused { allow, ..error.into() })
 }
 
 /// The answer to a request that is refused.
 fn refusal(call: &Call, method: &Method, refused: &Refused) -> Response<Body> {
-    let Refused { error, allow } = refused;
+    let Refused { error, allow, status } = refused;
     if matches!(error.kind(), Kind::Denied | Kind::Internal) {
         tracing::warn!(request = call.request, error = %error.chain(), "request refused");
     }
-    let mut response = status::problem(error, &call.request, allow.as_deref());
+    let mut response = status::problem(error, &call.request, allow.as_deref(), *status);
     if *method == Method::HEAD
         && let Ok(value) = HeaderValue::from_str(&error.to_string())
     {
@@ -204,18 +218,33 @@ fn allow_by_caps(call: &Call, action: &Action) -> Option<String> {
     Some(methods.join(", "))
 }
 
-/// Reads a little of a body that nobody wants, so that a caller who is still writing it gets to
-/// read the refusal. A large body, or a slow one, is cut off.
-async fn linger(mut body: Incoming) {
-    use http_body_util::BodyExt as _;
-    let mut left: usize = 1 << 20;
-    let drain = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = match frame.data_ref().and_then(|data| left.checked_sub(data.len())) {
-                Some(left) => left,
-                None => break,
-            };
+/// When all that hold it are gone, the exchange is finished.
+#[derive(Debug)]
+struct Finish(Wire);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finished();
+    }
+}
+
+/// How long a caller who is refused may go on sending what nobody wants, and how long it may pause.
+/// Many clients read no answer before they have sent all of their body, and see a broken pipe if
+/// they cannot.
+const DRAIN: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Throws a body away as it comes, beside the answer: who reads that at once need not send the rest.
+fn drain(daemon: &Daemon, mut body: Incoming, finish: Arc<Finish>) {
+    let closing = daemon.shared.closing.clone();
+    daemon.shared.tasks.spawn(async move {
+        let come = async {
+            while let Ok(Some(Ok(_))) = tokio::time::timeout(PAUSE, body.frame()).await {}
+        };
+        tokio::select! {
+            _cut_off = tokio::time::timeout(DRAIN, come) => {}
+            () = closing.cancelled() => {}
         }
-    };
-    let _cut_off = tokio::time::timeout(Duration::from_secs(1), drain).await.is_err();
+        drop(finish);
+    });
 }

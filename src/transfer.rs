@@ -165,16 +165,7 @@ impl Put {
         for promise in &self.promises {
             let found =
                 if promise.algo == Algo::Md5 { &digests.checksum } else { &digests.hash_value };
-            if *found != promise.value {
-                return Err(Error::new(
-                    Kind::Mismatch,
-                    format!(
-                        "the bytes have another digest than promised: algorithm=`{}` promised=`{}` \
-                         found=`{found}`",
-                        promise.algo, promise.value
-                    ),
-                ));
-            }
+            promise.holds(found)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -10,13 +11,14 @@ use futures_util::stream::BoxStream;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use imaged_drivers::{Error, Kind, Result};
 
-use crate::{daemon::Daemon, metrics::Stage, transfer::Account, wire::stream::Wire};
+use super::Finish;
+use crate::{daemon::Daemon, metrics::Stage, transfer::Account};
 
 /// The body of a response.
 #[derive(Debug)]
 pub struct Body {
     content: Content,
-    wire: Option<Wire>,
+    finish: Option<Arc<Finish>>,
 }
 
 #[derive(Debug)]
@@ -41,38 +43,30 @@ impl Body {
     /// A body of these bytes.
     #[must_use]
     pub fn full(bytes: Bytes) -> Self {
-        Self { content: Content::Full(Some(bytes)), wire: None }
+        Self { content: Content::Full(Some(bytes)), finish: None }
     }
 
     /// A body without bytes.
     #[must_use]
     pub fn empty() -> Self {
-        Self { content: Content::Full(None), wire: None }
+        Self { content: Content::Full(None), finish: None }
     }
 
     /// A body of lines that come as they come.
     #[must_use]
     pub fn lines(lines: BoxStream<'static, Result<Bytes>>) -> Self {
-        Self { content: Content::Lines(Lines(lines)), wire: None }
+        Self { content: Content::Lines(Lines(lines)), finish: None }
     }
 
     /// An image being sent.
     #[must_use]
     pub fn image(sending: Sending) -> Self {
-        Self { content: Content::Image(Box::new(sending)), wire: None }
+        Self { content: Content::Image(Box::new(sending)), finish: None }
     }
 
-    /// When this body is over, the exchange on `wire` is finished.
-    pub fn finishes(&mut self, wire: &Wire) {
-        self.wire = Some(wire.clone());
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        if let Some(wire) = &self.wire {
-            wire.finished();
-        }
+    /// The exchange is not finished before this body is over.
+    pub(super) fn finishes(&mut self, finish: Arc<Finish>) {
+        self.finish = Some(finish);
     }
 }
 
@@ -121,7 +115,7 @@ pub struct Sending {
     stream: BoxStream<'static, Result<Bytes>>,
     left: u64,
     account: Option<Account>,
-    daemon: std::sync::Arc<Daemon>,
+    daemon: Arc<Daemon>,
     /// Whether the next piece has been asked for.
     asked: bool,
 }
@@ -139,7 +133,7 @@ impl Sending {
         stream: BoxStream<'static, Result<Bytes>>,
         length: u64,
         mut account: Account,
-        daemon: std::sync::Arc<Daemon>,
+        daemon: Arc<Daemon>,
     ) -> Self {
         account.skip();
         Self { stream, left: length, account: Some(account), daemon, asked: false }

@@ -16,7 +16,8 @@ use crate::{
     digest::Algo,
     store::Store,
     wire::{
-        headers::{AUTH_TOKEN, PROJECT_ID, REQUEST_ID},
+        digests::{self, Promise},
+        headers::{AUTH_TOKEN, CONTENT_DIGEST, CONTENT_MD5, PROJECT_ID, REPR_DIGEST, REQUEST_ID},
         stream::Wire,
     },
 };
@@ -79,6 +80,25 @@ impl Call {
         }
     }
 
+    /// The digests that the caller promises of the body, whose bytes are as they are: so what is
+    /// promised of the content holds of what it represents too.
+    ///
+    /// # Errors
+    /// `Invalid` if one cannot be read: what a caller promises is never left unchecked.
+    pub(super) fn promises(&self) -> Result<Vec<(HeaderName, Promise)>> {
+        let mut promised = Vec::new();
+        for name in [REPR_DIGEST, CONTENT_DIGEST] {
+            for (member, promise) in digests::read(self.header(&name)?.unwrap_or_default()) {
+                promised.push((name.clone(), promise.ok_or_else(|| unread(&name, member))?));
+            }
+        }
+        if let Some(field) = self.header(&CONTENT_MD5)? {
+            let promise = digests::read_md5(field).ok_or_else(|| unread(&CONTENT_MD5, field))?;
+            promised.push((CONTENT_MD5, promise));
+        }
+        Ok(promised)
+    }
+
     /// On whose behalf the request is made.
     pub(super) fn context(&self) -> Result<Context> {
         let token = self.header(&AUTH_TOKEN)?.filter(|token| !token.is_empty());
@@ -127,6 +147,7 @@ impl Call {
         let Some(body) = body.take() else {
             return Err(Error::new(Kind::Internal, "the request's body was read twice"));
         };
+        let promised = self.promises()?;
         let patience = self.daemon.settings().header_timeout;
         let come = tokio::select! {
             come = tokio::time::timeout(patience, Limited::new(body, LARGEST).collect()) => come,
@@ -148,6 +169,9 @@ impl Call {
             }
         })?;
         let bytes = bytes.to_bytes();
+        for (_, promise) in promised {
+            promise.holds_of(&bytes)?;
+        }
         // A list would be taken for the fields in their order.
         let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
         let read = if is_object {
@@ -164,6 +188,11 @@ impl Call {
     pub(super) fn default_algo(&self) -> Result<Algo> {
         self.daemon.settings().hash_algo.parse()
     }
+}
+
+fn unread(header: &HeaderName, value: &str) -> Error {
+    let form = if *header == CONTENT_MD5 { "BASE64" } else { "md5=:BASE64: or sha-512=:BASE64:" };
+    Error::new(Kind::Invalid, format!("a digest is promised as {form}: {header}=`{value}`"))
 }
 
 /// The request's id: the caller's if it is plain, else a new one.

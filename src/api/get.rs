@@ -138,7 +138,7 @@ async fn open(
         Ok(reader) => reader,
         Err(error) if error.kind() == Kind::Range => {
             let size = store.stat(&at).await?.size;
-            let mut response = status::problem(&error, &call.request, None);
+            let mut response = status::problem(&error, &call.request, None, None);
             set(&mut response, CONTENT_RANGE, &range::unsatisfied(size));
             return Ok((response, None));
         }

@@ -10,7 +10,6 @@ use http_body_util::BodyExt as _;
 use hyper::{
     Response, StatusCode,
     body::{Body as _, Incoming},
-    header::{CONTENT_ENCODING, CONTENT_RANGE},
 };
 use imaged_drivers::{
     Error, ImageId, Kind, Result,
@@ -31,7 +30,7 @@ use crate::{
     store::Store,
     transfer::{self, Frame, Put, Taking},
     wire::{
-        digests::{self, Promise},
+        digests::Promise,
         headers::{BODY, IMAGE_SIZE, REPR_DIGEST},
     },
 };
@@ -79,12 +78,11 @@ impl Order {
         if call.daemon.shared.closing.is_cancelled() {
             return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
         }
-        whole_and_plain(call)?;
         let algo = match algo {
             Some(algo) => algo,
             None => call.default_algo()?,
         };
-        let promises = promises(call.header(&REPR_DIGEST)?, algo)?;
+        let promises = promises(call, algo, call.headers.contains_key(BODY))?;
         let inline = body.and_then(|body| body.size_hint().exact());
         let descriptor = passed(call, inline).await?;
         let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
@@ -151,21 +149,6 @@ impl Order {
     }
 }
 
-/// Refuses a part of an image, and one whose bytes are not as they are.
-fn whole_and_plain(call: &Call) -> Result<()> {
-    for name in [&CONTENT_RANGE, &CONTENT_ENCODING] {
-        if call.header(name)?.is_some_and(|value| value != "identity") {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "an image is stored whole and its bytes as they are: leave this header out: header=`{name}`"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// The file that was passed in place of a body of `inline` bytes, if one was.
 async fn passed(call: &Call, inline: Option<u64>) -> Result<Option<descriptor::Source>> {
     match call.header(&BODY)? {
@@ -230,22 +213,30 @@ fn too_large(size: &str) -> Error {
     Error::new(Kind::TooLarge, format!("no store takes an image as large as that: size=`{size}`"))
 }
 
-/// The digests that the caller promises in `Repr-Digest`.
-fn promises(field: Option<&str>, algo: Algo) -> Result<Vec<Promise>> {
-    let promised = digests::read(field.unwrap_or_default());
-    let checked = promised.map(|(member, promise)| {
-        let ours = promise.filter(|promise| [Algo::Md5, algo].contains(&promise.algo));
-        ours.ok_or_else(|| {
-            Error::new(
+/// The digests that the caller promises of the image.
+fn promises(call: &Call, algo: Algo, by_descriptor: bool) -> Result<Vec<Promise>> {
+    let promised = call.promises()?;
+    for (header, promise) in &promised {
+        if by_descriptor && *header != REPR_DIGEST {
+            return Err(Error::new(
                 Kind::Invalid,
                 format!(
-                    "Repr-Digest promises md5 or the image's hash_algo, as name=:base64: : \
-                     field=`{member}` hash_algo=`{algo}`"
+                    "with `Imaged-Body: fd` the content is empty: promise by Repr-Digest, not {header}"
                 ),
-            )
-        })
-    });
-    checked.collect()
+            ));
+        }
+        if ![Algo::Md5, algo].contains(&promise.algo) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "a digest is promised by md5 or the image's hash_algo: header=`{header}` \
+                     promised=`{}` hash_algo=`{algo}`",
+                    promise.algo
+                ),
+            ));
+        }
+    }
+    Ok(promised.into_iter().map(|(_, promise)| promise).collect())
 }
 
 /// The memory for an image of `size`, at most `window` bytes: a small one takes little.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::{
-    Response,
+    Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use imaged_drivers::{Error, Kind};
@@ -13,10 +13,23 @@ use crate::wire::problem::{Problem, status};
 /// Seconds after which a caller may try an unavailable store again.
 const RETRY_AFTER_S: &str = "10";
 
-/// The answer to a request that failed; `allow` is what a caller may do instead.
+/// The answer to a request that failed; `allow` is what a caller may do instead. `status` stands where
+/// HTTP has one of its own for what a kind tells in general.
 #[must_use]
-pub fn problem(error: &Error, request: &str, allow: Option<&str>) -> Response<Body> {
-    answer(error.kind(), &problem_of(error, request), allow)
+pub fn problem(
+    error: &Error,
+    request: &str,
+    allow: Option<&str>,
+    status: Option<StatusCode>,
+) -> Response<Body> {
+    let mut problem = problem_of(error, request);
+    let Some(status) = status else { return answer(error.kind(), &problem, allow) };
+    problem.title = status.canonical_reason().unwrap_or_default().to_owned();
+    problem.status = status.as_u16();
+    let mut response = answer(error.kind(), &problem, allow);
+    *response.status_mut() = status;
+    response.headers_mut().remove(ALLOW);
+    response
 }
 
 /// A failure as callers see it.

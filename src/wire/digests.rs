@@ -1,7 +1,7 @@
 //! The digests of an image as `Repr-Digest` tells them (RFC 9530): `md5=:BASE64:, sha-512=:BASE64:`.
 
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
-use imaged_drivers::Digests;
+use imaged_drivers::{Digests, Error, Kind, Result};
 
 use crate::digest::Algo;
 
@@ -12,6 +12,36 @@ pub struct Promise {
     pub algo: Algo,
     /// Its value.
     pub value: String,
+}
+
+impl Promise {
+    /// Refuses bytes whose digest is `found`, if that is another.
+    ///
+    /// # Errors
+    /// `Mismatch`.
+    pub fn holds(&self, found: &str) -> Result<()> {
+        if *found == self.value {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Mismatch,
+            format!(
+                "the bytes have another digest than promised: algorithm=`{}` promised=`{}` \
+                 found=`{found}`",
+                self.algo, self.value
+            ),
+        ))
+    }
+
+    /// Refuses `bytes` that have another digest.
+    ///
+    /// # Errors
+    /// `Mismatch`.
+    pub fn holds_of(&self, bytes: &[u8]) -> Result<()> {
+        let mut hasher = self.algo.hasher();
+        hasher.update(bytes);
+        self.holds(&hasher.finish())
+    }
 }
 
 /// Each member of the field as it is written, and the digest that it tells, unless it cannot be
@@ -27,6 +57,12 @@ fn one(member: &str) -> Option<Promise> {
     let value = value.strip_prefix(':')?.strip_suffix(':')?;
     let bytes = BASE64.decode(value.as_bytes()).ok().filter(|bytes| !bytes.is_empty())?;
     Some(Promise { algo, value: HEXLOWER.encode(&bytes) })
+}
+
+/// The digest that a `Content-MD5` tells.
+pub fn read_md5(field: &str) -> Option<Promise> {
+    let bytes = BASE64.decode(field.as_bytes()).ok().filter(|bytes| bytes.len() == 16)?;
+    Some(Promise { algo: Algo::Md5, value: HEXLOWER.encode(&bytes) })
 }
 
 /// The field that tells `digests`, as far as their algorithms have a name in it.

@@ -16,6 +16,10 @@ pub const IMAGE_SIZE: HeaderName = HeaderName::from_static("x-openstack-image-si
 pub const PROBLEM: HeaderName = HeaderName::from_static("imaged-problem");
 /// The digests of the whole image (RFC 9530), see [`digests`](super::digests).
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// The digests of the content as it is sent (RFC 9530).
+pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+/// The md5 of the content as it is sent (RFC 1864), in base64.
+pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// The caller's own token for the cloud, for backends that ask on whose behalf they are used.
 pub const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 /// The project that a request is made for, by its id.

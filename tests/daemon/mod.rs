@@ -8,6 +8,7 @@ mod cinder;
 mod conditions;
 mod descriptors;
 mod ends;
+mod framing;
 mod hangs;
 mod keys;
 mod kills;

@@ -1,0 +1,168 @@
+//! What of a request's framing the daemon cannot take as it is meant is refused, and nothing is
+//! stored of it; and every caller who is refused can read why.
+
+use std::io::Write as _;
+
+use crate::harness::{
+    daemon::{Daemon, STORES, noise},
+    raw::{Answer, Raw},
+};
+
+const IMAGE: &str = "/v1/stores/fast/images/x";
+
+/// The answer to exactly these bytes.
+fn say(daemon: &Daemon, text: &str) -> Answer {
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.send(text.as_bytes());
+    raw.answer("PUT")
+}
+
+#[test]
+fn a_body_whose_length_nobody_says_is_no_empty_image() {
+    let daemon = Daemon::start(STORES);
+    for path in [IMAGE, "/v1/images/x?stores=fast,cheap"] {
+        for (version, host) in [("1.0", ""), ("1.1", "host: imaged\r\n")] {
+            let text = format!("PUT {path} HTTP/{version}\r\n{host}\r\nimage");
+            let refused = say(&daemon, &text);
+            let got = (refused.status, refused.code());
+            assert_eq!(got, (411, "Invalid".to_owned()), "{text}");
+        }
+    }
+    daemon.assert_empty();
+    let text = format!("PUT {IMAGE} HTTP/1.0\r\ncontent-length: 5\r\n\r\nimage");
+    assert_eq!(say(&daemon, &text).status, 201, "an old client that says it is served");
+    let text = "PUT /v1/stores/fast/images/y HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(say(&daemon, text).status, 201, "an image may be empty");
+}
+
+#[test]
+fn a_coding_that_is_not_undone_is_refused() {
+    let daemon = Daemon::start(STORES);
+    for coding in
+        ["gzip, chunked", "GZIP,chunked", "chunked, chunked", "gzip\r\ntransfer-encoding: chunked"]
+    {
+        let head =
+            format!("PUT {IMAGE} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: {coding}\r\n\r\n");
+        let refused = say(&daemon, &format!("{head}5\r\nimage\r\n0\r\n\r\n"));
+        assert_eq!((refused.status, refused.code()), (501, "Unsupported".to_owned()), "{coding}");
+    }
+    let refused = say(
+        &daemon,
+        &format!(
+            "PUT {IMAGE} HTTP/1.1\r\nhost: a\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nimage"
+        ),
+    );
+    assert_eq!((refused.status, refused.code()), (415, "Invalid".to_owned()));
+    daemon.assert_empty();
+    let head = format!("PUT {IMAGE} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: Chunked\r\n\r\n");
+    assert_eq!(say(&daemon, &format!("{head}5\r\nimage\r\n0\r\n\r\n")).status, 201);
+}
+
+#[test]
+fn a_form_is_no_image() {
+    let daemon = Daemon::start(STORES);
+    let put = |kind: &str| {
+        say(
+            &daemon,
+            &format!(
+                "PUT {IMAGE} HTTP/1.1\r\nhost: a\r\ncontent-type: {kind}\r\ncontent-length: 5\r\n\r\nimage"
+            ),
+        )
+    };
+    for kind in [
+        "multipart/form-data; boundary=x",
+        "Multipart/Mixed; boundary=x",
+        "multipart/byteranges; boundary=x",
+        "application/x-www-form-urlencoded",
+        "message/http",
+    ] {
+        let refused = put(kind);
+        assert_eq!((refused.status, refused.code()), (415, "Invalid".to_owned()), "{kind}");
+        assert!(refused.detail().contains("application/octet-stream"), "{}", refused.detail());
+    }
+    daemon.assert_empty();
+    assert_eq!(put("application/x-qemu-disk").status, 201);
+}
+
+#[test]
+fn a_request_names_its_host_once() {
+    let daemon = Daemon::start(STORES);
+    for hosts in ["", "host: a\r\nhost: b\r\n", "host: a\r\nhost: a\r\n", "host: a b\r\n"] {
+        for line in [format!("PUT {IMAGE}"), "GET /healthz".to_owned()] {
+            let refused =
+                say(&daemon, &format!("{line} HTTP/1.1\r\n{hosts}content-length: 0\r\n\r\n"));
+            assert_eq!((refused.status, refused.code()), (400, "Invalid".to_owned()), "{hosts}");
+        }
+    }
+    daemon.assert_empty();
+    assert_eq!(say(&daemon, "GET /healthz HTTP/1.1\r\nhost:\r\n\r\n").status, 200);
+    assert_eq!(say(&daemon, "GET /healthz HTTP/1.0\r\n\r\n").status, 200);
+}
+
+#[test]
+fn a_digest_of_the_content_is_a_promise_whatever_its_header() {
+    let daemon = Daemon::start(STORES);
+    let put = |id: &str, headers: &str| {
+        let path = format!("/v1/stores/fast/images/{id}");
+        let text = format!("PUT {path} HTTP/1.1\r\nhost: a\r\n{headers}content-length: 1\r\n\r\nx");
+        say(&daemon, &text)
+    };
+    let (right, wrong) = ("ndTkYSaMgDT1yFZOFVxnpg==", "ndTkYSaMgDT1yFZOFVxnpA==");
+    for headers in [
+        format!("content-md5: {wrong}\r\n"),
+        format!("content-digest: md5=:{wrong}:\r\n"),
+        format!("repr-digest: md5=:{wrong}:\r\n"),
+        format!("repr-digest: md5=:{right}:\r\ncontent-md5: {wrong}\r\n"),
+        format!("content-digest: md5=:{right}:\r\nrepr-digest: md5=:{wrong}:\r\n"),
+    ] {
+        let refused = put("x", &headers);
+        assert_eq!((refused.status, refused.code()), (422, "Mismatch".to_owned()), "{headers}");
+    }
+    for headers in [
+        "content-md5: nonsense\r\n".to_owned(),
+        "content-digest: crc32=:AAAA:\r\n".to_owned(),
+        format!("content-md5: {right}\r\ncontent-md5: {right}\r\n"),
+    ] {
+        let refused = put("x", &headers);
+        assert_eq!((refused.status, refused.code()), (400, "Invalid".to_owned()), "{headers}");
+    }
+    daemon.assert_empty();
+    let all = format!(
+        "content-md5: {right}\r\ncontent-digest: md5=:{right}:\r\nrepr-digest: md5=:{right}:\r\n"
+    );
+    assert_eq!(put("x", &all).status, 201);
+    // A body of JSON too.
+    let body = r#"{"from": {"store": "fast", "id": "x"}}"#;
+    let copy = |headers: &str| {
+        let head = format!("POST /v1/stores/cheap/images/y HTTP/1.1\r\nhost: a\r\n{headers}");
+        say(&daemon, &format!("{head}content-length: {}\r\n\r\n{body}", body.len()))
+    };
+    let refused = copy(&format!("content-md5: {right}\r\n"));
+    assert_eq!((refused.status, refused.code()), (422, "Mismatch".to_owned()));
+    let refused = copy(&format!("content-digest: md5=:{right}:\r\n"));
+    assert_eq!((refused.status, refused.code()), (422, "Mismatch".to_owned()));
+    assert_eq!(daemon.files("cheap"), Vec::<String>::new());
+}
+
+#[test]
+fn whoever_sends_a_whole_body_before_reading_reads_the_refusal() {
+    let daemon = Daemon::start(STORES);
+    daemon.put("fast", "taken", b"x");
+    let image = noise(24 << 20, 1);
+    for path in ["/v1/stores/fast/images/taken", "/v1/stores/none/images/x", "/v1/nothing"] {
+        let mut raw = Raw::connect(&daemon.socket);
+        raw.head("PUT", path, &format!("content-length: {}\r\n", image.len()));
+        raw.stream.write_all(&image).expect("all of a body that is refused can be written");
+        let refused = raw.answer("PUT");
+        assert!([404, 409].contains(&refused.status), "{refused:?}");
+        // The connection goes on.
+        raw.head("GET", "/healthz", "");
+        assert_eq!(raw.answer("GET").status, 200, "{path}");
+    }
+    // Who reads at once need not send the rest.
+    let mut raw = Raw::connect(&daemon.socket);
+    raw.head("PUT", "/v1/stores/fast/images/taken", "content-length: 1000000000\r\n");
+    raw.send(b"only this");
+    assert_eq!(raw.answer("PUT").status, 409, "and the answer does not wait for it");
+    assert_eq!(daemon.files("fast"), ["taken"]);
+}
