@@ -40,7 +40,7 @@ use crate::{
     daemon::Daemon,
     socket::Peer,
     wire::{
-        headers::{BODY, PROBLEM, REQUEST_ID},
+        headers::{self, BODY, PROBLEM, REQUEST_ID},
         stream::Wire,
     },
 };
@@ -145,7 +145,7 @@ fn refusal(call: &Call, method: &Method, refused: &Refused) -> Response<Body> {
     }
     let mut response = status::problem(error, &call.request, allow.as_deref(), *status);
     if *method == Method::HEAD
-        && let Ok(value) = HeaderValue::from_str(&error.to_string())
+        && let Some(value) = headers::text(&error.to_string())
     {
         response.headers_mut().insert(PROBLEM, value);
     }

@@ -51,7 +51,7 @@ pub use crate::wire::{
 use crate::{
     digest::Algo,
     wire::{
-        headers::{ACCEPT, BODY, IMAGE_SIZE, REQUEST_ID},
+        headers::{ACCEPT, BODY, IMAGE_SIZE, REQUEST_ID, decoded},
         range,
     },
 };
@@ -360,7 +360,7 @@ impl Client {
         let answer = self.plain(Method::HEAD, &image_target(store, image.into())).await?;
         Ok(Stat {
             size: answer.number(&CONTENT_LENGTH)?,
-            location: answer.text(&CONTENT_LOCATION).map(str::to_owned),
+            location: answer.text(&CONTENT_LOCATION).map(|text| decoded(text).into_owned()),
             digests: answer.digests(),
         })
     }

@@ -104,12 +104,22 @@ impl Dir {
         fstatvfs(&self.fd).map_err(|error| self.error("look at", "", error))
     }
 
-    /// The images here: id, location, size; symbolic links, which may lead to one, are without.
-    pub(super) fn images(&self) -> Result<Vec<(ImageId, Location, Option<u64>)>> {
+    /// What is here, to be looked at with [`Dir::images`].
+    pub(super) fn entries(&self) -> Result<fs::ReadDir> {
+        fs::read_dir(&self.path).map_err(|error| self.unlisted(error))
+    }
+
+    /// The next images here, `most` at most: id, location, size; symbolic links, which may lead to one,
+    /// are without. None are left when there are fewer.
+    pub(super) fn images(
+        &self,
+        entries: &mut fs::ReadDir,
+        most: usize,
+    ) -> Result<Vec<(ImageId, Location, Option<u64>)>> {
         let mut found = Vec::new();
-        let fail = |error| about_directory(Error::io("list", self.path.display(), error));
-        for entry in fs::read_dir(&self.path).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
+        while found.len() < most {
+            let Some(entry) = entries.next() else { break };
+            let entry = entry.map_err(|error| self.unlisted(error))?;
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ImageId>().ok())
             else {
                 continue;
@@ -121,10 +131,14 @@ impl Dir {
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(fail(error)),
+                Err(error) => return Err(self.unlisted(error)),
             }
         }
         Ok(found)
+    }
+
+    fn unlisted(&self, error: std::io::Error) -> Error {
+        about_directory(Error::io("list", self.path.display(), error))
     }
 
     /// What failed here. That a file is not there is said by whoever knows that this is the reason.

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use parking_lot::Mutex;
 
 use super::{
     config::{Config, Datadir},
     directory::Directory,
     location::Location,
-    store::{Store, read_mounts},
+    store::{Listing, Store, read_mounts},
     upload,
 };
 use crate::{
@@ -236,22 +236,44 @@ impl Driver for File {
         // What can be listed comes first, and then why it is not all.
         let failed = Arc::new(Mutex::new(Vec::new()));
         let failures = Arc::clone(&failed);
-        let listed = stream::iter(0..self.0.data.len()).then(move |number| {
-            let (this, failures) = (this.clone(), Arc::clone(&failures));
-            async move {
-                let found = this.run("list images", move |store| store.images(number)).await;
-                stream::iter(found.unwrap_or_else(|error| {
-                    failures.lock().push(error);
-                    Vec::new()
-                }))
-            }
+        let listed = stream::iter(0..self.0.data.len()).map(move |number| {
+            let failures = Arc::clone(&failures);
+            let pages = pages(this.clone(), number);
+            pages.filter_map(move |page| {
+                let page = page.map_err(|error| failures.lock().push(error));
+                async move { page.ok().map(stream::iter) }
+            })
         });
         let wrong = stream::once(async move {
             let failed = std::mem::take(&mut *failed.lock());
             stream::iter(failed)
         });
-        listed.flatten().map(Ok).chain(wrong.flatten().map(Err)).boxed()
+        listed.flatten().flatten().map(Ok).chain(wrong.flatten().map(Err)).boxed()
     }
+}
+
+/// The images of one directory, a page at a time, until it fails or ends.
+fn pages(of: File, number: usize) -> impl Stream<Item = Result<Vec<Listed>>> {
+    let lane = of.0.lane.clone();
+    stream::try_unfold(None, move |listing: Option<Arc<DropOnLane<Listing>>>| {
+        let (of, lane) = (of.clone(), lane.clone());
+        async move {
+            let begin = move |store: &Arc<Store>| {
+                let Some(dir) = store.data.get(number) else { return Ok(None) };
+                Ok(Some(Arc::new(DropOnLane::new(&lane, store.listing(dir)?))))
+            };
+            let listing = match listing {
+                Some(listing) => listing,
+                None => match of.run("list images", begin).await? {
+                    Some(listing) => listing,
+                    None => return Ok(None),
+                },
+            };
+            let more = Arc::clone(&listing);
+            let page = of.run("list images", move |store| store.images(&more)).await?;
+            Ok((!page.is_empty()).then_some((page, Some(listing))))
+        }
+    })
 }
 
 #[async_trait]

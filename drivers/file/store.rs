@@ -229,27 +229,45 @@ impl Store {
         [Self::part(claim), before]
     }
 
-    /// The images in one directory.
-    pub(super) fn images(&self, number: usize) -> Result<Vec<Listed>> {
-        let Some(dir) = self.data.get(number) else { return Ok(Vec::new()) };
-        let mut found = dir.open()?.images()?;
-        // A link is an image where it leads to one.
-        found.retain_mut(|(_, at, size)| {
-            if size.is_some() {
-                return true;
+    /// What is in one directory.
+    pub(super) fn listing(&self, dir: &Directory) -> Result<Listing> {
+        let dir = dir.open()?;
+        let entries = Mutex::new(Some(dir.entries()?));
+        Ok(Listing { dir, entries })
+    }
+
+    /// The next images of a listing; none after its end.
+    pub(super) fn images(&self, listing: &Listing) -> Result<Vec<Listed>> {
+        let mut entries = listing.entries.lock();
+        let mut listed = Vec::new();
+        while listed.is_empty()
+            && let Some(left) = entries.as_mut()
+        {
+            let found = listing.dir.images(left, PAGE)?;
+            if found.len() < PAGE {
+                *entries = None;
             }
-            let at = crate::Location::File(at.clone());
-            *size = self.entry(&at).and_then(Entry::open).map(|opened| opened.file.size).ok();
-            size.is_some()
-        });
-        let listed = |(id, at, size): (_, _, Option<u64>)| Listed {
-            id,
-            at: crate::Location::File(at),
-            size: size.unwrap_or(0),
-        };
-        Ok(found.into_iter().map(listed).collect())
+            listed.extend(found.into_iter().filter_map(|(id, at, size)| {
+                let at = crate::Location::File(at);
+                // A link is an image where it leads to one.
+                let led = || self.entry(&at).and_then(Entry::open).map(|opened| opened.file.size);
+                Some(Listed { size: size.or_else(|| led().ok())?, id, at })
+            }));
+        }
+        Ok(listed)
     }
 }
+
+/// A directory that is being listed, a page at a time: it may hold any number of images.
+#[derive(Debug)]
+pub(super) struct Listing {
+    dir: Dir,
+    /// What has not been looked at yet; nothing at the end.
+    entries: Mutex<Option<std::fs::ReadDir>>,
+}
+
+/// Images that a listing holds at a time.
+const PAGE: usize = 512;
 
 fn free(space: &StatVfs) -> u64 {
     space.f_bavail.saturating_mul(space.f_frsize)

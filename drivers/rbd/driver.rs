@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
-use imaged_ffi::{Errno, Image};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use imaged_ffi::{Errno, Image, Pool};
 
 use super::{
     config::{ALSO, Config, Timeout},
@@ -37,6 +37,8 @@ const ANSWERS: u32 = 6;
 const LONG: Duration = Duration::from_hours(24);
 /// Images that a listing looks at, at a time.
 const LOOKS: usize = 8;
+/// Names that a listing holds at a time.
+const PAGE: u32 = 512;
 
 /// Opens the store `name`; see [`crate::open`].
 ///
@@ -304,18 +306,11 @@ impl Driver for Rbd {
 
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         let this = self.clone();
-        let names = async move {
+        let listed = async move {
             let (live, pool) = this.0.connected().await?;
-            let of = pool.clone();
-            let names = on_lane(&this.0, "list images", move |store| {
-                // In a pool that is gone there are none.
-                let names = of.list();
-                store.connection.holds(&of)?;
-                names.map_err(|errno| failed("list", &store.pool, errno))
-            })
-            .await?;
-            let ids = names.into_iter().filter_map(|name| name.parse::<ImageId>().ok());
-            let looks = ids.map(move |id| {
+            let names = names(Arc::clone(&this.0), pool.clone());
+            let ids = names.try_filter_map(async |name| Ok(name.parse::<ImageId>().ok()));
+            let looks = ids.map_ok(move |id| {
                 let (this, live, pool) = (this.clone(), Arc::clone(&live), pool.clone());
                 async move {
                     let name = id.as_str().to_owned();
@@ -339,11 +334,42 @@ impl Driver for Rbd {
                     }
                 }
             });
-            let found = stream::iter(looks).buffer_unordered(LOOKS);
-            Ok::<_, Error>(found.try_filter_map(|found| async move { Ok(found) }))
+            Ok::<_, Error>(
+                looks.try_buffer_unordered(LOOKS).try_filter_map(async |found| Ok(found)),
+            )
         };
-        stream::once(names).try_flatten().boxed()
+        stream::once(listed).try_flatten().boxed()
     }
+}
+
+/// The names of the images in `pool`, a page at a time.
+fn names(store: Arc<Store>, pool: Pool) -> impl Stream<Item = Result<String>> {
+    let (of, first) = (pool.clone(), Arc::clone(&store));
+    let old = async move {
+        let names = on_lane(&first, "list images", move |store| {
+            // In a pool that is gone there are none.
+            let names = of.old_names();
+            store.connection.holds(&of)?;
+            names.map_err(|errno| failed("list", &store.pool, errno))
+        });
+        Ok(stream::iter(names.await?).map(Ok))
+    };
+    let pages = stream::try_unfold(Some(String::new()), move |after| {
+        let (store, of) = (Arc::clone(&store), pool.clone());
+        async move {
+            let Some(after) = after else { return Ok(None) };
+            let page = on_lane(&store, "list images", move |store| {
+                let names = of.names_after(&after, PAGE);
+                store.connection.holds(&of)?;
+                names.map_err(|errno| failed("list", &store.pool, errno))
+            })
+            .await?;
+            let full = u32::try_from(page.len()).is_ok_and(|count| count >= PAGE);
+            let next = page.last().cloned().filter(|_| full);
+            Ok::<_, Error>(Some((stream::iter(page).map(Ok), next)))
+        }
+    });
+    stream::once(old).try_flatten().chain(pages.try_flatten())
 }
 
 #[async_trait]

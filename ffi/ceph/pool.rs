@@ -1,6 +1,10 @@
 //! A pool, and the images in it by name.
 
-use std::{ffi::c_int, fmt, sync::Arc};
+use std::{
+    ffi::{CStr, c_int},
+    fmt,
+    sync::Arc,
+};
 
 use ceph::rados;
 
@@ -9,7 +13,7 @@ use crate::{
     errno::{Errno, Result, check},
     progress::as_callback,
     sys,
-    text::{c, owned},
+    text::{c, grow, owned},
 };
 
 /// A pool of a cluster. Clones share it.
@@ -368,24 +372,92 @@ impl Pool {
         Ok(found)
     }
 
-    /// The names of all images. Blocks.
+    /// The names of at most `most` images of format 2 that come after `after` in the order of bytes:
+    /// so a pool of any size is listed in little memory. Fewer than `most` are the last. Blocks.
     ///
-    /// Implements: `int rbd_list2(rados_ioctx_t, rbd_image_spec_t *, size_t *)`
+    /// Implements: `int rados_exec(rados_ioctx_t, const char *oid, const char *cls, const char *method,
+    /// const char *in_buf, size_t in_len, char *buf, size_t out_len)` with `dir_list` of the class `rbd`,
+    /// by which `rbd_list2` finds them too.
     ///
     /// # Errors
-    /// `TIMEDOUT`.
-    pub fn list(&self) -> Result<Vec<String>> {
-        let empty = sys::rbd_image_spec_t { id: std::ptr::null_mut(), name: std::ptr::null_mut() };
-        let mut specs = gathered(empty, |specs, count| {
-            // SAFETY: C fills at most `count` entries, of which there are that many.
-            unsafe { sys::rbd_list2(self.raw(), specs, count) }
-        })?;
-        // SAFETY: strings of C's, valid until the cleanup below.
-        let names = specs.iter().map(|spec| unsafe { owned(spec.name) }).collect();
-        // SAFETY: the entries that C has filled, given back once.
-        unsafe { sys::rbd_image_spec_list_cleanup(specs.as_mut_ptr(), specs.len()) };
-        Ok(names)
+    /// `TIMEDOUT`; `IO` if the answer cannot be read.
+    pub fn names_after(&self, after: &str, most: u32) -> Result<Vec<String>> {
+        let mut asked =
+            u32::try_from(after.len()).map_err(|_long| Errno::INVAL)?.to_le_bytes().to_vec();
+        asked.extend_from_slice(after.as_bytes());
+        asked.extend_from_slice(&u64::from(most).to_le_bytes());
+        let wanted = usize::try_from(most).unwrap_or(usize::MAX).saturating_mul(ENTRY);
+        let told = grow(wanted, |room, len| {
+            // SAFETY: the names end in NUL; C reads and writes no more bytes than the buffers have.
+            let answer = unsafe {
+                rados::rados_exec(
+                    self.raw(),
+                    DIRECTORY.as_ptr(),
+                    c"rbd".as_ptr(),
+                    c"dir_list".as_ptr(),
+                    asked.as_ptr().cast(),
+                    asked.len(),
+                    room.as_mut_ptr().cast(),
+                    room.len(),
+                )
+            };
+            *len = usize::try_from(answer).unwrap_or_default();
+            answer
+        });
+        match told {
+            Ok(told) => names(&told).ok_or(Errno::IO),
+            // There has never been an image.
+            Err(Errno::NOENT) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
+
+    /// The names of all images of format 1, which no Ceph makes any more. Blocks.
+    ///
+    /// # Errors
+    /// As [`Pool::read`]; `IO` if what is read cannot be such names.
+    pub fn old_names(&self) -> Result<Vec<String>> {
+        let object = DIRECTORY.to_str().map_err(|_text| Errno::INVAL)?;
+        let mut len = 1 << 16;
+        let told = loop {
+            match self.read(object, len) {
+                Ok(told) if told.len() == len => len = len.saturating_mul(2),
+                Ok(told) => break told,
+                Err(Errno::NOENT) => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            }
+        };
+        if told.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A header of any length comes before the map.
+        let (_header, map) = counted(&told).ok_or(Errno::IO)?;
+        names(map).ok_or(Errno::IO)
+    }
+}
+
+/// The object that names the images of a pool.
+const DIRECTORY: &CStr = c"rbd_directory";
+/// Bytes that are expected of one name and what is told with it.
+const ENTRY: usize = 128;
+
+/// A number of bytes, as Ceph writes text, and what comes after them.
+fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (count, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(usize::try_from(u32::from_le_bytes(*count)).ok()?)
+}
+
+/// The keys of a map of text, as Ceph writes it.
+fn names(map: &[u8]) -> Option<Vec<String>> {
+    let (count, mut rest) = map.split_first_chunk::<4>()?;
+    let mut found = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (name, after) = counted(rest)?;
+        let (_of_it, after) = counted(after)?;
+        found.push(String::from_utf8_lossy(name).into_owned());
+        rest = after;
+    }
+    Some(found)
 }
 
 /// Calls `fill` with growing room for entries until they fit.

@@ -31,14 +31,6 @@ pub const RBD_FEATURE_EXCLUSIVE_LOCK: u64 = 1 << 2;
 pub const RBD_FEATURE_OBJECT_MAP: u64 = 1 << 3;
 pub const RBD_FEATURE_FAST_DIFF: u64 = 1 << 4;
 pub const RBD_FEATURE_DEEP_FLATTEN: u64 = 1 << 5;
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct rbd_image_spec_t {
-    pub id: *mut c_char,
-    pub name: *mut c_char,
-}
-
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct rbd_linked_image_spec_t {
@@ -95,13 +87,6 @@ unsafe extern "C" {
         optname: c_int,
         optval: *const c_char,
     ) -> c_int;
-
-    pub fn rbd_list2(
-        io: rados_ioctx_t,
-        images: *mut rbd_image_spec_t,
-        max_images: *mut usize,
-    ) -> c_int;
-    pub fn rbd_image_spec_list_cleanup(images: *mut rbd_image_spec_t, num_images: usize);
 
     pub fn rbd_create4(
         io: rados_ioctx_t,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use hyper::{
     Response, StatusCode,
     header::{
-        ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-        IF_MATCH, IF_RANGE, RANGE,
+        ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+        HeaderName, HeaderValue, IF_MATCH, IF_RANGE, RANGE,
     },
 };
 use imaged_drivers::{
@@ -29,7 +29,7 @@ use crate::{
     transfer::Account,
     wire::{
         digests,
-        headers::{ACCEPT, BODY, REPR_DIGEST, SIZE},
+        headers::{self, ACCEPT, BODY, REPR_DIGEST, SIZE},
         range,
     },
 };
@@ -191,7 +191,9 @@ pub(super) async fn head(
     let mut response = Response::new(Body::empty());
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     set(&mut response, CONTENT_LENGTH, &stat.size.to_string());
-    set(&mut response, hyper::header::CONTENT_LOCATION, &at.to_string());
+    if let Some(at) = headers::location(&at.to_string()) {
+        response.headers_mut().insert(CONTENT_LOCATION, at);
+    }
     describe(&mut response, stat.digests.as_ref());
     Ok(response)
 }
@@ -205,7 +207,6 @@ fn describe(response: &mut Response<Body>, known: Option<&Digests>) {
 }
 
 fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
-    // A location may hold bytes that a header cannot; then it is left out.
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

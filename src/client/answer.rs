@@ -17,7 +17,7 @@ use super::{
 };
 use crate::wire::{
     digests::{self, Promise},
-    headers::{BODY, PROBLEM, REPR_DIGEST, SIZE},
+    headers::{BODY, PROBLEM, REPR_DIGEST, SIZE, decoded},
     range,
     records::Entry,
 };
@@ -120,7 +120,7 @@ impl Answer {
             return Ok(self);
         }
         let (method, status, id) = (self.method.clone(), self.head.status, self.request_id.clone());
-        let line = self.text(&PROBLEM).map(str::to_owned);
+        let line = self.text(&PROBLEM).map(|text| decoded(text).into_owned());
         let body = self.bytes().await?;
         Err(Error::refused(&method, status, &id, line.as_deref(), &body))
     }

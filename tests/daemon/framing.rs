@@ -166,3 +166,64 @@ fn whoever_sends_a_whole_body_before_reading_reads_the_refusal() {
     assert_eq!(raw.answer("PUT").status, 409, "and the answer does not wait for it");
     assert_eq!(daemon.files("fast"), ["taken"]);
 }
+
+#[test]
+fn what_a_header_cannot_hold_is_encoded_in_it() {
+    let text = STORES.replace("{dir}/fast", "{dir}/100%41 Bilder-ü");
+    let home = Daemon::home();
+    let datadir = home.path().join("100%41 Bilder-ü");
+    std::fs::create_dir(&datadir).unwrap();
+    let daemon = Daemon::start_in(home, &text, &[]);
+    let location = daemon.put("fast", "x", b"image").json()["location"].clone();
+    assert_eq!(location, format!("file://{}/x", datadir.display()));
+    let told = daemon.ask("HEAD", IMAGE).headers["content-location"].clone();
+    assert!(told.ends_with("/100%2541%20Bilder-%C3%BC/x"), "{told}");
+    // A client of ours gives it as it is.
+    let seen = std::process::Command::new(crate::harness::daemon::IMAGED)
+        .args(["stat", "--json", "--socket"])
+        .arg(&daemon.socket)
+        .args(["fast", "x"])
+        .output()
+        .unwrap();
+    let seen: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();
+    assert_eq!(seen["location"], location);
+    std::fs::remove_dir_all(&datadir).unwrap();
+    std::fs::write(&datadir, b"").unwrap();
+    let refused = daemon.ask("HEAD", IMAGE);
+    let why = &refused.headers["imaged-problem"];
+    assert!(
+        refused.status >= 500 && why.is_ascii() && why.contains("Bilder-%C3%BC"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_listing_of_any_length_takes_little_memory() {
+    let daemon = Daemon::start(STORES);
+    let images = 20_000;
+    for number in 0..images {
+        std::fs::write(daemon.path(&format!("fast/{number:064}")), b"").unwrap();
+    }
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    daemon.ask("GET", "/v1/stores/fast/images");
+    let before = resident();
+    let slow: Vec<Raw> = (0..30)
+        .map(|_| {
+            let mut raw = Raw::connect(&daemon.socket);
+            raw.head("GET", "/v1/stores/fast/images", "");
+            assert_eq!(raw.read_head().unwrap().0, 200);
+            raw
+        })
+        .collect();
+    let all = daemon.ask("GET", "/v1/stores/fast/images");
+    assert_eq!(all.body.split(|byte| *byte == b'\n').count(), images + 1);
+    assert!(all.whole);
+    // Each listing of all names at once would take 5 MiB.
+    let grown = resident().saturating_sub(before) >> 10;
+    assert!(grown < 40, "{grown} MiB");
+    drop(slow);
+}

@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from . import errors, records, source
 from .body import Body
@@ -213,9 +213,10 @@ class Client:
         if head.status != 200:
             self._refused(connection, head, "HEAD")
         self._give(connection)
+        location = head.headers.get("content-location")
         return Stat(
             size=head.number("content-length"),
-            location=head.headers.get("content-location"),
+            location=unquote(location) if location else None,
             digests=records.digests(head.headers.get("repr-digest", "")),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 
 class Error(Exception):
@@ -205,7 +206,8 @@ def from_answer(status: int, headers: dict[str, str], body: bytes) -> Error:
         value = problem.get(name)
         return value if isinstance(value, str) else None
 
-    message = text("detail") or headers.get("imaged-problem") or f"the daemon answered {status}"
+    told = unquote(headers.get("imaged-problem", ""))
+    message = text("detail") or told or f"the daemon answered {status}"
     return kind(
         message,
         status=status,

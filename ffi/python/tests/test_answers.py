@@ -167,3 +167,9 @@ def test_every_code_of_the_daemon_has_a_class_and_its_status():
     for status, kind in imaged.errors.STATUSES.items():
         assert statuses.get(kind.code, status) == status, kind
     assert set(statuses.values()) <= {*imaged.errors.STATUSES, 500}
+
+
+def test_what_a_header_cannot_hold_is_decoded(tmp_path):
+    location = b"Content-Location: file:///srv/100%2541%20Bilder-%C3%BC/x\r\n"
+    told = answered(tmp_path, OK + b"Content-Length: 5\r\n" + location + b"\r\n").stat("a", "b")
+    assert told.location == "file:///srv/100%41 Bilder-ü/x"

@@ -370,6 +370,13 @@ impl Cluster {
         pool.images.get(pool.names.get(image)?)?.metadata.get(key).cloned()
     }
 
+    /// Makes an object of these bytes, or replaces what it holds.
+    pub fn put_object(&self, pool: &str, name: &str, bytes: &[u8]) {
+        let mut world = self.0.world();
+        let pool = world.pool_mut(pool).expect("there is such a pool");
+        pool.objects.insert(name.to_owned(), bytes.to_vec());
+    }
+
     /// Bytes of a pool's objects.
     #[must_use]
     pub fn used(&self, pool: &str) -> u64 {

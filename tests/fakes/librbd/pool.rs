@@ -7,8 +7,7 @@ use std::{
 
 use imaged_ffi::sys::{
     RBD_IMAGE_OPTION_CLONE_FORMAT, RBD_IMAGE_OPTION_DATA_POOL, RBD_IMAGE_OPTION_FEATURES,
-    RBD_IMAGE_OPTION_FORMAT, RBD_IMAGE_OPTION_ORDER, librbd_progress_fn_t, rbd_image_spec_t,
-    rbd_trash_image_info_t,
+    RBD_IMAGE_OPTION_FORMAT, RBD_IMAGE_OPTION_ORDER, librbd_progress_fn_t, rbd_trash_image_info_t,
 };
 
 use crate::{
@@ -203,29 +202,6 @@ unsafe extern "C" fn rbd_trash_list_cleanup(entries: *mut rbd_trash_image_info_t
     };
     // SAFETY: the caller vouches for its entries.
     unsafe { each(entries, count, take) };
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_list2(io: &Io, images: *mut rbd_image_spec_t, count: &mut usize) -> c_int {
-    io.state.call("rbd_list2", &io.pool, *count as u64, |world| {
-        let found: Vec<_> = world.pool(&io.pool)?.names.iter().collect();
-        let entry =
-            |(name, id): &(&String, &String)| rbd_image_spec_t { id: given(id), name: given(name) };
-        // SAFETY: the caller vouches for its room.
-        Ok(unsafe { list(images, count, &found, entry) })
-    })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rbd_image_spec_list_cleanup(images: *mut rbd_image_spec_t, count: usize) {
-    let take = |image: rbd_image_spec_t| {
-        for text in [image.id, image.name] {
-            // SAFETY: given by `rbd_list2`, and the caller gives it back once.
-            unsafe { taken(text) };
-        }
-    };
-    // SAFETY: the caller vouches for its entries.
-    unsafe { each(images, count, take) };
 }
 
 /// What a caller's progress callback is told, and may end.

@@ -295,6 +295,44 @@ unsafe extern "C" fn rados_read(
     })
 }
 
+/// `dir_list` of the class `rbd`, the only method that is called.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rados_exec(
+    io: &Io,
+    oid: Text,
+    class: Text,
+    method: Text,
+    asked: *const u8,
+    asked_len: usize,
+    room: *mut c_char,
+    room_len: usize,
+) -> c_int {
+    assert_eq!((&*class.text(), &*method.text()), ("rbd", "dir_list"));
+    // SAFETY: the caller vouches for its buffer.
+    let asked = unsafe { std::slice::from_raw_parts(asked, asked_len) };
+    let Some((after, most)) = asked.get(4..).and_then(<[u8]>::split_last_chunk) else {
+        return -INVAL;
+    };
+    let most = u64::from_le_bytes(*most);
+    io.state.call("rados_exec", &oid.text(), most, |world| {
+        let names = &world.pool(&io.pool)?.names;
+        let later = names.iter().filter(|(name, _)| name.as_bytes() > after);
+        let found: Vec<_> = later.take(usize::try_from(most).unwrap_or(usize::MAX)).collect();
+        let number = |of: usize| u32::try_from(of).map(u32::to_le_bytes).map_err(|_large| RANGE);
+        let mut told = number(found.len())?.to_vec();
+        for text in found.into_iter().flat_map(|(name, id)| [name, id]) {
+            told.extend_from_slice(&number(text.len())?);
+            told.extend_from_slice(text.as_bytes());
+        }
+        if told.len() > room_len {
+            return Err(RANGE);
+        }
+        // SAFETY: no more bytes than the caller has room for.
+        unsafe { std::ptr::copy_nonoverlapping(told.as_ptr(), room.cast(), told.len()) };
+        i32::try_from(told.len()).map_err(|_large| RANGE)
+    })
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rados_write_full(io: &Io, oid: Text, buf: *const c_char, len: usize) -> c_int {
     let object = oid.text();

@@ -77,7 +77,7 @@ fn images_are_made_and_removed_by_name() {
     assert_eq!(a.pool().name(), "images");
     let b = Image::open(pool, "b", None).unwrap();
     assert_ne!(a.id().unwrap(), b.id().unwrap());
-    assert_eq!(pool.list().unwrap(), ["a", "b"]);
+    assert_eq!(pool.names_after("", 64).unwrap(), ["a", "b"]);
     assert_eq!(pool.remove("a", |_, _| true), Err(Errno::BUSY));
     a.snap_create("snap").unwrap();
     a.close().unwrap();
@@ -111,7 +111,7 @@ fn a_name_is_free_once_its_image_is_in_the_trash() {
     assert_eq!(pool.trash_restore(&id, "a"), Err(Errno::EXIST));
     assert_eq!(pool.trash_restore("none", "b"), Err(Errno::NOENT));
     pool.trash_restore(&id, "b").unwrap();
-    assert_eq!(pool.list().unwrap(), ["a", "b"]);
+    assert_eq!(pool.names_after("", 64).unwrap(), ["a", "b"]);
     pool.trash_move("b", 0).unwrap();
     let unwatched = Image::open_by_id_unwatched(pool, &id).unwrap();
     assert_eq!((unwatched.size().unwrap(), unwatched.watchers().unwrap().len()), (77, 0));
@@ -146,8 +146,13 @@ fn lists_of_any_length_fit() {
         parent.snap_create(&format!("s-{count}")).unwrap();
         open.push(Image::open(pool, "parent", None).unwrap());
         if [1, 14, 15, 16, 17, 62, 63, 64, 65, 127, 128, 129, 150].contains(&count) {
-            let names = pool.list().unwrap();
+            let mut names = pool.names_after("", 64).unwrap();
+            while names.len() < count + 1 {
+                assert_eq!(names.len() % 64, 0, "a page that is not full is the last");
+                names.extend(pool.names_after(names.last().unwrap(), 64).unwrap());
+            }
             assert_eq!((names.len(), names[count - 1].as_str()), (count + 1, name.as_str()));
+            assert_eq!(pool.names_after("parent", 64).unwrap(), [""; 0]);
             assert_eq!(parent.children().unwrap().len(), count);
             let snaps = parent.snaps().unwrap();
             assert_eq!((snaps.len(), snaps[count].name.clone()), (count + 1, format!("s-{count}")));
@@ -167,22 +172,37 @@ fn lists_of_any_length_fit() {
 }
 
 #[test]
+fn names_of_images_of_format_1_are_read_from_their_object() {
+    let rig = Rig::new();
+    assert_eq!(rig.pool.old_names().unwrap(), [""; 0], "there is no such object");
+    let text =
+        |text: &str| [&u32::try_from(text.len()).unwrap().to_le_bytes(), text.as_bytes()].concat();
+    let map: Vec<u8> =
+        [text("a header"), 2_u32.to_le_bytes().to_vec(), text("b"), text(""), text("a"), text("x")]
+            .concat();
+    rig.fake.put_object("images", "rbd_directory", &map);
+    assert_eq!(rig.pool.old_names().unwrap(), ["b", "a"]);
+    rig.fake.put_object("images", "rbd_directory", &map[..map.len() - 1]);
+    assert_eq!(rig.pool.old_names(), Err(Errno::IO));
+}
+
+#[test]
 fn a_list_that_never_fits_is_an_error() {
     let rig = Rig::new();
     let image = rig.image("a", 1);
-    for call in ["rbd_list2", "rbd_snap_list", "rbd_metadata_get", "rbd_watchers_list"] {
+    for call in ["rados_exec", "rbd_snap_list", "rbd_metadata_get", "rbd_watchers_list"] {
         rig.fake.plan(Plan::always(call, 34, How::Fail));
     }
     image.metadata_set("key", "value").unwrap();
-    assert_eq!(rig.pool.list(), Err(Errno::RANGE));
+    assert_eq!(rig.pool.names_after("", 64), Err(Errno::RANGE));
     assert_eq!(image.snaps(), Err(Errno::RANGE));
     assert_eq!(image.metadata("key"), Err(Errno::RANGE));
     assert_eq!(image.watchers(), Err(Errno::RANGE));
     rig.fake.forget();
-    for call in ["rbd_list2", "rbd_snap_list", "rbd_metadata_get", "rbd_watchers_list"] {
+    for call in ["rados_exec", "rbd_snap_list", "rbd_metadata_get", "rbd_watchers_list"] {
         rig.fake.plan(Plan::always(call, 110, How::Fail));
     }
-    assert_eq!(rig.pool.list(), Err(Errno::TIMEDOUT));
+    assert_eq!(rig.pool.names_after("", 64), Err(Errno::TIMEDOUT));
     assert_eq!(image.snaps(), Err(Errno::TIMEDOUT));
     assert_eq!(image.metadata("key"), Err(Errno::TIMEDOUT));
     assert_eq!(image.watchers(), Err(Errno::TIMEDOUT));
