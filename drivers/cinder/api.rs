@@ -103,6 +103,18 @@ pub(super) struct Attachment {
     pub(super) id: location::Volume,
     #[serde(default)]
     pub(super) connection_info: Value,
+    #[serde(default)]
+    status: Option<String>,
+    /// The server that it is for.
+    #[serde(default)]
+    instance: Option<String>,
+}
+
+impl Attachment {
+    /// Whether it was asked for, for no server, and no more.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.status.as_deref() == Some("reserved") && self.instance.is_none()
+    }
 }
 
 /// A project's quota.
@@ -430,6 +442,19 @@ impl Api {
                 .any(|text| text.and_then(Value::as_str) == Some(name))
         };
         Ok(types.into_iter().flatten().any(|found| is_it(&found)))
+    }
+
+    /// The name of the type that volumes of the project have when none is asked for; `None` if there is none, or
+    /// the login may not know.
+    pub(super) async fn default_type(&self) -> Result<Option<String>> {
+        let call = Call::new(Method::GET, ["types", "default"]);
+        let found: Result<Option<Value>> =
+            self.ask(call, "volume_type", "tell of the default volume type").await;
+        match found {
+            Ok(found) => Ok(found.and_then(|found| found.get("name")?.as_str().map(str::to_owned))),
+            Err(error) if error.kind() == Kind::BackendDenied => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The space that the project may use.

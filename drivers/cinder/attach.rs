@@ -1,16 +1,16 @@
 //! Attachments: one for each volume that is read or written here, however many read it.
 //!
-//! **Rule: an attachment is noted before the backend leads to its volume, and forgotten when Cinder has it no
-//! more.** So what a process that was killed has left is ended by the next one.
+//! **Rule: an attachment is noted before it is asked for, and forgotten when Cinder has it no more.** So what a
+//! process that was killed has left is ended by the next one, and so is what an answer that was lost has made.
 //!
 //! **Rule: attaching and detaching a volume take turns.** So a reader that comes while the last one leaves finds
 //! the attachment there, or none.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use imaged_digest::{Md5, Stream};
@@ -23,7 +23,7 @@ use super::{
     connect::Connected,
     connection::{Connection, encrypted},
     device::Device,
-    location,
+    failure, location,
     store::Store,
     volume::{GIB, Volume},
 };
@@ -44,6 +44,10 @@ const LINGER: Duration = Duration::from_secs(3);
 /// The first and the longest pause between tries to attach a volume that is reserved.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
 
+/// How long an attachment that is only reserved may be one that another daemon is making; less if Cinder is waited
+/// for less.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+
 /// Bytes at the beginning of an image by which its device is known again.
 pub(super) const HEAD: usize = 64 << 10;
 
@@ -52,6 +56,7 @@ pub(super) struct Attached {
     store: Arc<Store>,
     volume: location::Volume,
     attachment: location::Volume,
+    note: Arc<Note>,
     connection: Connection,
     connected: Connected,
 }
@@ -92,11 +97,29 @@ impl Attached {
 }
 
 /// What is noted of an attachment.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Held {
-    attachment: location::Volume,
     volume: location::Volume,
+    /// `None` until Cinder has told it.
+    attachment: Option<location::Volume>,
+    /// Attachments that the volume had before.
+    #[serde(default)]
+    before: BTreeSet<location::Volume>,
+    /// When it was asked for, in seconds of the Unix clock.
+    #[serde(default)]
+    since: u64,
+}
+
+impl Held {
+    /// Whether a request for it that was not answered may still come to be carried out.
+    fn may_come(&self, within: Duration) -> bool {
+        now().saturating_sub(self.since) <= within.as_secs()
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Attaches a volume and connects it. `new`: nobody has ever written to it, and so nothing tells it from others but
@@ -111,14 +134,9 @@ pub(super) async fn attach(
         return Err(encrypted(&volume.id));
     }
     let connector = store.connections.connector().await?;
-    let attachment = reserve(store, &volume.id, mode).await?;
-    point::pass("cinder-reserved");
+    let (attachment, note) = reserve(store, &volume.id, mode).await?;
     let attached = async {
-        let held = Held { attachment: attachment.id.clone(), volume: volume.id.clone() };
-        let held = serde_json::to_string(&held).unwrap_or_default();
-        store.ledger().note(&store.name, attachment.id.as_str(), &held).await?;
-        point::pass("cinder-noted");
-        let told = store.api.export(&attachment.id, &connector).await?;
+        let told = store.api.export(&attachment, &connector).await?;
         let connection = Connection::read(told)?;
         connection.check(&volume.id)?;
         if new {
@@ -128,13 +146,14 @@ pub(super) async fn attach(
         let attached = Attached {
             store: Arc::clone(store),
             volume: volume.id.clone(),
-            attachment: attachment.id.clone(),
+            attachment: attachment.clone(),
+            note: Arc::clone(&note),
             connection,
             connected,
         };
         let checked = async {
             check_size(&attached, volume).await?;
-            store.api.complete(&attachment.id).await
+            store.api.complete(&attachment).await
         };
         match checked.await {
             Ok(()) => {
@@ -155,49 +174,109 @@ pub(super) async fn attach(
     match attached.await {
         Ok(attached) => Ok(attached),
         Err(error) => {
-            end(store, &attachment.id).await;
+            store.connections.forget_connector().await;
+            end(store, &attachment, &note).await;
             Err(error)
         }
     }
 }
 
-/// Reserves a volume, which something may hold for another moment.
-async fn reserve(store: &Store, volume: &location::Volume, mode: Mode) -> Result<Attachment> {
+/// What is noted of an attachment. Whoever drops it without having it forgotten leaves the attachment to
+/// [`end_left`].
+struct Note {
+    store: Arc<Store>,
+    name: String,
+}
+
+impl Note {
+    async fn keep(&self, held: &Held) -> Result<()> {
+        let text = serde_json::to_string(held).unwrap_or_default();
+        self.store.ledger().note(&self.store.name, &self.name, &text).await
+    }
+
+    async fn forget(&self) {
+        self.store.ledger().forget(&self.name).await;
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        self.store.ledger().hand_over(&self.name);
+    }
+}
+
+/// Reserves a volume: its attachment, and the note of it.
+async fn reserve(
+    store: &Arc<Store>,
+    volume: &location::Volume,
+    mode: Mode,
+) -> Result<(location::Volume, Arc<Note>)> {
+    let before = store.api.attachments(volume).await?;
+    let before = before.into_iter().map(|found| found.id).collect();
+    let mut held = Held { volume: volume.clone(), attachment: None, before, since: now() };
+    let name = format!("{volume}-{:016x}", fastrand::u64(..));
+    let note = Arc::new(Note { store: Arc::clone(store), name });
+    note.keep(&held).await?;
+    let attachment = match try_to_reserve(store, volume, mode).await {
+        Ok(Reserved::Attachment(attachment)) => attachment.id,
+        Ok(Reserved::Busy(error)) => {
+            note.forget().await;
+            return Err(attached_elsewhere(store, volume, error).await);
+        }
+        Err(error) => {
+            // Otherwise it may be there all the same, or come to be.
+            if !failure::is_unsure(&error) {
+                note.forget().await;
+            }
+            return Err(error);
+        }
+    };
+    point::pass("cinder-reserved");
+    held.attachment = Some(attachment.clone());
+    if let Err(error) = note.keep(&held).await {
+        end(store, &attachment, &note).await;
+        return Err(error);
+    }
+    point::pass("cinder-noted");
+    Ok((attachment, note))
+}
+
+/// Asks for an attachment of a volume, which something may hold for another moment.
+async fn try_to_reserve(store: &Store, volume: &location::Volume, mode: Mode) -> Result<Reserved> {
     let [mut pause, longest] = PAUSES;
     let mut tries = store.config.attach_tries;
     loop {
         tries = tries.saturating_sub(1);
         match store.api.reserve(volume, mode).await? {
-            Reserved::Attachment(attachment) => return Ok(attachment),
-            Reserved::Busy(error) if tries == 0 => {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!(
-                        "the volume is attached elsewhere; try again, or use a volume type with \
-                         multiattach, of which each can be read in several places: volume=`{volume}`"
-                    ),
-                )
-                .because(error));
-            }
-            Reserved::Busy(_) => {
+            Reserved::Busy(_) if tries > 0 => {
                 tokio::time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(longest);
             }
+            reserved => return Ok(reserved),
         }
     }
 }
 
+/// The refusal of a volume that stays attached elsewhere.
+async fn attached_elsewhere(store: &Store, volume: &location::Volume, refused: Error) -> Error {
+    // It serves the text alone.
+    let found = store.api.volume(volume).await.ok().flatten();
+    let by = found.map(|found| found.attached_by()).unwrap_or_default();
+    let what = format!(
+        "the volume is in use{by}: try again later, or use a volume type with multiattach, whose \
+         volumes can be read in several places: volume=`{volume}`"
+    );
+    Error::new(Kind::Unavailable, what).because(refused)
+}
+
 /// Ends an attachment; what cannot be ended now is left to [`end_left`].
-async fn end(store: &Store, attachment: &location::Volume) {
+async fn end(store: &Store, attachment: &location::Volume, note: &Note) {
     match store.api.detach(attachment).await {
-        Ok(_) => store.ledger().forget(attachment.as_str()).await,
-        Err(error) => {
-            tracing::warn!(
-                store = store.name, attachment = %attachment, error = %error.chain(),
-                "an attachment cannot be ended yet"
-            );
-            store.ledger().hand_over(attachment.as_str());
-        }
+        Ok(_) => note.forget().await,
+        Err(error) => tracing::warn!(
+            store = store.name, attachment = %attachment, error = %error.chain(),
+            "an attachment cannot be ended yet"
+        ),
     }
 }
 
@@ -253,16 +332,16 @@ pub(super) async fn check_head(attached: &Attached, size: u64, head: &str) -> Re
 /// # Errors
 /// The device cannot be let go of here, or Cinder does not end the attachment now: the next round does.
 pub(super) async fn let_go(attached: &Attached) -> Result<()> {
-    let Attached { store, volume, attachment, connection, connected } = attached;
+    let Attached { store, volume, attachment, note, connection, connected } = attached;
     let closed = store.connections.disconnect(connected, connection, volume).await;
     let detached = store.api.detach(attachment).await;
     match (closed, detached) {
         (Ok(()), Ok(_)) => {
-            store.ledger().forget(attachment.as_str()).await;
+            note.forget().await;
             Ok(())
         }
         (Err(error), _) | (Ok(()), Err(error)) => {
-            store.ledger().hand_over(attachment.as_str());
+            store.ledger().hand_over(&note.name);
             Err(error.leaving(format!("attachment {attachment} of volume {volume}")))
         }
     }
@@ -272,7 +351,7 @@ pub(super) async fn let_go(attached: &Attached) -> Result<()> {
 pub(super) async fn end_left(store: &Store) -> Result<()> {
     let mut failed = None;
     for (name, held) in store.ledger().left(&store.name).await? {
-        let Ok(Held { attachment, volume }) = serde_json::from_str(&held) else {
+        let Ok(held) = serde_json::from_str::<Held>(&held) else {
             tracing::error!(
                 store = store.name,
                 note = name,
@@ -280,25 +359,51 @@ pub(super) async fn end_left(store: &Store) -> Result<()> {
             );
             continue;
         };
-        let ended = async {
-            if let Some(found) = store.api.attachment(&attachment).await? {
-                store.connections.disconnect_left(found.connection_info, &volume).await?;
-                store.api.detach(&attachment).await?;
-            }
-            Ok(())
-        };
-        match ended.await {
-            Ok(()) => {
-                tracing::info!(
-                    store = store.name, attachment = %attachment, volume = %volume,
-                    "an attachment that was left is ended"
-                );
-                store.ledger().forget(&name).await;
-            }
+        match end_held(store, &held).await {
+            Ok(true) => store.ledger().forget(&name).await,
+            Ok(false) => {}
             Err(error) => failed = failed.or(Some(error)),
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Ends what is noted; whether there is nothing to come of it any more.
+async fn end_held(store: &Store, held: &Held) -> Result<bool> {
+    let volume = &held.volume;
+    let found = match &held.attachment {
+        Some(attachment) => store.api.attachment(attachment).await?.into_iter().collect(),
+        None => unanswered(store, held).await?,
+    };
+    for Attachment { id, connection_info, .. } in &found {
+        store.connections.disconnect_left(connection_info.clone(), volume).await?;
+        store.api.detach(id).await?;
+        tracing::info!(
+            store = store.name, attachment = %id, volume = %volume,
+            "an attachment that was left is ended"
+        );
+    }
+    let over = held.attachment.is_some() || !found.is_empty();
+    // A volume that is gone has none, nor one whose attachment does not come any more.
+    Ok(over || !held.may_come(store.config.transition) || store.api.volume(volume).await?.is_none())
+}
+
+/// The attachments that may be the one whose request was not answered: those that came since, were never connected,
+/// and stay so for longer than another daemon's would.
+async fn unanswered(store: &Store, held: &Held) -> Result<Vec<Attachment>> {
+    let reserved = async || {
+        let mut found = store.api.attachments(&held.volume).await?;
+        found.retain(|one| one.is_reserved() && !held.before.contains(&one.id));
+        Ok::<_, Error>(found)
+    };
+    let first = reserved().await?;
+    if first.is_empty() {
+        return Ok(first);
+    }
+    tokio::time::sleep(UNDER_WAY.min(store.config.timeout)).await;
+    let mut still = reserved().await?;
+    still.retain(|one| first.iter().any(|before| before.id == one.id));
+    Ok(still)
 }
 
 /// The volumes that this process has attached for reading, whichever store asked first.

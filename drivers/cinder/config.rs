@@ -23,7 +23,7 @@ pub struct Config {
     pub wanted: Box<Wanted>,
     /// `cinder_endpoint_template`: where Cinder is, whatever the catalog says.
     pub template: Option<String>,
-    /// `cinder_volume_type`: the type of new volumes; Cinder's default if unset.
+    /// `cinder_volume_type`: the type of new volumes; Cinder's default type if unset.
     pub volume_type: Option<String>,
     /// `cinder_state_transition_timeout`: how long a volume may take from one status to the next.
     pub transition: Duration,
@@ -228,29 +228,47 @@ fn login(options: &mut Options) -> Option<Login> {
             ADDRESS,
             "is needed, with cinder_store_user_name, cinder_store_password and \
              cinder_store_project_name, or with an application credential: the volumes are of that \
-             project",
+             project. Callers' own tokens are not used: they expire, and their volumes would be out of \
+             reach for other readers and for what clears up after a failure",
         );
         return None;
     };
     let url = address(options, ADDRESS, &text);
-    let who = match (id.zip(secret), user, password, project) {
-        (Some((id, secret)), ..) => Who::ApplicationCredential { id, secret },
-        (None, Some(user), Some(password), Some(project)) => Who::Password {
-            user: Name::In(Domain::Name(user_domain), user),
-            password,
-            scope: Scope::Project(Name::In(Domain::Name(project_domain), project)),
-        },
-        (None, user, password, _) => {
-            let lacks = match (user, password) {
-                (None, _) => "cinder_store_user_name",
-                (_, None) => "cinder_store_password",
-                _ => "cinder_store_project_name",
-            };
-            options.fail(lacks, "is needed beside cinder_store_auth_address");
-            return None;
+    let who = if id.is_some() || secret.is_some() {
+        let lacks = [
+            ("cinder_store_application_credential_id", id.is_none()),
+            ("cinder_store_application_credential_secret", secret.is_none()),
+        ];
+        match (id, secret) {
+            (Some(id), Some(secret)) => Some(Who::ApplicationCredential { id, secret }),
+            _ => needs(options, lacks),
+        }
+    } else {
+        let lacks = [
+            ("cinder_store_user_name", user.is_none()),
+            ("cinder_store_password", password.is_none()),
+            ("cinder_store_project_name", project.is_none()),
+        ];
+        match (user, password, project) {
+            (Some(user), Some(password), Some(project)) => Some(Who::Password {
+                user: Name::In(Domain::Name(user_domain), user),
+                password,
+                scope: Scope::Project(Name::In(Domain::Name(project_domain), project)),
+            }),
+            _ => needs(options, lacks),
         }
     };
-    Some(Login { url: url?, who })
+    Some(Login { url: url?, who: who? })
+}
+
+/// Says of each option that is lacking that it is needed.
+fn needs<T, const N: usize>(options: &mut Options, lacking: [(&str, bool); N]) -> Option<T> {
+    for (name, lacks) in lacking {
+        if lacks {
+            options.fail(name, "is needed beside cinder_store_auth_address");
+        }
+    }
+    None
 }
 
 /// What is looked for in the catalog: `<type>:<name>:<interface>`, of which the name does not matter.
@@ -433,7 +451,25 @@ mod tests {
             assert!(problems.iter().any(|problem| problem.contains(says)), "{problems:?}");
         }
         assert!(read(&[]).1[0].contains("cinder_store_auth_address"));
-        assert!(read(&OWN[..3]).1[0].contains("cinder_store_project_name: is needed"));
+        // All that a login lacks is said at once.
+        let lacks = |pairs: &[(&str, &str)], names: &[&str]| {
+            let problems = read(pairs).1;
+            assert_eq!(problems.len(), names.len(), "{problems:?}");
+            for (problem, name) in problems.iter().zip(names) {
+                assert!(problem.contains(&format!("{name}: is needed")), "{problems:?}");
+            }
+        };
+        lacks(&OWN[..3], &["cinder_store_project_name"]);
+        lacks(
+            &OWN[..1],
+            &["cinder_store_user_name", "cinder_store_password", "cinder_store_project_name"],
+        );
+        let (id, secret) = (
+            "cinder_store_application_credential_id",
+            "cinder_store_application_credential_secret",
+        );
+        lacks(&[OWN[0], (id, "id")], &[secret]);
+        lacks(&[&OWN[..], &[(secret, "s3cret")]].concat(), &[id]);
         let credential = [
             OWN[0],
             ("cinder_store_application_credential_id", "id"),

@@ -37,6 +37,8 @@ pub(super) struct Connections {
     config: Config,
     pub(super) lane: Lane,
     program: Option<Program>,
+    /// What the program has told of this machine.
+    told: tokio::sync::Mutex<Option<Value>>,
     /// The name by which iSCSI targets know this process, and not the kernel.
     initiator: Option<String>,
     #[cfg(feature = "ceph")]
@@ -55,6 +57,7 @@ impl Connections {
             config: config.clone(),
             lane,
             program,
+            told: Default::default(),
             initiator: own.then(|| reach.initiator()),
             #[cfg(feature = "ceph")]
             pools: Mutex::default(),
@@ -73,10 +76,7 @@ impl Connections {
             "mountpoint": "glance_store",
             "do_local_attach": false,
         });
-        let told = match &self.program {
-            Some(program) => program.properties(reach.multipath, reach.enforce_multipath).await?,
-            None => Value::Null,
-        };
+        let told = self.told().await?;
         if let Some(fields) = connector.as_object_mut() {
             if let Value::Object(told) = told {
                 fields.extend(told);
@@ -88,6 +88,24 @@ impl Connections {
             }
         }
         Ok(connector)
+    }
+
+    /// What the program tells of this machine: it is asked once, and again after [`Self::forget_connector`].
+    async fn told(&self) -> Result<Value> {
+        let Some(program) = &self.program else { return Ok(Value::Null) };
+        let reach = &self.config.reach;
+        // One asks, and the others wait for what it is told.
+        let mut known = self.told.lock().await;
+        if let Some(told) = &*known {
+            return Ok(told.clone());
+        }
+        let told = program.properties(reach.multipath, reach.enforce_multipath).await?;
+        Ok(known.insert(told).clone())
+    }
+
+    /// An attachment failed: what was told of this machine may hold no more.
+    pub(super) async fn forget_connector(&self) {
+        *self.told.lock().await = None;
     }
 
     /// Connects a volume. `new`: nobody has ever written to it.

@@ -11,12 +11,14 @@
 //! # Residue
 //! A volume `image-<id>` whose metadata `imaged_upload` names the upload, or `imaged-seal-<nonce>` with
 //! `imaged_seal`; `recover` and `unseal` remove them, with their attachments. Attachments are noted in the daemon's
-//! ledger, and `purge` ends those of an earlier process.
+//! ledger before they are asked for, and `purge` ends those of an earlier process and those that an answer that was
+//! lost has made.
 //! # Blocking
 //! Files, block devices and the connector program: on the store's lanes. The API and Ceph do not block.
 //! # Limits
 //! A volume has whole GiB, at least one. Versions of the API from 3.54 on (Rocky). What is in qcow2 files or
-//! encrypted is refused.
+//! encrypted is refused. Volumes that name no store are of the one that has their type, by `cinder_volume_type` or
+//! Cinder's default type; they are of every store without that option if Cinder does not tell it.
 //!
 //! # Decisions
 //! * Chose: volumes are read and written in user space: those in Ceph by librbd, those over iSCSI by libiscsi, those
@@ -30,6 +32,13 @@
 //!   Instead of: a mark behind the image.
 //! * Chose: a volume is sealed by a clone that becomes the image. Because: one clone is enough, and it is made at one
 //!   moment. Instead of: a snapshot, and a volume made from it, on which it depends.
+//! * Chose: a login of the store's own alone. Because: a caller's token is there for the put alone, and cannot be
+//!   renewed; other readers, a deletion, and what clears up after a crash would not reach that project's volumes.
+//!   Instead of: the caller's token where no login is set, as glance_store has it.
+//! * Chose: an attachment whose answer was lost is known by what the volume had before, and by being reserved still
+//!   after ten seconds. Because: Cinder tells nobody which host asked for it before it is connected, and an
+//!   `instance_uuid` as a mark would need Nova's consent to be removed. Instead of: taking the newest one for ours,
+//!   which may be another daemon's.
 //! * Chose: an attachment stays for three seconds after its last reader. Because: images are asked for in ranges,
 //!   and to attach takes a second. Instead of: detaching at once.
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
 use super::{
     api::{Api, NewVolume, Removal, gone},
@@ -38,6 +39,8 @@ pub(super) struct Store {
     pub(super) api: Api,
     pub(super) connections: Connections,
     host: Host,
+    /// The type of the store's volumes, once it is known: `None` within if every type is.
+    volume_type: OnceCell<Option<String>>,
     /// Why nothing can be written.
     pub(super) reading_only: Mutex<Option<String>>,
 }
@@ -67,6 +70,7 @@ impl Store {
             api: Api::new(service, config.template.clone(), patience),
             connections: Connections::new(name, config),
             host: host.clone(),
+            volume_type: OnceCell::new_with(config.volume_type.clone().map(Some)),
             reading_only: Mutex::default(),
         })
     }
@@ -95,25 +99,40 @@ impl Store {
     pub(super) async fn look(&self, at: &crate::Location) -> Result<Volume> {
         let id = self.volume_at(at)?;
         let found = self.api.volume(id).await?.filter(Volume::is_whole);
-        let found = found.filter(|found| self.may_have(at, found));
-        found.ok_or_else(|| missing(id, &self.name))
+        let found = found.ok_or_else(|| missing(id, &self.name))?;
+        // A location that names no store may mean another one.
+        let named = matches!(at, crate::Location::Cinder(at) if at.store().is_some());
+        if named || found.is_in(&self.name, self.volume_type().await?) {
+            return Ok(found);
+        }
+        Err(missing(id, &self.name))
     }
 
-    /// Whether a location that names no store means this one.
-    fn may_have(&self, at: &crate::Location, found: &Volume) -> bool {
-        let names_store = matches!(at, crate::Location::Cinder(at) if at.store().is_some());
-        names_store || self.has(found)
-    }
-
-    /// Whether a volume is of this store, and not of another one in the same project.
-    pub(super) fn has(&self, volume: &Volume) -> bool {
-        volume.is_in(&self.name, self.config.volume_type.as_deref())
+    /// The type by which volumes that name no store are of this one, and not of another one in the same project;
+    /// `None` if Cinder does not say which one the store's have.
+    pub(super) async fn volume_type(&self) -> Result<Option<&str>> {
+        let asked = self.volume_type.get_or_try_init(async || {
+            let found = self.api.default_type().await?;
+            if found.is_none() {
+                tracing::warn!(
+                    store = self.name,
+                    "Cinder does not tell its default volume type: volumes of every type that name no \
+                     store are taken for this store's; set cinder_volume_type"
+                );
+            }
+            Ok::<_, Error>(found)
+        });
+        Ok(asked.await?.as_deref())
     }
 
     /// The volumes that have, or are to have, the image of an id.
     pub(super) async fn volumes_of(&self, id: &ImageId) -> Result<Vec<Volume>> {
         let mut found = self.api.volumes_named(&name(id)).await?;
-        found.retain(|volume| volume.image().as_ref() == Some(id) && self.has(volume));
+        found.retain(|volume| volume.image().as_ref() == Some(id));
+        if !found.is_empty() {
+            let volume_type = self.volume_type().await?;
+            found.retain(|volume| volume.is_in(&self.name, volume_type));
+        }
         Ok(found)
     }
 
@@ -253,7 +272,8 @@ impl Store {
                     return Err(Error::new(Kind::Unavailable, what));
                 }
                 "in-use" | "attaching" | "reserved" => {
-                    return Err(in_use("is attached elsewhere; detach it, or try again later"));
+                    let by = volume.attached_by();
+                    return Err(in_use(&format!("is in use{by}: detach it, or try again later")));
                 }
                 _ if asked => {
                     // Cinder puts it back when its backend says that it is busy.
@@ -300,15 +320,17 @@ impl Store {
         }
     }
 
-    /// Every volume of the project.
+    /// Every volume of the project that is this store's.
     pub(super) fn all(self: &Arc<Self>) -> BoxStream<'static, Result<Volume>> {
         let first = (Arc::clone(self), None, false);
         let pages = stream::try_unfold(first, |(store, marker, ended)| async move {
             if ended {
                 return Ok(None);
             }
-            let page = store.api.page(marker.as_ref()).await?;
+            let volume_type = store.volume_type().await?;
+            let mut page = store.api.page(marker.as_ref()).await?;
             let marker = page.last().map(|volume| volume.id.clone());
+            page.retain(|volume| volume.is_in(&store.name, volume_type));
             let ended = marker.is_none();
             Ok::<_, Error>(Some((page, (store, marker, ended))))
         });

@@ -1,6 +1,6 @@
 //! Volumes as Cinder shows them, and what their metadata say of images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer};
 
@@ -53,6 +53,16 @@ pub(super) struct Volume {
     pub(super) encrypted: bool,
     #[serde(default)]
     created_at: Option<String>,
+    #[serde(default)]
+    attachments: Vec<Attached>,
+}
+
+/// Where a volume is attached.
+#[derive(Clone, Debug, Deserialize)]
+struct Attached {
+    /// Told to admins and services alone.
+    #[serde(default)]
+    host_name: Option<String>,
 }
 
 /// Metadata, in which servers may have nulls.
@@ -91,6 +101,17 @@ impl Volume {
         let made = !self.metadata.contains_key(UPLOAD) && !self.metadata.contains_key(SEAL);
         let of_image = self.image().is_some() || self.metadata.contains_key(OWNER);
         made && of_image && !self.is_leaving()
+    }
+
+    /// By whom it is attached, where that is told: ` by host NAME`.
+    pub(super) fn attached_by(&self) -> String {
+        let hosts = self.attachments.iter().filter_map(|one| one.host_name.as_deref());
+        let hosts = hosts.map(|host| host.chars().filter(|c| !c.is_control()).take(100).collect());
+        let hosts: BTreeSet<String> = hosts.collect();
+        if hosts.is_empty() {
+            return String::new();
+        }
+        format!(" by host {}", hosts.into_iter().collect::<Vec<_>>().join(", "))
     }
 
     /// Whether nobody reads it any more.

@@ -28,7 +28,7 @@ fn config(cinder: &Cinder, folder: &Path) -> String {
          [volumes]\ncinder_store_auth_address = {url}/v3\ncinder_store_user_name = {USER}\n\
          cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
          cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n\
-         [fast]\nfilesystem_store_datadir = {{dir}}/fast\n"
+         imaged_cinder_timeout_s = 5\n[fast]\nfilesystem_store_datadir = {{dir}}/fast\n"
     )
 }
 
@@ -132,6 +132,14 @@ fn a_reader_s_attachment_is_ended_by_the_next_daemon() {
     assert_eq!(rig.cinder.attachments().len(), 1);
     let mut daemon = daemon.restart(&[]);
     daemon.wait_until("the attachment to be ended", |_| rig.cinder.attachments().is_empty());
+    assert!(daemon.get("volumes", "x").body == image);
+    // So is one that Cinder made, and that the daemon did not live to hear of.
+    assert!(daemon.stop().success());
+    let mut daemon = daemon.restart(&[("IMAGED_KILL_AT", "cinder-reserved")]);
+    dies(&mut daemon, "GET", "/v1/stores/volumes/images/x", b"");
+    assert_eq!(rig.cinder.attachments()[0].status, "reserved");
+    let mut daemon = daemon.restart(&[]);
+    daemon.wait_until("the reservation to be ended", |_| rig.cinder.attachments().is_empty());
     assert!(daemon.get("volumes", "x").body == image);
     // A daemon that ends in order leaves nothing attached.
     assert!(daemon.stop().success());

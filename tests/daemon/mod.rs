@@ -5,6 +5,7 @@ mod also_pools;
 mod buckets;
 mod ceph;
 mod cinder;
+mod cinder_hosts;
 mod conditions;
 mod descriptors;
 mod ends;

@@ -1,6 +1,6 @@
 //! A Cinder that fails as no real one can be asked to: the driver alone, over volumes that are files.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -16,7 +16,7 @@ use crate::harness::{
     stores::{
         Held, aligned_chunks, assert_reads,
         content::{Look, digests, image},
-        read, soon,
+        delete_when_free, read, soon,
     },
 };
 
@@ -67,12 +67,18 @@ impl Rig {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
+    async fn until_detached(&self) {
+        self.cinder.until("all to be detached", |cinder| cinder.attachments().is_empty()).await;
+    }
+
     /// Waits until nothing is attached and nothing noted, and says what else there is.
     async fn left(&self) -> Vec<String> {
         imaged_drivers::let_go().await;
-        soon("all to be detached", async {
-            while !self.cinder.attachments().is_empty() || !self.held().is_empty() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        self.until_detached().await;
+        // What is detached is forgotten a moment later.
+        soon("all to be forgotten", async {
+            while !self.held().is_empty() {
+                tokio::task::yield_now().await;
             }
         })
         .await;
@@ -291,12 +297,7 @@ async fn nothing_is_read_from_a_device_that_is_not_the_volume_s() {
             let file = fs::OpenOptions::new().write(true).open(rig.cinder.file("image-image"));
             file.unwrap().set_len(size).unwrap();
         }
-        soon("nothing to be attached", async {
-            while !rig.cinder.attachments().is_empty() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        rig.until_detached().await;
     }
     assert_reads(&*driver, &at, &bytes, "again").await;
 }
@@ -392,12 +393,7 @@ async fn readers_share_an_attachment_and_the_last_one_ends_it() {
     let rest: Vec<_> = second.map(|piece| piece.unwrap().to_vec()).collect().await;
     assert_eq!(rest.concat(), bytes);
     // It is there for another moment, and goes at once for whoever removes the image.
-    soon("the readers to be gone", async {
-        while driver.delete(&at, Hold::default()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    soon("the readers to be gone", delete_when_free(&*driver, &at)).await;
     assert_eq!(rig.left().await, [""; 0]);
 }
 
@@ -428,9 +424,12 @@ async fn a_volume_that_is_attached_elsewhere_is_waited_for_and_then_said_to_be()
     rig.cinder.place_attachment(&volume, "glance2");
     let error = read(&*driver, &at, Span::All).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.to_string().contains("in use by host glance2"), "{error}");
     assert!(error.to_string().contains("multiattach"), "{error}");
     let busy = driver.delete(&at, Hold::default()).await.unwrap_err();
     assert_eq!(busy.kind(), Kind::InUse, "{busy:?}");
+    assert!(busy.to_string().contains("in use by host glance2"), "{busy}");
+    assert_eq!(rig.held(), [PathBuf::new(); 0], "what was not attached is not noted");
     assert!(rig.cinder.volume(&volume).is_some());
 }
 
@@ -514,4 +513,94 @@ async fn a_sealed_volume_is_one_clone_that_becomes_the_image_or_goes() {
     let nothing = Volume::Cinder("1b2c3d4e-0000-4111-8222-abcdef012345".parse().unwrap());
     let missing = volumes.seal(&nothing, &seal.claim).await.unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound, "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attachment_that_nobody_was_told_of_is_ended_and_no_other() {
+    let rig = Rig::new();
+    rig.cinder.add_type("shared", true);
+    let options = [("cinder_http_retries", "0"), ("cinder_volume_type", "shared")];
+    let driver = rig.open(&options).await;
+    let bytes = image(Look::Random, 50_000, 15);
+    let at = put_bytes(&*driver, &Held::new(&id()), &bytes).await.unwrap();
+    let volume = rig.cinder.volume("image-image").unwrap().id;
+    // Another host reads it, and one has begun to attach it.
+    let others =
+        [rig.cinder.place_attachment(&volume, "glance2"), rig.cinder.place_reserved(&volume)];
+    for fault in [Fault::CutAfter, Fault::CutBefore, Fault::Late] {
+        let what = format!("{fault:?}");
+        rig.cinder.fail(Rule::new(fault).on(Call::CreateAttachment).times(1));
+        let error = read(&*driver, &at, Span::All).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::Unavailable | Kind::Timeout), "{what}: {error:?}");
+        assert_eq!(rig.held().len(), 1, "{what}: it may be there, or come to be");
+        // Another process may be the one that ends it.
+        let next = rig.open(&options).await;
+        next.purge().await.unwrap();
+        rig.cinder.heal();
+        soon(&what, async {
+            while !rig.held().is_empty() {
+                next.purge().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let left: Vec<_> = rig.cinder.attachments().into_iter().map(|one| one.id).collect();
+        assert_eq!(left, others, "{what}");
+        assert_reads(&*driver, &at, &bytes, &what).await;
+        imaged_drivers::let_go().await;
+        let settled = |cinder: &Cinder| cinder.attachments().len() == others.len();
+        rig.cinder.until("the reader to be gone", settled).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_a_type_has_the_volumes_of_the_default_one() {
+    let rig = Rig::new();
+    let glances = [("glance_image_id", "image"), ("image_size", "10")];
+    rig.cinder.place("image-image", 1, &glances);
+    let none = [("cinder_volume_type", "")];
+    let listed = async |driver: &dyn Driver| driver.list().count().await;
+    // It is of another type.
+    let driver = rig.open(&none).await;
+    assert_eq!(driver.locate(&id()).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(listed(&*driver).await, 0);
+    let asked = rig.cinder.count(Call::Types);
+    assert_eq!(asked, 1, "once for all");
+    let typed = rig.open(&[("cinder_volume_type", TYPE)]).await;
+    typed.locate(&id()).await.unwrap();
+    assert_eq!(rig.cinder.count(Call::Types), asked, "nor where it is told");
+    // Whoever may not know has all of them, and whoever cannot be told now none yet.
+    for (status, kind) in [(403, None), (404, None), (500, Some(Kind::Unavailable))] {
+        let driver = rig.open(&[none[0], ("cinder_http_retries", "0")]).await;
+        rig.cinder.fail(Rule::new(Fault::Status(status)).on(Call::Types).times(1));
+        let found = driver.locate(&id()).await;
+        assert_eq!(found.err().map(|error| error.kind()), kind, "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connector_program_is_asked_once_and_again_after_a_failure() {
+    let rig = Rig::new();
+    let program = rig.state.path().join("connector");
+    let script = "#!/bin/sh\nread line; echo \"$line\" >> $0.asked\necho '{\"connector\":{}}'\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let options =
+        [("imaged_cinder_connector", program.to_str().unwrap()), ("cinder_http_retries", "0")];
+    let driver = rig.open(&options).await;
+    let asked = || {
+        let asked = fs::read_to_string(program.with_extension("asked")).unwrap();
+        assert!(asked.lines().all(|line| line.contains("properties")), "{asked}");
+        asked.lines().count()
+    };
+    let bytes = image(Look::Random, 5000, 16);
+    let at = put_bytes(&*driver, &Held::new(&id()), &bytes).await.unwrap();
+    assert_reads(&*driver, &at, &bytes, "at first").await;
+    assert_eq!(asked(), 1);
+    imaged_drivers::let_go().await;
+    rig.until_detached().await;
+    rig.cinder.fail(Rule::new(Fault::Status(500)).on(Call::UpdateAttachment).times(1));
+    read(&*driver, &at, Span::All).await.unwrap_err();
+    assert_reads(&*driver, &at, &bytes, "again").await;
+    assert_eq!(asked(), 2);
 }

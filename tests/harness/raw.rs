@@ -200,7 +200,12 @@ impl Raw {
 
     /// Reads one answer to a request of `method`.
     pub(crate) fn answer(&mut self, method: &str) -> Answer {
-        let (status, headers) = self.read_head().expect("an answer");
+        self.answer_if_any(method).expect("an answer")
+    }
+
+    /// The same; `None` if the connection ended before it.
+    pub(crate) fn answer_if_any(&mut self, method: &str) -> Option<Answer> {
+        let (status, headers) = self.read_head()?;
         let mut body = Vec::new();
         let mut whole = true;
         if method != "HEAD" && status != 204 && status != 304 {
@@ -211,7 +216,7 @@ impl Raw {
                 whole = self.read_exact(length, &mut body);
             }
         }
-        Answer { status, headers, body, whole }
+        Some(Answer { status, headers, body, whole })
     }
 
     fn read_exact(&mut self, length: usize, body: &mut Vec<u8>) -> bool {

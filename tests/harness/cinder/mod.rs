@@ -217,19 +217,32 @@ impl Cinder {
 
     /// An attachment of a volume to a host, which has been there: its id.
     pub(crate) fn place_attachment(&self, volume: &str, host: &str) -> String {
+        let id = self.place_reserved(volume);
+        let mut cloud = self.service();
+        let attachment = cloud.attachments.last_mut().unwrap();
+        attachment.status = "attached".into();
+        attachment.connector = json!({"host": host, "ip": "192.0.2.1"});
+        attachment.connection = json!({"driver_volume_type": "nfs", "attachment_id": id});
+        attachment.since = Some(chrono::Utc::now());
+        drop(cloud);
+        self.set_status(volume, "in-use");
+        id
+    }
+
+    /// An attachment of a volume that somebody has asked for, and no more yet: its id.
+    pub(crate) fn place_reserved(&self, volume: &str) -> String {
         let id = cloud::new_id();
         let attachment = Attachment {
             id: id.clone(),
             volume: volume.to_owned(),
             mode: "rw".into(),
-            status: "attached".into(),
+            status: "reserved".into(),
             instance: None,
-            connector: json!({"host": host, "ip": "192.0.2.1"}),
-            connection: json!({"driver_volume_type": "nfs", "attachment_id": id}),
-            since: Some(chrono::Utc::now()),
+            connector: Value::Null,
+            connection: json!({}),
+            since: None,
         };
         self.service().attachments.push(attachment);
-        self.set_status(volume, "in-use");
         id
     }
 

@@ -67,6 +67,7 @@ impl<S: Service> Fake<S> {
             held: watch::Sender::new(0),
             listens: watch::Sender::new(true),
             came: watch::Sender::new(0),
+            over: watch::Sender::new(0),
             address: listener.local_addr().unwrap().to_string(),
         });
         let (up, is_up) = watch::channel(true);
@@ -154,6 +155,13 @@ impl<S: Service> Fake<S> {
         let mut came = self.shared.came.subscribe();
         let waited = tokio::time::timeout(PATIENCE, came.wait_for(|_| self.count(call) >= count));
         assert!(waited.await.is_ok(), "waited in vain for {count} requests of the kind {call:?}");
+    }
+
+    /// Waits until something is so, which only what was asked can make so.
+    pub(crate) async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+        let mut over = self.shared.over.subscribe();
+        let waited = tokio::time::timeout(PATIENCE, over.wait_for(|_| so(self))).await;
+        assert!(waited.is_ok(), "waited in vain for {what}");
     }
 
     /// From now on this is good: `USER KEY`, `ID SECRET` of an application credential, `trust ID`, and the

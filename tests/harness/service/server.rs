@@ -40,6 +40,8 @@ pub(crate) struct Shared<S: Service> {
     pub(super) listens: watch::Sender<bool>,
     /// Changes with every request.
     pub(super) came: watch::Sender<usize>,
+    /// Requests that are over.
+    pub(super) over: watch::Sender<usize>,
     /// `HOST:PORT`.
     pub(super) address: String,
 }
@@ -118,6 +120,7 @@ struct UnderWay<S: Service>(Arc<Shared<S>>, S::Call);
 impl<S: Service> Drop for UnderWay<S> {
     fn drop(&mut self) {
         self.0.plan.lock().end(self.1);
+        self.0.over.send_modify(|over| *over += 1);
     }
 }
 
