@@ -6,6 +6,7 @@ mod buckets;
 mod ceph;
 mod cinder;
 mod cinder_hosts;
+mod cinder_schedules;
 mod conditions;
 mod descriptors;
 mod ends;

@@ -10,7 +10,7 @@ mod backend;
 mod callers;
 mod disk;
 mod history;
-mod random;
+pub(crate) mod random;
 mod schedule;
 mod world;
 
