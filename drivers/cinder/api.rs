@@ -243,6 +243,19 @@ impl Api {
         told(answer, key, doing).await.map(Some)
     }
 
+    /// The same of what every Cinder has, such as a listing: that there is none is no answer.
+    async fn must_ask<T: DeserializeOwned>(
+        &self,
+        call: Call<'_>,
+        key: &str,
+        doing: &str,
+    ) -> Result<T> {
+        self.ask(call, key, doing).await?.ok_or_else(|| {
+            let what = "the endpoint is not found, or is no Cinder's, trying to";
+            Error::new(Kind::Unavailable, format!("{what} {doing}"))
+        })
+    }
+
     /// Does what has no answer to look at; false if there is no such thing.
     async fn tell(&self, call: Call<'_>, doing: &str) -> Result<bool> {
         let Some(answer) = self.answer(call, doing).await? else { return Ok(false) };
@@ -264,13 +277,10 @@ impl Api {
     /// The volumes of this name in the project.
     pub(super) async fn volumes_named(&self, name: &str) -> Result<Vec<Volume>> {
         let call = Call::new(Method::GET, ["volumes", "detail"]).query("name", name);
-        let found: Option<Vec<Volume>> = self.ask(call, "volumes", "list volumes").await?;
+        let mut found: Vec<Volume> = self.must_ask(call, "volumes", "list volumes").await?;
         // A server that does not filter lists all of them.
-        Ok(found
-            .into_iter()
-            .flatten()
-            .filter(|found| found.name.as_deref() == Some(name))
-            .collect())
+        found.retain(|found| found.name.as_deref() == Some(name));
+        Ok(found)
     }
 
     /// The volumes of the project after `marker`, a page of them.
@@ -280,7 +290,7 @@ impl Api {
         if let Some(marker) = marker {
             call = call.query("marker", marker.as_str());
         }
-        Ok(self.ask(call, "volumes", "list volumes").await?.unwrap_or_default())
+        self.must_ask(call, "volumes", "list volumes").await
     }
 
     /// Begins to make a volume.
@@ -422,7 +432,7 @@ impl Api {
     pub(super) async fn attachments(&self, volume: &location::Volume) -> Result<Vec<Attachment>> {
         let call = Call::new(Method::GET, ["attachments", "detail"]);
         let call = call.query("volume_id", volume.as_str());
-        Ok(self.ask(call, "attachments", "list attachments").await?.unwrap_or_default())
+        self.must_ask(call, "attachments", "list attachments").await
     }
 
     /// Ends an attachment; false if there is none.
@@ -433,15 +443,14 @@ impl Api {
 
     /// Whether there is such a volume type.
     pub(super) async fn has_type(&self, name: &str) -> Result<bool> {
-        let types: Option<Vec<Value>> = self
-            .ask(Call::new(Method::GET, ["types"]), "volume_types", "list volume types")
-            .await?;
+        let call = Call::new(Method::GET, ["types"]);
+        let types: Vec<Value> = self.must_ask(call, "volume_types", "list volume types").await?;
         let is_it = |found: &Value| {
             [found.get("name"), found.get("id")]
                 .iter()
                 .any(|text| text.and_then(Value::as_str) == Some(name))
         };
-        Ok(types.into_iter().flatten().any(|found| is_it(&found)))
+        Ok(types.into_iter().any(|found| is_it(&found)))
     }
 
     /// The name of the type that volumes of the project have when none is asked for; `None` if there is none, or

@@ -72,6 +72,14 @@ const FAULTS: [Fault; 13] = [
     Fault::CutAfter,
 ];
 
+/// What no client can tell from the truth, or only by waiting for ever: that there is no such volume or attachment,
+/// and a volume that comes to be after all that looks for it.
+const LIES: [(Fault, Call); 3] = [
+    (Fault::Status(404), Call::ShowVolume),
+    (Fault::Status(404), Call::DeleteAttachment),
+    (Fault::Late, Call::CreateVolume),
+];
+
 /// One thing that is done to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
@@ -118,6 +126,7 @@ impl Schedule {
                     let every = [1, 2, 3, 5];
                     (random.pick(&FAULTS), random.pick(&CALLS), random.pick(&every))
                 })
+                .filter(|(fault, call, _)| !LIES.contains(&(*fault, *call)))
                 .collect(),
             acts: (0..count).map(|_| (random.below(1500), random.pick(&acts))).collect(),
             reloads: random.happens(500),
@@ -284,19 +293,20 @@ fn explore(seed: u64) {
     if schedule.ends != Ends::Not {
         daemon = daemon.restart(&[]);
     }
-    daemon.wait_until_idle();
-    daemon.wait_until("the store to be up", |daemon| {
-        matches!(daemon.ask("HEAD", &path(0)).status, 200 | 404)
-    });
     for (nth, known) in known.into_iter().enumerate() {
         let act = schedule.acts[nth].1;
         let of = format!("i{nth} {act:?} {known:?} {what}");
-        let found = daemon.ask("HEAD", &path(nth));
-        match found.status {
-            200 => assert!(known != Known::Absent, "it is there: {of}\n{}", daemon.log()),
-            404 => assert!(known != Known::There, "it is not there: {of}\n{}", daemon.log()),
-            status => panic!("{status}: {of}\n{}", daemon.log()),
-        }
+        let may_be = match known {
+            Known::There => &[200][..],
+            Known::Absent => &[404],
+            Known::Either => &[200, 404],
+        };
+        let mut found = daemon.ask("HEAD", &path(nth));
+        // The store may be looked at yet, and what is left of an earlier life cleared away.
+        daemon.wait_until(&of, |daemon| {
+            found = daemon.ask("HEAD", &path(nth));
+            may_be.contains(&found.status)
+        });
         if found.status == 200 {
             if act != Act::Copy {
                 assert!(daemon.get("volumes", &format!("i{nth}")).body == image(nth), "{of}");
@@ -306,10 +316,13 @@ fn explore(seed: u64) {
             });
         }
         // The id is free.
-        assert_eq!(daemon.put("volumes", &format!("i{nth}"), b"again").status, 201, "{of}");
+        daemon.wait_until(&format!("the id to be free: {of}"), |daemon| {
+            daemon.put("volumes", &format!("i{nth}"), b"again").status == 201
+        });
         assert_eq!(daemon.ask("DELETE", &path(nth)).status, 204, "{of}");
     }
     let volume = [volume.as_str()];
+    daemon.wait_until_idle();
     daemon.wait_until(
         &format!("nothing to be left: {:?} {what}", cinder.left(&volume)),
         |daemon| {

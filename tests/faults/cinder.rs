@@ -604,3 +604,22 @@ async fn the_connector_program_is_asked_once_and_again_after_a_failure() {
     assert_reads(&*driver, &at, &bytes, "again").await;
     assert_eq!(asked(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_not_found_does_not_say_that_an_image_is_absent() {
+    let rig = Rig::new();
+    let driver = rig.open(&[]).await;
+    let bytes = image(Look::Random, 5000, 17);
+    let at = put_bytes(&*driver, &Held::new(&id()), &bytes).await.unwrap();
+    rig.cinder.fail(Rule::new(Fault::Status(404)).on(Call::ListVolumes));
+    for failed in [
+        driver.locate(&id()).await.map(drop),
+        put_bytes(&*driver, &Held::new(&id()), &bytes).await.map(drop),
+        driver.recover(&Held::new(&id()).claim, None).await.map(drop),
+        driver.list().next().await.unwrap().map(drop),
+    ] {
+        assert_eq!(failed.unwrap_err().kind(), Kind::Unavailable);
+    }
+    rig.cinder.heal();
+    assert_reads(&*driver, &at, &bytes, "it is there").await;
+}
