@@ -252,7 +252,7 @@ async fn try_to_reserve(store: &Store, volume: &location::Volume, mode: Mode) ->
                 tokio::time::sleep(jittered(pause)).await;
                 pause = (pause * 2).min(longest);
             }
-            reserved => return Ok(reserved),
+            reserved @ (Reserved::Attachment(_) | Reserved::Busy(_)) => return Ok(reserved),
         }
     }
 }

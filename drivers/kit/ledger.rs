@@ -116,7 +116,9 @@ impl Ledger {
     /// The directory cannot be read.
     pub async fn left(&self, store: &str) -> Result<Vec<(String, String)>> {
         let Some(dir) = self.0.dir.clone() else { return Ok(Vec::new()) };
-        let all = self.0.lane.run("read what was held", move || read(&dir)).await?;
+        let inner = Arc::clone(&self.0);
+        let read = move || read(&dir, |name| inner.own.lock().contains(name));
+        let all = self.0.lane.run("read what was held", read).await?;
         let own = self.0.own.lock();
         let left =
             all.into_iter().filter(|(name, note)| note.store == store && !own.contains(name));
@@ -135,7 +137,9 @@ fn write(dir: &Path, file: &Path, note: &Note) -> Result<()> {
     })
 }
 
-fn read(dir: &Path) -> Result<Vec<(String, Note)>> {
+/// All notes. What a process that was killed had not written to its end, which is none of those that are `written`
+/// now, is removed.
+fn read(dir: &Path, written: impl Fn(&str) -> bool) -> Result<Vec<(String, Note)>> {
     let fail = |error| Error::io("read", dir.display(), error);
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -145,8 +149,13 @@ fn read(dir: &Path) -> Result<Vec<(String, Note)>> {
     for entry in entries {
         let file = entry.map_err(fail)?.path();
         let Some(name) = file.file_stem().and_then(|name| name.to_str()) else { continue };
-        if file.extension().is_none_or(|end| end != "json") {
-            continue;
+        match file.extension().and_then(|end| end.to_str()) {
+            Some("json") => {}
+            Some("new") if !written(name) => {
+                let _gone = fs::remove_file(&file);
+                continue;
+            }
+            _ => continue,
         }
         let note = match fs::read(&file) {
             // It was forgotten meanwhile.
@@ -184,6 +193,7 @@ mod tests {
         fs::write(home.path().join("held/d.new"), "").unwrap();
         assert_eq!(second.left("volumes").await.unwrap(), left);
         assert!(home.path().join("held/c.json").exists(), "what is not understood is kept");
+        assert!(!home.path().join("held/d.new").exists(), "what was not written whole is not");
         second.forget("a-1").await;
         assert_eq!(second.left("volumes").await.unwrap(), []);
     }

@@ -429,7 +429,7 @@ async fn a_volume_that_is_attached_elsewhere_is_waited_for_and_then_said_to_be()
     let busy = driver.delete(&at, Hold::default()).await.unwrap_err();
     assert_eq!(busy.kind(), Kind::InUse, "{busy:?}");
     assert!(busy.to_string().contains("in use by host glance2"), "{busy}");
-    assert_eq!(rig.held(), [PathBuf::new(); 0], "what was not attached is not noted");
+    assert!(rig.held().is_empty(), "what was not attached is not noted");
     assert!(rig.cinder.volume(&volume).is_some());
 }
 
