@@ -49,6 +49,9 @@ async fn a_pool_says_what_it_holds() {
     rig.pool.write_nothing("object").unwrap();
     assert_eq!(rig.pool.read("object", 1), Ok(Vec::new()));
     assert_eq!(rig.pool.write_nothing("ob\0ject"), Err(Errno::INVAL));
+    rig.pool.remove_object("object").unwrap();
+    assert_eq!(rig.pool.remove_object("object"), Err(Errno::NOENT));
+    assert_eq!(rig.pool.remove_object("ob\0ject"), Err(Errno::INVAL));
     image.close().unwrap();
     rig.finish();
 }
