@@ -31,7 +31,7 @@ use imaged_drivers::{Error, Kind, Result};
 
 use self::{
     answer::{json, not_modified},
-    body::Body,
+    body::{Body, Finish},
     call::{Call, Came},
     conditions::{Conditions, Verdict},
     route::{Action, allow_of, route},
@@ -58,7 +58,7 @@ pub async fn serve(
     let mut body = Some(body);
     let responded = respond(&call, &head, surplus, &mut body, peer).await;
     let mut response = responded.unwrap_or_else(|refused| refusal(&call, &head.method, &refused));
-    let finish = Arc::new(Finish(call.wire.clone()));
+    let finish = Arc::new(Finish::of(&call.wire));
     let status = response.status();
     if (status.is_client_error() || status.is_server_error())
         && let Some(body) = body.filter(|_| !call.headers.contains_key(EXPECT))
@@ -114,12 +114,13 @@ async fn respond(
         let allow = allow_of(&head.method, head.uri.path());
         Refused { allow, ..error.into() }
     })?;
-    framing::check(head.version, &call.headers, &action)?;
+    framing::check(head.version, &call.headers)?;
     if surplus {
         let what = "a descriptor came with a request that does not say `Imaged-Body: fd`";
         return Err(Error::new(Kind::Invalid, what).into());
     }
     action.allowed_to(peer)?;
+    framing::check_image(&call.headers, &action)?;
     let allow = allow_by_caps(call, &action);
     // Whoever only waits for an answer needs none when gone. What changes something ends by itself,
     // or undoes it.
@@ -216,16 +217,6 @@ fn allow_by_caps(call: &Call, action: &Action) -> Option<String> {
     methods.extend(caps.write.then_some("POST"));
     methods.extend(caps.delete.then_some("DELETE"));
     Some(methods.join(", "))
-}
-
-/// When all that hold it are gone, the exchange is finished.
-#[derive(Debug)]
-struct Finish(Wire);
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        self.0.finished();
-    }
 }
 
 /// How long a caller who is refused may go on sending what nobody wants, and how long it may pause.

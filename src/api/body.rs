@@ -11,8 +11,7 @@ use futures_util::stream::BoxStream;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use imaged_drivers::{Error, Kind, Result};
 
-use super::Finish;
-use crate::{daemon::Daemon, metrics::Stage, transfer::Account};
+use crate::{daemon::Daemon, metrics::Stage, transfer::Account, wire::stream::Wire};
 
 /// The body of a response.
 #[derive(Debug)]
@@ -67,6 +66,23 @@ impl Body {
     /// The exchange is not finished before this body is over.
     pub(super) fn finishes(&mut self, finish: Arc<Finish>) {
         self.finish = Some(finish);
+    }
+}
+
+/// When all that hold it are gone, the exchange is finished.
+#[derive(Debug)]
+pub(super) struct Finish(Wire);
+
+impl Finish {
+    /// Of the exchange on `wire`.
+    pub(super) fn of(wire: &Wire) -> Self {
+        Self(wire.clone())
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finished();
     }
 }
 

@@ -14,11 +14,14 @@ use imaged_drivers::{Error, Kind};
 use super::{Refused, route::Action};
 use crate::wire::headers::BODY;
 
-/// Refuses a request whose head says something about its body, or about whom it speaks to, that is
-/// not served here.
-pub(super) fn check(version: Version, headers: &HeaderMap, action: &Action) -> Result<(), Refused> {
+/// Refuses a request whose head cannot be taken as it is meant, whatever it asks for.
+pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Refused> {
     names_its_host(version, headers)?;
-    codings_are_undone(headers)?;
+    codings_are_undone(headers)
+}
+
+/// Refuses an image whose length nobody says, a part of one, or one in a wrapping.
+pub(super) fn check_image(headers: &HeaderMap, action: &Action) -> Result<(), Refused> {
     if !matches!(action, Action::Put(..) | Action::PutToAll(_)) {
         return Ok(());
     }
@@ -78,19 +81,18 @@ fn whole_and_plain(headers: &HeaderMap) -> Result<(), Refused> {
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Kind::Invalid, what));
     }
     if headers.get_all(CONTENT_TYPE).iter().any(|kind| is_wrapping(kind.as_bytes())) {
-        let what = "the body is the image alone, and not a form or message that holds it: send it \
-                    as application/octet-stream (curl -T FILE; Python: data=, not files=)";
+        let what = "the body is the image alone, and nothing that holds it among other things: send it \
+                    as application/octet-stream (curl -T FILE, not -F; Python: data=, not files=)";
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Kind::Invalid, what));
     }
     Ok(())
 }
 
-/// Whether what has this media type holds other things.
+/// Whether what has this media type holds other things. What `curl --data-binary` calls a form is sent
+/// as it is.
 fn is_wrapping(kind: &[u8]) -> bool {
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let kind = kind.to_ascii_lowercase();
+    let kind = kind.trim_ascii().to_ascii_lowercase();
     [b"multipart/".as_slice(), b"message/"].iter().any(|family| kind.starts_with(family))
-        || kind == b"application/x-www-form-urlencoded"
 }
 
 fn refused(status: StatusCode, kind: Kind, what: &'static str) -> Refused {
