@@ -16,14 +16,22 @@ from glance.context import RequestContext
 from stores import Glance
 
 # Who asks is told by headers, as Keystone's middleware would.
+# The flavor "extended" has the routes of imaged.glance.api.
 PASTE = """
 [pipeline:glance-api]
 pipeline = context root
+[pipeline:glance-api-extended]
+pipeline = context extended
 [filter:context]
 paste.filter_factory = glance.api.middleware.context:ContextMiddleware.factory
 [composite:root]
 paste.composite_factory = glance.api:root_app_factory
 /v2: api
+[composite:extended]
+paste.composite_factory = glance.api:root_app_factory
+/v2: extended-api
+[app:extended-api]
+paste.app_factory = imaged.glance.api:API.factory
 [app:api]
 paste.app_factory = glance.api.v2.router:API.factory
 """
@@ -59,7 +67,8 @@ class Api(Glance):
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> webob.Response:
         """An answer. What Glance does not turn into one is raised here."""
-        request = webob.Request.blank(f"/v2{path}", method=method, headers={**ADMIN, **headers})
+        told = {**ADMIN, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        request = webob.Request.blank(f"/v2{path}", method=method, headers=told)
         if body:
             request.body = body
         answer = request.get_response(self.application)
