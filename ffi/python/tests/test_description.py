@@ -19,8 +19,19 @@ COMMITTED = Path(__file__).parents[3] / "conf/glance-openapi.json"
 EXTENDED = "[paste_deploy]\nflavor = extended\n"
 # Examples of each operation; 1000 take an hour.
 EXAMPLES = int(os.environ.get("IMAGED_EXAMPLES", "50"))
-#: What Glance answers though it should not: operation, status, and whose fault it is.
-KNOWN: dict[tuple[str, int], str] = {}
+# What Glance 33 answers though it should not, and where the fault is: none is in the routes here.
+NESTED = "what is in namespaces, objects and properties is read by WSME, whose errors nobody catches"
+KNOWN = {
+    ("metadef_namespaces.create", 500): NESTED,
+    ("metadef_namespaces.update", 500): NESTED,
+    ("metadef_objects.create", 500): NESTED,
+    ("metadef_objects.update", 500): NESTED,
+    ("metadef_properties.create", 500): NESTED,
+    ("metadef_properties.update", 500): NESTED,
+    ("metadef_tags.index", 500): "a sort key that tags do not have is not refused",
+    ("metadef_tags.create_tags", 500): "a body without tags is not refused",
+    ("tasks.create", 500): "a task whose input is null is not refused",
+}
 
 # JSON too.
 for media_type in description.PATCHES:
