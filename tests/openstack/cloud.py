@@ -64,6 +64,17 @@ class Rig:
         if self["mode"] != mode:
             self._script("glance", mode, self["dir"])
 
+    @contextlib.contextmanager
+    def extended(self):
+        """Glance with the routes of imaged.glance.api, and quotas from Keystone."""
+        os.environ["GLANCE_API"] = "extended"
+        try:
+            self._script("glance", self["mode"], self["dir"])
+            yield
+        finally:
+            del os.environ["GLANCE_API"]
+            self._script("glance", self["mode"], self["dir"])
+
     def kill_daemon(self):
         self._script("daemon", "kill", self["dir"])
 

@@ -9,6 +9,14 @@ import sys
 
 import openstack
 
+# What a project may have in Glance; sizes in MiB. More than any test makes, but for those of quotas.
+LIMITS = {
+    "image_size_total": 100_000,
+    "image_stage_total": 100_000,
+    "image_count_total": 1000,
+    "image_count_uploading": 1000,
+}
+
 
 def connect(keystone, password):
     """The cloud, as its admin."""
@@ -40,6 +48,8 @@ def main(keystone, password, glance, gateway, cinder):
             )
             for role in granted:
                 identity.assign_project_role_to_user(project, user, roles[role])
+    # Glance asks for the limits of all projects.
+    identity.assign_system_role_to_user(identity.find_user("glance"), roles["reader"], "all")
     for name, kind, url in (
         ("glance", "image", glance),
         ("cinder", "block-storage", f"{cinder}/v3"),
@@ -50,6 +60,14 @@ def main(keystone, password, glance, gateway, cinder):
             identity.create_endpoint(
                 service_id=service.id, interface=interface, url=url, region_id="rig"
             )
+        if name == "glance":
+            for quota, limit in LIMITS.items():
+                identity.create_registered_limit(
+                    service_id=service.id,
+                    region_id="rig",
+                    resource_name=quota,
+                    default_limit=limit,
+                )
 
 
 if __name__ == "__main__":
