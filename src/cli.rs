@@ -17,3 +17,4 @@ pub(crate) mod serve;
 pub(crate) mod stores;
 pub(crate) mod talk;
 mod target;
+pub(crate) mod usage;

@@ -11,6 +11,7 @@ use cli::{
     args::{Args, Command},
     bench, check, copy, get, images, import, jobs, pages, put, serve, stores,
     talk::talk,
+    usage,
 };
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Stores(daemon) => talk(&daemon, async |talk| stores::run(talk).await),
         Command::Copy(args) => talk(&args.daemon, async |talk| copy::run(talk, &args).await),
         Command::Jobs(args) => talk(&args.daemon, async |talk| jobs::run(talk, &args).await),
+        Command::Usage(args) => usage::run(&args),
         Command::CheckConfig(args) => check::run(&args),
         Command::ImportConfig(args) => import::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -25,6 +25,13 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage
                           Without --socket the daemon is sought at $IMAGED_SOCKET, else at \
                           /run/imaged/imaged.sock, else at $XDG_RUNTIME_DIR/imaged.sock.";
 
+const VARIABLES: &str = "Who asks is told by the variables of the openstack command: OS_AUTH_URL, \
+                         OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, \
+                         OS_PROJECT_DOMAIN_NAME, or their _ID; or OS_TOKEN; or \
+                         OS_APPLICATION_CREDENTIAL_ID and _SECRET. Also OS_REGION_NAME, OS_INTERFACE, \
+                         OS_CACERT and OS_IMAGE_ENDPOINT_OVERRIDE. Glance needs the routes of \
+                         imaged.glance.api.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon until SIGTERM or SIGINT; SIGHUP reads the configuration again
@@ -45,6 +52,9 @@ pub(crate) enum Command {
     Copy(Copy),
     /// Show or cancel work in the background
     Jobs(Jobs),
+    /// Show what a project uses of its quotas in Glance, and what remains
+    #[command(after_help = VARIABLES)]
+    Usage(Usage),
     /// Read the configuration, open each store, and say what is wrong
     CheckConfig(Check),
     /// Make the daemon's configuration from Glance's
@@ -228,6 +238,16 @@ pub(crate) struct Jobs {
     pub(crate) cancel: Option<String>,
     #[command(flatten)]
     pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Usage {
+    /// The project's id; administrators may name any [default: the one that is logged in to]
+    #[arg(long, value_name = "ID")]
+    pub(crate) project: Option<String>,
+    /// Print one JSON document on standard output, and nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -46,6 +46,36 @@ fn a_missing_daemon_is_named_with_the_remedy() {
 }
 
 #[test]
+fn usage_without_a_login_names_what_is_missing() {
+    let nowhere = Path::new("/nonexistent/imaged.sock");
+    let usage = |given: &[(&str, &str)]| {
+        let mut usage = command(nowhere, ["usage"]);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OS_")) {
+            usage.env_remove(name);
+        }
+        finish(
+            {
+                usage.envs(given.iter().copied());
+                usage
+            },
+            b"",
+        )
+    };
+    let nothing = usage(&[]);
+    assert_eq!(nothing.code, 2);
+    assert!(nothing.err.contains("OS_AUTH_URL"), "{}", nothing.err);
+    let url = ("OS_AUTH_URL", "http://127.0.0.1:1/v3");
+    let user = usage(&[url]);
+    assert_eq!(user.code, 2);
+    assert!(user.err.contains("OS_USERNAME"), "{}", user.err);
+    // Nobody listens there.
+    let unreachable = usage(&[url, ("OS_TOKEN", "secret-token")]);
+    assert_eq!(unreachable.code, 1);
+    assert!(unreachable.err.contains("127.0.0.1:1"), "{}", unreachable.err);
+    assert!(!unreachable.err.contains("secret-token"), "{}", unreachable.err);
+}
+
+#[test]
 fn json_is_one_document_and_nothing_else() {
     let daemon = daemon();
     let out = daemon.path("out").display().to_string();
