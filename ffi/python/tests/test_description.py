@@ -20,7 +20,7 @@ EXTENDED = "[paste_deploy]\nflavor = extended\n"
 # Examples of each operation; 1000 take an hour.
 EXAMPLES = int(os.environ.get("IMAGED_EXAMPLES", "50"))
 # What Glance 33 answers though it should not, and where the fault is: none is in the routes here.
-NESTED = "what is in namespaces, objects and properties is read by WSME, whose errors nobody catches"
+NESTED = "what is in namespaces and the like is read by WSME, whose errors nobody catches"
 KNOWN = {
     ("metadef_namespaces.create", 500): NESTED,
     ("metadef_namespaces.update", 500): NESTED,
