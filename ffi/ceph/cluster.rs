@@ -133,7 +133,9 @@ impl Connecting {
     /// `TIMEDOUT` if no mon answers; `ACCES` if the key is wrong; `NOENT` without a keyring.
     pub fn connect(self) -> Result<Cluster> {
         // SAFETY: the handle is configured and connected only once, for this consumes it.
-        check(unsafe { rados::rados_connect(self.0.0) })?;
+        let connected = check(unsafe { rados::rados_connect(self.0.0) });
+        exit::begun();
+        connected?;
         Ok(Cluster(Arc::new(self.0)))
     }
 }

@@ -44,6 +44,12 @@ pub(crate) fn opened() {
     guard();
 }
 
+/// A handle has connected, or tried to: what its libraries have registered for the end of the process
+/// meanwhile, OpenSSL's clean-up among it, would else come before [`leave`], beside their threads.
+pub(crate) fn begun() {
+    guard();
+}
+
 /// A handle is shut down.
 pub(crate) fn closed() {
     connections().open -= 1;
