@@ -35,6 +35,7 @@ use self::{
     call::{Call, Came},
     conditions::{Conditions, Verdict},
     route::{Action, allow_of, route},
+    status::Refused,
 };
 use crate::{
     daemon::Daemon,
@@ -86,20 +87,6 @@ fn claim(wire: &Wire, request: &Request<Incoming>) -> (Came, bool) {
         wire.close(std::mem::take(&mut descriptors));
     }
     (Came { descriptors, lost }, surplus)
-}
-
-/// Why a request is refused, and what it may ask for instead.
-struct Refused {
-    error: Error,
-    allow: Option<String>,
-    /// The status, where it is not that of the error's kind.
-    status: Option<StatusCode>,
-}
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self { error, allow: None, status: None }
-    }
 }
 
 /// Does what is asked for, if the peer may ask for it.

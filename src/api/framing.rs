@@ -11,7 +11,7 @@ use hyper::{
 };
 use imaged_drivers::{Error, Kind};
 
-use super::{Refused, route::Action};
+use super::{route::Action, status::Refused};
 use crate::wire::headers::BODY;
 
 /// Refuses a request whose head cannot be taken as it is meant, whatever it asks for.

@@ -13,6 +13,20 @@ use crate::wire::problem::{Problem, status};
 /// Seconds after which a caller may try an unavailable store again.
 const RETRY_AFTER_S: &str = "10";
 
+/// Why a request is refused, and what it may ask for instead.
+pub(super) struct Refused {
+    pub(super) error: Error,
+    pub(super) allow: Option<String>,
+    /// The status, where it is not that of the error's kind.
+    pub(super) status: Option<StatusCode>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, allow: None, status: None }
+    }
+}
+
 /// The answer to a request that failed; `allow` is what a caller may do instead. `status` stands where
 /// HTTP has one of its own for what a kind tells in general.
 #[must_use]
