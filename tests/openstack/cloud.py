@@ -5,8 +5,11 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -109,6 +112,63 @@ class Rig:
         """Its workers end with their master, or are ended; then it starts again."""
         os.kill(self["pids"]["glance"], signal.SIGKILL)
         self._script("glance", self["mode"], self["dir"])
+
+    @contextlib.contextmanager
+    def beside(self, conf="", policy="", python=None):
+        """Another Glance beside the rig's, with its database and stores; its URL.
+
+        It has these lines of configuration besides, this policy file, and modules of the folder
+        `python` before those installed.
+        """
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        own = Path(self["glance_conf"]).parent
+        folder, log = own / "beside", Path(self["log"]) / "glance-beside.log"
+        folder.mkdir()
+        log.touch()
+        shutil.chown(log, self["glance_user"])
+        (folder / "policy.yaml").write_text(policy)
+        lines = [
+            Path(self["glance_conf"]).read_text(),
+            f"[DEFAULT]\nlog_file = {log}\nworker_self_reference_url = http://{address}",
+            f"[oslo_policy]\npolicy_file = {folder}/policy.yaml",
+            # The cache is the other's.
+            "[paste_deploy]\nflavor = keystone",
+            conf,
+        ]
+        (folder / "glance-api.conf").write_text("\n".join(lines))
+        changes = {
+            "http-socket": f"http-socket = {address}",
+            # Fewer start sooner.
+            "processes": "processes = 1",
+            "threads": "threads = 8",
+        }
+        ini = [
+            changes.get(line.partition(" =")[0], line).replace(
+                f"OS_GLANCE_CONFIG_DIR={own}", f"OS_GLANCE_CONFIG_DIR={folder}"
+            )
+            for line in (own / "uwsgi.ini").read_text().splitlines()
+        ]
+        if python:
+            ini.append(f"pythonpath = {python}")
+        (folder / "uwsgi.ini").write_text("\n".join(ini) + "\n")
+        with (Path(self["log"]) / "glance-beside.out").open("w") as out:
+            process = subprocess.Popen(
+                [Path(sys.executable).with_name("uwsgi"), "--ini", folder / "uwsgi.ini"],
+                # With this `ci/openstack down` finds it.
+                env=os.environ | {"CI_OPENSTACK": f"{self['dir']}:beside"},
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        try:
+            until("the Glance beside to answer", lambda: _answers(f"http://{address}", process))
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+            shutil.rmtree(folder)
 
     @contextlib.contextmanager
     def daemon_down(self):
@@ -246,6 +306,15 @@ class Rig:
         return found
 
 
+def _answers(url, process):
+    assert process.poll() is None, "it does not start; see glance-beside.out and .log"
+    session = requests.Session()
+    session.trust_env = False
+    with contextlib.suppress(requests.ConnectionError):
+        return session.get(f"{url}/versions", timeout=60).ok
+    return False
+
+
 # Made once each, for every test looks into every store.
 @functools.cache
 def _service(auth, user, key, region):
@@ -281,10 +350,11 @@ def _in_bucket(facts):
 
 
 class Glance:
-    """Its API as one user sees it."""
+    """Its API as one user sees it; of another Glance than the rig's, with its URL."""
 
-    def __init__(self, rig, user="admin"):
+    def __init__(self, rig, user="admin", url=None):
         self.rig = rig
+        self.url = url or rig["glance"]
         self.made = []
         # Proxies of the surroundings have nothing to do here.
         self.session = requests.Session()
@@ -312,12 +382,13 @@ class Glance:
         url = f"{self.rig['keystone']}/auth/tokens"
         answer = self.session.post(url, json=body, timeout=60)
         assert answer.status_code == 201, answer.text
+        self.project = answer.json()["token"]["project"]["id"]
         return answer.headers["X-Subject-Token"]
 
     def ask(self, method, path, expect=None, **more):
         """One request; fails unless the status is one of those expected."""
         more.setdefault("timeout", 120)
-        answer = self.session.request(method, f"{self.rig['glance']}/v2{path}", **more)
+        answer = self.session.request(method, f"{self.url}/v2{path}", **more)
         if expect is not None:
             expected = expect if isinstance(expect, tuple) else (expect,)
             assert answer.status_code in expected, f"{method} {path}: {answer} {answer.text[:500]}"

@@ -34,12 +34,23 @@ def connect(keystone, password):
 def main(keystone, password, glance, gateway, cinder):
     identity = connect(keystone, password).identity
     roles = {role.name: role for role in identity.roles()}
-    for name in ("service", "member", "reader"):
+    for name in ("service", "manager", "member", "reader"):
         roles.setdefault(name, None)
         roles[name] = roles[name] or identity.create_role(name=name)
     for project_name, users in (
         ("service", {"glance": ("admin", "service"), "cinder": ("admin", "service")}),
-        ("demo", {"demo": ("member", "reader")}),
+        (
+            "demo",
+            {
+                "demo": ("member", "reader"),
+                "manager": ("manager", "member", "reader"),
+                "reader": ("reader",),
+            },
+        ),
+        (
+            "other",
+            {"other": ("member", "reader"), "other-manager": ("manager", "member", "reader")},
+        ),
     ):
         project = identity.create_project(name=project_name, domain_id="default")
         for name, granted in users.items():
