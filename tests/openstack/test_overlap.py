@@ -1,0 +1,183 @@
+"""Changes of an image while its bytes come: what is stored stays active, and no change is lost.
+
+Glance reads an image, and writes it whole when a request ends: over what others have written in
+between. A protected property that a server of the test's is asked about holds a change in between.
+"""
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from cloud import Glance, until
+from test_property_protection import Fault, patch, tag
+
+pytestmark = [
+    pytest.mark.imaged,
+    pytest.mark.xfail(raises=Fault, strict=True, reason="Glance writes back what it had read"),
+]
+
+
+class Gate(ThreadingHTTPServer):
+    """Says that everything is allowed, once it is open."""
+
+    def __init__(self):
+        self.arrived, self.opened = threading.Event(), threading.Event()
+        gate = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                gate.arrived.set()
+                gate.opened.wait(60)
+                self.send_response(200)
+                self.send_header("Content-Length", "4")
+                self.end_headers()
+                self.wfile.write(b"True")
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture(scope="module")
+def gate():
+    with Gate() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def slow(rig, gate):
+    """A Glance that asks the gate when it has read an image with the property `x_held`."""
+    rig.use("imaged")
+    path = rig.folder / "glance" / "protections.conf"
+    everyone = "".join(f"{operation} = everyone\n" for operation in ("create", "update", "delete"))
+    path.write_text(f"[^x_held$]\n{everyone}read = gate\n[.*]\n{everyone}read = everyone\n")
+    conf = (
+        f"[DEFAULT]\nproperty_protection_file = {path}\n"
+        "property_protection_rule_format = policies\n"
+    )
+    policy = f'"everyone": "@"\n"gate": "http://127.0.0.1:{gate.server_port}/"\n'
+    with rig.beside(conf, policy) as url:
+        yield Glance(rig, url=url)
+    path.unlink()
+
+
+@pytest.fixture
+def held(gate, slow):
+    """Holds a change, which has read the image, until the block ends."""
+
+    @contextlib.contextmanager
+    def hold(change, image):
+        gate.arrived.clear()
+        gate.opened.clear()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(change, slow, image)
+            # What fails before the block ends is to fail, not to wait.
+            try:
+                until("it to ask", lambda: gate.arrived.is_set() or done.done(), 30)
+                assert not done.done(), done.result()
+                yield
+            finally:
+                gate.opened.set()
+            done.result(60)
+
+    return hold
+
+
+def new_property(glance, image):
+    assert patch(glance, image, "add", "/x_new", "value") == 200
+
+
+CHANGES = pytest.mark.parametrize("change", [new_property, tag])
+
+
+class Slow:
+    """A body of which the second half comes when it is called."""
+
+    def __init__(self, glance, image):
+        self.begun, self.rest = threading.Event(), threading.Event()
+        self.body = bytes(100_000)
+        self.pool = ThreadPoolExecutor(1)
+        self.answer = self.pool.submit(
+            glance.upload, image, self._pieces(), "fast", expect=(204, 410)
+        )
+        until("the upload to begin", lambda: glance.show(image)["status"] == "saving")
+
+    def _pieces(self):
+        yield self.body
+        self.rest.wait(60)
+        yield self.body
+
+    def end(self):
+        self.rest.set()
+        status = self.answer.result(60).status_code
+        self.pool.shutdown()
+        return status
+
+
+@CHANGES
+def test_a_change_past_the_end_of_an_upload(imaged, held, change):
+    image = imaged.create(x_held="yes")
+    upload = Slow(imaged, image)
+    with held(change, image):
+        assert upload.end() == 204
+        assert imaged.show(image)["status"] == "active"
+    facts = imaged.show(image)
+    if facts["status"] == "saving":
+        # Its bytes are there, and only its deletion leads out of that.
+        assert (facts["size"], facts["checksum"]) == (None, None)
+        raise Fault("it is being saved again, for ever")
+    assert facts["status"] == "active"
+
+
+@CHANGES
+def test_a_change_past_the_end_of_an_import(imaged, held, change):
+    image = imaged.create(x_held="yes")
+    imaged.stage(image, b"bytes")
+    with held(change, image):
+        imaged.fetch(image, "glance-direct", ["fast"])
+        imaged.imported(image, ["fast"])
+    facts = imaged.show(image)
+    if facts["status"] == "uploading":
+        raise Fault("it is staged again, and nothing is")
+    assert facts["status"] == "active"
+
+
+@CHANGES
+def test_a_change_past_the_beginning_of_an_upload(imaged, held, change):
+    image = imaged.create(x_held="yes")
+    with held(change, image):
+        upload = Slow(imaged, image)
+    answer = upload.end()
+    if answer == 410:
+        raise Fault("the upload is refused at its end")
+    assert answer == 204
+
+
+def test_a_property_that_comes_during_an_upload(imaged):
+    image = imaged.create()
+    upload = Slow(imaged, image)
+    new_property(imaged, image)
+    assert upload.end() == 204
+    facts = imaged.show(image)
+    assert facts["status"] == "active"
+    if "x_new" not in facts:
+        raise Fault("it is gone")
+
+
+def test_a_tag_that_comes_during_an_upload(imaged):
+    image = imaged.create()
+    upload = Slow(imaged, image)
+    tag(imaged, image)
+    assert upload.end() == 204
+    facts = imaged.show(image)
+    assert facts["status"] == "active"
+    if not facts["tags"]:
+        raise Fault("it is gone")
