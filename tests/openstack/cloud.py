@@ -480,7 +480,8 @@ class Glance:
         return self.ask("DELETE", f"/images/{image}", expect)
 
     def images(self):
-        found, path = [], "/images?limit=100"
+        # Else other projects' community images are not among them.
+        found, path = [], "/images?limit=100&visibility=all"
         while path:
             page = self.ask("GET", path, 200).json()
             found += page["images"]
