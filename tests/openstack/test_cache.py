@@ -1,7 +1,7 @@
 """The image cache, which a read fills, and which can be told to fetch."""
 
 import pytest
-from cloud import until
+from cloud import Glance, until
 
 
 @pytest.fixture
@@ -33,3 +33,85 @@ def test_prefetch(glance, empty_cache, raw, store):
     until("the cache to have it", lambda: cached(glance) == {image: len(raw)}, 60)
     until("it to be no longer queued", lambda: glance.cached()["queued_images"] == [])
     assert glance.download(image).content == raw
+
+
+@pytest.mark.parametrize("store", ["ceph", "fast"])
+def test_taken_out_of_the_cache(glance, empty_cache, raw, store):
+    """One, and all; the image stays, and what is read next is as it was."""
+    images = [glance.active(raw, store) for _ in range(2)]
+    for image in images:
+        assert glance.download(image).content == raw
+    until("the cache to have them", lambda: cached(glance).keys() == set(images), 10)
+    glance.ask("DELETE", f"/cache/{images[0]}", 204)
+    assert cached(glance) == {images[1]: len(raw)}
+    queue = {"x-image-cache-clear-target": "queue"}
+    glance.ask("DELETE", "/cache", 204, headers=queue)
+    assert cached(glance) == {images[1]: len(raw)}
+    glance.ask("DELETE", "/cache", 204, headers={"x-image-cache-clear-target": "cache"})
+    assert cached(glance) == {}
+    for image in images:
+        assert glance.download(image).content == raw
+
+
+def test_clean_and_prune(glance, empty_cache, rig, raw):
+    """What is whole and within the size is kept, and with it what is read."""
+    image = glance.active(raw, "ceph")
+    assert glance.download(image).content == raw
+    until("the cache to have it", lambda: cached(glance) == {image: len(raw)}, 10)
+    glance.ask("POST", "/cache/clean", 204)
+    told = glance.ask("POST", "/cache/prune", 200).json()
+    assert told == {"total_files_pruned": 0, "total_bytes_pruned": 0}
+    assert cached(glance) == {image: len(raw)}
+    assert glance.download(image).content == raw
+    nodes = glance.ask("GET", f"/cache/nodes/{image}", 200).json()
+    assert rig["glance"] in str(nodes)
+
+
+@pytest.mark.imaged
+def test_what_the_cache_refuses(imaged, empty_cache, rig, raw):
+    image = imaged.active(raw, "fast")
+    queued = imaged.create()
+    missing = "00000000-0000-0000-0000-000000000000"
+    imaged.ask("PUT", f"/cache/{queued}", 400)
+    imaged.ask("POST", f"/images/{image}/actions/deactivate", 204)
+    imaged.ask("PUT", f"/cache/{image}", 400)
+    imaged.ask("POST", f"/images/{image}/actions/reactivate", 204)
+    for method in ("PUT", "DELETE"):
+        imaged.ask(method, f"/cache/{missing}", 404)
+    imaged.ask("DELETE", "/cache", 400, headers={"x-image-cache-clear-target": "both"})
+    imaged.ask("PATCH", f"/images/{image}", 200, **_public())
+    for name in ("reader", "demo", "manager"):
+        user = Glance(rig, name)
+        for method, path in (
+            ("GET", "/cache"),
+            ("DELETE", "/cache"),
+            ("PUT", f"/cache/{image}"),
+            ("DELETE", f"/cache/{image}"),
+            ("GET", f"/cache/nodes/{image}"),
+            ("POST", "/cache/clean"),
+            ("POST", "/cache/prune"),
+        ):
+            user.ask(method, path, 403)
+    assert imaged.cached() == {"cached_images": [], "queued_images": []}
+
+
+def _public():
+    return {
+        "json": [{"op": "replace", "path": "/visibility", "value": "public"}],
+        "headers": {"Content-Type": "application/openstack-images-v2.1-json-patch"},
+    }
+
+
+@pytest.mark.imaged
+def test_no_cache(imaged, rig, raw):
+    """Every request about it is answered 404."""
+    image = imaged.active(raw, "fast")
+    with rig.beside("[DEFAULT]\nimage_cache_dir =\n") as url:
+        without = Glance(rig, url=url)
+        without.ask("GET", "/cache", 404)
+        without.ask("DELETE", "/cache", 404)
+        without.ask("PUT", f"/cache/{image}", 404)
+        without.ask("DELETE", f"/cache/{image}", 404)
+        without.ask("POST", "/cache/clean", 404)
+        without.ask("POST", "/cache/prune", 404)
+        assert without.download(image).content == raw
