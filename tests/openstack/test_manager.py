@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from changes import deactivate, delete, patch, put_tag, reactivate, rename, tag
 from cloud import Glance, until
-from test_property_protection import patch, tag
 
 pytestmark = pytest.mark.imaged
 POLICY = Path(__file__).parents[2] / "conf/policy/manager.yaml"
@@ -32,24 +32,12 @@ def image(imaged, users):
 # What may be done with an image that is prepared: each answers with its status.
 
 
-def deactivate(user, image):
-    return user.ask("POST", f"/images/{image}/actions/deactivate").status_code
-
-
-def reactivate(user, image):
-    return user.ask("POST", f"/images/{image}/actions/reactivate").status_code
-
-
 def communitize(user, image):
     return patch(user, image, "replace", "/visibility", "community")
 
 
 def publicize(user, image):
     return patch(user, image, "replace", "/visibility", "public")
-
-
-def delete(user, image):
-    return user.ask("DELETE", f"/images/{image}").status_code
 
 
 def add_member(user, image):
@@ -62,14 +50,6 @@ def delete_member(user, image):
 
 def copy(user, image):
     return user.fetch(image, "copy-image", ["plain-file"], expect=None).status_code
-
-
-def rename(user, image):
-    return patch(user, image, "replace", "/name", "other")
-
-
-def put_tag(user, image):
-    return user.ask("PUT", f"/images/{image}/tags/one").status_code
 
 
 def download(user, image):

@@ -1,6 +1,7 @@
 """Tags of a metadata namespace, which replace those that are there, or come to them."""
 
 import pytest
+from changes import Fault
 from cloud import Glance
 
 pytestmark = pytest.mark.imaged
@@ -27,28 +28,36 @@ def tags(glance):
     return {one["name"] for one in glance.ask("GET", PATH, 200).json()["tags"]}
 
 
-@pytest.mark.parametrize("append", [None, "False", "0", "no", "perhaps"])
-def test_tags_replace_those_before(namespace, append):
-    put(namespace, "one", "two")
-    put(namespace, "three", append=append)
-    assert tags(namespace) == {"three"}
+def test_tags_replace_those_before(namespace):
+    for append in (None, "False", "0", "no", "perhaps"):
+        put(namespace, "one", "two")
+        put(namespace, "three", append=append)
+        assert tags(namespace) == {"three"}, append
 
 
-@pytest.mark.parametrize("append", ["True", "true", "1", "yes"])
-def test_tags_come_to_those_before(namespace, append):
-    put(namespace, "one", "two")
-    answer = put(namespace, "three", append=append)
-    # Only what came is told.
-    assert answer.json()["tags"] == [{"name": "three"}]
-    assert tags(namespace) == {"one", "two", "three"}
+def test_tags_come_to_those_before(namespace):
+    for append in ("True", "true", "1", "yes"):
+        put(namespace, "one", "two")
+        answer = put(namespace, "three", append=append)
+        # Only what came is told.
+        assert answer.json()["tags"] == [{"name": "three"}]
+        assert tags(namespace) == {"one", "two", "three"}, append
 
 
 def test_what_is_refused_changes_nothing(namespace, rig):
     put(namespace, "one")
     put(namespace, "two", "one", append="True", expect=409)
     assert tags(namespace) == {"one"}
-    put(namespace, "a" * 81, append="True", expect=400)
     put(Glance(rig, "demo"), "three", append="True", expect=403)
     assert tags(namespace) == {"one"}
     path = "/metadefs/namespaces/OS::Test::None/tags"
     namespace.ask("POST", path, 404, json={"tags": [{"name": "one"}]})
+
+
+@pytest.mark.xfail(raises=Fault, strict=True, reason="Glance asks the database, and not its schema")
+def test_a_name_that_is_too_long(namespace):
+    put(namespace, "one")
+    answer = put(namespace, "a" * 81, append="True", expect=(400, 500))
+    assert tags(namespace) == {"one"}
+    if answer.status_code == 500:
+        raise Fault("it is taken for an error of the server's")
