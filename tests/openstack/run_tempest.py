@@ -8,6 +8,7 @@ The exit code is tempest's: 0 if nothing failed. Of interop.txt each test must p
 tests of glance-tempest-plugin in-process and with the daemon: all that pass without it must with it.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import openstack
 from cloud import Glance, Rig, check_accounts
 
 # Glance checks formats, has no second Glance to import from, and no Nova beside it.
@@ -42,6 +44,7 @@ neutron = false
 swift = false
 horizon = false
 [image]
+catalog_type = {service}
 region = {region}
 http_image = {files}/tempest.img
 http_qcow2_image = {files}/tempest.qcow2
@@ -49,6 +52,7 @@ image_caching_enabled = true
 hashing_algorithm = sha512
 build_timeout = 60
 [image-feature-enabled]
+image_format_enforcement = {formats}
 import_image = true
 manage_locations = true
 http_store_enabled = true
@@ -69,9 +73,29 @@ RACES = {
 }
 
 
-def tempest(folder, mode, regex):
+@contextlib.contextmanager
+def lenient(rig):
+    """The type of a service in the catalog: a Glance beside the rig's that takes bytes of any format.
+
+    Tests upload bytes that are none, and are skipped where Glance looks at them.
+    """
+    identity = openstack.connect(
+        auth_url=rig["keystone"], region_name=rig["region"], **rig["users"]["admin"]
+    ).identity
+    with rig.beside("[image_format]\nrequire_image_format_match = false\n") as url:
+        service = identity.create_service(name="lenient", type="image-lenient")
+        for interface in ("public", "internal", "admin"):
+            identity.create_endpoint(
+                service_id=service.id, interface=interface, url=url, region_id=rig["region"]
+            )
+        try:
+            yield service.type
+        finally:
+            identity.delete_service(service)
+
+
+def tempest(rig, mode, regex, service="image"):
     """Runs these tests; the exit code, and the names of those that passed."""
-    rig = Rig(folder)
     rig.use(mode)
     glance = Glance(rig)
     before = {image["id"] for image in glance.images()}
@@ -97,7 +121,9 @@ def tempest(folder, mode, regex):
     (work / "etc" / "tempest.conf").write_text(
         CONF.format(
             work=work,
-            scope=str(regex == RBAC).lower(),
+            scope=regex == RBAC,
+            service=service,
+            formats=service == "image",
             **rig["users"]["admin"],
             **rig.facts,
         )
@@ -121,7 +147,9 @@ def tempest(folder, mode, regex):
         counts = dict(re.findall(r"^ - (\w[\w ]*): +(\d+)$", text, re.MULTILINE))
         if not counts:
             sys.exit(f"tempest did not run:\n{text[-2000:]}")
-        print(f"tempest {regex}, {mode}:", ", ".join(f"{n} {what}" for what, n in counts.items()))
+        print(
+            f"tempest {regex[:80]}, {mode}:", ", ".join(f"{n} {what}" for what, n in counts.items())
+        )
         failed = re.findall(r"^\{\d+\} (\S+).* \.\.\. FAILED$", text, re.MULTILINE)
         for name in failed:
             print(f"failed: {name}")
@@ -146,19 +174,23 @@ def tempest(folder, mode, regex):
 
 
 def main(folder, mode, regex="tempest.api.image"):
+    rig = Rig(folder)
     if mode == "rbac":
-        _, without = tempest(folder, "in-process", RBAC)
-        _, passed = tempest(folder, "imaged", RBAC)
+        _, without = tempest(rig, "in-process", RBAC)
+        _, passed = tempest(rig, "imaged", RBAC)
         for name in sorted(without - passed):
             print(f"passes in-process only: {name}")
         return not without or not without <= passed
     if regex == "interop":
         names = INTEROP.read_text().split()
-        _, passed = tempest(folder, mode, "|".join(map(re.escape, names)))
-        there = passed.intersection(names)
-        print(f"interop, {mode}: {len(there)} of {len(names)}")
-        return len(there) < len(names)
-    code, _ = tempest(folder, mode, regex)
+        rig.use(mode)
+        with lenient(rig) as service:
+            _, passed = tempest(rig, mode, "|".join(map(re.escape, names)), service)
+        for name in sorted(set(names) - passed):
+            print(f"has not passed: {name}")
+        print(f"interop, {mode}: {len(passed.intersection(names))} of {len(names)}")
+        return not passed.issuperset(names)
+    code, _ = tempest(rig, mode, regex)
     return code
 
 
