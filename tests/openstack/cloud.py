@@ -125,7 +125,7 @@ class Rig:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         own = Path(self["glance_conf"]).parent
         folder, log = own / "beside", Path(self["log"]) / "glance-beside.log"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         log.touch()
         shutil.chown(log, self["glance_user"])
         (folder / "policy.yaml").write_text(policy)

@@ -79,7 +79,7 @@ def test_associations_and_deletions_at_a_time(imaged, rig):
 
     def client():
         one = Glance.__new__(Glance)
-        one.rig, one.session = rig, type(imaged.session)()
+        one.rig, one.url, one.session = rig, imaged.url, type(imaged.session)()
         one.session.trust_env = False
         one.session.headers["X-Auth-Token"] = token
         return one
