@@ -53,7 +53,8 @@ pub use contract::{
     Volumes,
 };
 pub use kit::{
-    DropOnLane, durable, lane, ledger, memory, open_file, options, parts, point, window, zeros,
+    DropOnLane, clock, durable, lane, ledger, memory, open_file, options, parts, point, refusals,
+    window, zeros,
 };
 pub use location::{Location, Volume};
 

@@ -6,10 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use imaged_drivers::{Error, Kind, Result};
+use imaged_drivers::{Error, Kind, Result, clock::unix_seconds};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -77,9 +77,7 @@ impl Jobs {
         image: &str,
         total: Option<u64>,
     ) -> Ticket {
-        let begun = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let begun = unix_seconds();
         let mut all = self.all();
         // The oldest finished ones are forgotten, and a finished namesake. One that still runs keeps
         // its id, which is the caller's and need not be unique.

@@ -17,10 +17,12 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use imaged_drivers::{Claim, Error, Kind, Location, Result, durable, lane::Lane};
+use imaged_drivers::{
+    Claim, Error, Kind, Location, Result, clock::unix_seconds, durable, lane::Lane,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +136,7 @@ impl Made {
             self.remove(|nonce, _| nonce == claim.nonce()).await;
             return Ok(());
         };
-        let whole = Some(Whole { location: at.to_string(), version, since: now() });
+        let whole = Some(Whole { location: at.to_string(), version, since: unix_seconds() });
         self.write(claim.nonce(), Note { whole, ..note }).await
     }
 
@@ -143,7 +145,7 @@ impl Made {
         let note = self.0.notes.lock().get(claim.nonce()).cloned();
         let Some(mut note) = note else { return };
         let Some(whole) = &mut note.whole else { return };
-        whole.since = now();
+        whole.since = unix_seconds();
         if let Err(error) = self.write(claim.nonce(), note).await {
             tracing::warn!(error = %error.chain(), "an image can be taken back for a shorter time");
         }
@@ -151,7 +153,7 @@ impl Made {
 
     /// The version of the image at `at` that `uid` has had made and may take back.
     pub(crate) fn version(&self, uid: u32, store: &str, at: &Location) -> Option<String> {
-        let (at, now) = (at.to_string(), now());
+        let (at, now) = (at.to_string(), unix_seconds());
         let notes = self.0.notes.lock();
         notes.values().find_map(|note| {
             let whole = note.whole.as_ref().filter(|whole| whole.location == at)?;
@@ -162,7 +164,7 @@ impl Made {
 
     /// Whether `uid` has had an image of this id made in `store`, or is having it made.
     pub(crate) fn is_of(&self, uid: u32, store: &str, image: &str) -> bool {
-        let (notes, now) = (self.0.notes.lock(), now());
+        let (notes, now) = (self.0.notes.lock(), unix_seconds());
         let of = |note: &Note| (note.uid, &*note.store, &*note.image) == (uid, store, image);
         notes.values().any(|note| of(note) && !note.is_over(now))
     }
@@ -189,7 +191,7 @@ impl Made {
 
     /// Drops what nobody can take back any more.
     pub(crate) async fn expire(&self) {
-        let now = now();
+        let now = unix_seconds();
         self.remove(|_, note| note.is_over(now)).await;
     }
 
@@ -265,9 +267,4 @@ fn read(file: &Path) -> Result<Note, String> {
         VERSION => Ok(note),
         other => Err(format!("it is of version {other}, which this imaged does not know")),
     }
-}
-
-/// In seconds of Unix time: what is noted outlives the machine's other clocks.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

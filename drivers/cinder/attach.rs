@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, LazyLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use imaged_digest::{Md5, Stream};
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     contract::{Error, Kind, Result},
     kit::{
+        clock::unix_seconds,
         pause::{Tries, jittered},
         point,
         see_through::see_through,
@@ -114,12 +115,8 @@ struct Held {
 impl Held {
     /// Whether a request for it that was not answered may still come to be carried out.
     fn may_come(&self, within: Duration) -> bool {
-        now().saturating_sub(self.since) <= within.as_secs()
+        unix_seconds().saturating_sub(self.since) <= within.as_secs()
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Attaches a volume and connects it. `new`: nobody has ever written to it, and so nothing tells it from others but
@@ -213,7 +210,7 @@ async fn reserve(
 ) -> Result<(location::Volume, Arc<Note>)> {
     let before = store.api.attachments(volume).await?;
     let before = before.into_iter().map(|found| found.id).collect();
-    let mut held = Held { volume: volume.clone(), attachment: None, before, since: now() };
+    let mut held = Held { volume: volume.clone(), attachment: None, before, since: unix_seconds() };
     let name = format!("{volume}-{:016x}", fastrand::u64(..));
     let note = Arc::new(Note { store: Arc::clone(store), name });
     note.keep(&held).await?;

@@ -3,6 +3,7 @@
 //! * [`lane`]: where calls that block wait; [`DropOnLane`]: what must not be dropped elsewhere
 //! * [`memory`]: the memory of all transfers; [`window`]: of one; [`zeros`]: bytes that need not be stored
 //! * [`open_file`]: open files as images, which others may change while they are read
+//! * [`clock`]: the time that is written down
 //! * [`durable`]: small files that are on the disk once they have their names
 //! * [`ledger`]: what is held in backends beyond one call, for the next process to give back
 //! * [`parts`]: what object stores are sent, in memory or on disk
@@ -13,9 +14,10 @@
 //! * `latest`: secrets that a reload may replace
 //! * `see_through`: requests that nobody waits for any more; `turns`: calls about one object, one after the
 //!   other; `pause`: pauses of no fixed length, and other tries
-//! * `refusals`: what every driver says alike; [`point`]: where tests kill the process
+//! * [`refusals`]: what every driver says alike; [`point`]: where tests kill the process
 
 pub mod addresses;
+pub mod clock;
 mod drop_on_lane;
 mod drops;
 pub mod durable;
@@ -32,7 +34,7 @@ pub mod options;
 pub mod parts;
 pub(crate) mod pause;
 pub mod point;
-pub(crate) mod refusals;
+pub mod refusals;
 pub(crate) mod see_through;
 pub(crate) mod stretches;
 pub(crate) mod turns;

@@ -16,7 +16,8 @@ pub(crate) fn foreign(at: &Location, store: &str) -> Error {
 }
 
 /// The refusal of an upload under an id that another image has.
-pub(crate) fn already_exists(id: impl fmt::Display, store: &str) -> Error {
+#[must_use]
+pub fn already_exists(id: impl fmt::Display, store: &str) -> Error {
     Error::new(
         Kind::Exists,
         format!("the store has an image of this id: id=`{id}` store=`{store}`"),

@@ -33,9 +33,9 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
+use imaged_drivers::clock::unix_seconds;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -126,8 +126,7 @@ async fn measure(
     signals: &mut Signals,
     progress: &mut (dyn Write + Send),
 ) -> Result<Report> {
-    let begun_unix_s =
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let begun_unix_s = unix_seconds();
     let data_dir = shown.properties.get("data_dir").and_then(|dir| dir.as_str()).map(PathBuf::from);
     let machine = Machine::here(data_dir.as_deref());
     let mut notes = Vec::new();

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use futures_util::future::join_all;
 use imaged_drivers::{
     Claim, Committed, Digests, Error, ImageId, Kind, Location, NewImage, Pieces, Reader, Result,
-    Upload, Volume, memory::Share,
+    Upload, Volume, memory::Share, refusals::already_exists,
 };
 use tokio::sync::oneshot;
 
@@ -215,14 +215,7 @@ impl Store {
                 self.shared.ids.made().begin(maker, self.name(), claim).await
             }
             Err(error) => Err(error),
-            Ok(_) => Err(Error::new(
-                Kind::Exists,
-                format!(
-                    "the store has an image of this id: id=`{}` store=`{}`",
-                    claim.id(),
-                    self.name()
-                ),
-            )),
+            Ok(_) => Err(already_exists(claim.id(), self.name())),
         }
     }
 
