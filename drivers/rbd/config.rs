@@ -119,11 +119,9 @@ impl Config {
             [format!("ceph auth caps client.{user} {}", self.caps(&more))],
             "the cluster was not asked",
         );
-        let volumes = |profile: &str| {
-            let each = asker.pools.iter().map(|pool| format!("{profile} pool={pool}"));
-            each.collect::<Vec<_>>().join(", ")
-        };
-        let (mgr, mut osd) = (volumes("profile rbd"), volumes("profile rbd"));
+        let volumes = asker.pools.iter().map(|pool| format!("profile rbd pool={pool}"));
+        let mgr = volumes.collect::<Vec<_>>().join(", ");
+        let mut osd = mgr.clone();
         if !asker.pools.contains(pool) {
             // To copy into images that stay clones takes writing; to clone them again it does not.
             let profile = if self.flatten { "profile rbd-read-only" } else { "profile rbd" };

@@ -344,32 +344,34 @@ impl Driver for Rbd {
 
 /// The names of the images in `pool`, a page at a time.
 fn names(store: Arc<Store>, pool: Pool) -> impl Stream<Item = Result<String>> {
-    let (of, first) = (pool.clone(), Arc::clone(&store));
-    let old = async move {
-        let names = on_lane(&first, "list images", move |store| {
-            // In a pool that is gone there are none.
-            let names = of.old_names();
-            store.connection.holds(&of)?;
-            names.map_err(|errno| failed("list", &store.pool, errno))
-        });
-        Ok(stream::iter(names.await?).map(Ok))
-    };
+    let old = asked(Arc::clone(&store), pool.clone(), Pool::old_names);
+    let old = async move { Ok(stream::iter(old.await?).map(Ok)) };
     let pages = stream::try_unfold(Some(String::new()), move |after| {
-        let (store, of) = (Arc::clone(&store), pool.clone());
+        let (store, pool) = (Arc::clone(&store), pool.clone());
         async move {
             let Some(after) = after else { return Ok(None) };
-            let page = on_lane(&store, "list images", move |store| {
-                let names = of.names_after(&after, PAGE);
-                store.connection.holds(&of)?;
-                names.map_err(|errno| failed("list", &store.pool, errno))
-            })
-            .await?;
+            let page = asked(store, pool, move |pool| pool.names_after(&after, PAGE)).await?;
             let full = u32::try_from(page.len()).is_ok_and(|count| count >= PAGE);
             let next = page.last().cloned().filter(|_| full);
             Ok::<_, Error>(Some((stream::iter(page).map(Ok), next)))
         }
     });
     stream::once(old).try_flatten().chain(pages.try_flatten())
+}
+
+/// What `ask` finds in `pool`, if that is still the store's.
+async fn asked(
+    store: Arc<Store>,
+    pool: Pool,
+    ask: impl FnOnce(&Pool) -> imaged_ffi::Result<Vec<String>> + Send + 'static,
+) -> Result<Vec<String>> {
+    on_lane(&store, "list images", move |store| {
+        // In a pool that is gone there are none.
+        let names = ask(&pool);
+        store.connection.holds(&pool)?;
+        names.map_err(|errno| failed("list", &store.pool, errno))
+    })
+    .await
 }
 
 #[async_trait]

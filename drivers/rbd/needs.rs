@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use imaged_ffi::{Errno, Pool};
+use imaged_ffi::{DIRECTORY, Errno, Pool};
 
 use super::{
     copy::open_pool,
-    store::{DIRECTORY, Store, on_lane},
+    store::{Store, on_lane},
 };
 use crate::contract::{Asker, Kind, Need, Standing};
 

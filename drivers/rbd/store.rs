@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use imaged_ffi::{Errno, Pool};
+use imaged_ffi::{DIRECTORY, Errno, Pool};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -25,9 +25,6 @@ use crate::{
         refusals::foreign,
     },
 };
-
-/// The object that has the names of a pool's images; made with the first of them.
-pub(super) const DIRECTORY: &str = "rbd_directory";
 
 /// Calls to librbd that block, at a time.
 const PLACES: usize = 16;

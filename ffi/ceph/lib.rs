@@ -35,7 +35,7 @@ pub use self::{
     exit::wait_until_closed,
     image::{Child, Image, Watcher},
     locks::Locker,
-    pool::{Options, Pool, Trashed},
+    pool::{DIRECTORY, Options, Pool, Trashed},
     slots::{SLOTS, Slot},
     snap::{Extent, Snap},
 };

@@ -1,10 +1,6 @@
 //! A pool, and the images in it by name.
 
-use std::{
-    ffi::{CStr, c_int},
-    fmt,
-    sync::Arc,
-};
+use std::{ffi::c_int, fmt, sync::Arc};
 
 use ceph::rados;
 
@@ -382,6 +378,7 @@ impl Pool {
     /// # Errors
     /// `TIMEDOUT`; `IO` if the answer cannot be read.
     pub fn names_after(&self, after: &str, most: u32) -> Result<Vec<String>> {
+        let object = c(DIRECTORY)?;
         let mut asked =
             u32::try_from(after.len()).map_err(|_long| Errno::INVAL)?.to_le_bytes().to_vec();
         asked.extend_from_slice(after.as_bytes());
@@ -392,7 +389,7 @@ impl Pool {
             let answer = unsafe {
                 rados::rados_exec(
                     self.raw(),
-                    DIRECTORY.as_ptr(),
+                    object.as_ptr(),
                     c"rbd".as_ptr(),
                     c"dir_list".as_ptr(),
                     asked.as_ptr().cast(),
@@ -417,10 +414,9 @@ impl Pool {
     /// # Errors
     /// As [`Pool::read`]; `IO` if what is read cannot be such names.
     pub fn old_names(&self) -> Result<Vec<String>> {
-        let object = DIRECTORY.to_str().map_err(|_text| Errno::INVAL)?;
         let mut len = 1 << 16;
         let told = loop {
-            match self.read(object, len) {
+            match self.read(DIRECTORY, len) {
                 Ok(told) if told.len() == len => len = len.saturating_mul(2),
                 Ok(told) => break told,
                 Err(Errno::NOENT) => return Ok(Vec::new()),
@@ -436,8 +432,8 @@ impl Pool {
     }
 }
 
-/// The object that names the images of a pool.
-const DIRECTORY: &CStr = c"rbd_directory";
+/// The object that has the names of a pool's images; made with the first of them.
+pub const DIRECTORY: &str = "rbd_directory";
 /// Bytes that are expected of one name and what is told with it.
 const ENTRY: usize = 128;
 

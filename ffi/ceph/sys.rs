@@ -31,6 +31,7 @@ pub const RBD_FEATURE_EXCLUSIVE_LOCK: u64 = 1 << 2;
 pub const RBD_FEATURE_OBJECT_MAP: u64 = 1 << 3;
 pub const RBD_FEATURE_FAST_DIFF: u64 = 1 << 4;
 pub const RBD_FEATURE_DEEP_FLATTEN: u64 = 1 << 5;
+
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct rbd_linked_image_spec_t {
