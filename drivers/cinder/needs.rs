@@ -6,17 +6,23 @@ use crate::contract::{Asker, Need, Result, Standing};
 /// The needs of the store's section, with what Cinder says of them.
 pub(super) async fn needs(store: &Store, asker: &Asker<'_>) -> Vec<Need> {
     let mut needs = store.config.needs(asker);
-    let found = [login(store).await, volume_type(store).await, quota(store).await];
-    for (need, found) in needs.iter_mut().zip(found) {
+    let limits = store.api.limits().await;
+    let (login, quota) = match limits {
+        // Keystone gives a token to whom Cinder may refuse.
+        Ok(limits) => (login(store).await, Ok(quota(limits))),
+        Err(error) => {
+            let unasked = || Ok(Standing::NotChecked(error.to_string()));
+            (unasked(), unasked())
+        }
+    };
+    for (need, found) in needs.iter_mut().zip([login, volume_type(store).await, quota]) {
         need.standing = found.unwrap_or_else(|error| Standing::NotChecked(error.to_string()));
     }
     needs
 }
 
-/// Whether the login is let in, and to which project.
+/// To which project the login is let in.
 async fn login(store: &Store) -> Result<Standing> {
-    // Keystone gives a token to whom Cinder may refuse.
-    let _answers = store.api.limits().await?;
     Ok(Standing::Given(match store.api.project().await? {
         Some(project) => format!("the login is let in, and the project's id is {project}"),
         None => "the login is let in; Keystone does not tell the project's id".to_owned(),
@@ -36,11 +42,10 @@ async fn volume_type(store: &Store) -> Result<Standing> {
     })
 }
 
-async fn quota(store: &Store) -> Result<Standing> {
-    let Limits { volumes, gib } = store.api.limits().await?;
+fn quota(Limits { volumes, gib }: Limits) -> Standing {
     let used = format!("{} and {} are used", volumes.words("volumes"), gib.words("GiB"));
-    Ok(match volumes.has_room() && gib.has_room() {
+    match volumes.has_room() && gib.has_room() {
         true => Standing::Given(used),
         false => Standing::Missing(format!("there is no room for another: {used}")),
-    })
+    }
 }
