@@ -9,7 +9,7 @@ use std::{
 
 use super::{Ran, finish};
 use crate::harness::{
-    cinder::{Cinder, SECRET, TYPE, USER},
+    cinder::{Cinder, SECRET, TYPE},
     daemon::{Daemon, IMAGED},
     raw::Raw,
     stores::ceph::{Ceph, POOL, VOLUMES},
@@ -339,10 +339,8 @@ fn what_is_needed_for_clones_inside_cinder_is_asked_of_cinder() {
     let config = |kind: &str| {
         format!(
             "[DEFAULT]\nenabled_backends = volumes:cinder\n[imaged]\nroles = 34:service\n\
-             [volumes]\ncinder_store_auth_address = {}/v3\ncinder_store_user_name = {USER}\n\
-             cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
-             cinder_volume_type = {kind}\n",
-            cinder.url()
+             [volumes]\n{}cinder_volume_type = {kind}\n",
+            cinder.login()
         )
     };
     let found = check(home(&config(TYPE)).path(), &["--for-cinder", "--json"], b"").done().json();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    cinder::{Cinder, SECRET, TYPE, USER},
+    cinder::{Cinder, TYPE},
     daemon::{Daemon, noise},
     raw::{Answer, Raw, ask_as},
 };
@@ -21,13 +21,11 @@ const GIB: u64 = 1 << 30;
 
 /// The configuration of a daemon with a store of this Cinder's volumes, and one of files.
 fn config(cinder: &Cinder, folder: &Path) -> String {
-    let (url, folder) = (cinder.url(), folder.display());
+    let (login, folder) = (cinder.login(), folder.display());
     format!(
         "[DEFAULT]\nenabled_backends = volumes:cinder, fast:file\n\
          [glance_store]\ndefault_backend = fast\n\
-         [volumes]\ncinder_store_auth_address = {url}/v3\ncinder_store_user_name = {USER}\n\
-         cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
-         cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n\
+         [volumes]\n{login}cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n\
          imaged_cinder_timeout_s = 5\n[fast]\nfilesystem_store_datadir = {{dir}}/fast\n"
     )
 }

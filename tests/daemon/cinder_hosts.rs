@@ -1,7 +1,7 @@
 //! Two daemons, each on a host of its own as Cinder knows them, that want the same volume.
 
 use crate::harness::{
-    cinder::{Cinder, SECRET, USER},
+    cinder::Cinder,
     daemon::{Daemon, noise},
     raw::{Answer, Raw},
     stores::project::Project,
@@ -71,10 +71,8 @@ fn readers_on_two_hosts_share_a_volume_that_can_be_attached_twice_or_are_told_wh
         let cinder = Cinder::nfs(folder.path());
         cinder.add_type("type", several);
         let options = format!(
-            "cinder_store_auth_address = {}/v3\ncinder_store_user_name = {USER}\n\
-             cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
-             cinder_volume_type = type\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={}\n",
-            cinder.url(),
+            "{}cinder_volume_type = type\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={}\n",
+            cinder.login(),
             folder.path().display()
         );
         both_want_a_volume(&options, several, &format!("several: {several}"));

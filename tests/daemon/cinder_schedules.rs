@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::{
     explore::random::Random,
     harness::{
-        cinder::{Call, Cinder, Fault, Rule, SECRET, TYPE, USER},
+        cinder::{Call, Cinder, Fault, Rule, TYPE},
         daemon::{Daemon, noise},
         pause,
         raw::{Answer, Raw},
@@ -40,20 +40,6 @@ const LONGEST: Duration = Duration::from_secs(45);
 const UNDISTURBED: Duration = Duration::from_secs(10);
 /// How long the daemon may take to end: it drains for three seconds and lets go of volumes for five.
 const END: Duration = Duration::from_secs(20);
-
-const CALLS: [Call; 11] = [
-    Call::Token,
-    Call::ListVolumes,
-    Call::CreateVolume,
-    Call::ShowVolume,
-    Call::CreateAttachment,
-    Call::UpdateAttachment,
-    Call::CompleteAttachment,
-    Call::DeleteAttachment,
-    Call::SetReadonly,
-    Call::PutMetadata,
-    Call::DeleteVolume,
-];
 
 const FAULTS: [Fault; 13] = [
     // It hangs more often than it fails.
@@ -124,7 +110,7 @@ impl Schedule {
             rules: (0..rules)
                 .map(|_| {
                     let every = [1, 2, 3, 5];
-                    (random.pick(&FAULTS), random.pick(&CALLS), random.pick(&every))
+                    (random.pick(&FAULTS), random.pick(&Call::OF_IMAGES), random.pick(&every))
                 })
                 .filter(|(fault, call, _)| !LIES.contains(&(*fault, *call)))
                 .collect(),
@@ -146,13 +132,11 @@ enum Known {
 }
 
 fn config(cinder: &Cinder, folder: &Path) -> String {
-    let (url, folder) = (cinder.url(), folder.display());
+    let (login, folder) = (cinder.login(), folder.display());
     format!(
         "[DEFAULT]\nenabled_backends = volumes:cinder, fast:file\n\
          [glance_store]\ndefault_backend = fast\n\
-         [volumes]\ncinder_store_auth_address = {url}/v3\ncinder_store_user_name = {USER}\n\
-         cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
-         cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n\
+         [volumes]\n{login}cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n\
          cinder_state_transition_timeout = 2\nimaged_cinder_timeout_s = 1\ncinder_http_retries = 1\n\
          cinder_attachment_retry_attempts = 2\n\
          [fast]\nfilesystem_store_datadir = {{dir}}/fast\n[imaged]\ndrain_timeout_s = 3\n"

@@ -116,20 +116,6 @@ async fn put_bytes(driver: &dyn Driver, held: &Held, bytes: &Bytes) -> Result<Lo
     put(driver, held, size, &aligned_chunks(bytes), &digests(bytes, Algo::Sha256)).await
 }
 
-const MANY: [Call; 11] = [
-    Call::Token,
-    Call::ListVolumes,
-    Call::CreateVolume,
-    Call::ShowVolume,
-    Call::CreateAttachment,
-    Call::UpdateAttachment,
-    Call::CompleteAttachment,
-    Call::DeleteAttachment,
-    Call::SetReadonly,
-    Call::PutMetadata,
-    Call::DeleteVolume,
-];
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_answered_once_the_image_is_whole_or_absent() {
     for fault in [
@@ -142,7 +128,7 @@ async fn whatever_is_answered_once_the_image_is_whole_or_absent() {
         Fault::CutAfter,
         Fault::CutMiddle,
     ] {
-        for call in MANY {
+        for call in Call::OF_IMAGES {
             let what = format!("{fault:?} of {call:?}");
             let rig = Rig::new();
             let driver = rig.open(&[("cinder_http_retries", "0")]).await;

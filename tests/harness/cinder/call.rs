@@ -46,6 +46,23 @@ pub(crate) enum Call {
     Other,
 }
 
+impl Call {
+    /// Those that images take which are put, read and deleted.
+    pub(crate) const OF_IMAGES: [Self; 11] = [
+        Self::Token,
+        Self::ListVolumes,
+        Self::CreateVolume,
+        Self::ShowVolume,
+        Self::CreateAttachment,
+        Self::UpdateAttachment,
+        Self::CompleteAttachment,
+        Self::DeleteAttachment,
+        Self::SetReadonly,
+        Self::PutMetadata,
+        Self::DeleteVolume,
+    ];
+}
+
 /// The action that a body asks for.
 fn action(body: &Value) -> &str {
     body.as_object().and_then(|body| body.keys().next()).map_or("", String::as_str)

@@ -63,6 +63,15 @@ impl Cinder {
         })
     }
 
+    /// The options by which a store logs in.
+    pub(crate) fn login(&self) -> String {
+        format!(
+            "cinder_store_auth_address = {}/v3\ncinder_store_user_name = {USER}\n\
+             cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n",
+            self.url()
+        )
+    }
+
     /// Its volumes are files of this host in `folder`.
     pub(crate) fn local(folder: &Path) -> Self {
         Self::by(folder, |disk| json!({"driver_volume_type": "local", "device_path": disk.path}))

@@ -3,7 +3,7 @@
 use imaged_drivers::ImageId;
 use tempfile::TempDir;
 
-use crate::harness::cinder::{Cinder, SECRET, TYPE, USER};
+use crate::harness::cinder::{Cinder, TYPE};
 
 /// Such a Cinder.
 pub(crate) struct Volumes {
@@ -26,11 +26,9 @@ impl Volumes {
 
     /// The options of a store in them.
     pub(crate) fn options(&self) -> String {
-        let (url, folder) = (self.cinder.url(), self.folder.path().display());
+        let (login, folder) = (self.cinder.login(), self.folder.path().display());
         format!(
-            "cinder_store_auth_address = {url}/v3\ncinder_store_user_name = {USER}\n\
-             cinder_store_password = {SECRET}\ncinder_store_project_name = {USER}\n\
-             cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n"
+            "{login}cinder_volume_type = {TYPE}\nimaged_cinder_mounts = 127.0.0.1:/exports/rig={folder}\n"
         )
     }
 
