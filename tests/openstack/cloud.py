@@ -476,6 +476,14 @@ class Glance:
     def download(self, image, expect=200, **headers):
         return self.ask("GET", f"/images/{image}/file", expect, headers=headers)
 
+    def download_digest(self, image):
+        """The SHA-512 of what is downloaded, which may be large."""
+        found = hashlib.sha512()
+        with self.ask("GET", f"/images/{image}/file", 200, stream=True) as answer:
+            for piece in answer.iter_content(1 << 20):
+                found.update(piece)
+        return found.hexdigest()
+
     def delete(self, image, expect=204):
         return self.ask("DELETE", f"/images/{image}", expect)
 

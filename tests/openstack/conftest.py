@@ -4,12 +4,14 @@ A test that takes `glance` runs in both modes: with every store in-process, and 
 behind `ceph` and `fast`. After each test every byte is accounted for.
 """
 
+import hashlib
 import os
 import random
 import subprocess
 
 import pytest
 from cloud import MODES, Glance, Rig, check_accounts
+from volumes import GIB, Cinder
 
 
 def pytest_addoption(parser):
@@ -73,6 +75,28 @@ def raw():
     """Bytes that nobody takes for another format, with a hole; no multiple of anything."""
     source = random.Random(1)
     return source.randbytes((5 << 20) + 4321) + bytes(9 << 20) + source.randbytes(1 << 20)
+
+
+@pytest.fixture
+def cinder(imaged, rig):
+    """Cinder, and Glance with the daemon."""
+    cinder = Cinder(rig)
+    yield cinder
+    rig.ensure_daemon()
+    # What becomes of their clones is tested; here they are only to go.
+    imaged.delete_all()
+    cinder.delete_made()
+
+
+@pytest.fixture(scope="session")
+def whole(raw):
+    """The SHA-512 of a volume of a GiB that begins with `raw`."""
+    found = hashlib.sha512(raw)
+    left = GIB - len(raw)
+    while left:
+        found.update(bytes(min(left, 16 << 20)))
+        left -= min(left, 16 << 20)
+    return found.hexdigest()
 
 
 @pytest.fixture(scope="session")

@@ -1,35 +1,10 @@
 """Images that are volumes of Cinder's, in a store of type cinder."""
 
-import hashlib
-
 import pytest
 from cloud import digest, until
-from volumes import GIB, Cinder
+from volumes import GIB
 
 pytestmark = pytest.mark.imaged
-
-
-@pytest.fixture
-def cinder(imaged, rig):
-    """Cinder, and Glance with the daemon."""
-    cinder = Cinder(rig)
-    yield cinder
-    rig.ensure_daemon()
-    imaged.delete_all()
-    cinder.delete_made()
-
-
-def filled(raw):
-    """The SHA-512 of a volume of a GiB that begins with `raw`."""
-    return digest(raw + bytes(GIB - len(raw)), "sha512")
-
-
-def downloaded(glance, image):
-    found = hashlib.sha512()
-    with glance.ask("GET", f"/images/{image}/file", 200, stream=True) as answer:
-        for piece in answer.iter_content(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -43,15 +18,15 @@ def test_stored_read_and_deleted(cinder, imaged, rig, raw, known):
     assert rig.held("volumes") == {}
 
 
-def test_a_volume_of_an_image(cinder, imaged, rig, raw):
+def test_a_volume_of_an_image(cinder, imaged, rig, raw, whole):
     image = imaged.active(raw, "volumes", len(raw))
     volume = cinder.volume("plain", image_id=image)
     imaged.delete(image)
-    assert digest(cinder.read(volume), "sha512") == filled(raw)
+    assert digest(cinder.read(volume), "sha512") == whole
 
 
 @pytest.mark.parametrize("first", ["image", "volume"])
-def test_cinder_s_own_clone_of_a_volume(cinder, imaged, rig, raw, first):
+def test_cinder_s_own_clone_of_a_volume(cinder, imaged, rig, raw, whole, first):
     """Cinder registers it by the volume alone; which store that is in the daemon tells by its type."""
     volume = cinder.volume("backed", content=raw)
     image = cinder.uploaded(volume)
@@ -63,14 +38,14 @@ def test_cinder_s_own_clone_of_a_volume(cinder, imaged, rig, raw, first):
     assert [job for job in rig.imaged("jobs")["jobs"] if job["image"] == image] == []
     if first == "volume":
         cinder.delete(volume)
-    assert downloaded(imaged, image) == filled(raw)
+    assert imaged.download_digest(image) == whole
     imaged.delete(image)
     assert rig.held("volumes") == {}
 
 
-def test_cinder_s_own_clone_that_glance_refuses(cinder, imaged, rig, raw):
+def test_cinder_s_own_clone_that_glance_refuses(cinder, imaged, rig, raw, whole):
     """Cinder sends the store's name where Glance takes digests alone; then it streams."""
     image = cinder.uploaded(cinder.volume("backed-to-volumes", content=raw))
     shown = imaged.show(image)
-    assert (shown["status"], shown["os_hash_value"]) == ("active", filled(raw))
+    assert (shown["status"], shown["os_hash_value"]) == ("active", whole)
     assert rig.held("volumes") == {image: GIB}
