@@ -86,9 +86,10 @@ async fn a_future_that_is_dropped_forgets_the_answer_alone() {
     let session = connect(&disks, 1).await;
     for n in 0..2 * SLOTS as u64 {
         let (at, len) = (n % 32 * 2 * MIB, 2 * MIB);
-        // Sent, if there is a slot, and given up at once.
-        assert!(session.write(at, bytes(n, len)).now_or_never().is_none());
-        assert!(session.read_into(at, vec![0_u8; 2 << 20]).now_or_never().is_none());
+        // Sent, if there is a slot, and given up at once; where the disk was quicker than this
+        // thread there is nothing to give up.
+        let _ = session.write(at, bytes(n, len)).now_or_never();
+        let _ = session.read_into(at, vec![0_u8; 2 << 20]).now_or_never();
     }
     session.write(0, bytes(9, MIB)).await.unwrap();
     assert!(session.read(0, 1 << 20).await.unwrap() == bytes(9, MIB));

@@ -80,7 +80,8 @@ async fn a_connection_that_nobody_waits_for_is_given_up() {
     let disks = Disks::new(&["1M"]);
     let (ways, settings) = ([way(&disks, 1)], settings(&disks));
     for _ in 0..8 {
-        assert!(Session::connect(&ways, &settings).now_or_never().is_none());
+        // A session that was there before this thread could ask is dropped, which ends it too.
+        let _ = Session::connect(&ways, &settings).now_or_never();
     }
     // Each thread sees for itself that it is not needed.
     while disks.tell("sessions", &[]) != "0" {
