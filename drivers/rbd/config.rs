@@ -10,6 +10,9 @@ use crate::{
 /// The option that names pools beside the store's own.
 pub(super) const ALSO: &str = "imaged_also_pools";
 
+/// The user for images, as Ceph's documentation calls it.
+const USER: &str = "glance";
+
 /// An rbd store's section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -94,6 +97,15 @@ impl Config {
         format!("mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd pool={pool}{others}{more}'")
     }
 
+    /// The command that gives those caps. The cluster's administrator has all, which that command would
+    /// take away: instead of him a user for images is made.
+    pub(super) fn grant(&self, more: &str) -> String {
+        match self.user.as_str() {
+            "admin" => format!("ceph auth get-or-create client.{USER} {}", self.caps(more)),
+            user => format!("ceph auth caps client.{user} {}", self.caps(more)),
+        }
+    }
+
     /// The pools that the user has to write to: the store's, and those of `volumes`, each once.
     pub(super) fn written<'a>(&'a self, volumes: &'a [String]) -> Vec<&'a str> {
         let mut all = vec![self.pool.as_str()];
@@ -110,13 +122,21 @@ impl Config {
         let Self { pool, user, .. } = self;
         let beside: Vec<_> = self.written(asker.pools).split_off(self.written(&[]).len());
         let more: String = beside.iter().map(|pool| format!(", profile rbd pool={pool}")).collect();
+        let how = match user.as_str() {
+            "admin" => format!(
+                "client.admin may do that, and everything else: a user of its own is made so, and named by \
+                 rbd_store_user = {USER}"
+            ),
+            user => format!(
+                "This replaces all caps that it has: see `ceph auth get client.{user}` first"
+            ),
+        };
         let own = Need::not_checked(
             format!(
                 "Ceph: client.{user} writes to the pools of the store and of the volumes, where a snapshot \
-                 fixes what a volume holds until it is cloned. This replaces all caps that it has: see \
-                 `ceph auth get client.{user}` first"
+                 fixes what a volume holds until it is cloned. {how}"
             ),
-            [format!("ceph auth caps client.{user} {}", self.caps(&more))],
+            [self.grant(&more)],
             "the cluster was not asked",
         );
         let volumes = asker.pools.iter().map(|pool| format!("profile rbd pool={pool}"));

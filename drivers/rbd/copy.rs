@@ -317,13 +317,13 @@ fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
 /// Which caps are missing, by the command that gives them.
 fn may_not(store: &Store, pool: &str, what: &str, profile: &str) -> Error {
     let user = &store.config.user;
-    let caps = store.config.caps(&format!(", {profile} pool={pool}"));
+    let grant = store.config.grant(&format!(", {profile} pool={pool}"));
     Error::new(
         Kind::BackendDenied,
         format!(
             "this pool cannot {what}: client.{user} lacks `{profile}` on it. A snapshot that you name, \
              POOL/NAME@SNAPSHOT, needs no more than `profile rbd-read-only`. Remedy, beside other caps \
-             that the user has: ceph auth caps client.{user} {caps}: pool=`{pool}`"
+             that the user has: {grant}: pool=`{pool}`"
         ),
     )
 }

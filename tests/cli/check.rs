@@ -381,6 +381,22 @@ fn what_is_needed_for_clones_inside_cinder_is_asked_of_cinder() {
 }
 
 #[test]
+fn the_caps_of_the_clusters_own_administrator_are_never_replaced() {
+    let config = "[DEFAULT]\nenabled_backends = ceph:rbd\n[glance_store]\ndefault_backend = ceph\n[ceph]\n\
+                  rbd_store_user = admin\nrbd_store_ceph_conf = {dir}/none.conf\n";
+    let ran = check(home(config).path(), &["--for-cinder", "--json"], b"");
+    assert!(!ran.text().contains("ceph auth caps client.admin"), "{ran:?}");
+    let found = ran.json();
+    let caps = &needs(&found, "ceph")["needs"][0];
+    assert_eq!(
+        caps["lines"][0],
+        "ceph auth get-or-create client.glance mon 'profile rbd' mgr 'profile rbd' osd 'profile rbd \
+         pool=images, profile rbd pool=volumes'"
+    );
+    assert!(caps["what"].as_str().unwrap().contains("rbd_store_user = glance"), "{caps}");
+}
+
+#[test]
 fn bad_words_for_cinder_are_refused_with_what_to_write() {
     let home = home(CONFIG);
     let ran = check(home.path(), &["--for-cinder"], b"");
