@@ -35,7 +35,7 @@ use crate::{
         point,
         see_through::see_through,
         turns::Turns,
-        window::{Buffer, PAGE},
+        window::Buffer,
     },
 };
 
@@ -149,7 +149,7 @@ pub(super) async fn attach(
             connected,
         };
         let checked = async {
-            check_size(&attached, volume).await?;
+            check_size(&attached, volume, mode).await?;
             store.api.complete(&attachment).await
         };
         match checked.await {
@@ -277,11 +277,17 @@ async fn end(store: &Store, attachment: &location::Volume, note: &Note) {
     }
 }
 
-/// Whether the device is as large as its volume: another one may have come to be where it was.
-async fn check_size(attached: &Attached, volume: &Volume) -> Result<()> {
-    let (bytes, size) = (volume.bytes(), attached.device().size().await?);
+/// Whether the device is as large as its volume: another one may have come to be where it was. A file that
+/// another program has written holds at least its image.
+async fn check_size(attached: &Attached, volume: &Volume, mode: Mode) -> Result<()> {
+    let device = attached.device();
+    let (bytes, size) = (volume.bytes(), device.size().await?);
+    let least = match mode {
+        Mode::Read if device.may_be_cut() && volume.head().is_none() => volume.image_size()?,
+        Mode::Read | Mode::Write => bytes,
+    };
     // Backends round up, but by less than Cinder counts in.
-    if size >= bytes && size.saturating_sub(bytes) < GIB {
+    if size >= least && size.saturating_sub(bytes) < GIB {
         return Ok(());
     }
     Err(Error::new(
@@ -307,8 +313,7 @@ pub(super) async fn check_head(attached: &Attached, size: u64, head: &str) -> Re
     if len == 0 {
         return Ok(());
     }
-    // Devices are read in whole pages; the volume has them.
-    let buffer = Buffer::uncounted(len.next_multiple_of(PAGE))?;
+    let buffer = Buffer::uncounted(len)?;
     let bytes = attached.device().read(0, buffer).await?;
     let first = bytes.get(..len).unwrap_or_default();
     if known_by(first) == head {

@@ -19,6 +19,12 @@ pub(super) trait Device: fmt::Debug + Send + Sync + 'static {
     /// Whether what was never written to a new volume reads as zeros, as its backend says.
     fn is_zero_when_new(&self) -> bool;
 
+    /// Whether it is a file, which another program may have cut to the length of its image: glance_store opens
+    /// the file of a volume in an NFS export with truncation.
+    fn may_be_cut(&self) -> bool {
+        false
+    }
+
     /// Bytes that it has now: it is looked at anew, for volumes grow.
     async fn size(&self) -> Result<u64>;
 

@@ -102,6 +102,10 @@ impl Device for Disk {
         self.new
     }
 
+    fn may_be_cut(&self) -> bool {
+        self.is_file
+    }
+
     async fn size(&self) -> Result<u64> {
         // The end of a block device is told by no call of stat.
         self.run("look at a volume", |file| seek(file, SeekFrom::End(0))).await

@@ -1,6 +1,7 @@
-//! Against the real peers from PyPI: glance_store's drivers on the same directory and the same pool,
-//! and oslo.config on the same files.
+//! Against the real peers from PyPI: glance_store's drivers on the same directory, pool, bucket, container
+//! and volumes, and oslo.config on the same files.
 
+mod cinder;
 mod file;
 mod http;
 mod oslo;
@@ -30,13 +31,18 @@ static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 fn python<S: AsRef<str>>(script: &str, args: &[S]) -> Value {
-    let args = args.iter().map(AsRef::as_ref);
     let mut command = Command::new(&*PYTHON);
+    command.arg(script).args(args.iter().map(AsRef::as_ref));
+    answer_of(command)
+}
+
+/// The line of JSON that a peer prints.
+fn answer_of(mut command: Command) -> Value {
     // These would count more than what the peer is told.
     for name in ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
         command.env_remove(name);
     }
-    let ran = command.arg(script).args(args).output().unwrap();
+    let ran = command.output().unwrap();
     let said = String::from_utf8(ran.stdout).unwrap();
     serde_json::from_str(said.trim())
         .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&ran.stderr)))
@@ -47,18 +53,23 @@ struct Peer {
     kind: &'static str,
     /// Its options, one a line.
     options: String,
+    /// A program that runs it, with the arguments that come first.
+    within: Vec<String>,
 }
 
 impl Peer {
     fn new(kind: &'static str, options: String) -> Self {
-        Self { kind, options }
+        Self { kind, options, within: Vec::new() }
     }
 
     fn ask(&self, words: &[&str]) -> Value {
-        let mut args = vec![self.kind];
-        args.extend(self.options.lines().flat_map(|option| ["-o", option]));
-        args.extend(words);
-        python("tests/parity/peer.py", &args)
+        let mut args = self.within.clone();
+        args.extend([text(&PYTHON), "tests/parity/peer.py", self.kind].map(str::to_owned));
+        args.extend(self.options.lines().flat_map(|option| ["-o", option]).map(str::to_owned));
+        args.extend(words.iter().copied().map(str::to_owned));
+        let mut command = Command::new(&args[0]);
+        command.args(&args[1..]);
+        answer_of(command)
     }
 
     /// What Glance gets to know of an image that was put.
@@ -102,18 +113,21 @@ impl<B> Pair<B> {
         self.peer.put(id, &source, more)
     }
 
-    /// The same of the image that the daemon stores.
+    /// The same of the image that the daemon stores, for the same project.
     fn ours(&self, id: &str, image: &[u8], known: bool) -> Value {
         let path = format!("/v1/stores/fast/images/{id}");
-        if known {
-            return Raw::ask(&self.daemon.socket, "PUT", &path, image).json();
-        }
         let mut raw = Raw::connect(&self.daemon.socket);
-        raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
-        for piece in image.chunks(1 << 20) {
-            raw.chunk(piece);
+        if known {
+            let length = image.len();
+            raw.head("PUT", &path, &format!("x-project-id: p-1\r\ncontent-length: {length}\r\n"));
+            raw.send(image);
+        } else {
+            raw.head("PUT", &path, "x-project-id: p-1\r\ntransfer-encoding: chunked\r\n");
+            for piece in image.chunks(1 << 20) {
+                raw.chunk(piece);
+            }
+            raw.send(b"0\r\n\r\n");
         }
-        raw.send(b"0\r\n\r\n");
         raw.answer("PUT").json()
     }
 

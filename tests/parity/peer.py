@@ -5,13 +5,14 @@
     peer.py TYPE [-o NAME=VALUE]... size URI [--times N]
     peer.py TYPE [-o NAME=VALUE]... delete URI
 
-TYPE is a driver's, `file`, `rbd`, `s3`, `swift` or `http`; the options are its own. Run it with the
+TYPE is a driver's, `file`, `rbd`, `s3`, `swift`, `cinder` or `http`; the options are its own. Run it with the
 Python that `ci/glance-store` prints. Each command prints one line of JSON, in which `seconds` and
 `cpu_seconds` are those of the call alone, and `rss_mib` is the most memory that the process had; a
 failure is {"error": CLASS} with exit code 1. FILE and OUT may be `-`.
 
 The library is set up as Glance sets it up: a configuration file with `enabled_backends`, and the
-multi-store calls. There is one store, `fast`.
+multi-store calls. There is one store, `fast`, and each request is
+of the project `p-1`.
 """
 
 import argparse
@@ -21,25 +22,29 @@ import resource
 import sys
 import tempfile
 import time
+import types
 
 import glance_store
 from oslo_config import cfg
 
 STORE = "fast"
+# Whose request it is: cinder's driver notes the project, though its options say who logs in.
+CONTEXT = types.SimpleNamespace(project_id="p-1", user_id="u-1", auth_token="", service_catalog=[])
 
 
-def set_up(args):
+def set_up(args, home):
     # The library reads the process-wide CONF in places, whichever one it is given.
     conf = cfg.CONF
     conf.register_opts([cfg.DictOpt("enabled_backends")])  # Glance registers it, not glance_store
-    with tempfile.NamedTemporaryFile("w", suffix=".conf") as text:
+    file = os.path.join(home, "glance.conf")
+    with open(file, "w") as text:
         print(f"[DEFAULT]\nenabled_backends = {STORE}:{args.type}", file=text)
+        print(f"[oslo_concurrency]\nlock_path = {home}", file=text)
         print(f"[glance_store]\ndefault_backend = {STORE}\n[{STORE}]", file=text)
         for option in args.options:
             # `$` begins an interpolation in oslo.config.
             print(option.replace("$", "$$"), file=text)
-        text.flush()
-        conf([], project="glance", default_config_files=[text.name], default_config_dirs=[])
+    conf([], project="glance", default_config_files=[file], default_config_dirs=[])
     glance_store.register_store_opts(conf)
     glance_store.create_multi_stores(conf)
     glance_store.verify_store()
@@ -77,7 +82,7 @@ def put(conf, args):
             size = 0 if args.unknown_size else size_of(source)
         with Timed() as timed:
             uri, size, checksum, hash_value, metadata = glance_store.add_with_multihash(
-                conf, args.id, source, size, STORE, args.algo
+                conf, args.id, source, size, STORE, args.algo, context=CONTEXT
             )
     return timed.answer(
         uri=uri, size=size, checksum=checksum, hash_value=hash_value, metadata=metadata
@@ -141,7 +146,9 @@ def command_line():
 def main():
     args = command_line()
     try:
-        print(json.dumps(args.run(set_up(args), args)))
+        # It stays meanwhile: the helpers that os-brick runs as root read the configuration too.
+        with tempfile.TemporaryDirectory() as home:
+            print(json.dumps(args.run(set_up(args, home), args)))
     except Exception as error:  # whatever its class is, the class is the answer
         print(json.dumps({"error": type(error).__name__}))
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
