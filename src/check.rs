@@ -56,9 +56,10 @@ impl Checked {
                 checked.open(&config, sources.is_embedded()).await;
                 checked
             }
-            Err(problems) => {
-                let wrong = problems.iter().map(ToString::to_string).collect();
-                Self { wrong, ..Self::default() }
+            Err(found) => {
+                let fine = found.notes.iter().map(ToString::to_string).collect();
+                let wrong = found.problems.iter().map(ToString::to_string).collect();
+                Self { fine, wrong, ..Self::default() }
             }
         }
     }

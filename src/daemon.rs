@@ -212,8 +212,8 @@ impl Sources {
     /// Reads them; without any, the embedded default.
     ///
     /// # Errors
-    /// All that is wrong, a line each.
-    pub fn read(&self) -> Result<(Config, Vec<config::Note>), Vec<config::Problem>> {
+    /// All that is wrong, and what is good to know beside it.
+    pub fn read(&self) -> Result<(Config, Vec<config::Note>), config::Findings> {
         Config::load(&self.files, &self.dirs)
     }
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, fmt::time::ChronoLocal};
 
 use crate::{
     api::connection,
-    config::{Config, LogFormat},
+    config::{self, Config, LogFormat},
     daemon::{Daemon, Sources},
     socket::Socket,
 };
@@ -29,7 +29,11 @@ const LET_GO: Duration = Duration::from_secs(5);
 /// # Errors
 /// Why it could not start, a line each.
 pub fn serve(sources: Sources, socket: Option<PathBuf>) -> Result<ExitCode, Vec<String>> {
-    let (mut config, notes) = sources.read().map_err(lines)?;
+    let (mut config, notes) = sources.read().map_err(|found| {
+        // The log is not configured yet.
+        let notes = found.notes.iter().map(|note| format!("note: {note}"));
+        notes.chain(found.problems.iter().map(ToString::to_string)).collect::<Vec<_>>()
+    })?;
     if let Some(socket) = socket.clone() {
         config.daemon.socket = socket;
     }
@@ -53,10 +57,6 @@ pub fn serve(sources: Sources, socket: Option<PathBuf>) -> Result<ExitCode, Vec<
     // A thread that hangs in a mount must not hold the exit.
     runtime.shutdown_background();
     Ok(ExitCode::from(if drained { DRAINED } else { ABORTED }))
-}
-
-fn lines<T: ToString>(all: Vec<T>) -> Vec<String> {
-    all.iter().map(ToString::to_string).collect()
 }
 
 async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Result<bool> {
@@ -143,8 +143,11 @@ async fn reload(daemon: &Arc<Daemon>, sources: &Sources, socket: Option<&PathBuf
             tracing::info!("configuration reloaded");
             "configuration reloaded".to_owned()
         }
-        Err(problems) => {
+        Err(config::Findings { problems, notes }) => {
             daemon.shared.metrics.bad_reloads.inc();
+            for note in notes {
+                tracing::warn!("{note}");
+            }
             for problem in &problems {
                 tracing::error!("{problem}");
             }

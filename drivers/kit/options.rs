@@ -199,6 +199,8 @@ pub struct Options {
     own: Section,
     fallback: Section,
     asked: BTreeSet<String>,
+    /// Which of them are secret, of whose values nothing is said.
+    secrets: BTreeSet<String>,
     open: bool,
     found: Findings,
 }
@@ -238,14 +240,8 @@ impl Options {
     /// Text; `None` if unset or blank.
     pub fn str(&mut self, name: &str) -> Option<String> {
         let found = self.find(name, false, false)?;
-        // An indented comment is no comment to oslo.config but the next line of the value.
-        if found.text.lines().skip(1).any(|line| line.starts_with(['#', ';'])) {
-            self.wrong(
-                name,
-                &found,
-                "an indented comment became part of the value: begin the comment in the first \
-                 column",
-            );
+        if has_indented_comment(&found.text) {
+            self.wrong(name, &found, INDENTED_COMMENT);
             return None;
         }
         Some(found.text).filter(|text| !text.is_empty())
@@ -258,6 +254,7 @@ impl Options {
 
     /// Text that no message shows; `None` if unset or blank.
     pub fn secret(&mut self, name: &str) -> Option<Secret> {
+        self.secrets.insert(name.to_owned());
         let found = self.find(name, false, true)?;
         Some(found.text).filter(|text| !text.is_empty()).map(Secret)
     }
@@ -265,10 +262,14 @@ impl Options {
     /// An absolute path; `None` if unset or blank.
     pub fn path(&mut self, name: &str) -> Option<PathBuf> {
         let text = self.str(name)?;
-        if Path::new(&text).is_absolute() && !text.contains('\0') {
+        if Path::new(&text).is_absolute() && !text.contains(['\0', '\n']) {
             return Some(text.into());
         }
-        self.fail(name, format!("must be an absolute path: value={}", shown(&text)));
+        let mut what = format!("must be an absolute path: value={}", shown(&text));
+        if text.contains('\n') {
+            what = format!("{what}: {INDENTED_LINE}");
+        }
+        self.fail(name, what);
         None
     }
 
@@ -357,12 +358,16 @@ impl Options {
             (None, Some(values)) => (values.clone(), FALLBACK.to_owned()),
             (None, None) => return Vec::new(),
         };
-        values
-            .into_iter()
-            .filter_map(|value| self.resolve(name, value, section.clone(), false))
-            .map(|found| found.text)
-            .filter(|text| !text.trim().is_empty())
-            .collect()
+        let mut texts = Vec::new();
+        for value in values {
+            let Some(found) = self.resolve(name, value, section.clone(), false) else { continue };
+            if has_indented_comment(&found.text) {
+                self.wrong(name, &found, INDENTED_COMMENT);
+            } else if !found.text.trim().is_empty() {
+                texts.push(found.text);
+            }
+        }
+        texts
     }
 
     /// Accepts an option of glance_store that changes nothing here, saying `why` if it is set.
@@ -373,10 +378,24 @@ impl Options {
         }
     }
 
-    /// Notes that the value of `name` is wrong. `what` ends in the remedy, and shows no secret.
+    /// Notes that the value of `name` is wrong. `what` ends in the remedy, and shows no secret. That
+    /// the value holds what was meant for a comment is added here.
     pub fn fail(&mut self, name: &str, what: impl Into<String>) {
-        let finding = self.about(name, what.into());
+        let mut what = what.into();
+        if self.commented(name).is_some() {
+            what = format!("{what}: {INLINE_COMMENT}");
+        }
+        let finding = self.about(name, what);
         self.found.problems.push(finding);
+    }
+
+    /// The last value of `name` that seems to end in a comment.
+    fn commented(&self, name: &str) -> Option<(&Value, &str)> {
+        let own = self.own.get(name).map(|values| (values, self.section.as_str()));
+        let (values, section) =
+            own.or_else(|| self.fallback.get(name).map(|values| (values, FALLBACK)))?;
+        let value = values.iter().rfind(|value| has_inline_comment(&value.written))?;
+        (!self.secrets.contains(name)).then_some((value, section))
     }
 
     /// Notes something about `name` that is good to know.
@@ -409,7 +428,33 @@ impl Options {
                 }
             }
         }
+        self.note_swallowed();
         self.found
+    }
+
+    /// Says of each value that was taken as it is, and holds a line or a comment that was hardly meant
+    /// to be in it.
+    fn note_swallowed(&mut self) {
+        let told = |name: &str| {
+            self.found.problems.iter().any(|finding| finding.option.as_deref() == Some(name))
+        };
+        let names = self.asked.iter().filter(|name| !told(name)).cloned();
+        for name in names.collect::<Vec<_>>() {
+            if let Some((value, section)) = self.commented(&name) {
+                let note = Finding::new(section, &name, INLINE_COMMENT).at(value.at.clone());
+                self.found.notes.push(note);
+            }
+            if let Some((value, section)) = self.look(&name, false)
+                && let Some(option) = swallowed(&value.written)
+                && !self.secrets.contains(&name)
+            {
+                let what = format!(
+                    "the indented line behind it is part of its value, and no option `{option}`: \
+                     begin that in the first column"
+                );
+                self.found.notes.push(Finding::new(&section, &name, what).at(value.at));
+            }
+        }
     }
 
     fn about(&mut self, name: &str, what: String) -> Finding {
@@ -458,13 +503,51 @@ impl Options {
 
     /// Shows what was written, not what it came out as: a reference may lead to a secret.
     fn refuse(&mut self, name: &str, found: &Found, want: &str) {
-        self.wrong(name, found, format!("must be {want}: value={}", shown(&found.value.written)));
+        let written = &found.value.written;
+        let mut what = format!("must be {want}: value={}", shown(written));
+        let lines = written.trim().contains('\n');
+        let cause = match () {
+            () if has_indented_comment(written) => Some(INDENTED_COMMENT),
+            () if has_inline_comment(written) => Some(INLINE_COMMENT),
+            () => lines.then_some(INDENTED_LINE),
+        };
+        if let Some(cause) = cause {
+            what = format!("{what}: {cause}");
+        }
+        self.wrong(name, found, what);
     }
 
     fn wrong(&mut self, name: &str, found: &Found, what: impl Into<String>) {
         let finding = Finding::new(&found.section, name, what);
         self.found.problems.push(finding.at(found.value.at.clone()));
     }
+}
+
+const INDENTED_COMMENT: &str =
+    "an indented comment became part of the value: begin the comment in the first column";
+const INLINE_COMMENT: &str = "what seems to be a comment behind the value is part of it: write the \
+                              comment on a line of its own, from the first column on";
+const INDENTED_LINE: &str =
+    "the indented line behind it is part of the value: begin that line in the first column";
+
+/// Whether a line after the first begins as a comment. An indented comment is no comment to oslo.config
+/// but the next line of the value.
+fn has_indented_comment(text: &str) -> bool {
+    text.lines().skip(1).any(|line| line.starts_with(['#', ';']))
+}
+
+/// Whether `text` looks as if it ended in a comment, which oslo.config does not know there.
+fn has_inline_comment(text: &str) -> bool {
+    let mut chars = text.chars().zip(text.chars().skip(1));
+    chars.any(|(before, c)| matches!(c, '#' | ';') && before.is_whitespace())
+}
+
+/// The name of the option that an indented line was probably meant to set: oslo.config takes the line
+/// for more of the value before it.
+fn swallowed(text: &str) -> Option<&str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = text.lines().skip(1).filter_map(|line| line.split_once('=')).map(|(name, _)| name);
+    names.map(str::trim_end).find(|name| name.contains('_') && name.chars().all(plain))
 }
 
 /// What to say of the option `name` that is none of `known`.

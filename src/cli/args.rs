@@ -125,7 +125,7 @@ pub(crate) struct Check {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Import {
     /// Glance's configuration file; a later one overrides an earlier one
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "dirs", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// A directory whose *.conf files are read after the files, in order of their names
     #[arg(long = "config-dir", value_name = "DIR")]
@@ -308,8 +308,11 @@ impl Args {
             let text = text.trim_start_matches("error: ").trim_end();
             return Err(Output { json: true }.end(Err(Failure::usage(text))));
         }
-        // A terminal that is gone needs no help.
-        drop(wrong.print());
+        let printed = wrong.print();
+        if asked && let Err(error) = printed {
+            return Err(Output { json: false }.end(Err(Failure::stdout(&error))));
+        }
+        // Wrong words are wrong whether or not anybody is told.
         Err(ExitCode::from(u8::try_from(wrong.exit_code()).unwrap_or(2)))
     }
 }

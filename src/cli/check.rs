@@ -70,47 +70,15 @@ fn tell_needs(output: Output, checked: &Checked, needed: Option<&ForCinder>) -> 
 
 /// Prints what was found, of the configuration and then of the locations.
 fn report(args: &Check, output: Output, checked: &Checked) -> Result<Option<Counts>, Failure> {
-    let lines = args.locations.as_deref().map(open).transpose()?;
-    let Checked { fine, wrong, .. } = checked;
+    let lines = args.locations.as_deref().map(open);
     if output.json {
-        let mut counts = None;
-        let mut failed = Ok(());
-        print(|out| {
-            let (fine, wrong) = (serde_json::to_string(fine)?, serde_json::to_string(wrong)?);
-            write!(out, "{{\"fine\":{fine},\"problems\":{wrong}")?;
-            if let Some(lines) = lines {
-                // One after the other: there may be more than memory has room for.
-                write!(out, ",\"locations\":{{\"refused\":[")?;
-                let mut gap = "";
-                let ended = judge(checked, lines, |found| {
-                    let written = write!(out, "{gap}{}", found.document());
-                    gap = ",\n";
-                    written.map_err(|error| Failure::stdout(&error))
-                });
-                match ended {
-                    Ok(now) => {
-                        let Counts { served, unserved, bad } = now;
-                        write!(
-                            out,
-                            "],\"served\":{served},\"unserved\":{unserved},\"bad\":{bad}}}"
-                        )?;
-                        counts = Some(now);
-                    }
-                    Err(failure) => {
-                        failed = Err(failure);
-                        write!(out, "]}}")?;
-                    }
-                }
-            }
-            writeln!(out, "}}")
-        })?;
-        return failed.map(|()| counts);
+        return document(checked, lines);
     }
-    for line in fine.iter().chain(wrong) {
+    for line in checked.fine.iter().chain(&checked.wrong) {
         output.say(line);
     }
     let Some(lines) = lines else { return Ok(None) };
-    let counts = judge(checked, lines, |found| {
+    let counts = judge(checked, lines?, |found| {
         output.say(&found.line());
         Ok(())
     })?;
@@ -122,6 +90,50 @@ fn report(args: &Check, output: Output, checked: &Checked) -> Result<Option<Coun
         counts.bad
     ));
     Ok(Some(counts))
+}
+
+/// Prints one JSON document, also where the locations cannot be read.
+fn document(
+    checked: &Checked,
+    lines: Option<Result<Box<dyn BufRead>, Failure>>,
+) -> Result<Option<Counts>, Failure> {
+    let Checked { fine, wrong, .. } = checked;
+    let mut counts = None;
+    let mut failed = None;
+    print(|out| {
+        let (fine, wrong) = (serde_json::to_string(fine)?, serde_json::to_string(wrong)?);
+        write!(out, "{{\"fine\":{fine},\"problems\":{wrong}")?;
+        if let Some(lines) = lines {
+            // One after the other: there may be more than memory has room for.
+            write!(out, ",\"locations\":{{\"refused\":[")?;
+            let mut gap = "";
+            let ended = lines.and_then(|lines| {
+                judge(checked, lines, |found| {
+                    let written = write!(out, "{gap}{}", found.document());
+                    gap = ",\n";
+                    written.map_err(|error| Failure::stdout(&error))
+                })
+            });
+            write!(out, "]")?;
+            match ended {
+                Ok(now) => {
+                    let Counts { served, unserved, bad } = now;
+                    write!(out, ",\"served\":{served},\"unserved\":{unserved},\"bad\":{bad}}}")?;
+                    counts = Some(now);
+                }
+                Err(failure) => {
+                    write!(out, "}},\"error\":{}", failure.error())?;
+                    failed = Some(match failure {
+                        Failure::Unprinted(_) | Failure::Enough => failure,
+                        // The document says why.
+                        _ => Failure::Told,
+                    });
+                }
+            }
+        }
+        writeln!(out, "}}")
+    })?;
+    failed.map_or(Ok(counts), Err)
 }
 
 /// How many locations there were of each kind.
@@ -184,7 +196,8 @@ fn judge(
         };
         number += 1;
         let text = String::from_utf8_lossy(&line);
-        let text = text.trim();
+        // Editors write a byte order mark, and do not show it.
+        let text = text.trim_start_matches('\u{feff}').trim();
         if text.is_empty() && whole {
             continue;
         }

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use imaged::config::{Config, Imported, Problem};
+use imaged::config::{Config, Imported};
 
 use super::{
     args::Import,
@@ -27,15 +27,15 @@ pub(crate) fn run(args: &Import) -> ExitCode {
     };
     let imported = match Config::import(&args.files, &args.dirs, output_file.as_deref()) {
         Ok(imported) => imported,
-        Err(problems) => {
-            for problem in problems.iter().map(Problem::to_string) {
-                output.say(&problem);
+        Err(found) => {
+            for line in found.notes.iter().chain(&found.problems) {
+                output.say(&line.to_string());
             }
             return ExitCode::FAILURE;
         }
     };
     for note in &imported.notes {
-        output.say(note);
+        output.say(&note.to_string());
     }
     output.end(write(args, &imported))
 }

@@ -30,6 +30,8 @@ pub(crate) enum Failure {
     },
     /// The result that was printed says it.
     Told,
+    /// Standard output does not take the result, nor a word about that.
+    Unprinted(String),
     /// Whoever read standard output has had enough, which is fine.
     Enough,
 }
@@ -55,7 +57,7 @@ impl Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::Enough
         } else {
-            Self::io("write to standard output", error)
+            Self::Unprinted(format!("cannot write to standard output: {error}"))
         }
     }
 
@@ -63,7 +65,7 @@ impl Failure {
         match self {
             Self::Daemon(error) => error.exit_code(),
             Self::Here { exit, .. } => *exit,
-            Self::Told => FAILED,
+            Self::Told | Self::Unprinted(_) => FAILED,
             Self::Enough => 0,
         }
     }
@@ -71,15 +73,17 @@ impl Failure {
     fn what(&self) -> String {
         match self {
             Self::Daemon(error) => error.to_string(),
-            Self::Here { what, .. } => what.clone(),
+            Self::Here { what, .. } | Self::Unprinted(what) => what.clone(),
             Self::Told | Self::Enough => String::new(),
         }
     }
 
-    fn document(&self) -> Value {
+    /// What programs are told of it.
+    pub(crate) fn error(&self) -> Value {
         let code = match self {
             Self::Daemon(error) => error.code(),
             Self::Here { code, .. } => code,
+            Self::Unprinted(_) => "System",
             Self::Told | Self::Enough => "",
         };
         let mut error = json!({"code": code, "message": self.what(), "exit_code": self.exit()});
@@ -98,7 +102,7 @@ impl Failure {
                 error.insert("results".to_owned(), results);
             }
         }
-        json!({"error": error})
+        error
     }
 }
 
@@ -150,9 +154,10 @@ impl Output {
             Err(Failure::Told) => return ExitCode::from(FAILED),
             Err(failure) => failure,
         };
-        if self.json {
-            drop(self.answer(&failure.document(), |_| Ok(())));
-        } else {
+        let printed = self.json
+            && !matches!(failure, Failure::Unprinted(_))
+            && self.answer(&json!({"error": failure.error()}), |_| Ok(())).is_ok();
+        if !printed {
             self.say(&format!("imaged: {}", failure.what()));
             if let Failure::Daemon(client::Error::Refused(problem)) = &failure {
                 for one in &problem.results {

@@ -11,7 +11,7 @@ use std::{
 use imaged_drivers::options::{FALLBACK, Finding};
 
 use super::{
-    Config, Note, Problem,
+    Config, Findings, Note, Problem,
     layers::{Layers, Meant},
 };
 
@@ -29,7 +29,7 @@ pub struct Imported {
     /// The stores that are in it.
     pub stores: Vec<String>,
     /// What is good to know, of stores that were left out too.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
     /// The files with secrets that go along, which the text names by their new places.
     pub taken: Vec<Taken>,
 }
@@ -59,15 +59,15 @@ impl Config {
     /// beside that one.
     ///
     /// # Errors
-    /// Everything that is wrong with the stores, as [`Config::load`] says it.
+    /// Everything that is wrong with the stores, as [`Config::load`] says it, and what is good to know
+    /// beside it.
     pub fn import(
         files: &[PathBuf],
         dirs: &[PathBuf],
         output: Option<&Path>,
-    ) -> Result<Imported, Vec<Problem>> {
-        let (layers, problems) = Layers::load(files, dirs);
-        let (config, notes) = Self::read(&layers, problems)?;
-        let notes = notes.iter().map(Note::to_string).collect();
+    ) -> Result<Imported, Findings> {
+        let (layers, found) = Layers::load(files, dirs);
+        let (config, notes) = Self::read(&layers, found)?;
         let output = output.map(Path::to_owned);
         Import { layers, config, notes, output, taken: Vec::new() }.run()
     }
@@ -76,13 +76,23 @@ impl Config {
 struct Import {
     layers: Layers,
     config: Config,
-    notes: Vec<String>,
+    notes: Vec<Note>,
     output: Option<PathBuf>,
     taken: Vec<Taken>,
 }
 
 impl Import {
-    fn run(mut self) -> Result<Imported, Vec<Problem>> {
+    fn run(mut self) -> Result<Imported, Findings> {
+        match self.make() {
+            Ok((text, stores)) => {
+                Ok(Imported { text, stores, notes: self.notes, taken: self.taken })
+            }
+            Err(problems) => Err(Findings { problems, notes: self.notes }),
+        }
+    }
+
+    /// The text, and the stores that are in it.
+    fn make(&mut self) -> Result<(String, Vec<String>), Vec<Problem>> {
         let sockets = self.sockets();
         let stores = self.chosen(&sockets);
         if stores.is_empty() {
@@ -118,7 +128,7 @@ impl Import {
             }
         }
         proved(&text, &written)?;
-        Ok(Imported { text, stores, notes: self.notes, taken: self.taken })
+        Ok((text, stores))
     }
 
     /// Reads the files with secrets that a section names, and names their new places instead.
@@ -129,10 +139,11 @@ impl Import {
                 continue;
             }
             let Some(output) = &self.output else {
-                self.notes.push(format!(
-                    "[{name}] {option}: it holds secrets, and is only named here: let the daemon \
-                     read it, or take it along by --output: file=`{value}`"
-                ));
+                let what = format!(
+                    "it holds secrets, and is only named here: let the daemon read it, or take it \
+                     along by --output: file=`{value}`"
+                );
+                self.notes.push(Finding::new(name, option, what));
                 continue;
             };
             let bytes = fs::read(&*value).map_err(|error| {
@@ -177,7 +188,7 @@ impl Import {
                 ),
                 (None, false) => format!("this build does not serve the type `{}`", store.kind),
             };
-            self.notes.push(format!("[{}]: left to Glance: {why}", store.name));
+            self.notes.push(Finding::section(&store.name, format!("left to Glance: {why}")));
         }
         chosen
     }
@@ -200,19 +211,18 @@ impl Import {
             }
             [_] => {}
             [first, ..] => {
-                self.notes.push(format!(
+                let what = format!(
                     "the stores name several sockets, and a daemon has one: start one for each, or \
                      let all name `{first}`"
-                ));
+                );
+                self.notes.push(Finding::new("imaged", "socket", what));
             }
         }
         if !has(&own, "roles") {
             own.push(("roles".into(), vec!["glance:admin".into()]));
-            self.notes.push(
-                "roles = glance:admin lets the user `glance` do everything: if Glance runs as \
-                 another user, write that one"
-                    .into(),
-            );
+            let what = "glance:admin lets the user `glance` do everything: if Glance runs as another \
+                        user, write that one";
+            self.notes.push(Finding::new("imaged", "roles", what));
         }
         Ok(own)
     }
@@ -299,8 +309,11 @@ mod tests {
     fn imported(text: &str) -> Result<Imported, Vec<String>> {
         let mut layers = Layers::default();
         let problems = layers.lay("glance-api.conf", text);
-        let lines = |all: Vec<Problem>| all.iter().map(Problem::to_string).collect::<Vec<_>>();
-        let (config, _notes) = Config::read(&layers, problems).map_err(lines)?;
+        let lines = |found: Findings| -> Vec<String> {
+            found.problems.iter().chain(&found.notes).map(Problem::to_string).collect()
+        };
+        let found = Findings { problems, notes: Vec::new() };
+        let (config, _notes) = Config::read(&layers, found).map_err(lines)?;
         let (notes, taken) = (Vec::new(), Vec::new());
         Import { layers, config, notes, output: None, taken }.run().map_err(lines)
     }
@@ -336,7 +349,8 @@ s3_store_secret_key = secret
              [imaged]\nsocket = /run/imaged/imaged.sock\nroles = glance:admin\n\n\
              [a]\nfilesystem_store_datadir = /srv/a\nstore_description = costs 5$$\nweight = 3\n"
         );
-        let notes = found.notes.join("\n");
+        let notes: Vec<_> = found.notes.iter().map(Note::to_string).collect();
+        let notes = notes.join("\n");
         assert!(notes.contains("[b]: left to Glance: it has no imaged_socket"), "{notes}");
         assert!(notes.contains("[s]: left to Glance: this build does not serve"), "{notes}");
         let (config, _) = Config::parse(&found.text, "made").unwrap();
@@ -372,7 +386,10 @@ s3_store_secret_key = secret
             found.text
         );
         let several = imported(&text).unwrap();
-        assert!(several.notes.iter().any(|note| note.contains("several sockets")), "{several:?}");
+        assert!(
+            several.notes.iter().any(|note| note.what.contains("several sockets")),
+            "{several:?}"
+        );
     }
 
     #[test]
@@ -419,7 +436,7 @@ s3_store_secret_key = secret
     fn a_file_with_secrets_is_told_of_where_it_cannot_go_along() {
         let (_, import, done) = taken(None, Path::new("/etc/glance/swift.conf"));
         assert_eq!((done, import.taken.len()), (Ok(()), 0));
-        assert!(import.notes[0].contains("let the daemon read it"), "{:?}", import.notes);
+        assert!(import.notes[0].what.contains("let the daemon read it"), "{:?}", import.notes);
         let (_, _, done) = taken(Some("/etc/imaged.conf"), Path::new("/is/not/there"));
         let told = done.unwrap_err()[0].to_string();
         assert!(told.contains("[objects] swift_store_config_file"), "{told}");

@@ -81,7 +81,12 @@ pub(super) fn items(text: &str) -> (Vec<Item>, Vec<Fault>) {
     let mut open = None::<Assignment>;
     let mut in_section = false;
     for (line, text) in (1..).zip(lines(text)) {
-        let text = text.trim_end_matches(blank);
+        let mut text = text.trim_end_matches(blank);
+        // Also inside: where files that begin so were joined.
+        if let Some(rest) = text.strip_prefix('\u{feff}') {
+            faults.push(Fault { line, what: MARK });
+            text = rest;
+        }
         if text.starts_with([' ', '\t'])
             && let Some(open) = &mut open
         {
@@ -107,6 +112,9 @@ pub(super) fn items(text: &str) -> (Vec<Item>, Vec<Fault>) {
     items.extend(open.map(Item::Option));
     (items, faults)
 }
+
+const MARK: &str = "a byte order mark, which editors do not show, stands before the text, and Glance does \
+                    not read the file either: save it as UTF-8 without one";
 
 /// What a line says that continues none.
 fn line_of(text: &str, line: usize) -> Result<Option<Item>, &'static str> {
@@ -191,6 +199,16 @@ mod tests {
         ] {
             assert_eq!(one(text), values, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named_wherever_a_file_begins_with_one() {
+        let faults = raw("\u{feff}[s]\na = 1\n\u{feff}[t]\n\u{feff}\n").unwrap_err();
+        assert_eq!(faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [1, 3, 4]);
+        assert!(
+            faults.iter().all(|fault| fault.what.starts_with("a byte order mark")),
+            "{faults:?}"
+        );
     }
 
     #[test]

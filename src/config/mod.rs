@@ -24,9 +24,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imaged_drivers::options::{Finding, Findings, Options, Section};
+use imaged_drivers::options::{Finding, Options, Section};
 
 pub use daemon::{Daemon, HASHES, LogFormat};
+pub use imaged_drivers::options::Findings;
 pub use import::{Imported, Taken};
 use layers::Layers;
 use places::Places;
@@ -55,23 +56,23 @@ impl Config {
     /// value overrides an earlier one. With neither it is [`Config::embedded`].
     ///
     /// # Errors
-    /// Everything that is wrong.
-    pub fn load(files: &[PathBuf], dirs: &[PathBuf]) -> Result<(Self, Vec<Note>), Vec<Problem>> {
+    /// Everything that is wrong, and what is good to know beside it.
+    pub fn load(files: &[PathBuf], dirs: &[PathBuf]) -> Result<(Self, Vec<Note>), Findings> {
         if files.is_empty() && dirs.is_empty() {
             return Ok((Self::embedded(), Vec::new()));
         }
-        let (layers, problems) = Layers::load(files, dirs);
-        Self::read(&layers, problems)
+        let (layers, found) = Layers::load(files, dirs);
+        Self::read(&layers, found)
     }
 
     /// Reads `text` as the content of a file `name`. Touches no file.
     ///
     /// # Errors
-    /// Everything that is wrong.
-    pub fn parse(text: &str, name: &str) -> Result<(Self, Vec<Note>), Vec<Problem>> {
+    /// As [`Config::load`].
+    pub fn parse(text: &str, name: &str) -> Result<(Self, Vec<Note>), Findings> {
         let mut layers = Layers::default();
         let problems = layers.lay(name, text);
-        Self::read(&layers, problems)
+        Self::read(&layers, Findings { problems, notes: Vec::new() })
     }
 
     /// What holds without any configuration: one file store `local` in the user's data directory,
@@ -101,34 +102,37 @@ impl Config {
         self.stores.iter().find(|store| store.name == name)
     }
 
-    /// Makes sense of what the files say; `problems` is what was wrong with them so far.
-    fn read(layers: &Layers, problems: Vec<Problem>) -> Result<(Self, Vec<Note>), Vec<Problem>> {
+    /// Makes sense of what the files say; `found` is what was found of them so far.
+    fn read(layers: &Layers, mut found: Findings) -> Result<(Self, Vec<Note>), Findings> {
         // A file that is missing explains why nothing is set.
-        let whole = problems.is_empty();
-        let mut found = Findings { problems, notes: Vec::new() };
+        let whole = found.problems.is_empty();
         let mut options = Options::new("imaged", layers.section("imaged"), Section::new());
         let daemon = Daemon::read(&mut options, Places::here());
         found.add(options.finish());
         if !whole && !layers.has("DEFAULT") {
-            return Err(found.problems);
+            return Err(found);
         }
         let (stores, default) = stores::read(layers, &mut found);
         if found.problems.is_empty() {
             Ok((Self { daemon, stores, default }, found.notes))
         } else {
-            Err(found.problems)
+            Err(found)
         }
     }
 }
 
 impl Layers {
-    /// Lays `files` over each other, then what is in `dirs`. Gives what is wrong beside it.
-    fn load(files: &[PathBuf], dirs: &[PathBuf]) -> (Self, Vec<Problem>) {
+    /// Lays `files` over each other, then what is in `dirs`. Gives what was found beside it.
+    fn load(files: &[PathBuf], dirs: &[PathBuf]) -> (Self, Findings) {
         let mut layers = Layers::default();
-        let mut problems = Vec::new();
+        let Findings { mut problems, mut notes } = Findings::default();
         let mut all = files.to_vec();
         for dir in dirs {
             match confs(dir) {
+                Ok(confs) if confs.is_empty() => notes.push(Finding::place(
+                    dir.display(),
+                    "no file in it has a name that ends in .conf, so nothing was read there",
+                )),
                 Ok(confs) => all.extend(confs),
                 Err(error) => problems.push(unreadable(dir, &error)),
             }
@@ -136,13 +140,16 @@ impl Layers {
         for file in &all {
             match fs::read(file) {
                 Ok(bytes) => match std::str::from_utf8(&bytes) {
+                    Ok(text) if text.contains('\0') => {
+                        problems.push(not_utf8(file, &bytes, text.find('\0').unwrap_or(0)));
+                    }
                     Ok(text) => problems.extend(layers.lay(&file.display().to_string(), text)),
                     Err(error) => problems.push(not_utf8(file, &bytes, error.valid_up_to())),
                 },
                 Err(error) => problems.push(unreadable(file, &error)),
             }
         }
-        (layers, problems)
+        (layers, Findings { problems, notes })
     }
 }
 

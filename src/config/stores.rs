@@ -33,6 +33,9 @@ pub struct Store {
 const BACKENDS: &str = "enabled_backends";
 /// Names of sections that mean something else than a store.
 const NO_STORES: [&str; 4] = ["DEFAULT", "glance_store", FALLBACK, "imaged"];
+/// Where options of stores belong.
+const ELSEWHERE: &str =
+    "write it in the section of the store that it is for, or in [backend_defaults]";
 /// Glance's own stores, for staging and tasks, begin so.
 const RESERVED: &str = "os_glance_";
 
@@ -55,7 +58,10 @@ pub(super) fn read(layers: &Layers, found: &mut Findings) -> (Vec<Store>, String
         entries.into_iter().filter_map(|entry| store(entry, layers, &mut known, found)).collect();
     judge_fallback(layers, &stores, known, found);
     misspelt_sections(layers, &stores, found);
-    let default = default_backend(&names, &mut library);
+    if !names.is_empty() {
+        misplaced(layers, &names, found);
+    }
+    let default = default_backend(&names, layers, &mut library);
     found.add(library.finish());
     (stores, default)
 }
@@ -232,12 +238,55 @@ fn misspelt_sections(layers: &Layers, stores: &[Store], found: &mut Findings) {
     }
 }
 
+/// Says of options of stores and of the daemon where nobody reads them; `names` are the stores'.
+fn misplaced(layers: &Layers, names: &[String], found: &mut Findings) {
+    let any: BTreeSet<String> = imaged_drivers::TYPES.into_iter().flat_map(self::names).collect();
+    let own = daemon::names();
+    let mut default = Options::new("DEFAULT", layers.section("DEFAULT"), Section::new());
+    default.accept_any();
+    for name in layers.section("DEFAULT").keys() {
+        if any.contains(name) {
+            default.no_longer_matters(name, &format!("no store reads it here: {ELSEWHERE}"));
+        } else if own.contains(name) {
+            default
+                .no_longer_matters(name, "the daemon does not read it here: write it in [imaged]");
+        }
+    }
+    found.add(default.finish());
+    let mut common_ones = Options::default();
+    common(&mut common_ones);
+    for section in layers.names() {
+        let options = layers.section(section);
+        let read = NO_STORES.iter().copied().chain(names.iter().map(String::as_str));
+        let is_read = read.chain(["imaged"]).any(|read| folded(read) == folded(section));
+        if is_read || section.starts_with(RESERVED) || options.is_empty() {
+            continue;
+        }
+        let holds = |name: &String| any.contains(name) && !common_ones.known().contains(name);
+        let what = if folded(section) == "default" {
+            "is another section than [DEFAULT], which has capital letters, and nobody reads it"
+        } else if options.keys().any(holds) {
+            "holds options of a store, and no store of enabled_backends has this name: nobody reads them"
+        } else {
+            continue;
+        };
+        found.notes.push(Finding::section(section, what));
+    }
+}
+
 /// The name of the default store, which is one of `names`.
-fn default_backend(names: &[String], library: &mut Options) -> String {
+fn default_backend(names: &[String], layers: &Layers, library: &mut Options) -> String {
     const NAME: &str = "default_backend";
     let Some(first) = names.first() else { return String::new() };
-    for old in ["stores", "default_store"] {
-        library.no_longer_matters(old, "enabled_backends is set, and default_backend goes with it");
+    for name in layers.section("glance_store").keys().filter(|name| *name != NAME) {
+        let why = match name.as_str() {
+            "stores" | "default_store" => {
+                "enabled_backends is set, and default_backend goes with it".to_owned()
+            }
+            name if nearest(name, [NAME]).is_some() => format!("did you mean `{NAME}`?"),
+            _ => format!("enabled_backends is set: {ELSEWHERE}"),
+        };
+        library.no_longer_matters(name, &why);
     }
     match library.str(NAME) {
         Some(name) if names.contains(&name) => return name,

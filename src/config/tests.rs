@@ -8,15 +8,15 @@ use super::*;
 fn problems(text: &str) -> Vec<String> {
     match Config::parse(text, "a.conf") {
         Ok((config, _)) => panic!("nothing is wrong: {config:?}"),
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        Err(found) => found.problems.iter().map(ToString::to_string).collect(),
     }
 }
 
 fn parsed(text: &str) -> (Config, Vec<String>) {
     match Config::parse(text, "a.conf") {
         Ok((config, notes)) => (config, notes.iter().map(ToString::to_string).collect()),
-        Err(problems) => {
-            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Err(found) => {
+            let lines: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
             panic!("{}", lines.join("\n"))
         }
     }
@@ -141,6 +141,8 @@ fn the_stores_of_a_glance_api_conf_work_as_they_are() {
              entry=`os_glance_tasks_store:file`",
             "a.conf:56: [cheap] filesystem_store_threadpool_threshold: changes nothing: the \
              threads of a store are counted, and their use is in the metrics",
+            "a.conf:44: [glance_store] filesystem_store_datadir: changes nothing: enabled_backends is \
+             set: write it in the section of the store that it is for, or in [backend_defaults]",
         ]
     );
 }
@@ -312,6 +314,81 @@ fn a_store_without_a_section_has_defaults_unless_a_misspelt_one_is_there() {
 }
 
 #[test]
+fn options_where_nobody_reads_them_are_told() {
+    let base = "[DEFAULT]\nenabled_backends = a:file\nrbd_store_pool = x\nsocket = /x\ndebug = true\n\
+                [a]\n[glance_store]\ndefault_backnd = a\nstores = file\nvmware_server_host = x\n\
+                [b]\nrbd_store_pool = x\nweight = 1\n[c]\nweight = 1\n[default]\nx = 1\n\
+                [os_glance_tasks_store]\nfilesystem_store_datadir = /x\n";
+    let (_, notes) = parsed(base);
+    let place = "write it in the section of the store that it is for, or in [backend_defaults]";
+    assert_eq!(
+        notes,
+        [
+            format!(
+                "a.conf:3: [DEFAULT] rbd_store_pool: changes nothing: no store reads it here: {place}"
+            ),
+            "a.conf:4: [DEFAULT] socket: changes nothing: the daemon does not read it here: write it in \
+             [imaged]"
+                .to_owned(),
+            "[b]: holds options of a store, and no store of enabled_backends has this name: nobody \
+             reads them"
+                .to_owned(),
+            "[default]: is another section than [DEFAULT], which has capital letters, and nobody reads \
+             it"
+                .to_owned(),
+            "a.conf:8: [glance_store] default_backnd: changes nothing: did you mean `default_backend`?"
+                .to_owned(),
+            "a.conf:9: [glance_store] stores: changes nothing: enabled_backends is set, and \
+             default_backend goes with it"
+                .to_owned(),
+            format!(
+                "a.conf:10: [glance_store] vmware_server_host: changes nothing: enabled_backends is \
+                 set: {place}"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn comments_and_lines_that_became_part_of_a_value_are_named() {
+    let store = |lines: &str| format!("[DEFAULT]\nenabled_backends = a:file\n[a]\n{lines}");
+    let behind = "what seems to be a comment behind the value is part of it";
+    let indented = "an indented comment became part of the value";
+    let line = "the indented line behind it is part of the value";
+    for (text, cause) in [
+        (store("weight = 3 # three\n"), behind),
+        (store("imaged_read_only = yes ; for now\n"), behind),
+        (store("filesystem_store_datadir = /srv/images\t# main\n"), behind),
+        (store("filesystem_store_datadirs = /srv/images:1 # main\n"), behind),
+        (store("filesystem_store_file_perm = 640 # rw-r\n"), behind),
+        (store("").replace("a:file", "a:file # first"), behind),
+        (store("[imaged]\nroles = glance:admin # Glance\n"), behind),
+        (store("[imaged]\nsocket = run # here\n"), behind),
+        (store("[glance_store]\ndefault_backend = a # the first\n"), behind),
+        (store("weight = 3\n  # three\n"), indented),
+        (store("imaged_read_only = yes\n ; for now\n"), indented),
+        (store("filesystem_store_datadirs = /a:1\n  # /b:2\n"), indented),
+        (store("weight = 3\n  imaged_read_only = yes\n"), line),
+        (store("[imaged]\nlog_level = info\n  log_format = json\n"), line),
+    ] {
+        let told = problems(&text);
+        assert!(told.iter().any(|told| told.contains(cause)), "{text}{told:?}");
+    }
+    // What is taken as it is.
+    let (_, notes) = parsed(&store("[imaged]\nsocket = /run/x # here\n"));
+    assert!(notes.iter().any(|note| note.contains(behind)), "{notes:?}");
+    let (config, notes) = parsed(&store("store_description = x\n  imaged_read_only = yes\n"));
+    assert!(!config.stores[0].read_only);
+    assert!(notes.iter().any(|note| note.contains("no option `imaged_read_only`")), "{notes:?}");
+    // Of a secret nothing is told.
+    let (_, notes) = parsed(
+        "[DEFAULT]\nenabled_backends = a:s3\n[a]\ns3_store_host = https://s3\ns3_store_bucket = b\n\
+         s3_store_access_key = k\ns3_store_secret_key = p #w\n",
+    );
+    assert_eq!(notes, [""; 0]);
+}
+
+#[test]
 fn options_of_types_that_are_not_served_are_not_judged() {
     let (config, _) = parsed(
         "[DEFAULT]\nenabled_backends = a:vmware\n[a]\nwhatever = 1\nweight = 3\n[backend_defaults]\n\
@@ -356,11 +433,35 @@ fn files_come_in_order_and_directories_after_them_sorted() {
     let want = imaged_drivers::Config::Mem(imaged_drivers::mem::Config { capacity: 2 });
     assert_eq!(config.stores[0].driver, Some(want));
 
+    fs::create_dir(path("empty")).unwrap();
+    let (_, notes) =
+        Config::load(&[path("one"), path("two")], &[path("d"), path("empty")]).unwrap();
+    let told = "no file in it has a name that ends in .conf, so nothing was read there";
+    assert_eq!(notes.last().unwrap().to_string(), format!("{}: {told}", path("empty").display()));
+    for (name, bytes) in [
+        (
+            "utf16",
+            [0xff_u8, 0xfe]
+                .into_iter()
+                .chain("[a]\n".encode_utf16().flat_map(u16::to_le_bytes))
+                .collect(),
+        ),
+        ("unmarked", "[a]\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()),
+    ] {
+        fs::write(path(name), bytes).unwrap();
+        let told = Config::load(&[path(name)], &[]).unwrap_err().problems;
+        assert!(
+            told[0].to_string().ends_with("is no UTF-8 text: save the file as UTF-8"),
+            "{told:?}"
+        );
+    }
+
     fs::write(path("latin"), b"[a]\nstore_description = caf\xe9\n").unwrap();
     let missing = path("missing");
     let lines: Vec<_> =
         Config::load(&[path("latin"), missing.clone()], std::slice::from_ref(&missing))
             .unwrap_err()
+            .problems
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -424,9 +525,9 @@ proptest! {
     ) {
         match Config::parse(&lines.join("\n"), "a.conf") {
             Ok((config, _)) => prop_assert!(config.store(&config.default).is_some()),
-            Err(problems) => {
+            Err(Findings { problems, notes }) => {
                 prop_assert!(!problems.is_empty());
-                for problem in problems {
+                for problem in problems.iter().chain(&notes) {
                     prop_assert!(!problem.to_string().contains('\n'), "{problem}");
                 }
             }

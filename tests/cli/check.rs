@@ -140,6 +140,77 @@ fn a_store_that_is_down_is_named_where_it_might_have_served() {
 }
 
 #[test]
+fn what_is_good_to_know_is_told_beside_what_is_wrong() {
+    let config = CONFIG.replace("[glance_store]\n", "[glance_store]\nrbd_store_pool = images\n");
+    let wrong = format!("{config}weight = much\n");
+    let home = home(&wrong);
+    let note = "[glance_store] rbd_store_pool: changes nothing";
+    let ran = check(home.path(), &[], b"");
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains(note) && ran.err.contains("[fast] weight"), "{}", ran.err);
+    let ran = check(home.path(), &["--json"], b"");
+    let found = ran.json();
+    assert_eq!((ran.code, found["problems"].as_array().unwrap().len()), (1, 1), "{found}");
+    assert!(found["fine"].to_string().contains(note), "{found}");
+    let found = check(home.path(), &["--for-cinder", "--json"], b"").json();
+    assert!(found["fine"].to_string().contains(note), "{found}");
+
+    // The same where the daemon starts, and where a configuration is made of it.
+    let conf = home.path().join("conf").display().to_string();
+    for words in [["serve", "--config-file", &conf].as_slice(), &["import-config", &conf]] {
+        let mut command = Command::new(IMAGED);
+        command.args(words);
+        let ran = finish(command, b"");
+        assert_eq!((ran.code, ran.text()), (1, ""), "{words:?}");
+        assert!(ran.err.contains(note) && ran.err.contains("[fast] weight"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn locations_that_cannot_be_read_leave_what_was_found_and_one_document() {
+    let home = home(CONFIG);
+    let dir = home.path().display().to_string();
+    for from in ["/nonexistent/uris", dir.as_str()] {
+        let ran = check(home.path(), &["--locations", from], b"");
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("store `fast` (file) can be used"), "{}", ran.err);
+        let ran = check(home.path(), &["--locations", from, "--json"], b"");
+        let found = ran.json();
+        assert_eq!((ran.code, &found["error"]["code"]), (1, &"System".into()), "{found}");
+        assert!(found["fine"].to_string().contains("can be used"), "{found}");
+    }
+    // Editors put a mark before the first line, and do not show it.
+    let at = format!("\u{feff}file://{dir}/fast/one\n");
+    assert_eq!(check(home.path(), &["--locations", "-"], at.as_bytes()).code, 0);
+}
+
+#[test]
+fn a_document_that_cannot_be_printed_is_told_to_people() {
+    let home = home(CONFIG);
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for words in [
+        &["check-config", "--config-file", "conf", "--json"][..],
+        &["check-config", "--config-file", "conf", "--json", "--locations", "conf"],
+        &["check-config", "--config-file", "none", "--json"],
+        &["import-config", "conf"],
+        &["stores", "--json", "--socket", "none"],
+        &["stores", "--json", "--nonsense"],
+        &["completions", "bash"],
+        &["man"],
+        &["--help"],
+        &["--version"],
+        &["put", "--help"],
+    ] {
+        let mut command = Command::new(IMAGED);
+        command.args(words).current_dir(home.path()).stdout(full()).stderr(Stdio::piped());
+        let ran = command.spawn().unwrap().wait_with_output().unwrap();
+        let told = String::from_utf8(ran.stderr).unwrap();
+        assert!(!ran.status.success(), "{words:?}");
+        assert!(!told.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
 fn memory_does_not_grow_with_the_locations() {
     let home = home(CONFIG);
     let mut command = Command::new(IMAGED);

@@ -106,3 +106,23 @@ fn what_is_wrong_is_told_and_no_file_is_made() {
     }
     assert_eq!(import(&[]).status.code(), Some(2));
 }
+
+#[test]
+fn a_directory_of_configurations_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let glance = GLANCE.replace("DIR", &dir.path().display().to_string());
+    fs::write(dir.path().join("10.conf"), glance).unwrap();
+    fs::write(dir.path().join("20.conf"), "[fast]\nweight = 7\n").unwrap();
+    let made = import(&["--config-dir", dir.path().to_str().unwrap()]);
+    assert!(made.status.success(), "{made:?}");
+    assert!(text(&made.stdout).contains("weight = 7\n"), "{made:?}");
+    // Why a store was left out is told also where none remains.
+    fs::write(
+        dir.path().join("20.conf"),
+        "[fast]\nimaged_socket =\n[objects]\nimaged_socket = /x\n",
+    )
+    .unwrap();
+    let none = import(&["--config-dir", dir.path().to_str().unwrap()]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("[fast]: left to Glance"), "{none:?}");
+}

@@ -5,8 +5,8 @@ use imaged::config::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    if let Err(problems) = Config::parse(text, "fuzz.conf") {
-        assert!(!problems.is_empty());
-        assert!(problems.iter().all(|problem| !problem.to_string().contains('\n')));
+    if let Err(found) = Config::parse(text, "fuzz.conf") {
+        assert!(!found.problems.is_empty());
+        assert!(found.problems.iter().all(|problem| !problem.to_string().contains('\n')));
     }
 });
