@@ -66,9 +66,11 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
     // Before anyone is served, for whoever came first would find no store.
     daemon.stores().open_soon().await;
     let looking = tokio::spawn(Arc::clone(&daemon).look_after());
+    let sockets: Vec<_> = listening.paths().map(|path| path.display().to_string()).collect();
     tracing::info!(
-        socket = %config.daemon.socket.display(),
-        stores = config.stores.iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", "),
+        socket = sockets.join(", "),
+        stores =
+            config.stores.iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", "),
         default = config.default,
         "imaged {} serves",
         env!("CARGO_PKG_VERSION")

@@ -4,42 +4,75 @@ mod peer;
 mod users;
 
 use std::{
-    fs, io,
+    fs,
+    future::poll_fn,
+    io,
     os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
 };
 
 use imaged_drivers::{Error, Kind, Result};
 pub(crate) use peer::Caller;
 pub use peer::{Peer, Roles};
+use rustix::net::sockopt::socket_acceptconn;
 use tokio::net::{UnixListener, UnixStream};
 pub(crate) use users::{Full, Place, Users};
 
 use crate::config;
 
-/// A bound socket. While it lives, no other daemon takes its path.
+/// One or several bound sockets. While it lives, no other daemon takes the path of one that is ours.
 #[derive(Debug)]
 pub struct Socket {
-    listener: UnixListener,
+    /// At least one.
+    listeners: Vec<UnixListener>,
+    /// Which of them is asked first: none is to wait for another that is busy.
+    turn: AtomicUsize,
     path: Option<PathBuf>,
     /// The lock beside it, if the socket is ours.
     _lock: Option<fs::File>,
 }
 
 impl Socket {
-    /// Takes systemd's socket, or else binds the configured one.
+    /// Takes systemd's sockets, or else binds the configured one.
     ///
     /// # Errors
-    /// `InUse` if another daemon has it; else what the system says, with the path.
+    /// `InUse` if another daemon has it; `Invalid` if systemd passed what nobody can connect to; else
+    /// what the system says, with the path.
     pub fn open(settings: &config::Daemon) -> Result<Self> {
         let mut passed = listenfd::ListenFd::from_env();
-        let listener = passed
-            .take_unix_listener(0)
-            .map_err(|error| Error::io("use", "the socket that systemd passed", error))?;
-        if let Some(listener) = listener {
-            return Ok(Self { listener: adopt(listener)?, path: None, _lock: None });
+        let mut listeners = Vec::new();
+        for number in 0..passed.len() {
+            let taken = passed.take_unix_listener(number);
+            let taken = taken.map_err(|error| {
+                unfit(number, "no stream socket of Unix: take its line out of the unit")
+                    .because(error)
+            })?;
+            if let Some(listener) = taken {
+                if !socket_acceptconn(&listener).unwrap_or(true) {
+                    return Err(unfit(number, "a connection: set Accept=no in its unit"));
+                }
+                listeners.push(adopt(listener)?);
+            }
         }
-        Self::bind(settings)
+        if listeners.is_empty() {
+            return Self::bind(settings);
+        }
+        let socket = Self { listeners, turn: AtomicUsize::new(0), path: None, _lock: None };
+        if !socket.paths().any(|path| path == settings.socket) {
+            tracing::warn!(
+                configured = %settings.socket.display(),
+                "systemd has passed other sockets, so the configured one is not made"
+            );
+        }
+        Ok(socket)
+    }
+
+    /// Where it listens; a socket may have no path.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let addresses = self.listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        addresses.filter_map(|address| address.as_pathname().map(Path::to_owned))
     }
 
     fn bind(settings: &config::Daemon) -> Result<Self> {
@@ -78,7 +111,8 @@ impl Socket {
         let mode = fs::Permissions::from_mode(settings.socket_mode);
         fs::set_permissions(path, mode).map_err(fail("set socket_mode of"))?;
         let path = Some(path.to_owned());
-        Ok(Self { listener: adopt(listener)?, path, _lock: Some(lock) })
+        let listeners = vec![adopt(listener)?];
+        Ok(Self { listeners, turn: AtomicUsize::new(0), path, _lock: Some(lock) })
     }
 
     /// The next caller's connection.
@@ -86,7 +120,17 @@ impl Socket {
     /// # Errors
     /// What the system says: out of descriptors, most likely, which come back as connections end.
     pub async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+        poll_fn(|context| {
+            let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.listeners.len();
+            let (after, before) = self.listeners.split_at(first);
+            for listener in after.iter().chain(before) {
+                if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                    return Poll::Ready(accepted.map(|(stream, _)| stream));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Stops listening, and removes the socket if it is ours.
@@ -97,6 +141,12 @@ impl Socket {
             tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
         }
     }
+}
+
+/// The refusal of a socket that systemd passed, counted from 0.
+fn unfit(number: usize, what: &str) -> Error {
+    let nth = number.saturating_add(1);
+    Error::new(Kind::Invalid, format!("of the sockets that systemd passed, number {nth} is {what}"))
 }
 
 fn adopt(listener: StdListener) -> Result<UnixListener> {

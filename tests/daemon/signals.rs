@@ -3,7 +3,8 @@
 use std::{
     fs,
     os::unix::net::{UnixListener, UnixStream},
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use nix::sys::signal::Signal;
@@ -137,44 +138,111 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     assert_eq!(fs::read(&daemon.socket).unwrap(), b"precious");
 }
 
+/// A daemon to which systemd passes what `words` make, told of which it gives a file of its log.
+fn activated(dir: &Path, words: &[&str]) -> Command {
+    for name in ["fast", "cheap"] {
+        fs::create_dir_all(dir.join(name)).unwrap();
+    }
+    let text = format!("{STORES}[imaged]\nsocket = {{dir}}/socket\nstate_dir = {{dir}}/state\n");
+    fs::write(dir.join("conf"), text.replace("{dir}", &dir.display().to_string())).unwrap();
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(words).arg(env!("CARGO_BIN_EXE_imaged")).args(["serve", "--config-file"]);
+    command.arg(dir.join("conf")).stderr(fs::File::create(dir.join("log")).unwrap());
+    command
+}
+
+fn terminate(child: &mut Child) {
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// It is there a moment before anyone listens.
+fn connect(socket: &Path) -> UnixStream {
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return stream,
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
 #[test]
 fn systemd_may_pass_the_socket_and_is_told_of_readiness() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["fast", "cheap"] {
-        fs::create_dir(dir.path().join(name)).unwrap();
-    }
-    let text = format!("{STORES}[imaged]\nstate_dir = {{dir}}/state\n")
-        .replace("{dir}", &dir.path().display().to_string());
-    fs::write(dir.path().join("conf"), text).unwrap();
     let socket = dir.path().join("passed");
     let notify = dir.path().join("notify");
     let told = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
     told.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
-    let mut child = Command::new("systemd-socket-activate")
-        .arg("-l")
-        .arg(&socket)
-        .arg("-E")
-        .arg(format!("NOTIFY_SOCKET={}", notify.display()))
-        .arg(env!("CARGO_BIN_EXE_imaged"))
-        .args(["serve", "--config-file"])
-        .arg(dir.path().join("conf"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    // It is there a moment before anyone listens.
-    while UnixStream::connect(&socket).is_err() {
-        std::thread::yield_now();
-    }
+    let environment = format!("NOTIFY_SOCKET={}", notify.display());
+    let words = ["-l", socket.to_str().unwrap(), "-E", &environment];
+    let mut child = activated(dir.path(), &words).spawn().unwrap();
+    drop(connect(&socket));
     // Whoever is first finds the stores open.
     assert_eq!(Raw::ask(&socket, "PUT", "/v1/stores/fast/images/first", b"x").status, 201);
     let mut room = [0; 4096];
     let got = told.recv(&mut room).unwrap();
     assert!(room[..got].starts_with(b"READY=1"), "{:?}", str::from_utf8(&room[..got]));
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    terminate(&mut child);
     assert!(UnixListener::bind(&socket).is_err(), "the socket is systemd's to remove");
+}
+
+#[test]
+fn every_socket_that_systemd_passes_is_served_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = ["one", "two", "three"].map(|name| dir.path().join(name).display().to_string());
+    let words: Vec<_> = sockets.iter().flat_map(|socket| ["-l", socket]).collect();
+    let mut child = activated(dir.path(), &words).spawn().unwrap();
+    drop(connect(Path::new(&sockets[2])));
+    for _ in 0..3 {
+        for socket in sockets.iter().rev() {
+            assert_eq!(Raw::ask(Path::new(socket), "GET", "/readyz", b"").status, 200, "{socket}");
+        }
+    }
+    // One whose callers are many does not keep the others waiting.
+    let crowd: Vec<_> = (0..100).map(|_| UnixStream::connect(&sockets[0]).unwrap()).collect();
+    assert_eq!(Raw::ask(Path::new(&sockets[1]), "GET", "/readyz", b"").status, 200);
+    drop(crowd);
+    terminate(&mut child);
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains(&sockets.join(", ")), "{log}");
+    let configured = dir.path().join("socket");
+    let told = log.lines().find(|line| line.contains("the configured one is not made"));
+    assert!(told.is_some_and(|told| told.contains(configured.to_str().unwrap())), "{log}");
+    assert!(!configured.exists());
+}
+
+#[test]
+fn what_nobody_can_connect_to_is_refused_when_systemd_passes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("passed").display().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let datagram = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    // A byte wakes systemd-socket-activate, and then it passes what it has.
+    let mut child = activated(dir.path(), &["--datagram", "-l", &path]).spawn().unwrap();
+    while datagram.send_to(b"x", &path).is_err() {
+        std::thread::yield_now();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let log = || fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log().contains("number 1 is no stream socket of Unix"), "{}", log());
+
+    let other = dir.path().join("other").display().to_string();
+    let words = ["-l", &other, "-l", &port.to_string()];
+    let mut child = activated(dir.path(), &words).spawn().unwrap();
+    let first = connect(Path::new(&other));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    drop(first);
+    assert!(log().contains("number 2 is no stream socket of Unix"), "{}", log());
+}
+
+#[test]
+fn what_is_passed_to_another_process_or_is_nothing_leaves_the_configured_socket() {
+    for (count, pid) in [("0", None), ("2", Some("1")), ("none", None)] {
+        let mut env = vec![("LISTEN_FDS", count)];
+        env.extend(pid.map(|pid| ("LISTEN_PID", pid)));
+        let mut daemon = Daemon::start_in(Daemon::home(), STORES, &env);
+        assert!(daemon.log().contains(daemon.socket.to_str().unwrap()), "{}", daemon.log());
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
 }
