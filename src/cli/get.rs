@@ -1,13 +1,6 @@
 //! `imaged get`
 
-use std::{
-    fs::File,
-    io,
-    ops::Range,
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, path::PathBuf, thread};
 
 use bytes::Bytes;
 use imaged::{
@@ -27,7 +20,7 @@ use super::{
     output::{Done, Failure, bytes},
     progress::Progress,
     talk::{Talk, which},
-    target::{Sink, Target, best},
+    target::{Sink, Target, best, is_stdout},
 };
 
 /// Bytes read from a descriptor at a time.
@@ -40,38 +33,34 @@ const BETWEEN: usize = 8;
 /// Reads an image.
 pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     let image = which(&args.id);
-    let file = match (&args.file, image) {
-        (Some(file), _) => file.clone(),
-        (None, Which::Id(id)) => PathBuf::from(id),
-        (None, Which::At(_)) => {
-            return Err(Failure::usage(
-                "name a FILE: a location names none, or - for standard output",
-            ));
-        }
+    let id = match image {
+        Which::Id(id) => Some(id.to_owned()),
+        Which::At(_) => None,
     };
-    if talk.output.json && file == Path::new("-") {
+    let Some(file) = args.file.clone().or_else(|| id.as_ref().map(PathBuf::from)) else {
+        return Err(Failure::usage("name a FILE: a location names none, or - for standard output"));
+    };
+    if talk.output.json && is_stdout(&file) {
         return Err(Failure::usage("with --json, name a FILE: standard output has the JSON"));
     }
     let span = args.range.unwrap_or(Span::All);
     let got = talk.client.get(&args.store, image, span, true).await?;
     let Got { size, range, digests, content } = got;
-    let target = Target::create(&file, &args.id)?;
-    let out = match &target {
-        Target::Stream(stream) => stream.try_clone(),
-        Target::File(part) => part.file(),
-    };
-    let out = out.map_err(|error| Failure::io("write the image", &error))?;
+    // Not here, where a FIFO that nobody reads would keep signals from being heard.
+    let target = tokio::task::spawn_blocking(move || Target::create(&file, id.as_deref())).await;
+    let target = target.unwrap_or_else(|_| Err(lost()))?;
     let length = range.end.saturating_sub(range.start);
     let progress = Progress::new(&args.id, Some(length));
     let known = if span == Span::All { best(digests) } else { None };
-    let holes = matches!(target, Target::File(_));
-    let sink = Sink::new(out, holes, known, progress.meter())?;
+    let sink = Sink::new(&target, known, progress.meter())?;
     let verified = transfer(content, size, range.clone(), sink).await;
     drop(progress);
     let verified = verified?;
     let path = match target {
-        Target::Stream(_) if file == Path::new("-") => return Ok(()),
-        Target::Stream(_) => file.display().to_string(),
+        Target::Stream(stream) => match stream.path {
+            Some(path) => path.display().to_string(),
+            None => return Ok(()),
+        },
         Target::File(part) => {
             let path = part.path().display().to_string();
             let fail = |error| Failure::io(format_args!("give `{path}` its name"), &error);
@@ -136,7 +125,12 @@ async fn transfer(
     if let Some(download) = download {
         feed(download, pieces).await?;
     }
-    end.await.unwrap_or_else(|_| Err(Failure::here("Internal", "the writing thread was lost")))
+    end.await.unwrap_or_else(|_| Err(lost()))
+}
+
+/// The refusal where a thread ended without a word.
+fn lost() -> Failure {
+    Failure::here("Internal", "the writing thread was lost")
 }
 
 async fn feed(mut download: Download, pieces: mpsc::Sender<Piece>) -> Result<(), Failure> {

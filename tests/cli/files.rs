@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -139,6 +139,240 @@ fn a_reader_who_has_had_enough_is_no_failure() {
     let got = get.wait_with_output().unwrap();
     assert!(got.status.success());
     assert_eq!(got.stderr, b"");
+}
+
+/// The longest name that a file can have.
+fn longest() -> String {
+    "n".repeat(255)
+}
+
+#[test]
+fn whoever_is_killed_leaves_nothing_and_the_next_one_gets_the_image() {
+    let daemon = daemon();
+    let id = longest();
+    feed(&daemon, ["put", "memory", &id, "-"], &bytes(32 << 20)).done();
+    fs::create_dir(daemon.path("out")).unwrap();
+    let here = |words: &[&str]| {
+        let mut get = command(&daemon.socket, words);
+        get.current_dir(daemon.path("out")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        get
+    };
+    // In the middle of it: when it has a file open there.
+    let out = daemon.path("out").display().to_string();
+    let writes = |pid: u32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let paths = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        paths
+            .map(|path| path.display().to_string())
+            .any(|path| path.starts_with(&format!("{out}/")))
+    };
+    for _ in 0..2 {
+        let mut get = here(&["get", "memory", &id]).spawn().unwrap();
+        while !writes(get.id()) {
+            assert!(get.try_wait().unwrap().is_none(), "it has ended too soon");
+        }
+        get.kill().unwrap();
+        get.wait().unwrap();
+        assert_eq!(names(&daemon, "out"), [""; 0]);
+    }
+    super::finish(here(&["get", "memory", &id]), b"").done();
+    assert_eq!(names(&daemon, "out"), [id.clone()]);
+    // What an earlier one of the same process id left is in nobody's way.
+    let shell = format!(
+        "touch .{}.imaged-$$ && exec {} get memory x x --socket {}",
+        "x",
+        crate::harness::daemon::IMAGED,
+        daemon.socket.display()
+    );
+    feed(&daemon, ["put", "memory", "x", "-"], b"abc").done();
+    let got = Command::new("sh").args(["-c", &shell]).current_dir(daemon.path("out")).output();
+    assert!(got.as_ref().unwrap().status.success(), "{got:?}");
+    assert_eq!(fs::read(daemon.path("out/x")).unwrap(), b"abc");
+}
+
+#[test]
+fn two_at_once_of_one_name_both_succeed_and_the_file_is_whole() {
+    let daemon = daemon();
+    let image = bytes(2 << 20);
+    feed(&daemon, ["put", "memory", "x", "-"], &image).done();
+    fs::create_dir(daemon.path("out")).unwrap();
+    let target = daemon.path("out/x").display().to_string();
+    for _ in 0..5 {
+        let all: Vec<_> = (0..4)
+            .map(|_| {
+                let mut get = command(&daemon.socket, ["get", "memory", "x", &target, "--json"]);
+                get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        for get in all {
+            let got = get.wait_with_output().unwrap();
+            assert!(got.status.success(), "{got:?}");
+        }
+        assert!(fs::read(&target).unwrap() == image);
+        assert_eq!(names(&daemon, "out"), ["x"]);
+    }
+}
+
+#[test]
+fn a_file_that_is_replaced_keeps_its_mode_and_links_to_it_stay() {
+    let daemon = daemon();
+    feed(&daemon, ["put", "fast", "x", "-"], b"abc").done();
+    for name in ["out", "there"] {
+        fs::create_dir(daemon.path(name)).unwrap();
+    }
+    let there = daemon.path("there/real");
+    fs::write(&there, "precious").unwrap();
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o600)).unwrap();
+    let link = daemon.path("out/link");
+    for to in ["../there/real", "../there/new"] {
+        symlink(to, &link).unwrap();
+        line(&daemon, &format!("get fast x {}", link.display())).done();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "{to}");
+        assert_eq!(fs::read(&link).unwrap(), b"abc");
+        fs::remove_file(&link).unwrap();
+    }
+    assert_eq!(fs::metadata(&there).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(names(&daemon, "there"), ["new", "real"]);
+    // One that leads to itself leads nowhere.
+    symlink("link", &link).unwrap();
+    let got = line(&daemon, &format!("get fast x {}", link.display()));
+    assert_eq!(got.code, 1, "{got:?}");
+    assert_eq!(names(&daemon, "out"), ["link"]);
+}
+
+#[test]
+fn what_cannot_be_written_is_named_and_nothing_is_left() {
+    let daemon = daemon();
+    feed(&daemon, ["put", "fast", "x", "-"], b"abc").done();
+    feed(&daemon, ["put", "memory", "x", "-"], &bytes(3 << 20)).done();
+    let at = line(&daemon, "stat fast x --json").done().json()["location"].clone();
+    fs::create_dir_all(daemon.path("out/x")).unwrap();
+    let (out, taken) = (daemon.path("out").display().to_string(), daemon.path("out/x"));
+    let gone = daemon.path("gone/x").display().to_string();
+    for store in ["fast", "memory"] {
+        for file in ["/dev/full", &gone, &out, "/proc/version_x", "/sys/x"] {
+            for json in [false, true] {
+                let words = ["get", store, "x", file, "--json"];
+                let got = super::run(&daemon, &words[..if json { 5 } else { 4 }]);
+                assert_eq!(got.code, 1, "{words:?}");
+                let told = if json { got.json().to_string() } else { got.err.clone() };
+                let named = if file == out { taken.to_str().unwrap() } else { file };
+                assert!(told.contains(named), "{words:?}: {told}");
+            }
+        }
+    }
+    assert_eq!(names(&daemon, "out"), ["x"]);
+    // A location names no file.
+    let got = line(&daemon, &format!("get fast {} {out}", at.as_str().unwrap()));
+    assert_eq!(got.code, 2, "{got:?}");
+}
+
+#[test]
+fn a_fifo_whose_reader_leaves_is_a_failure_that_is_told() {
+    let daemon = daemon();
+    feed(&daemon, ["put", "fast", "x", "-"], &bytes(8 << 20)).done();
+    feed(&daemon, ["put", "memory", "x", "-"], &bytes(4 << 20)).done();
+    let fifo = daemon.path("fifo").display().to_string();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (store, json) in [("fast", true), ("fast", false), ("memory", true), ("memory", false)] {
+        let words = ["get", store, "x", &fifo, "--json"];
+        let mut get = command(&daemon.socket, &words[..if json { 5 } else { 4 }]);
+        let get = get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut some = [0; 10];
+        fs::File::open(&fifo).unwrap().read_exact(&mut some).unwrap();
+        let got = get.wait_with_output().unwrap();
+        assert_eq!(got.status.code(), Some(1), "{got:?}");
+        let told = String::from_utf8(if json { got.stdout } else { got.stderr }).unwrap();
+        assert!(told.contains("its reader left") && told.contains(&fifo), "{told}");
+    }
+    // One that nobody reads can be interrupted.
+    let mut get = command(&daemon.socket, ["get", "fast", "x", &fifo]);
+    let mut get = get.stderr(Stdio::null()).spawn().unwrap();
+    let pid = get.id().to_string();
+    let waits = || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().any(|task| {
+            let at = fs::read_to_string(task.unwrap().path().join("wchan")).unwrap_or_default();
+            at.contains("fifo_open") || at.contains("wait_for_partner")
+        })
+    };
+    let since = Instant::now();
+    while !waits() && since.elapsed() < Duration::from_secs(2) {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let since = Instant::now();
+    loop {
+        if let Some(ended) = get.try_wait().unwrap() {
+            assert!(!ended.success());
+            break;
+        }
+        assert!(since.elapsed() < Duration::from_secs(20), "it hangs");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn standard_output_by_any_name_is_standard_output() {
+    let daemon = daemon();
+    feed(&daemon, ["put", "fast", "x", "-"], b"abc").done();
+    let words = |more: &str| format!("get fast x /dev/stdout {more}");
+    let got = line(&daemon, &words(""));
+    assert_eq!((got.code, got.text()), (0, "abc"));
+    assert_eq!(line(&daemon, &words("--json")).code, 2);
+    let out = daemon.path("redirected");
+    for name in ["/dev/stdout", "/proc/self/fd/1", out.to_str().unwrap()] {
+        let mut get = command(&daemon.socket, ["get", "fast", "x", name]);
+        assert!(get.stdout(fs::File::create(&out).unwrap()).status().unwrap().success());
+        assert_eq!(fs::read(&out).unwrap(), b"abc", "{name}");
+    }
+    assert!(fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for words in ["get fast x -", "get fast x - --range 0-1", "get fast x /dev/null --json"] {
+        let mut get = command(&daemon.socket, words.split_whitespace());
+        let got = get.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+        let got = got.wait_with_output().unwrap();
+        assert_eq!(got.status.code(), Some(1), "{words}");
+        let told = String::from_utf8(got.stderr).unwrap();
+        assert!(told.contains("standard output"), "{words}: {told}");
+    }
+}
+
+#[test]
+fn no_command_says_nothing_when_its_document_cannot_be_printed() {
+    let daemon = daemon();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    fs::write(daemon.path("image"), bytes(1000)).unwrap();
+    let image = daemon.path("image").display().to_string();
+    let at = format!("file://{}/x", daemon.path("fast").display());
+    for words in [
+        &format!("put fast x {image}"),
+        "put fast x nothing",
+        &format!("put --store fast --store cheap y {image}"),
+        "stat fast x",
+        "stat fast none",
+        "list fast",
+        "list none",
+        "stores",
+        "jobs",
+        "jobs none",
+        &format!("copy cheap x --from {at}"),
+        "get fast x /dev/null",
+        "delete fast x",
+        "delete fast x",
+        "usage",
+        "bench fast --size 1M --count 1 --jobs 1",
+        "bench none --size 1M --count 1",
+    ] {
+        for json in [" --json", ""] {
+            let line = format!("{words}{json}");
+            let mut ran = command(&daemon.socket, line.split_whitespace());
+            ran.stdout(full()).stderr(Stdio::piped());
+            let ran = ran.spawn().unwrap().wait_with_output().unwrap();
+            let told = String::from_utf8(ran.stderr).unwrap();
+            assert!(!ran.status.success(), "{line}");
+            assert!(!told.is_empty(), "{line}");
+        }
+    }
 }
 
 #[test]
