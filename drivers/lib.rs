@@ -47,10 +47,10 @@ pub mod swift;
 
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
-    Access, Asker, Body, Capacity, Caps, Claim, Committed, Context, Copied, Copies, Digests,
-    Driver, Error, Hold, Host, ImageId, Kind, Listed, Need, NewImage, Part, Pieces, Progress,
-    Properties, Reader, Recovered, Result, Shares, Source, Span, Standing, Stat, Upload, Usable,
-    Volumes,
+    Access, Asker, Body, Capacity, Caps, Claim, Committed, Common, Context, Copied, Copies,
+    Digests, Driver, Error, Hold, Host, ImageId, Kind, Listed, Need, NewImage, Part, Pieces,
+    Progress, Properties, Reader, Recovered, Result, Shares, Site, Source, Span, Standing, Stat,
+    Upload, Usable, Volumes,
 };
 pub use kit::{
     DropOnLane, clock, durable, lane, ledger, memory, open_file, options, parts, point, refusals,

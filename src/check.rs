@@ -5,7 +5,7 @@ mod cinder;
 
 use std::sync::Arc;
 
-use imaged_drivers::{Driver, Host, Kind, Location, Usable};
+use imaged_drivers::{Common, Driver, Host, Kind, Location, Site, Usable};
 
 pub use cinder::{ForCinder, InStore};
 
@@ -103,7 +103,20 @@ impl Checked {
                 return None;
             }
         };
+        let sites = driver.sites();
+        for other in &self.stores {
+            let theirs = other.driver.as_ref().map(|driver| driver.sites()).unwrap_or_default();
+            match Site::common(&sites, &theirs, &other.name) {
+                Some(Common::Refused(why)) => {
+                    self.wrong.push(format!("store `{name}` is down: {why}"));
+                    return None;
+                }
+                Some(Common::Told(what)) => self.fine.push(format!("store `{name}`: {what}")),
+                None => {}
+            }
+        }
         self.tell_parts(store, &*driver);
+        self.fine.extend(driver.notes().iter().map(|note| format!("store `{name}`: {note}")));
         match (store.read_only, driver.reading_only()) {
             (true, _) => self
                 .fine

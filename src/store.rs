@@ -13,7 +13,7 @@ mod volume;
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,7 +21,8 @@ use std::{
 pub use copy::copy_to_all;
 use futures_util::{StreamExt as _, stream};
 use imaged_drivers::{
-    self as drivers, Capacity, Caps, Digests, Driver, Error, ImageId, Kind, Location, Result,
+    self as drivers, Capacity, Caps, Common, Digests, Driver, Error, ImageId, Kind, Location,
+    Result, Site,
 };
 use parking_lot::Mutex;
 pub use put::put_to_all;
@@ -43,6 +44,12 @@ pub struct Store {
     looking: tokio::sync::Mutex<()>,
     /// How many looks have ended.
     looks: AtomicU64,
+    /// The stores of the same configuration, those before it and those after it.
+    siblings: Mutex<[Vec<Weak<Self>>; 2]>,
+    /// Why it cannot be used beside those before it.
+    barred: Mutex<Option<String>>,
+    /// What of the others is good to know.
+    told: Mutex<Vec<String>>,
     /// What a reload has put in its place.
     successor: OnceLock<Arc<Self>>,
     /// Held while [`Store::look_after`] brings old deletes to their end: one at a time does.
@@ -67,6 +74,9 @@ impl Store {
             health,
             looking: tokio::sync::Mutex::default(),
             looks: AtomicU64::default(),
+            siblings: Mutex::default(),
+            barred: Mutex::default(),
+            told: Mutex::default(),
             successor: OnceLock::new(),
             purging: tokio::sync::Mutex::default(),
         }
@@ -88,6 +98,48 @@ impl Store {
     pub fn with_config(&self, config: config::Store) -> Self {
         let (driver, health) = (self.driver.clone(), Mutex::new(self.health()));
         Self { driver, health, ..Self::new(config, Arc::clone(&self.shared)) }
+    }
+
+    /// Tells it which stores there are beside it: those of the same configuration that come before it,
+    /// and those after it.
+    pub fn stands_between(&self, before: &[Arc<Self>], after: &[Arc<Self>]) {
+        *self.siblings.lock() = [before, after].map(|all| all.iter().map(Arc::downgrade).collect());
+    }
+
+    /// Looks whether it has a place in common with a store before it. Of two that would have each other's
+    /// images the later one cannot be used.
+    fn compare(&self) {
+        let Some(driver) = self.driver.get() else { return };
+        let (sites, [before, _]) = (driver.sites(), self.siblings.lock().clone());
+        let (mut barred, mut told) = (None, Vec::new());
+        for other in before.iter().filter_map(Weak::upgrade) {
+            let Some(theirs) = other.driver.get().map(|driver| driver.sites()) else { continue };
+            match Site::common(&sites, &theirs, other.name()) {
+                Some(Common::Refused(why)) => barred = barred.or(Some(why)),
+                Some(Common::Told(what)) => told.push(what),
+                None => {}
+            }
+        }
+        let before = std::mem::replace(&mut *self.barred.lock(), barred.clone());
+        match &barred {
+            Some(reason) if before != barred => {
+                tracing::error!(store = self.name(), reason, "store is down");
+            }
+            None if before.is_some() => tracing::info!(store = self.name(), "store is up"),
+            _ => {}
+        }
+        let before = std::mem::replace(&mut *self.told.lock(), told.clone());
+        for note in told.iter().filter(|note| !before.contains(note)) {
+            tracing::warn!(store = self.name(), note, "a store that can be used");
+        }
+    }
+
+    /// What is good to know of it although it can be used.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.driver.get().map(|driver| driver.notes()).unwrap_or_default();
+        notes.extend(self.told.lock().iter().cloned());
+        notes
     }
 
     /// A reload puts `next` in its place. Transfers under way go on with this one; work in the
@@ -157,6 +209,10 @@ impl Store {
             (Ok(_), Ok(_)) | (Err(_), Err(_)) => {}
         }
         *health = found;
+        drop(health);
+        self.compare();
+        let [_, after] = self.siblings.lock().clone();
+        after.iter().filter_map(Weak::upgrade).for_each(|later| later.compare());
         self.looks.fetch_add(1, Ordering::Release);
     }
 
@@ -190,15 +246,17 @@ impl Store {
     /// # Errors
     /// Why not.
     pub fn health(&self) -> Result<Capacity, String> {
-        self.health.lock().clone()
+        let barred = self.barred.lock().clone();
+        barred.map_or_else(|| self.health.lock().clone(), Err)
     }
 
     /// The backend.
     ///
     /// # Errors
-    /// `Unavailable` if it never could be opened.
+    /// `Unavailable` if it never could be opened, or has a place that another store has.
     pub fn driver(&self) -> Result<Arc<dyn Driver>> {
-        self.driver.get().map(Arc::clone).ok_or_else(|| {
+        let driver = self.driver.get().filter(|_| self.barred.lock().is_none());
+        driver.map(Arc::clone).ok_or_else(|| {
             let reason = self.health().err().unwrap_or_default();
             Error::new(
                 Kind::Unavailable,

@@ -41,6 +41,10 @@ impl Stores {
                 }
             })
             .collect();
+        for (n, store) in all.iter().enumerate() {
+            let (before, after) = all.split_at(n);
+            store.stands_between(before, after.get(1..).unwrap_or_default());
+        }
         let is_gone =
             |old: &Weak<Store>| old.upgrade().is_some_and(|old| config.store(old.name()).is_none());
         let gone = before.map_or_else(Vec::new, |before| {

@@ -16,7 +16,7 @@ use super::{
     image::{Digests, ImageId, Span},
     reader::Reader,
     shares::Shares,
-    state::{Capacity, Part, Properties},
+    state::{Capacity, Part, Properties, Site},
     upload::{NewImage, Upload},
     volumes::Volumes,
 };
@@ -100,6 +100,17 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// found it. Where some parts cannot be read, only what lies in the others is told: no image is
     /// called missing while the part that may hold it is down.
     fn parts(&self) -> Vec<Part> {
+        Vec::new()
+    }
+
+    /// The places where it keeps images, as the last [`Driver::probe`] found them: a store that has one
+    /// in common with another would list and delete the other's images.
+    fn sites(&self) -> Vec<Site> {
+        Vec::new()
+    }
+
+    /// What is good to know of it although it can be used, as the last [`Driver::probe`] found it.
+    fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 

@@ -26,6 +26,6 @@ pub use host::Host;
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};
 pub use shares::{Access, Shares};
-pub use state::{Capacity, Part, Properties, Usable};
+pub use state::{Capacity, Common, Part, Properties, Site, Usable};
 pub use upload::{Committed, Context, NewImage, Upload};
 pub use volumes::{Asker, Need, Standing, Volumes};

@@ -14,6 +14,58 @@ pub struct Part {
     pub usable: Usable,
 }
 
+/// A place where a backend keeps images, such as a directory or a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// What it is, for people: its kind and its name.
+    pub what: String,
+    /// What no other place has, by whatever name it is reached.
+    pub identity: String,
+    /// The identities of the places that it lies in, if it lies in others.
+    pub within: Vec<String>,
+    /// Whether no two stores may have it. Where they may, they are told.
+    pub exclusive: bool,
+}
+
+/// What two stores have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Common {
+    /// A place that only one may have, for this reason.
+    Refused(String),
+    /// A place that both may have, or one in the other, which is good to know.
+    Told(String),
+}
+
+impl Site {
+    /// What `ours` have in common with `theirs`, which are those of the store `other`.
+    #[must_use]
+    pub fn common(ours: &[Self], theirs: &[Self], other: &str) -> Option<Common> {
+        let pairs = || ours.iter().flat_map(|our| theirs.iter().map(move |their| (our, their)));
+        let same = pairs().find(|(our, their)| our.identity == their.identity);
+        if let Some((our, their)) = same {
+            let refused = our.exclusive || their.exclusive;
+            let remedy = if refused { ": take it out of one of them" } else { "" };
+            let what = format!(
+                "its {} is that of store `{other}` too, there the {}, so each has the other's \
+                 images{remedy}",
+                our.what, their.what
+            );
+            return Some(if refused { Common::Refused(what) } else { Common::Told(what) });
+        }
+        let (our, how, their) = pairs().find_map(|(our, their)| {
+            if our.within.contains(&their.identity) {
+                return Some((our, "is in", their));
+            }
+            their.within.contains(&our.identity).then_some((our, "holds", their))
+        })?;
+        Some(Common::Told(format!(
+            "its {} {how} the {} of store `{other}`, so by their locations the images in the inner \
+             one are images of both stores",
+            our.what, their.what
+        )))
+    }
+}
+
 /// What can be done with a part of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Usable {

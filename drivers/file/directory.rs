@@ -11,10 +11,13 @@
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, StatVfs, StatxFlags, statx};
+use rustix::{
+    fs::{AtFlags, CWD, StatVfs, StatxFlags, lstat, makedev, stat, statx},
+    io::Errno,
+};
 
 use super::dir::{Dir, let_through, real_path};
-use crate::contract::{Error, Kind, Result, Usable};
+use crate::contract::{Error, Kind, Result, Site, Usable};
 
 /// A configured directory.
 #[derive(Debug)]
@@ -26,6 +29,10 @@ pub(super) struct Directory {
     known: Mutex<Option<Known>>,
     /// What could be done there then.
     usable: Mutex<Usable>,
+    /// What was good to know of it then.
+    note: Mutex<Option<String>>,
+    /// Whether a file without a name can be given one there, once that is known.
+    unnamed: Mutex<Option<bool>>,
 }
 
 #[derive(Clone, Debug)]
@@ -36,6 +43,8 @@ struct Known {
     mount: PathBuf,
     /// Its path without symbolic links.
     real: PathBuf,
+    /// Devices and inodes of the directories that it is in.
+    within: Vec<(u64, u64)>,
 }
 
 /// What was found at one look.
@@ -50,7 +59,36 @@ pub(super) struct Found {
 impl Directory {
     pub(super) fn new(path: PathBuf, priority: Option<u32>) -> Self {
         let usable = Mutex::new(Usable::Up);
-        Self { path, priority, known: Mutex::default(), usable }
+        let (known, note, unnamed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { path, priority, known, usable, note, unnamed }
+    }
+
+    /// Whether `dir`, which is this one, takes files without a name and gives them one later, which is
+    /// tried with `name` where it is not known yet.
+    pub(super) fn has_unnamed(&self, dir: &Dir, name: &str) -> Result<bool> {
+        let known = *self.unnamed.lock();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = dir.has_unnamed(name)?;
+        *self.unnamed.lock() = Some(found);
+        Ok(found)
+    }
+
+    /// What it is by whatever path, if it was ever seen.
+    pub(super) fn site(&self) -> Option<Site> {
+        let identity = |(device, inode)| format!("{device}:{inode}");
+        self.known.lock().as_ref().map(|known| Site {
+            what: format!("directory `{}`", self.path.display()),
+            identity: identity(known.identity),
+            within: known.within.iter().copied().map(identity).collect(),
+            exclusive: true,
+        })
+    }
+
+    /// What was good to know of it when it was looked at last.
+    pub(super) fn note(&self) -> Option<String> {
+        self.note.lock().clone()
     }
 
     /// Opens it. A failure is always about the directory, never about an image in it, so it is never
@@ -78,8 +116,11 @@ impl Directory {
                 ),
             ));
         }
-        let now = Known { identity, mount, real };
+        let parents = real.ancestors().skip(1).filter_map(|parent| stat(parent).ok());
+        let within = parents.map(|found| (found.st_dev, found.st_ino)).collect();
+        let now = Known { identity, mount, real, within };
         *self.known.lock() = Some(now);
+        *self.unnamed.lock() = None;
         Ok(dir)
     }
 
@@ -122,18 +163,31 @@ impl Directory {
                 return Found { usable, kind: Some(error.kind()), space: None };
             }
         };
-        let writable = match self.priority {
-            None => Ok(()),
-            Some(_) => dir
-                .writable()
-                .and_then(|()| mode.map_or(Ok(()), |mode| let_through(&self.path, mode))),
-        };
+        let writable = if self.priority.is_some() { dir.writable() } else { Ok(()) };
+        let mode = mode.filter(|_| self.priority.is_some() && writable.is_ok());
+        // Whoever may write here need not own it: a directory of a group, or an export.
+        let refused = mode.and_then(|mode| let_through(&self.path, mode).err());
+        self.remember(refused.map(|error| {
+            format!(
+                "others than its owner may not reach the images in it, as filesystem_store_file_perm \
+                 lets them: let its owner give it the mode: {error}"
+            )
+        }));
         let kind = writable.as_ref().err().map(Error::kind);
         let usable = match writable {
             Ok(()) => Usable::Up,
             Err(error) => Usable::ReadingOnly(error.to_string()),
         };
         Found { usable, kind, space: Some((device, space)) }
+    }
+
+    /// Remembers and logs what is good to know, if it is new.
+    fn remember(&self, note: Option<String>) {
+        let mut before = self.note.lock();
+        if let Some(note) = note.as_ref().filter(|note| before.as_ref() != Some(*note)) {
+            tracing::warn!(directory = %self.path.display(), note, "a directory of a store");
+        }
+        *before = note;
     }
 
     /// How it was when it was looked at last.
@@ -152,9 +206,13 @@ fn mount_of(real: &Path) -> rustix::io::Result<PathBuf> {
     Ok(mount.to_owned())
 }
 
-/// The device and the mount that a path is on.
-fn look(path: &Path) -> rustix::io::Result<(u32, u32, u64)> {
+/// The device and the mount that a path is on; where a filter of system calls refuses to tell the mount,
+/// the device alone.
+fn look(path: &Path) -> rustix::io::Result<(u64, u64)> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let found = statx(CWD, path, flags, StatxFlags::MNT_ID)?;
-    Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
+    match statx(CWD, path, flags, StatxFlags::MNT_ID) {
+        Ok(found) => Ok((makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_mnt_id)),
+        Err(Errno::NOSYS | Errno::PERM) => lstat(path).map(|found| (found.st_dev, 0)),
+        Err(error) => Err(error),
+    }
 }

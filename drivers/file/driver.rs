@@ -10,13 +10,13 @@ use super::{
     config::{Config, Datadir},
     directory::Directory,
     location::Location,
-    store::{Listing, Store, read_mounts},
+    store::{Listing, Store},
     upload,
 };
 use crate::{
     contract::{
         Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId, Listed,
-        NewImage, Part, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+        NewImage, Part, Properties, Reader, Recovered, Result, Site, Source, Span, Stat, Upload,
     },
     kit::{DropOnLane, file_body::FileBody, lane::Lane, refusals::missing, window::Window},
 };
@@ -42,21 +42,20 @@ impl File {
         let lane = Lane::new(name, config.threads, config.timeout);
         let dir = |dir: &Datadir| Directory::new(dir.path.clone(), Some(dir.priority));
         let also = |path: &PathBuf| Directory::new(path.clone(), None);
-        let mut store = Store {
+        let store = Store {
             name: name.to_owned(),
             instance: instance.to_owned(),
             config: config.clone(),
             data: config.datadirs.iter().map(dir).collect(),
             also: config.also_directories.iter().map(also).collect(),
-            mounts: Vec::new(),
+            mounts: Mutex::default(),
+            unread: Mutex::default(),
+            refused: Mutex::default(),
             lane: lane.clone(),
             naming: Mutex::new(()),
         };
         let open = move || {
             store.survey()?;
-            if let Some(path) = &store.config.metadata_file {
-                store.mounts = read_mounts(path)?;
-            }
             Ok(Self(Arc::new(store)))
         };
         lane.run("open the store", open).await
@@ -118,8 +117,8 @@ impl Driver for File {
 
     fn metadata(&self, at: &crate::Location) -> Properties {
         let crate::Location::File(at) = at else { return Properties::new() };
-        let Some(mount) =
-            self.0.mounts.iter().find(|mount| at.path().starts_with(&mount.mountpoint))
+        let mounts = self.0.mounts.lock();
+        let Some(mount) = mounts.iter().find(|mount| at.path().starts_with(&mount.mountpoint))
         else {
             return Properties::new();
         };
@@ -142,6 +141,14 @@ impl Driver for File {
 
     fn parts(&self) -> Vec<Part> {
         self.0.parts()
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.0.data.iter().filter_map(Directory::site).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.0.notes()
     }
 
     fn reading_only(&self) -> Option<String> {

@@ -3,11 +3,12 @@
 //! # Location
 //! `file://` and the absolute path `<datadir>/<id>`. `filesystem://` is read too. Nothing outside
 //! the configured directories can be opened or removed: paths are resolved by `openat2` with
-//! `RESOLVE_BENEATH`. Images in `imaged_also_directories`, and those that a symbolic link in a data
-//! directory finds there, are read and deleted too, and never written.
+//! `RESOLVE_BENEATH`, or name by name where that is refused. Images in `imaged_also_directories`, and
+//! those that a symbolic link in a data directory finds there, are read and deleted too, and never
+//! written.
 //! # Commit point
 //! `linkat` of an unnamed file (`O_TMPFILE`) after its fsync, then fsync of the directory. Where
-//! the filesystem has no unnamed files (NFS), a staged file takes their place.
+//! the filesystem has no unnamed files (NFS), or the system refuses them, a staged file takes their place.
 //! # Residue
 //! None; with staged files `.imaged-<id>-<instance>.part` after a crash, removed by `recover`.
 //! # Blocking
@@ -27,6 +28,11 @@
 //!   could not be told apart afterwards. Instead of: looking only into the directory chosen for
 //!   writing. Where there are several, commits of one store take turns at looking and naming; of
 //!   two daemons that share them, both could name an id at the same instant.
+//! * Chose: of two stores that have one directory, told by device and inode, the later one is refused. Because:
+//!   each would list and delete the other's images. Instead of: comparing paths, which links and
+//!   mounts make differ; and of refusing both, which a reload could do to a store in use.
+//! * Chose: a mode that cannot be set and a metadata file that cannot be read are notes. Because: the images
+//!   are whole without, and glance_store goes on as well. Instead of: a store that is down.
 //! * Chose: an id is not recovered while any call for it has not returned. Because: a commit that
 //!   hung may name its image after `recover` has found nothing, or link what a later upload has
 //!   staged by then. Instead of: trusting what the directory shows.

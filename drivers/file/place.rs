@@ -151,7 +151,9 @@ impl Opened {
 pub(super) fn record(file: &fs::File, digests: &Digests) -> rustix::io::Result<()> {
     let Ok(text) = serde_json::to_vec(digests) else { return Ok(()) };
     match fsetxattr(file, DIGESTS, &text, XattrFlags::empty()) {
-        Err(Errno::NOTSUP | Errno::NOSPC | Errno::PERM | Errno::ACCESS | Errno::ROFS) => Ok(()),
+        Err(
+            Errno::NOTSUP | Errno::NOSPC | Errno::PERM | Errno::ACCESS | Errno::ROFS | Errno::NOSYS,
+        ) => Ok(()),
         other => other,
     }
 }

@@ -1,6 +1,9 @@
 //! What one file store knows: its directories, and which of them an image is in or goes to.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use parking_lot::Mutex;
 use rustix::fs::StatVfs;
@@ -29,7 +32,12 @@ pub(super) struct Store {
     pub(super) data: Vec<Directory>,
     /// Where images are that are read and deleted, and where symbolic links of images may lead.
     pub(super) also: Vec<Directory>,
-    pub(super) mounts: Vec<Mount>,
+    /// What `filesystem_store_metadata_file` has said when it could be read last.
+    pub(super) mounts: Mutex<Vec<Mount>>,
+    /// Why it cannot be read now.
+    pub(super) unread: Mutex<Option<String>>,
+    /// Why an image last has not been given its mode.
+    pub(super) refused: Mutex<Option<String>>,
     pub(super) lane: Lane,
     /// Held while a file gets its name, where there are several directories.
     pub(super) naming: Mutex<()>,
@@ -174,6 +182,8 @@ impl Store {
         for dir in &self.also {
             dir.look(None);
         }
+        self.read_mounts();
+        self.refuse_twins()?;
         if wrong.len() == self.data.len() {
             let denied = kinds.iter().all(|kind| *kind == Kind::BackendDenied);
             let kind = if denied { Kind::BackendDenied } else { Kind::Unavailable };
@@ -185,6 +195,54 @@ impl Store {
             available: Some(available),
             trash: None,
         })
+    }
+
+    /// A directory of two names would have every image twice.
+    fn refuse_twins(&self) -> Result<()> {
+        let mut seen = BTreeMap::new();
+        for site in self.data.iter().filter_map(Directory::site) {
+            if let Some(other) = seen.insert(site.identity, site.what.clone()) {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!(
+                        "one directory is given twice, as {other} and as {}: take one out: store=`{}`",
+                        site.what, self.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `filesystem_store_metadata_file`: what it adds to locations is not worth a store.
+    fn read_mounts(&self) {
+        let Some(path) = &self.config.metadata_file else { return };
+        let unread = match read_mounts(path) {
+            Ok(mounts) => {
+                *self.mounts.lock() = mounts;
+                None
+            }
+            Err(error) => Some(format!("locations have no metadata from it: {}", error.chain())),
+        };
+        remember(&self.name, &self.unread, unread);
+    }
+
+    /// An image could not be given its mode.
+    pub(super) fn mode_refused(&self, why: &str) {
+        let note = format!("images do not have the mode of filesystem_store_file_perm: {why}");
+        // The reason names the image, and is told of the first.
+        if self.refused.lock().is_none() {
+            remember(&self.name, &self.refused, Some(note));
+        }
+    }
+
+    /// What is good to know of it.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let of = |dir: &Directory| {
+            dir.note().map(|note| format!("directory `{}`: {note}", dir.path.display()))
+        };
+        let own = [self.unread.lock().clone(), self.refused.lock().clone()];
+        self.data.iter().filter_map(of).chain(own.into_iter().flatten()).collect()
     }
 
     /// Every directory as it was looked at last.
@@ -271,6 +329,15 @@ const PAGE: usize = 512;
 
 fn free(space: &StatVfs) -> u64 {
     space.f_bavail.saturating_mul(space.f_frsize)
+}
+
+/// Remembers and logs what is good to know of the store `name`, if it is new.
+fn remember(name: &str, last: &Mutex<Option<String>>, note: Option<String>) {
+    let mut last = last.lock();
+    if let Some(note) = note.as_ref().filter(|note| last.as_ref() != Some(*note)) {
+        tracing::warn!(store = name, note, "a store that can be used");
+    }
+    *last = note;
 }
 
 /// Reads `filesystem_store_metadata_file`.

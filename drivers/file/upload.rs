@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::{
     fs::{
-        Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, copy_file_range, fadvise,
+        Advice, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, copy_file_range, fadvise,
         fallocate, fchmod, fcntl_getfl, fcntl_setfl, fsync, ftruncate, linkat, openat,
         renameat_with,
     },
@@ -80,16 +80,12 @@ impl Target {
         if store.find(id)?.is_some() {
             return Err(already_exists(id, &store.name));
         }
-        let (_, dir) = store.choose(size)?;
-        let mode = Mode::from_raw_mode(0o666);
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let (fd, staged) = match openat(dir.fd(), ".", flags | OFlags::TMPFILE, mode) {
-            Ok(fd) => (fd, None),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                let (fd, name) = stage(&claim, &dir, flags, mode)?;
-                (fd, Some(name))
-            }
-            Err(error) => return Err(dir.error("create a file in", "", error)),
+        let (directory, dir) = store.choose(size)?;
+        let (fd, staged) = if directory.has_unnamed(&dir, &Store::part(&claim))? {
+            (dir.unnamed().map_err(|error| dir.error("create a file in", "", error))?, None)
+        } else {
+            let (fd, name) = stage(&claim, &dir)?;
+            (fd, Some(name))
         };
         let at = crate::Location::File(Location::new(dir.path(), id.as_str()));
         let target = Self {
@@ -148,8 +144,15 @@ impl Target {
                 .map_err(|error| self.error("keep the digests of", error))?;
         }
         if let Some(mode) = self.store.config.file_perm {
-            fchmod(&self.file, Mode::from_raw_mode(mode))
-                .map_err(|error| self.error("change the mode of", error))?;
+            match fchmod(&self.file, Mode::from_raw_mode(mode)) {
+                Ok(()) => {}
+                // An export may have modes of its own; the image is whole without.
+                Err(error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                    let error = self.error("change the mode of", error);
+                    self.store.mode_refused(&error.to_string());
+                }
+                Err(error) => return Err(self.error("change the mode of", error)),
+            }
         }
         fsync(&self.file).map_err(|error| self.error("sync", error))?;
         self.link()?;
@@ -180,7 +183,7 @@ impl Target {
             ));
         }
         let linked = match &self.staged {
-            None => linkat(CWD, self.proc_path(), self.dir.fd(), name, AtFlags::SYMLINK_FOLLOW),
+            None => self.dir.link(&self.file, name),
             Some(staged) => {
                 match linkat(self.dir.fd(), staged, self.dir.fd(), name, AtFlags::empty()) {
                     // A filesystem without hard links may still rename without replacing.
@@ -197,10 +200,13 @@ impl Target {
                 }
             }
         };
-        linked.map_err(|error| match error {
-            Errno::EXIST => already_exists(self.id(), &self.store.name),
-            error => self.error("name", error),
-        })
+        match linked {
+            Ok(()) => Ok(()),
+            // Over NFS a call whose answer is lost is sent again, and then finds what it has done itself.
+            Err(_) if self.dir.names(name, &self.file) => Ok(()),
+            Err(Errno::EXIST) => Err(already_exists(self.id(), &self.store.name)),
+            Err(error) => Err(self.error("name", error)),
+        }
     }
 
     /// Makes the name the only one, and durable.
@@ -215,11 +221,6 @@ impl Target {
     /// The staged name, while it is ours.
     fn staged(&self) -> Option<&str> {
         self.staged.as_deref().filter(|_| !self.ended.load(Ordering::Relaxed))
-    }
-
-    fn proc_path(&self) -> String {
-        use std::os::fd::AsRawFd as _;
-        format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 
     /// Removes what there is.
@@ -259,9 +260,10 @@ impl Drop for Target {
 }
 
 /// Makes the staged file of an upload.
-fn stage(claim: &Claim, dir: &Dir, flags: OFlags, mode: Mode) -> Result<(OwnedFd, String)> {
+fn stage(claim: &Claim, dir: &Dir) -> Result<(OwnedFd, String)> {
     let name = Store::part(claim);
-    match openat(dir.fd(), &name, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+    match openat(dir.fd(), &name, flags, Mode::from_raw_mode(0o666)) {
         Ok(fd) => Ok((fd, name)),
         Err(error) => Err(dir.error("create", &name, error)),
     }
@@ -464,7 +466,10 @@ fn copy_step(source: &OpenFile, target: &fs::File, at: u64) -> Result<Option<(u6
         match copy_file_range(&source.file, Some(&mut from), target, Some(&mut to), len) {
             Ok(0) => return Err(source.changed()),
             Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
+            // A filter of system calls refuses what it does not know.
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => {
+                return Ok(None);
+            }
             Err(error) => return Err(fail(error)),
         }
     }

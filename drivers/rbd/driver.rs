@@ -21,7 +21,7 @@ use crate::{
     contract::{
         Asker, Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host,
         ImageId, Kind, Listed, Need, NewImage, Pieces, Progress, Properties, Reader, Recovered,
-        Result, Source, Span, Stat, Upload, Volumes,
+        Result, Site, Source, Span, Stat, Upload, Volumes,
     },
     kit::{
         refusals::{foreign, missing, unreached},
@@ -130,6 +130,18 @@ impl Driver for Rbd {
         facts.insert("chunk_size".into(), (1_u64 << config.order).into());
         facts.insert("thin_provisioning".into(), config.thin.into());
         facts
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        let Some(fsid) = self.0.fsid.lock().clone() else { return Vec::new() };
+        let pool = &self.0.config.pool;
+        vec![Site {
+            what: format!("pool `{pool}`"),
+            identity: format!("{fsid}/{pool}"),
+            within: Vec::new(),
+            // Stores of one pool may differ in the user who reads it, or in how they write.
+            exclusive: false,
+        }]
     }
 
     fn serves(&self, at: &crate::Location) -> bool {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     contract::{
         Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, Host, ImageId, Kind, Listed,
-        NewImage, Pieces, Properties, Reader, Recovered, Result, Source, Span, Stat, Upload,
+        NewImage, Pieces, Properties, Reader, Recovered, Result, Site, Source, Span, Stat, Upload,
     },
     kit::{
         refusals::{foreign, missing},
@@ -107,6 +107,17 @@ impl Driver for S3 {
         facts.insert("s3_store_bucket".into(), bucket.clone().into());
         facts.insert("s3_store_large_object_chunk_size".into(), (part >> 20).into());
         facts
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        let Config { endpoint, bucket, .. } = &self.bucket.config;
+        vec![Site {
+            what: format!("bucket `{bucket}`"),
+            identity: format!("{}/{bucket}", endpoint.url()),
+            within: Vec::new(),
+            // Stores of one bucket may differ in their keys, or in how they write.
+            exclusive: false,
+        }]
     }
 
     fn serves(&self, at: &crate::Location) -> bool {

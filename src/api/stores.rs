@@ -28,6 +28,7 @@ fn show(store: &Store, default: &str) -> Shown {
         weight: store.config.weight,
         read_only: store.config.read_only || store.caps().is_some_and(|caps| !caps.write),
         state: if down.is_none() { Health::Up } else { Health::Down },
+        notes: store.notes(),
         reason: down.or_else(|| Some(format!("reading only: {}", store.reading_only()?))),
         capabilities,
         properties: store.driver().map_or_else(|_| Properties::new(), |d| d.properties()),

@@ -38,6 +38,11 @@ pub(crate) async fn run(talk: &Talk) -> Done {
             unread.why
         ));
     }
+    if !talk.output.json {
+        for store in &stores {
+            store.notes.iter().for_each(|note| talk.output.say(&format!("{}: {note}", store.id)));
+        }
+    }
     talk.output.answer(&Stores { stores }, |out| {
         table(out, &["NAME", "TYPE", "STATE", "DEFAULT", "FREE", "DESCRIPTION"], &rows)
     })

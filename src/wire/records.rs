@@ -137,6 +137,9 @@ pub struct Shown {
     /// Why it is down, or, of one that is up, why it can only be read now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is good to know of it although it can be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What it can do; empty until it could be opened.
     #[schema(value_type = Object)]
     pub capabilities: serde_json::Value,

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -324,6 +325,176 @@ fn what_is_full_and_what_can_only_be_read_are_passed_over_and_named() {
     second.remount("rw");
     assert_eq!(daemon.put("fast", "d", b"d").status, 201);
     assert_eq!(daemon.files("cheap"), ["a", "d"]);
+}
+
+#[test]
+fn a_mode_that_a_directory_is_not_given_is_a_note() {
+    let home = Daemon::home();
+    let fast = home.path().join("fast");
+    let dir = home.path().display().to_string();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // A directory of a group, whose owner alone can change its mode.
+    std::os::unix::fs::chown(&fast, Some(0), Some(65534)).unwrap();
+    fs::set_permissions(&fast, fs::Permissions::from_mode(0o770)).unwrap();
+    let text =
+        format!("{ONE}filesystem_store_file_perm = 0644\n[imaged]\nstate_dir = {{dir}}/state\n");
+    fs::write(home.path().join("conf"), text.replace("{dir}", &dir)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", IMAGED]);
+    let daemon = Daemon::start_by(home, command);
+    assert_eq!(daemon.put("fast", "x", b"image").status, 201);
+    assert_eq!(fs::metadata(fast.join("x")).unwrap().permissions().mode() & 0o777, 0o644);
+    let found = shown(&daemon);
+    assert_eq!((&found["state"], &found["reason"]), (&"up".into(), &Value::Null));
+    assert_eq!(states(&daemon), ["up"]);
+    let note = found["notes"][0].as_str().unwrap();
+    assert!(
+        note.contains("filesystem_store_file_perm") && note.contains("not permitted"),
+        "{note}"
+    );
+    assert!(daemon.log().contains("filesystem_store_file_perm"), "{}", daemon.log());
+    assert_eq!(delete(&daemon, "x").status, 204);
+    // Its owner has mended it.
+    fs::set_permissions(&fast, fs::Permissions::from_mode(0o771)).unwrap();
+    assert_eq!(shown(&daemon)["notes"], Value::Null);
+}
+
+#[test]
+fn a_metadata_file_that_cannot_be_read_is_a_note() {
+    let home = Daemon::home();
+    let file = home.path().join("metadata.json");
+    let config = format!("{ONE}filesystem_store_metadata_file = {{dir}}/metadata.json\n");
+    let daemon = Daemon::start_in(home, &config, &[]);
+    for bad in [None, Some("{"), Some("[1]"), Some("{\"id\": \"x\"}"), Some("\u{feff}[]")] {
+        match bad {
+            None => assert!(!file.exists()),
+            Some(text) => fs::write(&file, text).unwrap(),
+        }
+        let found = shown(&daemon);
+        assert_eq!((&found["state"], &found["reason"]), (&"up".into(), &Value::Null), "{bad:?}");
+        let note = found["notes"][0].as_str().unwrap();
+        assert!(note.contains("filesystem_store_metadata_file"), "{bad:?}: {note}");
+        assert!(note.contains(file.to_str().unwrap()), "{bad:?}: {note}");
+        let told = check_config(&daemon);
+        assert!(told.status.success(), "{told:?}");
+        assert!(text(&told.stderr).contains("filesystem_store_metadata_file"), "{told:?}");
+        assert_eq!(daemon.put("fast", "x", b"image").status, 201);
+        assert_eq!(delete(&daemon, "x").status, 204);
+    }
+    let mount = daemon.path("fast").display().to_string();
+    fs::write(&file, format!("{{\"mountpoint\": \"{mount}\", \"share\": \"nfs\"}}")).unwrap();
+    assert_eq!(shown(&daemon)["notes"], Value::Null);
+    assert_eq!(daemon.put("fast", "x", b"image").json()["metadata"]["share"], "nfs");
+    // What was read once is kept.
+    fs::remove_file(&file).unwrap();
+    assert!(shown(&daemon)["notes"][0].is_string());
+    assert_eq!(daemon.put("fast", "y", b"image").json()["metadata"]["share"], "nfs");
+}
+
+/// Two stores; the second one is in `{second}`.
+const STORES: &str = "\
+[DEFAULT]
+enabled_backends = fast:file, cheap:file
+[glance_store]
+default_backend = fast
+[fast]
+filesystem_store_datadir = {dir}/fast
+[cheap]
+filesystem_store_datadir = {dir}/{second}
+";
+
+#[test]
+fn one_directory_of_two_stores_is_refused_with_both_names() {
+    let bound = |home: &Path| {
+        let at = home.join("bound");
+        fs::create_dir(&at).unwrap();
+        let from = home.join("fast").display().to_string();
+        system("mount", &["--bind", &from, at.to_str().unwrap()]);
+        Mounted(at)
+    };
+    for second in ["fast", "./fast", "fast/.", "link", "up/link", "bound"] {
+        let home = Daemon::home();
+        symlink(home.path().join("fast"), home.path().join("link")).unwrap();
+        symlink(".", home.path().join("up")).unwrap();
+        let _mounted = (second == "bound").then(|| bound(home.path()));
+        let mut daemon = Daemon::start_in(home, &STORES.replace("{second}", second), &[]);
+        assert_eq!(daemon.put("fast", "x", b"image").status, 201, "{second}");
+        let cheap = daemon.ask("GET", "/v1/stores/cheap").json();
+        assert_eq!(cheap["state"], "down", "{second}");
+        let reason = cheap["reason"].as_str().unwrap();
+        for name in ["`fast`", "/fast`", &format!("/{second}`")] {
+            assert!(reason.contains(name), "{second}: {reason}");
+        }
+        let at = format!("file://{}/x", daemon.path(second).display());
+        for (method, path) in [
+            ("GET", "/v1/stores/cheap/images/x".to_owned()),
+            ("DELETE", "/v1/stores/cheap/images/x".to_owned()),
+            ("DELETE", format!("/v1/stores/cheap/images?at={at}")),
+            ("GET", "/v1/stores/cheap/images".to_owned()),
+        ] {
+            assert_eq!(daemon.ask(method, &path).status, 503, "{second}: {method} {path}");
+        }
+        assert_eq!(daemon.put("cheap", "y", b"image").status, 503, "{second}");
+        assert_eq!(daemon.get("fast", "x").body, b"image", "{second}");
+        let told = check_config(&daemon);
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        assert!(text(&told.stderr).contains("store `cheap` is down: its directory"), "{told:?}");
+
+        // A reload that mends it, and one that makes the mistake again.
+        let bad = fs::read_to_string(daemon.path("conf")).unwrap();
+        let place = |name: &str| {
+            format!("[cheap]\nfilesystem_store_datadir = {}/{name}\n", daemon.dir.path().display())
+        };
+        fs::write(daemon.path("conf"), bad.replace(&place(second), &place("cheap"))).unwrap();
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        daemon.wait_until("the store is up", |daemon| {
+            daemon.ask("GET", "/v1/stores/cheap").json()["state"] == "up"
+        });
+        assert_eq!(daemon.put("cheap", "x", b"another").status, 201, "{second}");
+        fs::write(daemon.path("conf"), &bad).unwrap();
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        daemon.wait_until("the store is down", |daemon| {
+            daemon.ask("GET", "/v1/stores/cheap").json()["state"] == "down"
+        });
+        assert_eq!(daemon.get("fast", "x").body, b"image", "{second}");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn one_directory_of_two_names_in_a_store_is_refused_with_both() {
+    let home = Daemon::home();
+    let path = |name: &str| home.path().join(name).display().to_string();
+    fs::remove_dir(path("cheap")).unwrap();
+    symlink(path("fast"), path("cheap")).unwrap();
+    fs::write(home.path().join("conf"), TWO.replace("{dir}", &home.path().display().to_string()))
+        .unwrap();
+    let told = Command::new(IMAGED)
+        .args(["check-config", "--config-file", &path("conf")])
+        .output()
+        .unwrap();
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    let told = text(&told.stderr);
+    for name in ["is down", &path("fast"), &path("cheap")] {
+        assert!(told.contains(name), "{told}");
+    }
+}
+
+#[test]
+fn directories_that_lie_in_each_other_are_told_of() {
+    let home = Daemon::home();
+    fs::create_dir(home.path().join("fast/inner")).unwrap();
+    let daemon = Daemon::start_in(home, &STORES.replace("{second}", "fast/inner"), &[]);
+    let cheap = daemon.ask("GET", "/v1/stores/cheap").json();
+    assert_eq!((&cheap["state"], &cheap["reason"]), (&"up".into(), &Value::Null));
+    let note = cheap["notes"][0].as_str().unwrap();
+    assert!(
+        note.contains("/fast/inner` is in the directory") && note.contains("store `fast`"),
+        "{note}"
+    );
+    let told = check_config(&daemon);
+    assert!(told.status.success() && text(&told.stderr).contains(note), "{told:?}");
+    assert!(daemon.log().contains(note), "{}", daemon.log());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use imaged_drivers::{
     Asker, Body, Capacity, Caps, Claim, Committed, Copied, Copies, Digests, Driver, Error, Hold,
     ImageId, Kind, Listed, Location, Need, NewImage, Part, Pieces, Progress, Properties, Reader,
-    Recovered, Result, Shares, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
+    Recovered, Result, Shares, Site, Source, Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// How a call fails.
@@ -114,6 +114,14 @@ impl Driver for Faulty {
 
     fn reading_only(&self) -> Option<String> {
         self.inner.reading_only()
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.inner.sites()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.inner.notes()
     }
 
     fn metadata(&self, at: &Location) -> Properties {

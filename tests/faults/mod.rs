@@ -16,6 +16,7 @@ mod journal;
 mod outlived;
 mod owners;
 mod planted;
+mod refused;
 mod reloads;
 mod s3;
 mod several;

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use imaged_drivers::{
     Asker, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Hold, ImageId, Listed, Location,
-    Need, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Shares, Source,
-    Span, Stat, Upload, Volume, Volumes, window::Window,
+    Need, NewImage, Part, Pieces, Progress, Properties, Reader, Recovered, Result, Shares, Site,
+    Source, Span, Stat, Upload, Volume, Volumes, window::Window,
 };
 
 /// The driver `inner` with fewer capabilities: what they deny is an error of whoever calls it.
@@ -41,6 +41,12 @@ impl Driver for Modest {
     }
     fn reading_only(&self) -> Option<String> {
         self.inner.reading_only()
+    }
+    fn sites(&self) -> Vec<Site> {
+        self.inner.sites()
+    }
+    fn notes(&self) -> Vec<String> {
+        self.inner.notes()
     }
     fn metadata(&self, at: &Location) -> Properties {
         self.inner.metadata(at)
