@@ -104,19 +104,21 @@ fn walk(dir: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd
             }
             _ => openat(here, &name, look, Mode::empty())?,
         };
-        match FileType::from_raw_mode(fstat(&next)?.st_mode) {
-            FileType::Symlink => {
-                links += 1;
-                if links > LINKS {
-                    return Err(Errno::LOOP);
-                }
-                let text = readlinkat(&next, "", Vec::new())?;
-                left.extend(parts(Path::new(OsStr::from_bytes(text.as_bytes()))));
+        let kind = FileType::from_raw_mode(fstat(&next)?.st_mode);
+        if kind == FileType::Symlink {
+            links += 1;
+            if links > LINKS {
+                return Err(Errno::LOOP);
             }
-            FileType::Directory => opened.push(next),
-            _ if !left.is_empty() => return Err(Errno::NOTDIR),
+            let text = readlinkat(&next, "", Vec::new())?;
+            left.extend(parts(Path::new(OsStr::from_bytes(text.as_bytes()))));
+        } else if kind == FileType::Directory {
+            opened.push(next);
+        } else if left.is_empty() {
             // Replaced by a link meanwhile, it is not opened.
-            _ => return openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty()),
+            return openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty());
+        } else {
+            return Err(Errno::NOTDIR);
         }
     }
 }

@@ -505,13 +505,12 @@ impl Options {
     fn refuse(&mut self, name: &str, found: &Found, want: &str) {
         let written = &found.value.written;
         let mut what = format!("must be {want}: value={}", shown(written));
-        let lines = written.trim().contains('\n');
-        let cause = match () {
-            () if has_indented_comment(written) => Some(INDENTED_COMMENT),
-            () if has_inline_comment(written) => Some(INLINE_COMMENT),
-            () => lines.then_some(INDENTED_LINE),
-        };
-        if let Some(cause) = cause {
+        let causes = [
+            (has_indented_comment(written), INDENTED_COMMENT),
+            (has_inline_comment(written), INLINE_COMMENT),
+            (written.trim().contains('\n'), INDENTED_LINE),
+        ];
+        if let Some((_, cause)) = causes.into_iter().find(|(is_so, _)| *is_so) {
             what = format!("{what}: {cause}");
         }
         self.wrong(name, found, what);

@@ -126,7 +126,7 @@ fn document(
                     failed = Some(match failure {
                         Failure::Unprinted(_) | Failure::Enough => failure,
                         // The document says why.
-                        _ => Failure::Told,
+                        Failure::Daemon(_) | Failure::Here { .. } | Failure::Told => Failure::Told,
                     });
                 }
             }
