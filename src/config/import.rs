@@ -13,10 +13,8 @@ use imaged_drivers::options::{FALLBACK, Finding};
 use super::{
     Config, Findings, Note, Problem,
     layers::{Layers, Meant},
+    stores::{OF_GLANCE, SOCKET},
 };
-
-/// The option that names the daemon's socket, on Glance's side.
-const SOCKET: &str = "imaged_socket";
 
 /// Options that name a file with secrets in it, which Glance's user may read and the daemon's may not.
 const SECRETS: [&str; 1] = ["swift_store_config_file"];
@@ -232,7 +230,7 @@ impl Import {
         let mut problems = Vec::new();
         let mut options = Vec::new();
         for (option, values) in self.layers.meant_values(name) {
-            if option == SOCKET {
+            if OF_GLANCE.contains(&option.as_str()) {
                 continue;
             }
             match values.into_iter().collect::<Meant>() {
@@ -329,6 +327,7 @@ connection = mysql://secret
 default_backend = s
 [a]
 imaged_socket = /run/imaged/imaged.sock
+imaged_timeout = 20
 filesystem_store_datadir = $root/a
 store_description = costs 5$$
 weight = 3

@@ -150,10 +150,17 @@ fn store(
     usable.then_some(Store { name, kind, description, weight, read_only, driver, problem })
 }
 
+/// The option that names the daemon's socket, on Glance's side.
+pub(super) const SOCKET: &str = "imaged_socket";
+
+/// Options that only the Python package reads, in the file that it shares with us.
+pub(super) const OF_GLANCE: [&str; 2] = [SOCKET, "imaged_timeout"];
+
 /// The options that a store of any type has.
 fn common(options: &mut Options) -> (Option<String>, i64, bool) {
-    // The Python package's own option, in the file that it shares with us.
-    options.given("imaged_socket");
+    for name in OF_GLANCE {
+        options.given(name);
+    }
     (
         options.str("store_description"),
         options.signed("weight").unwrap_or(0),

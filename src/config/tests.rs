@@ -86,6 +86,7 @@ filesystem_store_datadir = ${DEFAULT.data_root}/cheap
 filesystem_store_file_perm = 640
 filesystem_store_threadpool_threshold = 80
 imaged_socket = /run/imaged/imaged.sock
+imaged_timeout = 20
 imaged_read_only = Yes
 
 [archive]
