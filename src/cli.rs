@@ -4,6 +4,7 @@
 pub(crate) mod args;
 pub(crate) mod bench;
 pub(crate) mod check;
+mod cloud;
 pub(crate) mod copy;
 pub(crate) mod get;
 pub(crate) mod images;
@@ -13,6 +14,7 @@ pub(crate) mod output;
 pub(crate) mod pages;
 pub(crate) mod progress;
 pub(crate) mod put;
+pub(crate) mod selftest;
 pub(crate) mod serve;
 pub(crate) mod stores;
 pub(crate) mod talk;

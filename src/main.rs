@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use cli::{
     args::{Args, Command},
-    bench, check, copy, get, images, import, jobs, pages, put, serve, stores,
+    bench, check, copy, get, images, import, jobs, pages, put, selftest, serve, stores,
     talk::talk,
     usage,
 };
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Copy(args) => talk(&args.daemon, async |talk| copy::run(talk, &args).await),
         Command::Jobs(args) => talk(&args.daemon, async |talk| jobs::run(talk, &args).await),
         Command::Usage(args) => usage::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::CheckConfig(args) => check::run(&args),
         Command::ImportConfig(args) => import::run(&args),
         Command::Bench(args) => bench::run(&args),

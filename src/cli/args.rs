@@ -8,7 +8,7 @@ use clap::{
     error::ErrorKind,
 };
 use imaged::{client::Mode, config::HASHES, digest::Algo, wire::range};
-use imaged_drivers::{Span, options::shown};
+use imaged_drivers::{Span, kit::http::Url, options::shown};
 
 use super::output::{Failure, Output};
 
@@ -29,8 +29,7 @@ const VARIABLES: &str = "Who asks is told by the variables of the openstack comm
                          OS_USERNAME, OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, \
                          OS_PROJECT_DOMAIN_NAME, or their _ID; or OS_TOKEN; or \
                          OS_APPLICATION_CREDENTIAL_ID and _SECRET. Also OS_REGION_NAME, OS_INTERFACE, \
-                         OS_CACERT and OS_IMAGE_ENDPOINT_OVERRIDE. Glance needs the routes of \
-                         imaged.glance.api.";
+                         OS_CACERT and OS_IMAGE_ENDPOINT_OVERRIDE.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -52,9 +51,14 @@ pub(crate) enum Command {
     Copy(Copy),
     /// Show or cancel work in the background
     Jobs(Jobs),
-    /// Show what a project uses of its quotas in Glance, and what remains
+    /// Show what a project uses of its quotas in Glance, which needs the routes of
+    /// `imaged.glance.api`, and what remains
     #[command(after_help = VARIABLES)]
     Usage(Usage),
+    /// Try a Glance that has the daemon under it: images are put into each of its stores, imported,
+    /// read and deleted again, and nothing is left
+    #[command(after_help = VARIABLES)]
+    Selftest(SelfTest),
     /// Read the configuration, open each store, and say what is wrong
     CheckConfig(Check),
     /// Make the daemon's configuration from Glance's
@@ -248,6 +252,21 @@ pub(crate) struct Usage {
     /// Print one JSON document on standard output, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SelfTest {
+    /// Glance's URL [default: the one in Keystone's catalog]
+    #[arg(long, value_name = "URL", num_args = 0..=1, required = true)]
+    pub(crate) glance: Vec<Url>,
+    /// Only this of Glance's stores; may be given several times
+    #[arg(long, value_name = "STORE")]
+    pub(crate) store: Vec<String>,
+    /// A small image that Glance is to fetch, to try its import method web-download
+    #[arg(long, value_name = "URL")]
+    pub(crate) web_download: Option<String>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
 }
 
 #[derive(Debug, clap::Args)]

@@ -78,7 +78,7 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 }
 
 /// Returns when somebody wants the command to end.
-async fn interrupted() -> Failure {
+pub(crate) async fn interrupted() -> Failure {
     let listen = |kind| signal(kind).map_err(|error| Failure::io("listen to signals", &error));
     let signals = (
         listen(SignalKind::interrupt()),

@@ -190,6 +190,15 @@ class Rig:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
+    def login(self, name):
+        """The environment of a command that logs in as this user."""
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("OS_")},
+            "OS_AUTH_URL": self["keystone"],
+            "OS_REGION_NAME": self["region"],
+            **{f"OS_{fact.upper()}": value for fact, value in self["users"][name].items()},
+        }
+
     def sql(self, database, command):
         socket = f"{self['dir']}/database/socket"
         subprocess.run(

@@ -1,7 +1,6 @@
 """The routes of imaged.glance.api in a real Glance, with MariaDB and Keystone's limits."""
 
 import json
-import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -156,13 +155,7 @@ def test_a_quota_is_enforced_as_it_is_told(imaged, rig, limits, raw):
 
 def test_the_command_tells_it(imaged, rig, limits):
     limits(image_count_total=-1)
-    facts = rig["users"]["demo"]
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("OS_")},
-        "OS_AUTH_URL": rig["keystone"],
-        "OS_REGION_NAME": rig["region"],
-        **{f"OS_{name.upper()}": value for name, value in facts.items()},
-    }
+    environment = rig.login("demo")
 
     def run(*arguments):
         return subprocess.run(
