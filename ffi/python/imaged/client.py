@@ -33,6 +33,8 @@ DEFAULT_SOCKET = "/run/imaged/imaged.sock"
 HASH_ALGOS = frozenset(("sha512", "sha384", "sha256", "sha224", "sha1", "blake2b", "md5"))
 # Seconds that the daemon has to clean up after an upload that was given up.
 CLEAN_UP = 10.0
+# Seconds in which a daemon that lives says so: it asks no backend for that.
+ALIVE = 5.0
 # The largest answer that is no image.
 LONGEST_ANSWER = 64 << 20
 
@@ -144,7 +146,7 @@ class Client:
                 whole = self._send(connection, source.pieces(image, size, watch))
             except Exception:
                 # The caller may want to try again at once: by then the id is free.
-                connection.give_up(CLEAN_UP)
+                connection.give_up(min(CLEAN_UP, self.timeout))
                 raise
             # What has not been sent to its end is not stored, whatever becomes of the connection.
             with errors.in_doubt() if whole else contextlib.nullcontext():
@@ -411,7 +413,7 @@ class Client:
                 return connection.head()
             except TimeoutError as error:
                 try:
-                    self._asked("/healthz")
+                    self._asked("/healthz", min(ALIVE, self.timeout))
                     lives = True
                 except errors.Error:
                     lives = False

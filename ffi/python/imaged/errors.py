@@ -25,6 +25,7 @@ class Error(Exception):
         request_id: str | None = None,
         location: str | None = None,
         left: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
         """Keep what the answer said; `status` is None if there was no answer."""
         super().__init__(message)
@@ -35,6 +36,8 @@ class Error(Exception):
         self.location = location
         #: What clean-up could not remove.
         self.left = left
+        #: Seconds after which the daemon says that another try is worth while.
+        self.retry_after = retry_after
         #: Whether the change that was asked for may have been made all the same.
         self.in_doubt = False
 
@@ -214,4 +217,5 @@ def from_answer(status: int, headers: dict[str, str], body: bytes) -> Error:
         request_id=text("request_id") or headers.get("x-request-id"),
         location=text("location"),
         left=text("left"),
+        retry_after=int(after) if (after := headers.get("retry-after", "")).isdecimal() else None,
     )

@@ -39,6 +39,30 @@ class Scripted:
         self.listener.close()
 
 
+class Mute:
+    """A server that accepts everybody, hears what they say, and never answers."""
+
+    def __init__(self, path: str) -> None:
+        self.heads: list[bytes] = []
+        self.peers: list[socket.socket] = []
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self.listener.accept()
+                self.peers.append(peer)
+                self.heads.append(peer.recv(65536))
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        for one in (self.listener, *self.peers):
+            one.close()
+
+
 class Proxy:
     """Stands between callers and a daemon, and cuts a connection where a test wants it cut."""
 

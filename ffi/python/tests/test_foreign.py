@@ -9,7 +9,7 @@ from pathlib import Path
 import glance_store
 import pytest
 from glance_store import exceptions, multi_backend
-from stores import CONF, Glance, fast, get_store, new
+from stores import CONF, Glance, fast, get_store, local, new
 
 import imaged
 from imaged.glance import search
@@ -231,3 +231,20 @@ def test_a_store_of_another_type_in_the_daemon_loses_no_image(api, shared):
 def test_the_daemon_says_what_is_wrong_with_such_a_location(client):
     with pytest.raises(imaged.Invalid):
         client.stat("fast", at="file:///elsewhere/x")
+
+
+def test_what_is_the_daemons_is_not_read_or_deleted_here(glance, daemon):
+    """Also where no store is named, and while the daemon is down."""
+    glance.start("fast:file, local:file", fast(daemon), local(daemon))
+    uri = glance.add(io.BytesIO(BYTES))[0]
+    daemon.kill()
+    for call in (glance_store.get, glance_store.delete, glance_store.get_size_from_uri_and_backend):
+        with pytest.raises(exceptions.RemoteServiceUnavailable):
+            call(uri, None)
+    daemon.start()
+    assert b"".join(glance_store.get(uri, None)[0]) == BYTES
+    # What is here stays here.
+    staged = get_store("os_glance_staging_store").add(new(), io.BytesIO(BYTES), 0)[0]
+    daemon.kill()
+    assert b"".join(glance_store.get(staged, None)[0]) == BYTES
+    glance_store.delete(staged, None)

@@ -415,11 +415,11 @@ def test_the_exceptions_need_neither_glance_nor_the_newest_glance_store(missing)
 
 
 def test_the_hook_is_there_once_however_often_it_is_made(served):
-    loading = multi_backend._load_multi_store
-    assert loading.by_imaged
+    wrapped = multi_backend._load_multi_store
+    assert wrapped.by_imaged
     hook.install()
     importlib.reload(hook)
-    assert multi_backend._load_multi_store is loading
+    assert multi_backend._load_multi_store is wrapped
 
 
 def test_the_hook_comes_by_itself_and_is_no_store(glance, shared, caplog):

@@ -18,8 +18,11 @@
 * Chose: exceptions that are webob's too, where there is none of glance_store's for the answer.
   Because: on a download Glance knows three of glance_store's and lets all others end its request
   without an answer, and on an upload the one that it answers with 503 it calls a timeout of a
-  filesystem or a lack of permissions. Those of webob it passes on, with their own words. Instead
-  of: an error that says something else.
+  filesystem or a lack of permissions. Those of webob it passes on, with their own words and
+  headers. Instead of: an error that says something else.
+* Chose: of a download that the daemon says to try again later, an exception that is webob's only.
+  Because: of glance_store's RemoteServiceUnavailable Glance takes the words, and leaves out when. A
+  delete has to be told by one whose words alone it takes, so its answer has no Retry-After.
 * Chose: Invalid, which is a location of no directory or pool of the store, is answered as what is
   there and may not be read is in Glance itself: 403 on a delete, and on a download an error of the
   server's, for which its drivers have no exception: 500. Because: the image may well be there.
@@ -52,11 +55,15 @@ except ImportError:
 _LATE: Any = getattr(exceptions, "TimeoutError", exceptions.GlanceStoreException)
 
 
-class Unavailable(exceptions.RemoteServiceUnavailable, answers.HTTPServiceUnavailable):  # type: ignore[misc]
+class Unavailable(exceptions.GlanceStoreException, answers.HTTPServiceUnavailable):  # type: ignore[misc]
     """The daemon or its store cannot be used now."""
 
 
-class NotDeletedNow(Unavailable, _LATE):  # type: ignore[misc]
+class NotReached(Unavailable, exceptions.RemoteServiceUnavailable):  # type: ignore[misc]
+    """The same, and nobody can tell until when."""
+
+
+class NotDeletedNow(NotReached, _LATE):  # type: ignore[misc]
     """The same, of a delete."""
 
 
@@ -93,7 +100,7 @@ def _duplicate(message: str) -> Exception:
 
 ADD: dict[type[ours.Error], Any] = {
     ours.Invalid: exceptions.Invalid,
-    ours.NotFound: Unavailable,
+    ours.NotFound: NotReached,
     ours.Exists: _duplicate,
     ours.InUse: _duplicate,
     ours.Precondition: _duplicate,
@@ -108,15 +115,15 @@ ADD: dict[type[ours.Error], Any] = {
 GET: dict[type[ours.Error], Any] = {
     ours.Invalid: Unreadable,
     ours.NotFound: exceptions.NotFound,
-    ours.Exists: Unavailable,
-    ours.InUse: Unavailable,
-    ours.Precondition: Unavailable,
+    ours.Exists: NotReached,
+    ours.InUse: NotReached,
+    ours.Precondition: NotReached,
     ours.Unsupported: exceptions.StoreGetNotSupported,
-    ours.Denied: Unavailable,
-    ours.BackendDenied: Unavailable,
-    ours.Full: Unavailable,
+    ours.Denied: NotReached,
+    ours.BackendDenied: NotReached,
+    ours.Full: NotReached,
     ours.Range: exceptions.StoreRandomGetNotSupported,
-    ours.Mismatch: Unavailable,
+    ours.Mismatch: NotReached,
 }
 DELETE: dict[type[ours.Error], Any] = {
     ours.Invalid: _forbidden,
@@ -141,11 +148,16 @@ def told(table: dict[type[ours.Error], Any], error: ours.Error, algo: str = "") 
     if kind is None:
         passing = isinstance(error, ours.Unavailable | ours.Timeout)
         kind = unavailable(table) if passing else Failed
+    later = error.retry_after
+    if later is not None and kind is NotReached:
+        kind = Unavailable
     # Their texts are formats: a percent sign is safe only without arguments, so none are given.
     told: Exception = kind(error.message)
+    if later is not None and kind is Unavailable and hasattr(told, "headers"):
+        told.headers["Retry-After"] = str(later)
     return told
 
 
 def unavailable(table: dict[type[ours.Error], Any]) -> type[Unavailable]:
     """What to raise in such a call while the daemon or the store cannot be used."""
-    return NotDeletedNow if table is DELETE else Unavailable
+    return NotDeletedNow if table is DELETE else NotReached

@@ -19,6 +19,7 @@ from glance_store import exceptions, location, multi_backend
 from oslo_config import cfg
 
 from .. import errors as ours
+from .errors import NotReached, Unavailable
 from .store import Served
 
 # The functions of glance_store that may be called without a store.
@@ -30,6 +31,7 @@ PASSED = (
     exceptions.BadStoreUri,
     exceptions.BadStoreConfiguration,
     exceptions.RemoteServiceUnavailable,
+    Unavailable,
 )
 
 
@@ -53,7 +55,12 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if not any(isinstance(store, Served) for store in stores.values()):
             return original(uri, backend, *args, **more)
         first: Exception | None = None
-        for name in stores:
+        hang: set[str] = set()
+        for name, store in stores.items():
+            socket = store.socket if isinstance(store, Served) else None
+            if socket in hang:
+                # It would say nothing again, for as long.
+                continue
             try:
                 return original(uri, name, *args, **more)
             except PASSED as refused:
@@ -62,9 +69,15 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
                 if not isinstance(refused.__cause__, ours.Invalid):
                     raise
                 passed = refused
+            cause = passed.__cause__
+            if socket and isinstance(cause, ours.Timeout) and cause.status is None:
+                hang.add(socket)
             # That a store has no such image says less than any other reason.
             if first is None or isinstance(first, exceptions.NotFound):
                 first = passed
+        if isinstance(first, Unavailable) and not isinstance(first, NotReached):
+            # Who names no store knows glance_store's exceptions alone.
+            raise NotReached(first.msg) from first
         raise first or exceptions.NotFound("no configured store has a type that fits this location")
 
     call.by_imaged = True  # type: ignore[attr-defined]
@@ -72,11 +85,17 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stores(uri: str) -> dict[str, Any]:
-    """The stores whose type a location begins with, in the order of the configuration."""
+    """The stores whose type a location begins with, in the order of the configuration.
+
+    Of a location in the place of a store that is served, none in this process: they would take any
+    path, or any pool, and serve or delete what is the daemon's.
+    """
     backends = {**cfg.CONF.enabled_backends, **multi_backend._RESERVED_STORES}
     loaded = location.SCHEME_TO_CLS_BACKEND_MAP
-    return {
+    fitting = {
         name: loaded[kind][name]["store"]
         for name, kind in backends.items()
         if uri.startswith(kind) and name in loaded.get(kind, {})
     }
+    served = {name: store for name, store in fitting.items() if isinstance(store, Served)}
+    return served if any(store.is_place_of(uri) for store in served.values()) else fitting

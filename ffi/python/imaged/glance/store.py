@@ -6,7 +6,10 @@ import contextlib
 import functools
 import importlib
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -14,16 +17,19 @@ from glance_store import capabilities, driver, exceptions
 
 from .. import errors as ours
 from ..body import Body
-from ..client import Client
+from ..client import ALIVE, Client
 from ..records import Store
 from .body import unwrapped
 from .doubt import Sent, Unknown, look
 from .errors import ADD, DELETE, GET, Unavailable, told, unavailable
+from .places import differences, path_and_priority
 
 LOG = logging.getLogger(__name__)
 
-# Seconds to find out about the store where nobody can wait for long.
-BRIEFLY = 5.0
+# Seconds to find out about the daemon where nobody can wait for long.
+BRIEFLY = ALIVE
+# Seconds of a look that was slow, and for which what it has shown is then taken for true.
+SLOW, REMEMBERED = 1.0, 30.0
 
 
 def _file(store: Any) -> None:
@@ -34,21 +40,12 @@ def _file(store: Any) -> None:
     store.thin_provisioning = conf.filesystem_thin_provisioning
     several = conf.filesystem_store_datadirs
     # The driver in Glance has no datadir where there are several, and stores/detail fails then.
-    store.datadir = _first(several) if several else conf.filesystem_store_datadir
+    store.datadir = conf.filesystem_store_datadir
+    if several:
+        store.datadir, _ = max(map(path_and_priority, several), key=lambda one: one[1])
     store._url_prefix = f"file://{store.datadir}"
+    store.directories = [path_and_priority(line)[0] for line in several or ()] or [store.datadir]
     store.has_metadata = bool(conf.filesystem_store_metadata_file)
-
-
-def _first(several: list[str]) -> str:
-    """The directory with the highest priority, of lines such as `path:200`."""
-
-    def priority(line: str) -> int:
-        number = line.rpartition(":")[2]
-        return int(number) if ":" in line and number.isdigit() else 0
-
-    best = max(several, key=priority)
-    path, colon, number = best.rpartition(":")
-    return path if colon and number.isdigit() else best
 
 
 def _rbd(store: Any) -> None:
@@ -135,9 +132,59 @@ READ_ONLY = frozenset({"http"})
 
 
 @functools.cache
-def client(socket: str) -> Client:
+def client(socket: str, timeout: float | None = None) -> Client:
     """One client a socket, so that all stores share its connections."""
-    return Client(socket)
+    return Client(socket) if timeout is None else Client(socket, timeout=timeout)
+
+
+class _Look:
+    """What a daemon says of its stores, asked by one at a time.
+
+    A daemon that hangs is so found out once, and not by each store at the start of Glance, nor for
+    each image of a listing.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._until = 0.0
+        self._said: list[Store] | ours.Error = []
+
+    def stores(self, socket: str) -> list[Store]:
+        with self._turn:
+            began = time.monotonic()
+            if began >= self._until:
+                briefly = Client(socket, timeout=BRIEFLY)
+                try:
+                    self._said = briefly.stores()
+                except ours.Error as error:
+                    self._said = error
+                finally:
+                    briefly.close()
+                ended = time.monotonic()
+                self._until = ended + REMEMBERED if ended - began > SLOW else 0.0
+            if isinstance(self._said, ours.Error):
+                raise self._said
+            return self._said
+
+
+_looks: dict[str, _Look] = {}
+
+
+def look_at(socket: str) -> list[Store]:
+    """The daemon's stores, where nobody can wait for long."""
+    return _looks.setdefault(socket, _Look()).stores(socket)
+
+
+def look_at_all(sockets: set[str]) -> None:
+    """Look at several daemons side by side, so that those that hang hold up nobody in turn."""
+
+    def look(socket: str) -> None:
+        with contextlib.suppress(ours.Error):
+            look_at(socket)
+
+    if len(sockets) > 1:
+        with ThreadPoolExecutor(len(sockets)) as side_by_side:
+            list(side_by_side.map(look, sockets))
 
 
 class Download:
@@ -180,13 +227,17 @@ class Served:
     in_tree: Any
     backend_group: str
     _url_prefix: str | None
+    # Of a store of type file.
+    directories: Sequence[str] = ()
     # Whether a location has metadata of its own, which only the receipt of an upload tells.
     has_metadata = False
 
-    def __init__(self, conf: Any, backend: str, socket: str) -> None:
-        """Open nothing: the daemon may come later."""
+    def __init__(self, conf: Any, backend: str, socket: str, timeout: float | None = None) -> None:
+        """Open nothing: the daemon may come later. `timeout` is as a `Client` has it."""
         self.socket = socket
+        self._patience = () if timeout is None else (timeout,)
         self._store: Store | None = None
+        self._compared = False
         super().__init__(conf, backend)  # type: ignore[call-arg]
         self.store_conf = _options(self, conf, backend)
 
@@ -203,7 +254,7 @@ class Served:
         """Take over what Glance shows; neither directories nor clusters are touched from here."""
         SERVED[self.kind](self)
         try:
-            self._known(Client(self.socket, timeout=BRIEFLY))
+            self._known(functools.partial(look_at, self.socket))
         except ours.Error as error:
             LOG.warning(
                 "The store %s is not available until imaged is: %s", self.backend_group, error
@@ -211,14 +262,14 @@ class Served:
         except Unavailable as error:
             LOG.error("%s", error)
 
-    def _known(self, by: Client) -> Store:
+    def _known(self, look: Callable[[], list[Store]]) -> Store:
         """The store as the daemon has it.
 
         A store of another type would take images whose locations this one cannot read.
         """
         if self._store is not None:
             return self._store
-        stores = {one.id: one for one in by.stores()}
+        stores = {one.id: one for one in look()}
         store = stores.get(self.backend_group)
         if store is None:
             raise Unavailable(self._unknown(list(stores)))
@@ -227,6 +278,7 @@ class Served:
                 store_name=self.backend_group,
                 reason=f"it is of type {self.kind} for Glance and of type {store.type} for imaged",
             )
+        self._compare(store)
         if self.kind == "rbd":
             fsid, pool = store.properties.get("fsid"), store.properties.get("pool")
             if not (isinstance(fsid, str) and isinstance(pool, str)):
@@ -236,19 +288,65 @@ class Served:
         self._store = store
         return store
 
+    def _compare(self, store: Store) -> None:
+        """Warn once of what the daemon has otherwise than Glance, or cannot do now."""
+        if self._compared:
+            return
+        self._compared = True
+        found = differences(self.kind, self.store_conf, store)
+        if found:
+            LOG.warning(
+                "The store %s is not in the same place for Glance and for imaged: %s. Images are "
+                "put where imaged has it, and those in the other place are out of reach; give both "
+                "the same, or name the other place in imaged's configuration "
+                "(imaged_also_directories, imaged_also_pools)",
+                self.backend_group,
+                "; ".join(found),
+            )
+        if store.state != "up":
+            LOG.warning("The store %s is down for imaged: %s", self.backend_group, store.reason)
+        elif store.read_only and self.kind not in READ_ONLY:
+            LOG.warning(
+                "The store %s can only be read through imaged: %s",
+                self.backend_group,
+                store.reason or "imaged_read_only is set in its configuration",
+            )
+
     def _unknown(self, stores: list[str]) -> str:
         return (
             f"imaged at {self.socket} has no store {self.backend_group}, only "
             f"{', '.join(stores)}: add it to enabled_backends in its configuration"
         )
 
+    def is_place_of(self, uri: str) -> bool:
+        """Whether a location is in this store, as far as Glance can tell."""
+        places = [f"file://{path}" for path in self.directories] or [self.url_prefix or ""]
+        return any(place and uri.startswith(place.rstrip("/") + "/") for place in places)
+
     @property
     def url_prefix(self) -> str | None:
         """What locations in this store begin with; None while nobody can tell."""
         if self._url_prefix is None:
             with contextlib.suppress(ours.Error, exceptions.GlanceStoreException):
-                self._known(Client(self.socket, timeout=BRIEFLY))
+                self._known(functools.partial(look_at, self.socket))
         return self._url_prefix
+
+    def _daemon(self) -> Client:
+        """The daemon, once it has shown that it does not hang.
+
+        Whoever waits for an answer waits for long, and one that hangs has by then got the request,
+        and carries it out when it is well again: a delete too, long after the caller has been told
+        that it failed.
+        """
+        daemon = client(self.socket, *self._patience)
+        try:
+            daemon._asked("/healthz", min(ALIVE, daemon.timeout))
+        except ours.Timeout:
+            raise
+        except ours.Error:
+            # It is not well, and will say so, or it is not there.
+            pass
+        return daemon
 
     @driver.back_compat_add  # type: ignore[untyped-decorator]
     @capabilities.check  # type: ignore[untyped-decorator]
@@ -264,7 +362,8 @@ class Served:
         """Store an image. A size of 0 means that nobody knows it."""
         size = image_size or None
         try:
-            self._known(client(self.socket))
+            daemon = self._daemon()
+            self._known(daemon.stores)
         except ours.Error as error:
             raise told(ADD, error, hashing_algo) from error
         image = image_file if verifier is not None else unwrapped(image_file, size)
@@ -276,7 +375,7 @@ class Served:
                 verifier.update(piece)
 
         try:
-            receipt = client(self.socket).put(
+            receipt = daemon.put(
                 self.backend_group,
                 str(image_id),
                 image,
@@ -339,7 +438,7 @@ class Served:
     ) -> tuple[Download, int]:
         """Read an image, or `chunk_size` bytes of it from `offset`."""
         try:
-            body = client(self.socket).get(
+            body = self._daemon().get(
                 self.backend_group,
                 at=location.get_store_uri(),
                 offset=offset,
@@ -354,9 +453,7 @@ class Served:
         """The length of an image in bytes."""
         try:
             at = location.get_store_uri()
-            stat = client(self.socket).stat(
-                self.backend_group, at=at, request_id=_request_id(context)
-            )
+            stat = self._daemon().stat(self.backend_group, at=at, request_id=_request_id(context))
         except ours.Error as error:
             raise self._told(GET, error) from error
         return stat.size
@@ -370,7 +467,7 @@ class Served:
             raise exceptions.StoreDeleteNotSupported
         try:
             at = location.get_store_uri()
-            client(self.socket).delete(self.backend_group, at=at, request_id=_request_id(context))
+            self._daemon().delete(self.backend_group, at=at, request_id=_request_id(context))
         except ours.Error as error:
             raise self._told(DELETE, error) from error
 
@@ -387,7 +484,7 @@ class Served:
             # Glance passes over this.
             raise NotImplementedError
         try:
-            client(self.socket).share(
+            self._daemon().share(
                 self.backend_group,
                 at=location.get_store_uri(),
                 public=public,
@@ -425,7 +522,7 @@ class Served:
         """Whether an image that Glance knows by its volume alone is in this store."""
         try:
             at = f"cinder://{volume_id}"
-            client(self.socket).stat(self.backend_group, at=at, request_id=_request_id(context))
+            self._daemon().stat(self.backend_group, at=at, request_id=_request_id(context))
         except ours.Error:
             return False
         return True
@@ -437,7 +534,7 @@ class Served:
         """
         if isinstance(error, ours.NotFound):
             try:
-                stores = [one.id for one in client(self.socket).stores()]
+                stores = [one.id for one in self._daemon().stores()]
             except ours.Error as another:
                 return told(table, another)
             if self.backend_group not in stores:
@@ -489,11 +586,11 @@ def class_of(in_tree: Any) -> type:
 
 
 @functools.cache
-def served(in_tree: type, kind: str) -> Callable[[Any, str, str], Any]:
+def served(in_tree: type, kind: str) -> Callable[..., Any]:
     """The class for a store of this kind, made of the one that glance_store has for it."""
     name = f"Served{kind.title()}"
     more: dict[str, Any] = {"kind": kind, "in_tree": in_tree}
     if kind in READ_ONLY:
         more["_CAPABILITIES"] = Served._CAPABILITIES & ~capabilities.BitMasks.WRITE_ACCESS
-    made: Callable[[Any, str, str], Any] = type(name, (Served, in_tree), more)
+    made: Callable[..., Any] = type(name, (Served, in_tree), more)
     return made
