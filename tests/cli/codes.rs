@@ -97,7 +97,10 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!(json(&format!("jobs {id}"))["kind"], "copy");
     assert_eq!(json("delete fast x")["deleted"], true);
     let conf = daemon.path("conf").display().to_string();
-    assert_eq!(json(&format!("check-config --config-file {conf}"))["problems"][0].as_str(), None);
+    let checked = json(&format!("check-config --config-file {conf}"));
+    assert_eq!(checked["problems"], serde_json::json!([]));
+    let fine: Vec<String> = serde_json::from_value(checked["fine"].clone()).unwrap();
+    assert_eq!(fine.iter().filter(|line| line.ends_with("can be used")).count(), 3, "{fine:?}");
 
     let error = |words: &str| {
         let ran = line(&daemon, &format!("{words} --json"));

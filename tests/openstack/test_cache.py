@@ -1,5 +1,7 @@
 """The image cache, which a read fills, and which can be told to fetch."""
 
+from pathlib import Path
+
 import pytest
 from changes import patch
 from cloud import Glance, until
@@ -16,24 +18,52 @@ def cached(glance):
     return {one["image_id"]: one["size"] for one in glance.cached()["cached_images"]}
 
 
+def is_read_from_the_cache(rig, glance, image):
+    """Whether a download is what the cache has: for as long as that is something else."""
+    there = Path(rig["glance_conf"]).parent / "cache" / image
+    before = there.read_bytes()
+    other = before[::-1]
+    assert other != before
+    there.write_bytes(other)
+    try:
+        return glance.download(image).content == other
+    finally:
+        there.write_bytes(before)
+
+
 @pytest.mark.parametrize("store", ["ceph", "fast"])
-def test_a_read_fills_the_cache(glance, empty_cache, raw, store):
+def test_a_read_fills_the_cache(glance, empty_cache, rig, raw, store):
     image = glance.active(raw, store)
     assert glance.download(image).content == raw
     until("the cache to have it", lambda: cached(glance) == {image: len(raw)}, 10)
     assert glance.download(image).content == raw
+    assert is_read_from_the_cache(rig, glance, image)
     glance.ask("DELETE", f"/cache/{image}", 204)
     assert cached(glance) == {}
     assert glance.download(image).content == raw
 
 
 @pytest.mark.parametrize("store", ["ceph", "fast"])
-def test_prefetch(glance, empty_cache, raw, store):
+def test_prefetch(glance, empty_cache, rig, raw, store):
     image = glance.active(raw, store)
     glance.ask("PUT", f"/cache/{image}", 202)
     until("the cache to have it", lambda: cached(glance) == {image: len(raw)}, 60)
     until("it to be no longer queued", lambda: glance.cached()["queued_images"] == [])
     assert glance.download(image).content == raw
+    assert is_read_from_the_cache(rig, glance, image)
+
+
+@pytest.mark.imaged
+@pytest.mark.parametrize("store", ["ceph", "fast"])
+def test_what_is_in_the_cache_needs_no_daemon(imaged, empty_cache, rig, raw, store):
+    image = imaged.active(raw, store)
+    imaged.download(image)
+    until("the cache to have it", lambda: cached(imaged) == {image: len(raw)}, 10)
+    with rig.daemon_down():
+        assert imaged.download(image).content == raw
+        imaged.ask("DELETE", f"/cache/{image}", 204)
+        imaged.download(image, 503)
+    assert imaged.download(image).content == raw
 
 
 def test_taken_out_of_the_cache(glance, empty_cache, raw):

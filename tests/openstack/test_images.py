@@ -93,9 +93,30 @@ def test_ranges(glance, mode, raw, store):
 
 @pytest.mark.parametrize("store", SWITCHED)
 def test_second_upload_is_refused(glance, raw, store):
+    """By Glance, which knows that the image has its data."""
     image = glance.active(raw, store)
     glance.upload(image, b"other bytes", store, expect=409)
     assert glance.download(image).content == raw
+
+
+@pytest.mark.imaged
+@pytest.mark.parametrize("store", SWITCHED)
+def test_an_id_that_is_taken_in_the_store_is_refused(imaged, rig, raw, tmp_path, store):
+    """By the daemon: of this one Glance knows nothing, and takes what comes."""
+    image = imaged.create()
+    there = tmp_path / "there"
+    there.write_bytes(raw)
+    rig.imaged("put", store, image, str(there))
+    try:
+        answer = imaged.upload(image, b"other bytes", store, expect=409)
+        assert "has an image of this id" in answer.text
+        assert imaged.show(image)["status"] == "queued"
+        assert rig.held(store) == {image: len(raw)}
+        assert rig.imaged("stat", store, image)["digests"]["sha512"] == digest(raw, "sha512")
+    finally:
+        rig.imaged("delete", store, image)
+    imaged.upload(image, b"other bytes", store)
+    assert imaged.download(image).content == b"other bytes"
 
 
 @pytest.mark.parametrize("store", SWITCHED)
