@@ -86,6 +86,14 @@ class Result(unittest.TextTestResult):
 
     daemon = None
 
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.passed = []
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self.passed.append(test.id())
+
     def startTest(self, test):
         super().startTest(test)
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
@@ -142,9 +150,11 @@ def main(folder, mode, regex, *names):
             serve(folder / "daemon", log)
         result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(tests)
     failed = {test.id() for test, _ in result.failures + result.errors}
-    skipped = len(result.skipped)
-    counts = {"passed": result.testsRun - skipped - len(failed), "skipped": skipped}
-    told = {"counts": counts, "failed": sorted(failed)}
+    told = {
+        "counts": {"skipped": len(result.skipped)},
+        "passed": sorted(set(result.passed) - failed),
+        "failed": sorted(failed),
+    }
     (folder / "result.json").write_text(json.dumps(told))
 
 

@@ -2,8 +2,8 @@
 
 run_functional.py DIR MODE [REGEX]
 
-With MODE imaged each test has a daemon, $IMAGED_BIN. The exit code is 0 if nothing failed and, with
-the daemon, images went through it.
+With MODE imaged each test has a daemon, $IMAGED_BIN. The exit code is 0 if nothing failed, each test
+of functional.txt that matches has passed and, with the daemon, images went through it.
 """
 
 import json
@@ -15,6 +15,8 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from kept import lacking
 
 # Every class with several stores, of type file, of which at least one test stores an image. The
 # scrubber's mostly sleep, so they have a process of their own beside the others.
@@ -77,28 +79,30 @@ def main(folder, mode, regex="."):
                 PARTS,
             )
         )
-    counts, failed, done, size = Counter(), [], Counter(), 0
+    counts, passed, failed, done, size = Counter(), [], [], Counter(), 0
     for part, result in zip(PARTS, results, strict=True):
         counts += Counter(result["counts"])
+        passed += result["passed"]
         failed += result["failed"]
         log = work / part / "imaged.log"
         for operation, length in re.findall(r'done op="(\w+)"(?:.* bytes=(\d+))?', log.read_text()):
             done[operation] += 1
             size += int(length) if operation == "put" else 0
     print(
-        f"functional, {mode}: {counts['passed']} passed, {counts['skipped']} skipped, "
+        f"functional, {mode}: {len(passed)} passed, {counts['skipped']} skipped, "
         f"{len(failed)} failed"
     )
     for name in failed:
         print(f"failed: {name}")
-    if not counts["passed"]:
+    if not passed:
         sys.exit("no test passed")
+    lost = lacking("functional.txt", passed, regex)
     if mode == "imaged":
         told = ", ".join(f"{count} {operation}" for operation, count in sorted(done.items()))
         print(f"through the daemon: {told or 'nothing'}; {size} bytes put")
         if not size:
             sys.exit("no image went through the daemon")
-    return bool(failed)
+    return bool(failed or lost)
 
 
 if __name__ == "__main__":
