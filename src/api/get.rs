@@ -221,6 +221,10 @@ pub(super) async fn delete(
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
     let at = to_change(&store, image, conditions).await?;
+    // Of a daemon that could not go on for a while: the caller has long been told that it failed.
+    if call.wire.is_gone() {
+        return Err(Error::new(Kind::Unavailable, "the caller left before the delete began"));
+    }
     let Err(refused) = peer.needs(Role::Admin) else {
         store.delete(&at, &call.request).await?;
         return Ok(no_content());

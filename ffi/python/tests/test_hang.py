@@ -111,6 +111,17 @@ def test_a_call_that_names_no_store_asks_a_daemon_that_hangs_once(glance, daemon
     assert b"".join(multi_backend.get(uri, None)[0]) == BYTES
 
 
+def test_a_delete_whose_caller_has_left_is_not_begun(daemon):
+    """Of any client, also of one that does not ask first whether the daemon hangs."""
+    client = imaged.Client(daemon.socket)
+    client.put("fast", id := new(), BYTES)
+    with Stopped(daemon), pytest.raises(imaged.Timeout):
+        imaged.Client(daemon.socket, timeout=0.5).delete("fast", id)
+    assert client.stores()
+    assert client.stat("fast", id).size == len(BYTES)
+    client.delete("fast", id)
+
+
 class Half:
     """Answers what is asked of it and says that it lives, until it is told to say nothing more."""
 
