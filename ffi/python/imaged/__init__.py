@@ -1,10 +1,11 @@
 """Client of imaged, the storage data plane for OpenStack images.
 
-    client = imaged.Client()
-    with open("disk.raw", "rb") as disk:
-        receipt = client.put("fast", "my-image", disk)
-    for piece in client.get("fast", "my-image"):
-        ...
+    with imaged.Client() as client:
+        with open("disk.raw", "rb") as disk:
+            receipt = client.put("fast", "my-image", disk)
+        with client.get("fast", "my-image") as body:
+            for piece in body:
+                ...
 
 It needs nothing beyond Python, and may be used by threads, by processes that fork, and under
 eventlet. `imaged.glance` is the plugin that lets Glance's stores be served by the daemon, and
@@ -25,6 +26,7 @@ from .errors import (
     Lost,
     Mismatch,
     NotFound,
+    NotModified,
     Precondition,
     Range,
     Timeout,
@@ -33,7 +35,11 @@ from .errors import (
     Unreachable,
     Unsupported,
 )
-from .records import Job, Receipt, Stat, Store
+from .listing import Images
+from .records import Health, Image, Job, Receipt, Stat, Store
+from .source import Source, Watch
+
+__version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_SOCKET",
@@ -45,6 +51,9 @@ __all__ = [
     "Error",
     "Exists",
     "Full",
+    "Health",
+    "Image",
+    "Images",
     "InUse",
     "Internal",
     "Invalid",
@@ -52,9 +61,11 @@ __all__ = [
     "Lost",
     "Mismatch",
     "NotFound",
+    "NotModified",
     "Precondition",
     "Range",
     "Receipt",
+    "Source",
     "Stat",
     "Store",
     "Timeout",
@@ -62,4 +73,6 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Unsupported",
+    "Watch",
+    "__version__",
 ]

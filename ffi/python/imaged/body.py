@@ -7,17 +7,21 @@
 * Chose: an error stays, and a body that was closed is not at its end. Because: whoever reads on
   would be told that there is no more, and take what he has for the image. Instead of: no bytes for
   everything that is over.
+* Chose: the digest is compared before the last piece is given. Because: whoever knows the length
+  stops there, and would never ask for an end that says no.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import errors, records
+from .source import Watch
 from .wire import READ, Connection, Head
 
 
@@ -25,7 +29,9 @@ class Body(io.RawIOBase):
     """The bytes of an image, or of a part of it, as they come: a raw file that can only be read.
 
     `read` and `readinto` give some of the bytes, `read()` all that are left, a loop over it pieces
-    as they come. An error stays: after it no read can be taken for the end.
+    as they come. An error stays: after it no read can be taken for the end. If all of the image is
+    read and a digest of it is known, the bytes have that digest, or the last read raises
+    `Mismatch`: `verified` says by which.
 
     Dropped or closed before its end, it ends its connection, and with it the daemon's work. Where
     the daemon has a plain file, it gives a descriptor of it, and the bytes are read here.
@@ -36,7 +42,13 @@ class Body(io.RawIOBase):
     _file: int | None = None
 
     def __init__(
-        self, connection: Connection, head: Head, give_back: Callable[[Connection], None]
+        self,
+        connection: Connection,
+        head: Head,
+        give_back: Callable[[Connection], None],
+        *,
+        verify: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         """Begin to read what follows `head`; `give_back` takes a connection that is done with."""
         self._give_back = give_back
@@ -55,8 +67,18 @@ class Body(io.RawIOBase):
             self._open(connection, head, span)
         #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
         self.digests = records.digests(head.headers.get("repr-digest", ""))
+        #: What `if_match` and `if_none_match` take; None while no digest is known.
+        self.etag = head.headers.get("etag")
+        #: How many bytes have been read.
+        self.done = 0
+        #: The algorithm by which the whole image was found to be as it should; None until then.
+        self.verified: str | None = None
+        self._watch = watch
+        self._algo = records.strongest(self.digests) if verify and self.size == self.total else None
+        self._hash = hashlib.new(self._algo, usedforsecurity=False) if self._algo else None
         if not self.size:
             self._let_go()
+            self._verify()
 
     def _open(self, connection: Connection, head: Head, span: str) -> None:
         self.total = head.number("imaged-size")
@@ -82,11 +104,18 @@ class Body(io.RawIOBase):
             raise self._failed
         if not most:
             return b""
+        if self._file is None and self._connection is None:
+            return b""
         try:
-            if self._file is not None:
-                return self._read_file(self._file, min(most, READ))
-            if self._connection is not None:
-                return self._read_connection(self._connection, min(most, READ))
+            piece = self._next(min(most, READ))
+            if self._hash is not None:
+                self._hash.update(piece)
+            self.done += len(piece)
+            if self.done == self.size:
+                self._verify()
+            if self._watch is not None:
+                self._watch(piece)
+            return piece
         except errors.Error as error:
             self._failed = error
             self._let_go()
@@ -94,7 +123,25 @@ class Body(io.RawIOBase):
         except BaseException:
             self.close()
             raise
-        return b""
+
+    def _next(self, most: int) -> bytes:
+        if self._file is not None:
+            return self._read_file(self._file, most)
+        assert self._connection is not None
+        return self._read_connection(self._connection, most)
+
+    def _verify(self) -> None:
+        """Raise Mismatch if what was read is not the image."""
+        if self._hash is None or self._algo is None:
+            return
+        found, known = self._hash.hexdigest(), self.digests[self._algo]
+        self._hash = None
+        if found != known:
+            raise errors.Mismatch(
+                f"the bytes are not those that were stored: algorithm={self._algo} known={known} "
+                f"found={found}"
+            )
+        self.verified = self._algo
 
     def _read_file(self, file: int, most: int) -> bytes:
         try:

@@ -16,16 +16,21 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import json
+import math
+import operator
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 from . import errors, records, source
 from .body import Body
-from .records import Job, Receipt, Stat, Store
+from .listing import Images
+from .records import Health, Job, Receipt, Stat, Store
 from .wire import Connection, Head
 
 DEFAULT_SOCKET = "/run/imaged/imaged.sock"
@@ -40,28 +45,58 @@ LONGEST_ANSWER = 64 << 20
 
 
 class Client:
-    """The daemon behind a socket. May be used by many threads, and after a fork."""
+    """The daemon behind a socket. May be used by many threads, and after a fork.
+
+    Nothing is opened before the first call. At the end of a `with`, or by `close`, the connections
+    that it keeps are closed.
+
+    Whatever is wrong is an `Error` with the name of the daemon's code for it. A value that cannot
+    be is `Invalid`, most of the time before the daemon hears of it; something of a wrong type is a
+    TypeError. All sizes and offsets are in bytes, all times in seconds. `request_id` is found again
+    in the daemon's log; one that has other than letters, digits and hyphens, or more than 128 of
+    them, is left out. An image is named by its id, or with `at` by its location.
+    """
 
     def __init__(
         self,
-        socket: str | None = None,
+        socket: str | os.PathLike[str] | None = None,
         *,
         timeout: float = 75.0,
         longest: float | None = None,
         connections: int = 16,
     ) -> None:
-        """Nothing is opened yet.
+        """Open nothing yet.
 
-        `timeout` is in seconds, of silence: a transfer that moves may take longer. `longest`, in
-        seconds too, is how long the answer to a change is waited for; without it, as long as the
-        daemon lives. `connections` is how many are kept for later.
+        Without `socket` it is $IMAGED_SOCKET, else /run/imaged/imaged.sock. `timeout` is of
+        silence: a transfer that moves may take longer. `longest` is how long the answer to a change
+        is waited for; without it, as long as the daemon lives. `connections` is how many are kept
+        for later.
         """
-        self.socket = socket or os.environ.get("IMAGED_SOCKET") or DEFAULT_SOCKET
-        self.timeout = timeout
-        self._longest = longest
-        self._most = connections
+        named = None if socket is None else os.fspath(socket)
+        if not isinstance(named, str | None):
+            raise TypeError(f"a socket's path is text, not {type(named).__name__}")
+        #: The path of the daemon's socket.
+        self.socket = named or os.environ.get("IMAGED_SOCKET") or DEFAULT_SOCKET
+        #: Seconds of silence.
+        self.timeout = _seconds("timeout", timeout)
+        self._longest = None if longest is None else _seconds("longest", longest)
+        self._most = operator.index(connections)
         # Its ends are safe to use by many threads, with no lock that a fork could leave locked.
         self._idle: collections.deque[Connection] = collections.deque()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"imaged.Client({self.socket!r})"
 
     # Images
 
@@ -73,6 +108,7 @@ class Client:
         *,
         size: int | None = None,
         hash_algo: str | None = None,
+        digests: Mapping[str, str] | None = None,
         watch: source.Watch | None = None,
         by_descriptor: bool = True,
         request_id: str | None = None,
@@ -81,19 +117,30 @@ class Client:
     ) -> Receipt:
         """Store an image: bytes, a file, anything with `read`, or an iterable of bytes.
 
-        Without `size` it is as long as its source is. `watch` is called with every piece. A plain
+        Without `size` it is as long as its source is. `hash_algo` is the algorithm of the digest
+        that is kept beside the md5: one of `HASH_ALGOS`, and sha512 if none is named. `digests`
+        promises what the image has, in hexadecimal: its `md5`, and its digest by `hash_algo`, which
+        need then not be named (sha512, sha256 or sha1). `watch` is called with every piece. A plain
         file goes by descriptor unless someone watches or `by_descriptor` is false. `token` is the
         caller's own for the cloud, for stores that keep images in their owners' accounts;
         `project` is whose image it is, for stores that write that down.
+
+        When it returns, the image is durable. What raises leaves nothing, unless the error is
+        `in_doubt`. Raises `Exists` if the id is taken, `Mismatch` if `size` or `digests` are other
+        than was promised, and what the source raises.
         """
+        hash_algo, promised = _promised(hash_algo, digests)
         path = f"{_image(store, id)}{_query(hash_algo=hash_algo)}"
-        head = {**_token(token), **_project(project)}
+        head = {**_token(token), **_project(project), **promised}
+        size = _size(size)
+        _check_watch(watch)
         if isinstance(image, source.Descriptor):
             return self._put_descriptor(path, image, request_id, head)
         source.check(image)
         if by_descriptor and watch is None and (own := source.descriptor(image, size)):
             receipt = self._put_descriptor(path, own, request_id, head)
             # As if it had been read here.
+            assert isinstance(image, io.IOBase)
             image.seek(own.offset + own.size)
             return receipt
         return self._put_bytes(path, image, size, watch, request_id, head)
@@ -178,14 +225,28 @@ class Client:
         at: str | None = None,
         offset: int = 0,
         length: int | None = None,
+        verify: bool = True,
+        watch: source.Watch | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
         by_descriptor: bool = True,
         request_id: str | None = None,
     ) -> Body:
         """Read an image by its id or its location, whole or `length` bytes from `offset`.
 
-        Bytes of a plain file pass through the daemon only if `by_descriptor` is false.
+        If the whole image is read and the daemon knows a digest of it, the last piece is given only
+        if the bytes have that digest, and else raises `Mismatch`; `verify=False` saves the time of
+        that. `watch` is called with every piece that is read. With `if_match` an image of another
+        `etag` is not read (`Precondition`); with `if_none_match` one of the same is not
+        (`NotModified`). Bytes of a plain file pass through the daemon only if `by_descriptor` is
+        false. Raises `NotFound`, and `Range` if the image ends before `offset`.
         """
-        headers = {"Imaged-Accept": "fd"} if by_descriptor else {}
+        _check_watch(watch)
+        headers = _conditions(if_match, if_none_match)
+        if by_descriptor:
+            headers["Imaged-Accept"] = "fd"
+        offset = operator.index(offset)
+        length = None if length is None else operator.index(length)
         if offset or length is not None:
             if offset < 0 or (length is not None and length <= 0):
                 raise errors.Invalid(f"no such part of an image: offset={offset} length={length}")
@@ -197,7 +258,7 @@ class Client:
         try:
             if "Range" in headers and head.status != 206:
                 raise errors.Internal("the daemon answered with the whole image, not with a part")
-            return Body(connection, head, self._give)
+            return Body(connection, head, self._give, verify=verify, watch=watch)
         except BaseException:
             connection.close()
             raise
@@ -208,10 +269,13 @@ class Client:
         id: str | None = None,
         *,
         at: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
         request_id: str | None = None,
     ) -> Stat:
-        """The size and digests of an image."""
-        connection, head = self._read("HEAD", _image(store, id, at), request_id)
+        """The size, location and digests of an image. Conditions are as for `get`."""
+        headers = _conditions(if_match, if_none_match)
+        connection, head = self._read("HEAD", _image(store, id, at), request_id, headers)
         if head.status != 200:
             self._refused(connection, head, "HEAD")
         self._give(connection)
@@ -220,7 +284,21 @@ class Client:
             size=head.number("content-length"),
             location=unquote(location) if location else None,
             digests=records.digests(head.headers.get("repr-digest", "")),
+            etag=head.headers.get("etag"),
         )
+
+    def images(self, store: str, *, request_id: str | None = None) -> Images:
+        """All images of a store, one after the other, as the daemon finds them.
+
+        They come as they are read and are not held: a store may have any number. A list is no
+        snapshot: images that come or go meanwhile may be in it or not. One that is cut short raises
+        in the loop, and is never taken for the whole.
+        """
+        path = f"/v1/stores/{_name('store', store)}/images"
+        connection, head = self._read("GET", path, request_id, listed=True)
+        if head.status != 200:
+            self._refused(connection, head, "GET")
+        return Images(connection, self._give)
 
     def delete(
         self,
@@ -228,10 +306,15 @@ class Client:
         id: str | None = None,
         *,
         at: str | None = None,
+        if_match: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        """Remove an image."""
-        self._change("DELETE", _image(store, id, at), request_id)
+        """Remove an image; with `if_match`, only one of that `etag` (else `Precondition`).
+
+        Raises `NotFound` if there is none, and `InUse` if something needs it.
+        """
+        headers = _conditions(if_match, None)
+        self._change("DELETE", _image(store, id, at), request_id, more=headers)
 
     def share(
         self,
@@ -250,6 +333,9 @@ class Client:
         """
         path = _image(store, id, at)
         path = f"{path}/acl" if at is None else path.replace("/images?", "/acl?", 1)
+        for projects in (read, write):
+            if isinstance(projects, str):
+                raise TypeError("projects are a list of ids, not one text")
         body = json.dumps({"public": public, "read": list(read), "write": list(write)})
         self._change("PUT", path, request_id, body.encode())
 
@@ -269,8 +355,10 @@ class Client:
     ) -> Receipt:
         """Make an image of another one or of a volume, by the daemon alone.
 
-        `mode` is auto, clone, copy or stream. If the receipt has a `digest_job`, digests follow.
-        `project` is as for `put`.
+        The source is exactly one of `location`, of an image; `rbd_volume`, `pool/name` or
+        `pool/name@snapshot`; and `cinder_volume`, a UUID. `from_store` is the store that it is in,
+        or that reaches the volume. `mode` is auto, clone, copy or stream. If the receipt has a
+        `digest_job`, digests follow: `job` waits for them. `project` is as for `put`.
         """
         origin = {
             "location": location,
@@ -296,7 +384,7 @@ class Client:
 
     def store(self, store: str) -> Store:
         """One store, with its capacity."""
-        return records.read(Store, self._asked(f"/v1/stores/{_quote(store)}"))
+        return records.read(Store, self._asked(f"/v1/stores/{_name('store', store)}"))
 
     def jobs(self) -> list[Job]:
         """Work of the daemon, the oldest first."""
@@ -304,12 +392,41 @@ class Client:
 
     def job(self, job: str, *, wait: int = 0) -> Job:
         """One job, at the latest after `wait` seconds, at once if it is over. 60 is the most."""
-        path = f"/v1/jobs/{_quote(job)}{_query(wait=str(wait) if wait else None)}"
+        wait = operator.index(wait)
+        path = f"/v1/jobs/{_name('job', job)}{_query(wait=str(wait) if wait else None)}"
         return records.read(Job, self._asked(path, self.timeout + wait))
 
     def cancel(self, job: str) -> None:
-        """End a job."""
-        self._change("DELETE", f"/v1/jobs/{_quote(job)}", None)
+        """End a job. Raises `InUse` if it is over, or cannot be ended any more."""
+        self._change("DELETE", f"/v1/jobs/{_name('job', job)}", None)
+
+    # The daemon
+
+    def health(self) -> Health:
+        """Whether the daemon answers and its default store is up; anybody may ask.
+
+        Raises `Unreachable` if no daemon listens, and `Timeout` if it does not answer.
+        """
+        try:
+            self._asked("/readyz")
+        except errors.Unavailable as error:
+            if error.status is None:
+                raise
+            return Health(ready=False, reason=error.message)
+        return Health(ready=True)
+
+    def metrics(self) -> str:
+        """What the daemon has counted and measured, in the text that Prometheus reads."""
+        connection, head = self._read("GET", "/metrics", None)
+        if head.status != 200:
+            self._refused(connection, head, "GET")
+        try:
+            text = self._text(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._give(connection)
+        return text.decode(errors="replace")
 
     def close(self) -> None:
         """Close the kept connections. The client can still be used."""
@@ -357,6 +474,8 @@ class Client:
         request_id: str | None,
         headers: dict[str, str] | None = None,
         timeout: float | None = None,
+        *,
+        listed: bool = False,
     ) -> tuple[Connection, Head]:
         """The answer to a request that changes nothing; its body is still to be read."""
         request = self._head(method, path, request_id, headers or {})
@@ -367,7 +486,7 @@ class Client:
             try:
                 connection.send(request)
                 head = connection.head(timeout)
-                connection.begin_body(head, method)
+                connection.begin_body(head, method, listed=listed)
                 return connection, head
             except TimeoutError as error:
                 connection.close()
@@ -493,8 +612,73 @@ def _project(project: str | None) -> dict[str, str]:
     return {"X-Project-Id": project}
 
 
+def _promised(
+    hash_algo: str | None, digests: Mapping[str, str] | None
+) -> tuple[str | None, dict[str, str]]:
+    """The algorithm that is kept beside the md5, and the header that promises `digests`."""
+    if not digests:
+        return hash_algo, {}
+    header = {"Repr-Digest": records.repr_digest(digests)}
+    kept = [algo for algo in digests if algo != "md5"]
+    if len(kept) > 1 or (kept and hash_algo not in (None, *kept)):
+        raise errors.Invalid(
+            "a digest is promised by md5 and by the image's hash_algo: "
+            f"promised={', '.join(digests)} hash_algo={hash_algo}"
+        )
+    return (kept[0] if kept else hash_algo), header
+
+
+def _conditions(if_match: str | None, if_none_match: str | None) -> dict[str, str]:
+    found = {}
+    for name, etag in (("If-Match", if_match), ("If-None-Match", if_none_match)):
+        if etag is None:
+            continue
+        if not isinstance(etag, str):
+            raise TypeError(f"an etag is text, not {type(etag).__name__}")
+        if not etag or not etag.isascii() or not etag.isprintable():
+            raise errors.Invalid(f"no etag: {etag!r}")
+        # An md5 as it is in a receipt is meant as the etag that it makes.
+        plain = etag != "*" and '"' not in etag
+        found[name] = f'"{etag}"' if plain else etag
+    return found
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
+    if not (value > 0 and math.isfinite(value)):
+        raise errors.Invalid(f"{name} is a number of seconds above 0, not {value}")
+    return float(value)
+
+
+def _size(size: int | None) -> int | None:
+    if size is None:
+        return None
+    size = operator.index(size)
+    if size < 0:
+        raise errors.Invalid(f"no size of an image: {size}")
+    return size
+
+
+def _check_watch(watch: source.Watch | None) -> None:
+    if not (watch is None or callable(watch)):
+        raise TypeError(f"watch is called with each piece, and {type(watch).__name__} cannot be")
+
+
 def _quote(text: str) -> str:
-    return quote(text, safe="")
+    if not isinstance(text, str):
+        raise TypeError(f"a name is text, not {type(text).__name__}: {text!r}")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise errors.Invalid(f"a name that is no text: {text!r}") from error
+
+
+def _name(of: str, text: str) -> str:
+    """A name in a path, which without it would lead to something else."""
+    if not (quoted := _quote(text)):
+        raise errors.Invalid(f"the name of the {of} is empty")
+    return quoted
 
 
 def _query(**parameters: str | None) -> str:
@@ -505,8 +689,5 @@ def _query(**parameters: str | None) -> str:
 def _image(store: str, id: str | None = None, at: str | None = None) -> str:
     if (id is None) == (at is None):
         raise TypeError("name the image by its id or by its location")
-    path = f"/v1/stores/{_quote(store)}/images"
-    try:
-        return f"{path}/{_quote(id)}" if id is not None else f"{path}{_query(at=at)}"
-    except UnicodeEncodeError as error:
-        raise errors.Invalid(f"a name that is no text: {id or at!r}") from error
+    path = f"/v1/stores/{_name('store', store)}/images"
+    return f"{path}/{_name('image', id)}" if id is not None else f"{path}{_query(at=at)}"

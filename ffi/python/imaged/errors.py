@@ -84,6 +84,12 @@ class Precondition(Error):
     code = "Precondition"
 
 
+class NotModified(Error):
+    """The image is the one that `if_none_match` names: the caller has it already."""
+
+    code = "NotModified"
+
+
 class TooLarge(Error):
     """It is larger than can be."""
 
@@ -177,6 +183,7 @@ CODES: dict[str, type[Error]] = {
 
 # For answers without a body, such as those to HEAD.
 STATUSES: dict[int, type[Error]] = {
+    304: NotModified,
     400: Invalid,
     403: Denied,
     404: NotFound,

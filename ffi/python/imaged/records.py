@@ -1,4 +1,4 @@
-"""What the daemon tells: receipts, images, stores, jobs."""
+"""What the daemon tells: receipts, images, stores, jobs, digests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from .errors import Internal
+from .errors import Internal, Invalid
 
 T = TypeVar("T")
 
-# Names in `Repr-Digest` (RFC 9530) that differ from those in hashlib.
-_NAMES = {"sha": "sha1", "sha-256": "sha256", "sha-512": "sha512"}
+# The algorithms that `Repr-Digest` (RFC 9530) names, by hashlib's names, with the length of
+# a digest in bytes. The strongest first.
+_FIELD = {
+    "sha512": ("sha-512", 64),
+    "sha256": ("sha-256", 32),
+    "sha1": ("sha", 20),
+    "md5": ("md5", 16),
+}
+_NAMES = {name: algo for algo, (name, _) in _FIELD.items()}
 
 
 def read(kind: type[T], answer: Any) -> T:
@@ -61,6 +68,28 @@ class Stat:
     location: str | None = None
     #: Hexadecimal digests by hashlib's names, where they are known.
     digests: dict[str, str] = field(default_factory=dict)
+    #: What `if_match` and `if_none_match` take; None while no digest is known.
+    etag: str | None = None
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in a list of a store's."""
+
+    id: str
+    location: str
+    #: In bytes.
+    size: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the daemon can serve; one that says nothing at all is `Unreachable` or `Timeout`."""
+
+    #: Whether its default store is up.
+    ready: bool
+    #: Why it is not ready.
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,5 +141,32 @@ def digests(text: str) -> dict[str, str]:
             digest = base64.b64decode(value.strip(":"), validate=True)
         except binascii.Error:
             continue
-        found[_NAMES.get(name, name)] = digest.hex()
+        algo = _NAMES.get(name, name)
+        # One that is none could only fail an image that is as it should be.
+        if algo not in _FIELD or len(digest) == _FIELD[algo][1]:
+            found[algo] = digest.hex()
     return found
+
+
+def strongest(digests: Mapping[str, str]) -> str | None:
+    """The algorithm to compare an image by: one that is known here too."""
+    return next((algo for algo in _FIELD if algo in digests), None)
+
+
+def repr_digest(digests: Mapping[str, str]) -> str:
+    """The `Repr-Digest` that promises hexadecimal `digests`. Raises Invalid."""
+    members = []
+    for algo, value in digests.items():
+        if algo not in _FIELD:
+            raise Invalid(
+                f"no digest can be promised by {algo!r}, only by one of: {', '.join(_FIELD)}"
+            )
+        name, length = _FIELD[algo]
+        try:
+            digest = bytes.fromhex(value)
+        except ValueError:
+            digest = b""
+        if len(digest) != length:
+            raise Invalid(f"no {algo} in hexadecimal, which has {2 * length} digits: {value!r}")
+        members.append(f"{name}=:{base64.b64encode(digest).decode()}:")
+    return ", ".join(members)

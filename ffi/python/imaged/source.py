@@ -17,13 +17,15 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import io
+import mmap
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from . import wire
 from .errors import Mismatch
@@ -43,13 +45,26 @@ LATEST = 5.0
 # How often a source is asked again that has nothing although its descriptor is ready.
 AGAIN = 500
 
-Watch = Callable[[bytes], object]
+
+class Readable(Protocol):
+    """What can be read: a file, a pipe, a `Body`, or an object that has nothing but `read`."""
+
+    def read(self, size: int, /) -> Any:
+        """Some bytes, about `size`; none at the end; None while there are none yet."""
+
+
+#: Called with every piece of an image, for progress or a digest of the caller's own.
+Watch: TypeAlias = Callable[[bytes], object]
+#: Bytes in memory.
+Buffer: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap | array.array[Any]"
 
 
 def check(source: Any) -> None:
     """Raise TypeError for what can be no image, before anybody is asked to store it."""
     if isinstance(source, str):
         raise TypeError("an image is bytes, not str")
+    if isinstance(source, os.PathLike):
+        raise TypeError(f"an image is bytes or an open file: open({str(source)!r}, 'rb')")
     if isinstance(source, (Mapping, Set)):
         raise TypeError(f"an image is bytes in their order, not {type(source).__name__}")
     if not (_is_buffer(source) or hasattr(source, "read") or isinstance(source, Iterable)):
@@ -212,5 +227,5 @@ def descriptor(source: Any, size: int | None) -> Descriptor | None:
     return Descriptor(fd, offset, left)
 
 
-# Bytes, a file, anything with `read`, or an iterable of bytes.
-Source = Any
+#: Bytes, a file, anything with `read`, or an iterable of bytes.
+Source: TypeAlias = "Buffer | Readable | Iterable[Buffer] | Descriptor"

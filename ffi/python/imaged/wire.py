@@ -80,6 +80,8 @@ class Connection:
         self.timeout = timeout
         #: Bytes of the current answer's body that have not been read.
         self.left = 0
+        # Whether more chunks follow it.
+        self._chunks = False
         self._came = bytearray()
         self._descriptors: list[int] = []
         self._keep = True
@@ -195,7 +197,7 @@ class Connection:
         lines = self._came[:end].decode("latin-1").split("\r\n")
         del self._came[: end + 4]
         first = lines[0].split(" ", 2)
-        if len(first) < 2 or not first[0].startswith("HTTP/1.") or not first[1].isdigit():
+        if len(first) < 2 or not first[0].startswith("HTTP/1.") or not first[1].isdecimal():
             raise Internal("the answer is not HTTP; is this socket imaged's?")
         headers = {}
         for line in lines[1:]:
@@ -203,14 +205,21 @@ class Connection:
             headers[name.strip().lower()] = value.strip()
         return Head(int(first[1]), headers)
 
-    def begin_body(self, head: Head, method: str) -> None:
-        """Make ready to read the body that follows a head."""
+    def begin_body(self, head: Head, method: str, *, listed: bool = False) -> None:
+        """Make ready to read the body that follows a head; a list's may come in chunks."""
         none = method == "HEAD" or head.status in (204, 304)
         told = "content-length" in head.headers
+        if listed and head.headers.get("transfer-encoding", "").lower() == "chunked":
+            self._chunks = True
+            self._end_by(head)
+            return
         # A failure is known by its status; of anything else, no length could mean any.
         if "transfer-encoding" in head.headers or not (none or told or head.status >= 400):
             raise Internal("the answer has no length")
         self.left = head.number("content-length") if told and not none else 0
+        self._end_by(head)
+
+    def _end_by(self, head: Head) -> None:
         if head.headers.get("connection", "").lower() == "close":
             self._keep = False
 
@@ -226,14 +235,48 @@ class Connection:
             try:
                 piece = self._receive(most, self.timeout)
             except TimeoutError as error:
-                raise Timeout(f"no byte came for {self.timeout:g} s") from error
+                raise self._silence() from error
         self.left -= len(piece)
         return piece
+
+    def read_listed(self) -> bytes:
+        """Some bytes of a body that may come in chunks; none at its end, and only there."""
+        if not self._chunks:
+            return self.read()
+        if not self.left:
+            size = self._line().partition(b";")[0].strip()
+            if not size or size.strip(b"0123456789abcdefABCDEF"):
+                raise Internal(f"the answer has no chunk where one has to be: {size!r}")
+            self.left = int(size, 16)
+            if not self.left:
+                while self._line():
+                    pass
+                self._chunks = False
+                return b""
+        piece = self.read()
+        if not self.left and self._line():
+            raise Internal("the answer has a chunk that is longer than it says")
+        return piece
+
+    def _line(self) -> bytes:
+        while (end := self._came.find(b"\r\n")) < 0:
+            if len(self._came) > LONGEST_HEAD:
+                raise Internal("the answer has a chunk without a length")
+            try:
+                self._came += self._receive(LONGEST_HEAD, self.timeout)
+            except TimeoutError as error:
+                raise self._silence() from error
+        line = bytes(self._came[:end])
+        del self._came[: end + 2]
+        return line
+
+    def _silence(self) -> Timeout:
+        return Timeout(f"no byte came for {self.timeout:g} s")
 
     @property
     def reusable(self) -> bool:
         """Whether another request may follow: this answer is over, and the process is the same."""
-        over = not (self.left or self._came or self._descriptors)
+        over = not (self.left or self._chunks or self._came or self._descriptors)
         return self._keep and over and self.pid == os.getpid()
 
     def give_up(self, timeout: float) -> None:
