@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import ClassVar
+
+import imaged
 
 # In an answer: only after all of the caller's body has come.
 END = object()
@@ -118,6 +122,60 @@ class Proxy:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+class Told:
+    """A daemon that has two stores, and one answer to everything else: an error of this code."""
+
+    WHY = "because it is told to, 100 %"
+    STATUS: ClassVar = {kind: status for status, kind in imaged.errors.STATUSES.items()}
+
+    def __init__(self, path: str, code: str) -> None:
+        self.code = code
+        #: Of the requests that came, but for those that ask for the stores.
+        self.heads: list[bytes] = []
+        #: How often the stores were asked for.
+        self.asked = 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                peer, _ = self.listener.accept()
+            except OSError:
+                return
+            with peer:
+                head = b""
+                while not head.endswith(b"\r\n\r\n") and (came := peer.recv(65536)):
+                    head += came
+                peer.sendall(self.answer(head))
+
+    def answer(self, head: bytes) -> bytes:
+        if b" /v1/stores HTTP" in head:
+            self.asked += 1
+            stores = [{"id": name, "type": "file", "state": "up"} for name in ("first", "second")]
+            return self.said(200, "application/json", {"stores": stores})
+        self.heads.append(head)
+        if self.code == "Lost":
+            return b""
+        problem = {"code": self.code, "detail": self.WHY}
+        status = self.STATUS.get(imaged.errors.CODES[self.code], 500)
+        return self.said(status, "application/problem+json", problem)
+
+    @staticmethod
+    def said(status: int, kind: str, body: object) -> bytes:
+        text = json.dumps(body).encode()
+        return (
+            f"HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n"
+            f"Connection: close\r\n\r\n"
+        ).encode() + text
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)

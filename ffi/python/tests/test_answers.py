@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -142,17 +143,50 @@ def test_an_upload_is_in_doubt_once_its_end_was_sent(tmp_path, answer, in_doubt)
 
 
 def of_daemon(name: str) -> str:
-    path = Path(__file__).parents[3] / name
-    if not path.exists():
+    root = Path(__file__).parents[3]
+    if not (root / "Cargo.toml").exists():
         pytest.skip("the daemon's source is not beside this package")
-    return path.read_text()
+    return (root / name).read_text()
+
+
+# What an answer without a body says, such as one to HEAD.
+STATUSES = {
+    304: imaged.NotModified,
+    400: imaged.Invalid,
+    403: imaged.Denied,
+    404: imaged.NotFound,
+    405: imaged.Unsupported,
+    409: imaged.Exists,
+    412: imaged.Precondition,
+    413: imaged.TooLarge,
+    416: imaged.Range,
+    422: imaged.Mismatch,
+    500: imaged.Internal,
+    502: imaged.BackendDenied,
+    503: imaged.Unavailable,
+    504: imaged.Timeout,
+    507: imaged.Full,
+    # None of the daemon's.
+    418: imaged.Internal,
+    599: imaged.Internal,
+}
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES.items())
+def test_a_status_alone_has_its_class(tmp_path, status, kind):
+    head = f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\nX-Request-Id: req-1\r\n\r\n"
+    with pytest.raises(imaged.Error) as told:
+        answered(tmp_path, head.encode()).stat("a", "b")
+    assert type(told.value) is kind
+    assert (told.value.status, told.value.request_id) == (status, "req-1")
+    assert str(status) in told.value.message and not told.value.in_doubt
 
 
 def test_every_code_of_the_daemon_has_a_class_and_its_status():
-    codes = dict(re.findall(r'Self::(\w+) => "(\w+)"', of_daemon("drivers/error.rs")))
+    codes = dict(re.findall(r'Self::(\w+) => "(\w+)"', of_daemon("drivers/contract/error.rs")))
     assert len(codes) > 10 and all(kind == code for kind, code in codes.items())
-    assert codes.keys() <= imaged.errors.CODES.keys()
-    table = re.search(r"fn status\(.*?\n}", of_daemon("src/api/status.rs"), re.DOTALL)
+    assert codes.keys() == imaged.errors.CODES.keys()
+    table = re.search(r"fn status\(.*?\n}", of_daemon("src/wire/problem.rs"), re.DOTALL)
     assert table
     told = re.findall(r"((?:Kind::\w+[ |]*)+)=> StatusCode::(\w+)", table[0])
     names = {one.name: one.value for one in HTTPStatus} | {
@@ -161,12 +195,46 @@ def test_every_code_of_the_daemon_has_a_class_and_its_status():
         "RANGE_NOT_SATISFIABLE": 416,
         "UNPROCESSABLE_ENTITY": 422,
     }
-    statuses = {kind: names[name] for kinds, name in told for kind in re.findall(r"::(\w+)", kinds)}
-    assert statuses.keys() == codes.keys()
     # Two codes may have one status; an answer without a body then stands for the first of them.
-    for status, kind in imaged.errors.STATUSES.items():
-        assert statuses.get(kind.code, status) == status, kind
-    assert set(statuses.values()) <= {*imaged.errors.STATUSES, 500}
+    firsts = {names[name]: re.findall(r"::(\w+)", kinds)[0] for kinds, name in told}
+    assert {status: getattr(imaged, kind) for status, kind in firsts.items()} == {
+        status: kind for status, kind in STATUSES.items() if status in firsts
+    }
+    assert {*firsts, 304, 418, 599} == STATUSES.keys()
+
+
+PROBLEM = {
+    "code": "Mismatch",
+    "detail": "why, 100 %",
+    "request_id": "req-body",
+    "location": "file:///a",
+    "left": "that",
+    "newer": {},
+}
+
+
+def problem(kind: str = "application/problem+json", **told) -> imaged.Error:
+    text = json.dumps({**PROBLEM, **told}).encode()
+    headers = {"content-type": kind, "x-request-id": "req-head", "imaged-problem": "100%25"}
+    return imaged.errors.from_answer(503, headers, text)
+
+
+def test_an_error_has_all_that_was_told_of_it():
+    error = problem()
+    assert type(error) is imaged.Mismatch and str(error) == error.message == "why, 100 %"
+    assert (error.status, error.request_id) == (503, "req-body")
+    assert (error.location, error.left, error.in_doubt) == ("file:///a", "that", False)
+    assert type(problem("application/problem+json; charset=utf-8")) is imaged.Mismatch
+    # What is none is not believed, and a status is told of all the same.
+    for none in (problem("application/json"), problem(code="Newer"), problem(code=5)):
+        assert type(none) is imaged.Unavailable
+    untold = problem(detail=None, request_id=5, location=[], left={})
+    assert (untold.message, untold.request_id) == ("100%", "req-head")
+    assert (untold.location, untold.left) == (None, None)
+    for text in (b"", b"[1]", b"null", b"5", b'"text"', b"no JSON", b"\xff"):
+        headers = {"content-type": "application/problem+json"}
+        error = imaged.errors.from_answer(404, headers, text)
+        assert type(error) is imaged.NotFound and "404" in error.message
 
 
 def test_what_a_header_cannot_hold_is_decoded(tmp_path):

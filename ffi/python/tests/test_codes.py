@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
-
 import pytest
+from servers import Told
 from stores import get_store, new
 
 import imaged
@@ -34,53 +31,7 @@ ANSWERS = {
     "Lost": (503, 503, 503, 503),
     "Unreachable": (503, 503, 503, 503),
 }
-STATUS = {kind: status for status, kind in imaged.errors.STATUSES.items()}
-WHY = "because it is told to, 100 %"
-
-
-class Told:
-    """A daemon that has the stores it should, and one answer to everything else."""
-
-    def __init__(self, path: str, code: str) -> None:
-        self.code = code
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            with peer:
-                head = b""
-                while not head.endswith(b"\r\n\r\n") and (came := peer.recv(65536)):
-                    head += came
-                peer.sendall(self.answer(head))
-
-    def answer(self, head: bytes) -> bytes:
-        if b" /v1/stores HTTP" in head:
-            stores = [{"id": name, "type": "file", "state": "up"} for name in ("first", "second")]
-            return self.said(200, "application/json", {"stores": stores})
-        if self.code == "Lost":
-            return b""
-        problem = {"code": self.code, "detail": WHY}
-        status = STATUS.get(imaged.errors.CODES[self.code], 500)
-        return self.said(status, "application/problem+json", problem)
-
-    @staticmethod
-    def said(status: int, kind: str, body: object) -> bytes:
-        text = json.dumps(body).encode()
-        return (
-            f"HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n"
-            f"Connection: close\r\n\r\n"
-        ).encode() + text
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+WHY = Told.WHY
 
 
 @pytest.fixture(params=ANSWERS)
