@@ -56,7 +56,7 @@ class Readable(Protocol):
 #: Called with every piece of an image, for progress or a digest of the caller's own.
 Watch: TypeAlias = Callable[[bytes], object]
 #: Bytes in memory.
-Buffer: TypeAlias = "bytes | bytearray | memoryview | mmap.mmap | array.array[Any]"
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | array.array  # type: ignore[type-arg]
 
 
 def check(source: Any) -> None:
@@ -228,4 +228,4 @@ def descriptor(source: Any, size: int | None) -> Descriptor | None:
 
 
 #: Bytes, a file, anything with `read`, or an iterable of bytes.
-Source: TypeAlias = "Buffer | Readable | Iterable[Buffer] | Descriptor"
+Source: TypeAlias = Buffer | Readable | Iterable[Buffer] | Descriptor

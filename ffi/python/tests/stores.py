@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from glance.common import config
 from glance_store import location as locations
 from glance_store import multi_backend
 from oslo_config import cfg
@@ -13,7 +12,13 @@ from oslo_config import cfg
 from imaged.glance import store
 
 CONF = cfg.CONF
-config.set_config_defaults()
+try:
+    from glance.common import config
+except ImportError:
+    # glance_store alone, which leaves it to Glance to have this option.
+    CONF.register_opts([cfg.DictOpt("enabled_backends")])
+else:
+    config.set_config_defaults()
 RESERVED = {"os_glance_staging_store": "file", "os_glance_tasks_store": "file"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import fcntl
 import hashlib
+import importlib.util
 import io
 import os
 import subprocess
@@ -123,6 +124,7 @@ GREEN = """
 """
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("eventlet"), reason="there is no eventlet")
 def test_green_threads_run_while_a_source_is_waited_for():
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(GREEN)]
     done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
