@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -38,13 +39,21 @@ drain_timeout_s = 1
 """
 
 
+def beside(name: str) -> Path:
+    """A file of the tree that has this package; its source archive has but the package."""
+    root = Path(__file__).parents[3]
+    if not (root / "Cargo.toml").exists():
+        pytest.skip("the tree that has this package is not here")
+    return root / name
+
+
 class Daemon:
     """The daemon, its directory and its socket."""
 
     def __init__(self, directory: Path) -> None:
-        self.program = os.environ.get("IMAGED_BIN")
+        self.program = os.environ.get("IMAGED_BIN") or shutil.which("imaged")
         if not self.program:
-            pytest.fail("IMAGED_BIN names no daemon")
+            pytest.fail("there is no daemon: IMAGED_BIN names none, and imaged is not in PATH")
         # Where users of every kind get to it, unlike to the rest.
         self.open = tempfile.TemporaryDirectory(prefix="imaged-")
         os.chmod(self.open.name, 0o711)

@@ -8,9 +8,9 @@ import re
 import socket
 import threading
 from http import HTTPStatus
-from pathlib import Path
 
 import pytest
+from conftest import beside
 from servers import END, Scripted
 
 import imaged
@@ -142,13 +142,6 @@ def test_an_upload_is_in_doubt_once_its_end_was_sent(tmp_path, answer, in_doubt)
     assert told.value.in_doubt is in_doubt
 
 
-def of_daemon(name: str) -> str:
-    root = Path(__file__).parents[3]
-    if not (root / "Cargo.toml").exists():
-        pytest.skip("the daemon's source is not beside this package")
-    return (root / name).read_text()
-
-
 # What an answer without a body says, such as one to HEAD.
 STATUSES = {
     304: imaged.NotModified,
@@ -183,10 +176,12 @@ def test_a_status_alone_has_its_class(tmp_path, status, kind):
 
 
 def test_every_code_of_the_daemon_has_a_class_and_its_status():
-    codes = dict(re.findall(r'Self::(\w+) => "(\w+)"', of_daemon("drivers/contract/error.rs")))
+    codes = dict(
+        re.findall(r'Self::(\w+) => "(\w+)"', beside("drivers/contract/error.rs").read_text())
+    )
     assert len(codes) > 10 and all(kind == code for kind, code in codes.items())
     assert codes.keys() == imaged.errors.CODES.keys()
-    table = re.search(r"fn status\(.*?\n}", of_daemon("src/wire/problem.rs"), re.DOTALL)
+    table = re.search(r"fn status\(.*?\n}", beside("src/wire/problem.rs").read_text(), re.DOTALL)
     assert table
     told = re.findall(r"((?:Kind::\w+[ |]*)+)=> StatusCode::(\w+)", table[0])
     names = {one.name: one.value for one in HTTPStatus} | {

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 import schemathesis
+from conftest import beside
 from glance_api import ADMIN
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from imaged.glance import description
 
-COMMITTED = Path(__file__).parents[3] / "conf/glance-openapi.json"
+COMMITTED = "conf/glance-openapi.json"
 EXTENDED = "[paste_deploy]\nflavor = extended\n"
 # Examples of each operation; 1000 take an hour.
 EXAMPLES = int(os.environ.get("IMAGED_EXAMPLES", "50"))
@@ -56,12 +56,14 @@ def test_the_committed_description(extended):
     """IMAGED_REWRITE=1 writes it anew."""
     found = description.text(description.description())
     if os.environ.get("IMAGED_REWRITE"):
-        COMMITTED.write_text(found)
-    assert found == COMMITTED.read_text(), "IMAGED_REWRITE=1 rewrites conf/glance-openapi.json"
+        beside(COMMITTED).write_text(found)
+    assert found == beside(COMMITTED).read_text(), (
+        "IMAGED_REWRITE=1 rewrites conf/glance-openapi.json"
+    )
 
 
 def test_it_has_every_operation(extended):
-    document = json.loads(COMMITTED.read_text())
+    document = json.loads(beside(COMMITTED).read_text())
     operations = [one for path in document["paths"].values() for one in path.values()]
     # Glance's own 81 at 51 paths, and two more of ours, one at a path of its own.
     assert (len(document["paths"]), len(operations)) == (52, 83)
@@ -126,7 +128,7 @@ def exercise(operation, there, unexpected, log):
 
 
 def test_glance_answers_as_described(extended, caplog):
-    schema = schemathesis.openapi.from_dict(json.loads(COMMITTED.read_text()))
+    schema = schemathesis.openapi.from_dict(json.loads(beside(COMMITTED).read_text()))
     schema.app = extended.application
     unexpected = defaultdict(list)
     for found in schema.get_all_operations():

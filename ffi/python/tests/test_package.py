@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
+from conftest import beside
+
 SOURCE = Path(__file__).parents[1]
 
 
@@ -16,9 +18,7 @@ def test_the_licence_goes_along():
     told = metadata.metadata("imaged")
     assert (told["License-Expression"], told["License-File"]) == ("Apache-2.0", "LICENSE")
     # A copy, for a package may be made of this directory alone.
-    root = SOURCE.parents[1]
-    if (root / "Cargo.toml").exists():
-        assert (root / "LICENSE").read_bytes() == ours
+    assert beside("LICENSE").read_bytes() == ours
 
 
 def test_the_package_tells_what_it_is_and_for_whom():

@@ -16,6 +16,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from conftest import beside
 from servers import Scripted
 
 import imaged
@@ -78,10 +79,8 @@ def test_the_version_is_that_of_the_package_and_of_the_daemon():
     from importlib import metadata
 
     assert imaged.__version__ == metadata.version("imaged")
-    manifest = Path(__file__).parents[3] / "Cargo.toml"
-    if manifest.exists():
-        found = re.search(r'^version = "(.*)"', manifest.read_text(), re.MULTILINE)
-        assert found and found[1] == imaged.__version__
+    found = re.search(r'^version = "(.*)"', beside("Cargo.toml").read_text(), re.MULTILINE)
+    assert found and found[1] == imaged.__version__
 
 
 def test_all_that_is_public_is_named_and_documented():

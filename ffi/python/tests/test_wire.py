@@ -13,7 +13,7 @@ import pytest
 
 import imaged
 from imaged import client as clients
-from imaged import wire
+from imaged import listing, wire
 
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b"Content-Length: 2\r\n\r\n{}"
@@ -245,6 +245,29 @@ def test_a_head_without_an_end_is_not_read_for_ever(server, client):
     long = b"X: " + b"x" * (wire.LONGEST_HEAD - 100) + b"\r\n"
     server.answers = [OK + long + EMPTY]
     assert client._asked("/") == {}
+
+
+def test_a_list_is_read_no_further_than_a_length_or_a_line_can_be_long(server, client):
+    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    server.answers = [chunked + b"1" * (wire.LONGEST_HEAD + 10)]
+    with pytest.raises(imaged.Internal, match="without a length"):
+        list(client.images("a"))
+    server.answers = [chunked + b"200000\r\n" + b"x" * (listing.LONGEST_LINE + 10)]
+    with pytest.raises(imaged.Internal, match="line without an end"):
+        list(client.images("a"))
+    assert not client._idle
+
+
+def test_a_connection_is_not_used_again_before_the_end_of_a_list(server):
+    server.answers = [OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"]
+    connection = wire.Connection(server.path, 5)
+    connection.send(b"GET")
+    connection.begin_body(connection.head(), "GET", listed=True)
+    assert not connection.reusable
+    assert connection.read_listed() == b"x" and not connection.reusable
+    assert connection.read_listed() == b"" and connection.reusable
+    assert connection.read_listed() == b""
+    connection.close()
 
 
 def test_an_answer_that_is_no_image_has_a_longest(server, client, monkeypatch):
