@@ -72,15 +72,16 @@ class Client:
         is waited for; without it, as long as the daemon lives. `connections` is how many are kept
         for later.
         """
-        named = None if socket is None else os.fspath(socket)
-        if not isinstance(named, str | None):
-            raise TypeError(f"a socket's path is text, not {type(named).__name__}")
+        named = "" if socket is None else os.fspath(socket)
+        _check_text("a socket's path", named)
         #: The path of the daemon's socket.
         self.socket = named or os.environ.get("IMAGED_SOCKET") or DEFAULT_SOCKET
         #: Seconds of silence.
         self.timeout = _seconds("timeout", timeout)
         self._longest = None if longest is None else _seconds("longest", longest)
         self._most = operator.index(connections)
+        if self._most < 0:
+            raise errors.Invalid(f"no number of connections: {connections}")
         # Its ends are safe to use by many threads, with no lock that a fork could leave locked.
         self._idle: collections.deque[Connection] = collections.deque()
 
@@ -94,6 +95,10 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, also one in another process, has connections of its own.
+        return {**self.__dict__, "_idle": collections.deque()}
 
     def __repr__(self) -> str:
         return f"imaged.Client({self.socket!r})"
@@ -442,7 +447,7 @@ class Client:
         self, method: str, path: str, request_id: str | None, headers: dict[str, str]
     ) -> bytes:
         lines = [f"{method} {path} HTTP/1.1", "Host: imaged"]
-        if request_id and _is_plain(request_id):
+        if request_id and _is_plain("a request's id", request_id):
             lines.append(f"X-Request-Id: {request_id}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
@@ -591,13 +596,15 @@ class Client:
         raise errors.from_answer(head.status, head.headers, text)
 
 
-def _is_plain(text: str) -> bool:
+def _is_plain(name: str, text: str) -> bool:
+    _check_text(name, text)
     return len(text) <= 128 and text.isascii() and text.replace("-", "a").isalnum()
 
 
 def _token(token: str | None) -> dict[str, str]:
     if token is None:
         return {}
+    _check_text("a token", token)
     # What is in it is shown to nobody. A blank could begin another header.
     if not token.isascii() or not token.isprintable() or " " in token:
         raise errors.Invalid("the caller's token is no token: it has blanks or is no plain text")
@@ -607,7 +614,7 @@ def _token(token: str | None) -> dict[str, str]:
 def _project(project: str | None) -> dict[str, str]:
     if project is None:
         return {}
-    if not _is_plain(project) or len(project) > 64:
+    if not _is_plain("a project's id", project) or len(project) > 64:
         raise errors.Invalid("the caller's project is no id of one")
     return {"X-Project-Id": project}
 
@@ -633,14 +640,18 @@ def _conditions(if_match: str | None, if_none_match: str | None) -> dict[str, st
     for name, etag in (("If-Match", if_match), ("If-None-Match", if_none_match)):
         if etag is None:
             continue
-        if not isinstance(etag, str):
-            raise TypeError(f"an etag is text, not {type(etag).__name__}")
+        _check_text("an etag", etag)
         if not etag or not etag.isascii() or not etag.isprintable():
             raise errors.Invalid(f"no etag: {etag!r}")
         # An md5 as it is in a receipt is meant as the etag that it makes.
         plain = etag != "*" and '"' not in etag
         found[name] = f'"{etag}"' if plain else etag
     return found
+
+
+def _check_text(name: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is text, not {type(text).__name__}")
 
 
 def _seconds(name: str, value: float) -> float:
@@ -666,8 +677,7 @@ def _check_watch(watch: source.Watch | None) -> None:
 
 
 def _quote(text: str) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"a name is text, not {type(text).__name__}: {text!r}")
+    _check_text("a name", text)
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as error:

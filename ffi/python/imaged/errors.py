@@ -217,7 +217,10 @@ def from_answer(status: int, headers: dict[str, str], body: bytes) -> Error:
         return value if isinstance(value, str) else None
 
     told = unquote(headers.get("imaged-problem", ""))
-    message = text("detail") or told or f"the daemon answered {status}"
+    bare = f"the daemon answered {status}"
+    if kind is NotModified:
+        bare = "the image is the one that if_none_match names"
+    message = text("detail") or told or bare
     return kind(
         message,
         status=status,

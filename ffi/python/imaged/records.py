@@ -156,7 +156,11 @@ def strongest(digests: Mapping[str, str]) -> str | None:
 def repr_digest(digests: Mapping[str, str]) -> str:
     """The `Repr-Digest` that promises hexadecimal `digests`. Raises Invalid."""
     members = []
+    if not isinstance(digests, Mapping):
+        raise TypeError(f"digests are named by their algorithms, not {type(digests).__name__}")
     for algo, value in digests.items():
+        if not isinstance(value, str):
+            raise TypeError(f"a digest is hexadecimal text, not {type(value).__name__}")
         if algo not in _FIELD:
             raise Invalid(
                 f"no digest can be promised by {algo!r}, only by one of: {', '.join(_FIELD)}"
@@ -166,7 +170,8 @@ def repr_digest(digests: Mapping[str, str]) -> str:
             digest = bytes.fromhex(value)
         except ValueError:
             digest = b""
-        if len(digest) != length:
+        # Blanks between digits would be passed over.
+        if len(digest) != length or len(value) != 2 * length:
             raise Invalid(f"no {algo} in hexadecimal, which has {2 * length} digits: {value!r}")
         members.append(f"{name}=:{base64.b64encode(digest).decode()}:")
     return ", ".join(members)

@@ -31,6 +31,8 @@ LONGEST_HEAD = 64 << 10
 READ = 1 << 20
 # For what the system lets a socket hold: an upload then goes on while the daemon is at work.
 HOLD = 1 << 20
+# The most seconds that one call waits, for the system counts milliseconds in 31 bits: 23 days.
+LONGEST_WAIT = 2_000_000.0
 # Room for the one descriptor that an answer has, and for what is none of ours.
 BESIDE = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
@@ -50,6 +52,8 @@ def wait(number: int, writing: bool, timeout: float | None) -> None:
             timeout_exc=TimeoutError,
         )
         return
+    if timeout is not None:
+        timeout = min(timeout, LONGEST_WAIT)
     poll = select.poll()
     poll.register(number, select.POLLOUT if writing else select.POLLIN)
     if not poll.poll(None if timeout is None else timeout * 1000):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
 import io
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -47,6 +49,25 @@ def test_a_client_closes_what_it_keeps_at_the_end_of_a_with(shared):
     # It can be used again.
     assert client.stores()
     client.close()
+
+
+def test_a_copy_of_a_client_has_connections_of_its_own(shared):
+    with imaged.Client(shared.socket, timeout=7, connections=3) as client:
+        client.stores()
+        for made in (copy.copy(client), copy.deepcopy(client), pickle.loads(pickle.dumps(client))):
+            assert not made._idle and (made.socket, made.timeout) == (client.socket, 7)
+            assert made.stores()
+            made.close()
+        assert len(client._idle) == 1
+    error = pickle.loads(pickle.dumps(imaged.NotFound("why", status=404, location="a")))
+    assert (str(error), error.status, error.location) == ("why", 404, "a")
+
+
+def test_no_patience_is_too_long(tmp_path):
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    for number, seconds in enumerate((1e300, 3e6)):
+        Scripted(path := str(tmp_path / str(number)), [0.1, whole])
+        assert imaged.Client(path, timeout=seconds)._asked("/") == {}
 
 
 def test_a_socket_is_a_path_of_any_kind(shared, monkeypatch):
@@ -226,6 +247,9 @@ def test_what_is_promised_of_an_image_holds_or_it_is_not_stored(client, tmp_path
         ({"md5": MD5[:-1]}, None),
         ({"md5": MD5 + "00"}, None),
         ({"md5": ""}, None),
+        ({"md5": f" {MD5}"}, None),
+        ({"md5": f"{MD5[:2]} {MD5[2:]}"}, None),
+        ({"md5": "é" * 32}, None),
         ({"sha512": MD5}, None),
         ({"blake2b": SHA512}, None),
         ({"nothing": "00"}, None),
@@ -237,6 +261,12 @@ def test_what_is_promised_of_an_image_holds_or_it_is_not_stored(client, tmp_path
 def test_what_can_be_no_promise_is_refused_before_the_daemon_hears_of_it(digests, algo):
     with pytest.raises(imaged.Invalid):
         imaged.Client("/no-daemon").put("fast", "id", b"", digests=digests, hash_algo=algo)
+
+
+@pytest.mark.parametrize("digests", ["md5", ["md5"], 5, {"md5": None}, {"md5": b"a"}], ids=repr)
+def test_digests_are_named_texts(digests):
+    with pytest.raises(TypeError, match="digest"):
+        imaged.Client("/no-daemon").put("fast", "id", b"", digests=digests)
 
 
 # Conditions
@@ -252,7 +282,7 @@ def test_conditions_are_judged_before_anything_is_done(client):
         for ask in (client.stat, client.get):
             with pytest.raises(imaged.NotModified) as told:
                 ask("fast", id, if_none_match=same)
-            assert told.value.status == 304 and told.value.message
+            assert told.value.status == 304 and "if_none_match" in told.value.message
     for other in ('"other"', "other", SHA512):
         assert client.stat("fast", id, if_none_match=other).size == len(BYTES)
         assert client.get("fast", id, if_none_match=other).read() == BYTES
@@ -498,6 +528,11 @@ def test_a_name_leads_nowhere_else(client, name):
         (lambda client: client.put("a", "b", b"", token="a\r\nb"), imaged.Invalid),
         (lambda client: client.put("a", "b", b"", project="a b"), imaged.Invalid),
         (lambda client: client.put("a", "b", b"", project="a" * 65), imaged.Invalid),
+        (lambda client: client.put("a", "b", b"", token=5), TypeError),
+        (lambda client: client.put("a", "b", b"", project=5), TypeError),
+        (lambda client: client.stat("a", "b", request_id=b"req-1"), TypeError),
+        (lambda client: imaged.Client("/a", connections=-1), imaged.Invalid),
+        (lambda client: imaged.Client("/a", connections=1.5), TypeError),
         (lambda client: client.get("a", "b", watch="c"), TypeError),
         (lambda client: client.get("a", "b", offset="5"), TypeError),
         (lambda client: client.get("a", "b", offset=1.5), TypeError),
