@@ -39,13 +39,17 @@ class Images(Iterator[Image]):
             raise self._failed
         try:
             line = self._line()
-            if line is None:
-                raise StopIteration
-            return _image(line)
+            image = None if line is None else _image(line)
         except errors.Error as error:
             self._failed = error
             self._let_go()
             raise
+        except BaseException:
+            self.close()
+            raise
+        if image is None:
+            raise StopIteration
+        return image
 
     def _line(self) -> bytes | None:
         at = 0

@@ -403,6 +403,21 @@ def test_a_list_that_stops_is_not_waited_for_for_ever(tmp_path):
         list(client.images("a"))
 
 
+def test_a_list_that_was_interrupted_is_not_at_its_end(client, monkeypatch):
+    client.put("other", new(), b"x")
+    images = client.images("other")
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(imaged.wire.Connection, "read_listed", interrupted)
+        next(images)
+    with pytest.raises(ValueError, match="closed"):
+        next(images)
+    assert list(client.images("other"))
+
+
 def test_an_image_in_chunks_has_no_length(tmp_path):
     with pytest.raises(imaged.Internal, match="no length"):
         answered(tmp_path, [CHUNKED + in_chunks(b"abc", 1) + b"0\r\n\r\n"]).get("a", "b")
