@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -315,6 +316,36 @@ def test_a_request_id_is_sent_as_it_is_or_not_at_all(server, client, asked, sent
     for head in server.heads:
         assert (line in head) is sent and b"X-Other" not in head
         assert (b"X-Request-Id" in head) is sent
+
+
+def test_a_request_says_what_it_is_and_for_whom(server, client):
+    receipt = b'{"store": "a", "id": "b", "location": "c", "size": 0, "hash_algo": "d"}'
+    made = b"HTTP/1.1 201 Made\r\nContent-Length: %d\r\n\r\n%s" % (len(receipt), receipt)
+    server.answers = [b"HTTP/1.1 204 Done\r\n\r\n", made, made]
+    client.share("a", "b", read=["c"])
+    client.copy("a", "b", rbd_volume="c/d", project="project-1")
+    client.copy("a", "b", location="c", hash_algo="md5", mode="stream", from_store="d")
+    assert [head.split(b"\r\n")[0] for head in server.heads] == [
+        b"PUT /v1/stores/a/images/b/acl HTTP/1.1",
+        b"POST /v1/stores/a/images/b HTTP/1.1",
+        b"POST /v1/stores/a/images/b HTTP/1.1",
+    ]
+    for head in server.heads:
+        assert b"\r\nContent-Type: application/json\r\n" in head and b"\r\nHost: imaged" in head
+    for_whom = [b"\r\nX-Project-Id: project-1\r\n" in head for head in server.heads]
+    assert for_whom == [False, True, False]
+    sent = [json.loads(head.partition(b"\r\n\r\n")[2]) for head in server.heads]
+    assert sent == [
+        {"public": False, "read": ["c"], "write": []},
+        {"source": {"rbd_volume": "c/d"}, "mode": "auto"},
+        {"source": {"location": "c", "store": "d"}, "mode": "stream", "hash_algo": "md5"},
+    ]
+
+
+def test_a_job_is_over_once_nothing_more_will_happen():
+    over = {"running": False, "waiting": False, "done": True, "failed": True, "cancelled": True}
+    for state, wanted in over.items():
+        assert imaged.Job(id="a", kind="b", store="c", image="d", state=state).over is wanted
 
 
 def test_a_daemon_that_takes_no_byte_is_not_waited_for_for_ever(tmp_path):
