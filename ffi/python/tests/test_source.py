@@ -185,6 +185,17 @@ def test_buffers_of_larger_items_are_counted_in_bytes(client):
     assert all_of(every_other) == all_of([every_other]) == bytes(every_other)
 
 
+@pytest.mark.parametrize("size", [0, 1, len(BYTES) - 1, len(BYTES) + 1, 1 << 40])
+def test_more_or_less_than_was_said_is_found_out_here(size):
+    """Before the end is sent: what the daemon does not take for whole it never stores."""
+    wrong = "longer" if size < len(BYTES) else "shorter"
+    for image in (BYTES, io.BytesIO(BYTES), iter([BYTES[:5], BYTES[5:]])):
+        with pytest.raises(imaged.Mismatch, match=f"{wrong} than was said"):
+            all_of(image, size)
+    assert all_of(BYTES, len(BYTES)) == all_of(io.BytesIO(BYTES), len(BYTES)) == BYTES
+    assert all_of(b"", 0) == b""
+
+
 def test_more_than_was_asked_for_is_taken():
     many = os.urandom(5 << 20)
     assert all_of(Answers(many, b"x", many[:3], many, b"")) == many + b"x" + many[:3] + many
