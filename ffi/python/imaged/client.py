@@ -18,16 +18,15 @@ import collections
 import contextlib
 import io
 import json
-import math
 import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-from . import errors, records, source
+from . import errors, records, request, source
 from .body import Body
 from .listing import Images
 from .records import Health, Job, Receipt, Stat, Store
@@ -73,12 +72,12 @@ class Client:
         for later.
         """
         named = "" if socket is None else os.fspath(socket)
-        _check_text("a socket's path", named)
+        request.check_text("a socket's path", named)
         #: The path of the daemon's socket.
         self.socket = named or os.environ.get("IMAGED_SOCKET") or DEFAULT_SOCKET
         #: Seconds of silence.
-        self.timeout = _seconds("timeout", timeout)
-        self._longest = None if longest is None else _seconds("longest", longest)
+        self.timeout = request.seconds("timeout", timeout)
+        self._longest = None if longest is None else request.seconds("longest", longest)
         self._most = operator.index(connections)
         if self._most < 0:
             raise errors.Invalid(f"no number of connections: {connections}")
@@ -134,11 +133,11 @@ class Client:
         `in_doubt`. Raises `Exists` if the id is taken, `Mismatch` if `size` or `digests` are other
         than was promised, and what the source raises.
         """
-        hash_algo, promised = _promised(hash_algo, digests)
-        path = f"{_image(store, id)}{_query(hash_algo=hash_algo)}"
-        head = {**_token(token), **_project(project), **promised}
-        size = _size(size)
-        _check_watch(watch)
+        hash_algo, promised = request.promised(hash_algo, digests)
+        path = f"{request.image_path(store, id)}{request.query(hash_algo=hash_algo)}"
+        head = {**request.token_header(token), **request.project_header(project), **promised}
+        size = request.size_of(size)
+        request.check_watch(watch)
         if isinstance(image, source.Descriptor):
             return self._put_descriptor(path, image, request_id, head)
         source.check(image)
@@ -246,8 +245,8 @@ class Client:
         (`NotModified`). Bytes of a plain file pass through the daemon only if `by_descriptor` is
         false. Raises `NotFound`, and `Range` if the image ends before `offset`.
         """
-        _check_watch(watch)
-        headers = _conditions(if_match, if_none_match)
+        request.check_watch(watch)
+        headers = request.conditions(if_match, if_none_match)
         if by_descriptor:
             headers["Imaged-Accept"] = "fd"
         offset = operator.index(offset)
@@ -257,7 +256,7 @@ class Client:
                 raise errors.Invalid(f"no such part of an image: offset={offset} length={length}")
             last = "" if length is None else str(offset + length - 1)
             headers["Range"] = f"bytes={offset}-{last}"
-        connection, head = self._read("GET", _image(store, id, at), request_id, headers)
+        connection, head = self._read("GET", request.image_path(store, id, at), request_id, headers)
         if head.status not in (200, 206):
             self._refused(connection, head, "GET")
         try:
@@ -279,8 +278,10 @@ class Client:
         request_id: str | None = None,
     ) -> Stat:
         """The size, location and digests of an image. Conditions are as for `get`."""
-        headers = _conditions(if_match, if_none_match)
-        connection, head = self._read("HEAD", _image(store, id, at), request_id, headers)
+        headers = request.conditions(if_match, if_none_match)
+        connection, head = self._read(
+            "HEAD", request.image_path(store, id, at), request_id, headers
+        )
         if head.status != 200:
             self._refused(connection, head, "HEAD")
         self._give(connection)
@@ -299,7 +300,7 @@ class Client:
         snapshot: images that come or go meanwhile may be in it or not. One that is cut short raises
         in the loop, and is never taken for the whole.
         """
-        path = f"/v1/stores/{_name('store', store)}/images"
+        path = f"/v1/stores/{request.name('store', store)}/images"
         connection, head = self._read("GET", path, request_id, listed=True)
         if head.status != 200:
             self._refused(connection, head, "GET")
@@ -318,8 +319,8 @@ class Client:
 
         Raises `NotFound` if there is none, and `InUse` if something needs it.
         """
-        headers = _conditions(if_match, None)
-        self._change("DELETE", _image(store, id, at), request_id, more=headers)
+        headers = request.conditions(if_match, None)
+        self._change("DELETE", request.image_path(store, id, at), request_id, more=headers)
 
     def share(
         self,
@@ -336,7 +337,7 @@ class Client:
 
         Only stores that know owners can: swift with `swift_store_multi_tenant`.
         """
-        path = _image(store, id, at)
+        path = request.image_path(store, id, at)
         path = f"{path}/acl" if at is None else path.replace("/images?", "/acl?", 1)
         for projects in (read, write):
             if isinstance(projects, str):
@@ -378,7 +379,9 @@ class Client:
         if hash_algo is not None:
             wanted["hash_algo"] = hash_algo
         body = json.dumps(wanted).encode()
-        answer = self._change("POST", _image(store, id), request_id, body, _project(project))
+        answer = self._change(
+            "POST", request.image_path(store, id), request_id, body, request.project_header(project)
+        )
         return records.read(Receipt, answer)
 
     # Stores and jobs
@@ -389,7 +392,7 @@ class Client:
 
     def store(self, store: str) -> Store:
         """One store, with its capacity."""
-        return records.read(Store, self._asked(f"/v1/stores/{_name('store', store)}"))
+        return records.read(Store, self._asked(f"/v1/stores/{request.name('store', store)}"))
 
     def jobs(self) -> list[Job]:
         """Work of the daemon, the oldest first."""
@@ -398,12 +401,14 @@ class Client:
     def job(self, job: str, *, wait: int = 0) -> Job:
         """One job, at the latest after `wait` seconds, at once if it is over. 60 is the most."""
         wait = operator.index(wait)
-        path = f"/v1/jobs/{_name('job', job)}{_query(wait=str(wait) if wait else None)}"
+        path = (
+            f"/v1/jobs/{request.name('job', job)}{request.query(wait=str(wait) if wait else None)}"
+        )
         return records.read(Job, self._asked(path, self.timeout + wait))
 
     def cancel(self, job: str) -> None:
         """End a job. Raises `InUse` if it is over, or cannot be ended any more."""
-        self._change("DELETE", f"/v1/jobs/{_name('job', job)}", None)
+        self._change("DELETE", f"/v1/jobs/{request.name('job', job)}", None)
 
     # The daemon
 
@@ -447,7 +452,7 @@ class Client:
         self, method: str, path: str, request_id: str | None, headers: dict[str, str]
     ) -> bytes:
         lines = [f"{method} {path} HTTP/1.1", "Host: imaged"]
-        if request_id and _is_plain("a request's id", request_id):
+        if request_id and request.is_plain("a request's id", request_id):
             lines.append(f"X-Request-Id: {request_id}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
@@ -483,13 +488,13 @@ class Client:
         listed: bool = False,
     ) -> tuple[Connection, Head]:
         """The answer to a request that changes nothing; its body is still to be read."""
-        request = self._head(method, path, request_id, headers or {})
+        said = self._head(method, path, request_id, headers or {})
         again = True
         while True:
             kept = self._kept()
             connection = kept or self._connect()
             try:
-                connection.send(request)
+                connection.send(said)
                 head = connection.head(timeout)
                 connection.begin_body(head, method, listed=listed)
                 return connection, head
@@ -594,110 +599,3 @@ class Client:
         else:
             self._give(connection, 1 if method in ("POST", "DELETE") else None)
         raise errors.from_answer(head.status, head.headers, text)
-
-
-def _is_plain(name: str, text: str) -> bool:
-    _check_text(name, text)
-    return len(text) <= 128 and text.isascii() and text.replace("-", "a").isalnum()
-
-
-def _token(token: str | None) -> dict[str, str]:
-    if token is None:
-        return {}
-    _check_text("a token", token)
-    # What is in it is shown to nobody. A blank could begin another header.
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise errors.Invalid("the caller's token is no token: it has blanks or is no plain text")
-    return {"X-Auth-Token": token}
-
-
-def _project(project: str | None) -> dict[str, str]:
-    if project is None:
-        return {}
-    if not _is_plain("a project's id", project) or len(project) > 64:
-        raise errors.Invalid("the caller's project is no id of one")
-    return {"X-Project-Id": project}
-
-
-def _promised(
-    hash_algo: str | None, digests: Mapping[str, str] | None
-) -> tuple[str | None, dict[str, str]]:
-    """The algorithm that is kept beside the md5, and the header that promises `digests`."""
-    if not digests:
-        return hash_algo, {}
-    header = {"Repr-Digest": records.repr_digest(digests)}
-    kept = [algo for algo in digests if algo != "md5"]
-    if len(kept) > 1 or (kept and hash_algo not in (None, *kept)):
-        raise errors.Invalid(
-            "a digest is promised by md5 and by the image's hash_algo: "
-            f"promised={', '.join(digests)} hash_algo={hash_algo}"
-        )
-    return (kept[0] if kept else hash_algo), header
-
-
-def _conditions(if_match: str | None, if_none_match: str | None) -> dict[str, str]:
-    found = {}
-    for name, etag in (("If-Match", if_match), ("If-None-Match", if_none_match)):
-        if etag is None:
-            continue
-        _check_text("an etag", etag)
-        if not etag or not etag.isascii() or not etag.isprintable():
-            raise errors.Invalid(f"no etag: {etag!r}")
-        # An md5 as it is in a receipt is meant as the etag that it makes.
-        plain = etag != "*" and '"' not in etag
-        found[name] = f'"{etag}"' if plain else etag
-    return found
-
-
-def _check_text(name: str, text: str) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"{name} is text, not {type(text).__name__}")
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number of seconds, not {type(value).__name__}")
-    if not (value > 0 and math.isfinite(value)):
-        raise errors.Invalid(f"{name} is a number of seconds above 0, not {value}")
-    return float(value)
-
-
-def _size(size: int | None) -> int | None:
-    if size is None:
-        return None
-    size = operator.index(size)
-    if size < 0:
-        raise errors.Invalid(f"no size of an image: {size}")
-    return size
-
-
-def _check_watch(watch: source.Watch | None) -> None:
-    if not (watch is None or callable(watch)):
-        raise TypeError(f"watch is called with each piece, and {type(watch).__name__} cannot be")
-
-
-def _quote(text: str) -> str:
-    _check_text("a name", text)
-    try:
-        return quote(text, safe="")
-    except UnicodeEncodeError as error:
-        raise errors.Invalid(f"a name that is no text: {text!r}") from error
-
-
-def _name(of: str, text: str) -> str:
-    """A name in a path, which without it would lead to something else."""
-    if not (quoted := _quote(text)):
-        raise errors.Invalid(f"the name of the {of} is empty")
-    return quoted
-
-
-def _query(**parameters: str | None) -> str:
-    told = [f"{name}={_quote(value)}" for name, value in parameters.items() if value is not None]
-    return "?" + "&".join(told) if told else ""
-
-
-def _image(store: str, id: str | None = None, at: str | None = None) -> str:
-    if (id is None) == (at is None):
-        raise TypeError("name the image by its id or by its location")
-    path = f"/v1/stores/{_name('store', store)}/images"
-    return f"{path}/{_name('image', id)}" if id is not None else f"{path}{_query(at=at)}"
