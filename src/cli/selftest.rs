@@ -144,6 +144,12 @@ fn noise(size: usize) -> Bytes {
     bytes.into()
 }
 
+/// A member of what Glance tells; null if it is not there.
+fn part<'a>(told: &'a Value, name: &str) -> &'a Value {
+    static NULL: Value = Value::Null;
+    told.get(name).unwrap_or(&NULL)
+}
+
 fn digest(algo: Algo, bytes: &[u8]) -> String {
     let mut hasher = algo.hasher();
     hasher.update(bytes);
@@ -242,10 +248,10 @@ impl Test {
                 format!("{why}; imaged serves stores that Glance has in enabled_backends"),
             )
         })?;
-        let listed = told["stores"].as_array().cloned().unwrap_or_default();
-        let name = |store: &Value| store["id"].as_str().unwrap_or_default().to_owned();
+        let listed = part(&told, "stores").as_array().cloned().unwrap_or_default();
+        let name = |store: &Value| part(store, "id").as_str().unwrap_or_default().to_owned();
         let (fixed, writable): (Vec<_>, Vec<_>) =
-            listed.iter().partition(|store| !store["read-only"].is_null());
+            listed.iter().partition(|store| !part(store, "read-only").is_null());
         let names: Vec<_> = writable.into_iter().map(name).collect();
         for asked in &self.stores {
             if !names.contains(asked) {
@@ -269,7 +275,8 @@ impl Test {
             .ask(Method::POST, &["images"], &[StatusCode::CREATED], |request| request.json(&facts))
             .await?;
         let told: Value = answer.json(ANSWER).await.map_err(|error| error.to_string())?;
-        let id = told["id"].as_str().ok_or("Glance tells no id of the image that it has made")?;
+        let id =
+            part(&told, "id").as_str().ok_or("Glance tells no id of the image that it has made")?;
         self.made.lock().push(id.to_owned());
         Ok(id.to_owned())
     }
@@ -376,7 +383,7 @@ impl Test {
 
     async fn facts(&self, image: &str, stores: &[&str]) -> Result<((), String), Wrong> {
         let facts = self.document(&["images", image]).await?;
-        let text = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
+        let text = |name: &str| part(&facts, name).as_str().unwrap_or_default().to_owned();
         let algo = text("os_hash_algo");
         let known = Algo::ALL.into_iter().find(|one| one.name() == algo);
         let hash = known.map(|algo| digest(algo, &self.bytes));
@@ -385,7 +392,7 @@ impl Test {
         told.sort();
         let mut wanted: Vec<_> = stores.iter().map(|store| (*store).to_owned()).collect();
         wanted.sort();
-        let size = facts["size"].as_u64().unwrap_or_default().to_string();
+        let size = part(&facts, "size").as_u64().unwrap_or_default().to_string();
         let wrong: Vec<_> = [
             ("status", text("status"), "active".to_owned()),
             ("size", size, self.bytes.len().to_string()),
@@ -467,7 +474,8 @@ impl Test {
             Ok(told) => told,
             Err(why) => return self.tell("glance", "import methods", Verdict::Wrong, why),
         };
-        let methods = told["import-methods"]["value"].as_array().cloned().unwrap_or_default();
+        let methods =
+            part(part(&told, "import-methods"), "value").as_array().cloned().unwrap_or_default();
         for method in methods.iter().filter_map(Value::as_str) {
             let Some(first) = stores.first() else { return };
             let done = match (method, stores.get(1), &self.from) {
@@ -546,7 +554,7 @@ impl Test {
         let until = Instant::now() + IMPORT;
         loop {
             let facts = self.document(&["images", image]).await?;
-            let text = |name: &str| facts[name].as_str().unwrap_or_default();
+            let text = |name: &str| part(&facts, name).as_str().unwrap_or_default();
             if !text("os_glance_failed_import").is_empty() {
                 return Err(format!("Glance says that it failed into {store}: see Glance's log"));
             }
@@ -569,15 +577,15 @@ impl Test {
             Ok(told) => told,
             Err(why) => return self.tell("glance", CHECK, Verdict::Wrong, why),
         };
-        let quotas = told["usage"].as_object().cloned().unwrap_or_default();
+        let quotas = part(&told, "usage").as_object().cloned().unwrap_or_default();
         if quotas.is_empty() {
             self.tell("glance", CHECK, Verdict::Note, "no quotas: use_keystone_limits is false");
-        } else if quotas.values().any(|quota| quota["remaining"].is_null()) {
+        } else if quotas.values().any(|quota| part(quota, "remaining").is_null()) {
             let what = "Glance's own, without what remains: imaged.glance.api is not in its paste \
                         configuration";
             self.tell("glance", CHECK, Verdict::Note, what);
         } else if let Some((name, _)) =
-            quotas.iter().find(|(_, quota)| quota["registered"] == Value::Bool(false))
+            quotas.iter().find(|(_, quota)| *part(quota, "registered") == Value::Bool(false))
         {
             let what = format!("{name} has no registered limit in Keystone, so Glance enforces 0");
             self.tell("glance", CHECK, Verdict::Wrong, what);
@@ -586,11 +594,25 @@ impl Test {
         }
     }
 
+    /// Waits until Glance is done with what was sent to it. What is deleted before, it puts into the
+    /// store all the same, and forgets.
+    async fn settle(&self, image: &str) {
+        while let Ok(facts) = self.document(&["images", image]).await {
+            let text = |name: &str| part(&facts, name).as_str().unwrap_or_default();
+            let busy = matches!(text("status"), "saving" | "importing");
+            if !busy && text("os_glance_importing_to_stores").is_empty() {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
     /// Deletes what is still there.
     async fn clear(&self) {
         let made = self.made.lock().clone();
         let mut left = Vec::new();
         for image in made {
+            self.settle(&image).await;
             let gone = [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND];
             match self.ask(Method::DELETE, &["images", &image], &gone, Ok).await {
                 Ok(_) => self.made.lock().retain(|one| *one != image),
