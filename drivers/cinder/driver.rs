@@ -215,7 +215,7 @@ impl Driver for Cinder {
             let id = volume.image().filter(|_| volume.is_whole())?;
             // One whose length makes no sense is told of by who looks at it.
             let size = volume.image_size().ok()?;
-            Some(Listed { id, at: store.location(&volume.id), size })
+            Some(Listed { id, at: store.location(&volume.id), size, odd: None })
         };
         let all = self.0.all().try_filter_map(move |volume| std::future::ready(Ok(listed(volume))));
         all.boxed()

@@ -265,4 +265,6 @@ pub struct Listed {
     pub at: Location,
     /// Its length in bytes.
     pub size: u64,
+    /// In what it differs from the images that the backend makes now, in words, if it does.
+    pub odd: Option<String>,
 }

@@ -309,7 +309,7 @@ impl Store {
                 let at = crate::Location::File(at);
                 // A link is an image where it leads to one.
                 let led = || self.entry(&at).and_then(Entry::open).map(|opened| opened.file.size);
-                Some(Listed { size: size.or_else(|| led().ok())?, id, at })
+                Some(Listed { size: size.or_else(|| led().ok())?, id, at, odd: None })
             }));
         }
         Ok(listed)

@@ -164,7 +164,12 @@ impl Driver for Mem {
             .whole
             .iter()
             .map(|(id, image)| {
-                Ok(Listed { id: id.clone(), at: self.at(id), size: image.bytes.len() as u64 })
+                Ok(Listed {
+                    id: id.clone(),
+                    at: self.at(id),
+                    size: image.bytes.len() as u64,
+                    odd: None,
+                })
             })
             .collect();
         stream::iter(lines).boxed()

@@ -12,6 +12,8 @@ pub(super) const ALSO: &str = "imaged_also_pools";
 
 /// The user for images, as Ceph's documentation calls it.
 const USER: &str = "glance";
+const POOL: &str = "rbd_store_pool";
+const DATA_POOL: &str = "rbd_store_data_pool";
 
 /// An rbd store's section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +69,14 @@ impl Config {
             options.note(CHUNK, format!("an object's size is a power of two: {used} is used"));
         }
         let timeout = timeout(options);
-        let pool = options.text("rbd_store_pool", "images");
+        let pool = options.text(POOL, "images");
+        let data_pool = options.str(DATA_POOL).filter(|pool| !pool.is_empty());
+        for (name, pool) in [(POOL, Some(&pool)), (DATA_POOL, data_pool.as_ref())] {
+            if let Some(pool) = pool.filter(|pool| pool.contains(['/', '@', '\0'])) {
+                let what = "names a pool; namespaces inside pools are not supported";
+                options.fail(name, format!("{what}: value={}", shown(pool)));
+            }
+        }
         let also_pools = also_pools(options, &pool);
         Some(Self {
             pool,
@@ -77,7 +86,7 @@ impl Config {
             order,
             timeout,
             thin: options.bool("rbd_thin_provisioning").unwrap_or(true),
-            data_pool: options.str("rbd_store_data_pool").filter(|pool| !pool.is_empty()),
+            data_pool,
             features: features(options),
             flatten: options.bool("imaged_flatten").unwrap_or(true),
             flatten_objects: options
@@ -352,6 +361,18 @@ mod tests {
             Config::read(&mut options);
             let problems = options.finish().problems;
             assert!(problems[0].to_string().contains("names pools"), "{value}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_refused_as_one() {
+        for (name, value) in
+            [("rbd_store_pool", "images/namespace"), ("rbd_store_data_pool", "data/namespace")]
+        {
+            let mut options = Options::of("fast", &[(name, value)]);
+            Config::read(&mut options);
+            let problem = options.finish().problems[0].to_string();
+            assert!(problem.contains(name) && problem.contains("namespaces"), "{problem}");
         }
     }
 

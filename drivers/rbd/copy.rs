@@ -7,7 +7,7 @@ use imaged_ffi::{Errno, Image, Options, Pool, sys};
 use super::{
     cluster::Live,
     failure::{failed, failed_or_done},
-    image::{cleared, close, is_still, locked_by, remove, unpublished},
+    image::{cleared, close, failed_at, id_of, is_still, remove, unpublished},
     location::{Location, SNAP, Volume},
     metadata,
     store::Store,
@@ -47,6 +47,7 @@ pub(super) fn clone(
 ) -> Result<Option<Copied>> {
     let name = claim.id().as_str();
     let from = open_pool(live, &parent.pool)?;
+    let _being_made = store.handles.begin_write(name);
     make_clone(store, (live, pool), name, &from, &parent)?;
     let other = |errno| cleared(pool, name, failed("clone", name, errno), going);
     // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
@@ -95,10 +96,36 @@ fn make_clone(
     };
     made.map_err(|errno| match errno {
         Errno::EXIST => already_exists(name, &store.name),
+        // librbd finds none of format 1 here.
+        Errno::NOENT if is_old(from, image) => unclonable(from, image, "it is of format 1"),
         Errno::NOENT => missing(format!("{}/{image}@{snap}", from.name()), &store.name),
         Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
+        Errno::NOSYS => unclonable(from, image, "it lacks the feature layering"),
+        Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP => {
+            unclonable(from, image, &errno.to_string().to_lowercase())
+        }
         errno => failed_or_done("clone", name, errno),
     })
+}
+
+/// The refusal of a parent of which no clones can be made: its bytes can be copied.
+fn unclonable(pool: &Pool, image: &str, why: &str) -> Error {
+    Error::new(
+        Kind::Unsupported,
+        format!(
+            "this image cannot be cloned, use mode stream or auto: {why}: image=`{}/{image}`",
+            pool.name()
+        ),
+    )
+}
+
+fn is_old(pool: &Pool, image: &str) -> bool {
+    let found = Image::open_unwatched(pool, image, None).and_then(|found| {
+        let old = found.is_old_format();
+        close(found, image);
+        old
+    });
+    found == Ok(true)
 }
 
 /// Gives a clone its mark and digests, then its snapshot; says of it, also when it fails, whether its
@@ -147,14 +174,19 @@ pub(super) fn flatten(
     };
     let image = Image::open(pool, name, None).map_err(fail)?;
     // Read when an image is opened, so this handle does not have it yet.
-    let slowed = image.metadata_set(CONCURRENCY, &store.config.flatten_objects.to_string());
+    let slowed = image
+        .metadata_set(CONCURRENCY, &store.config.flatten_objects.to_string())
+        .map_err(|errno| failed_at(&image, "flatten", name, errno));
     close(image, name);
-    slowed.map_err(fail)?;
+    slowed?;
     let image = Image::open(pool, name, None).map_err(fail)?;
+    let size = image.size().map_err(fail)?;
     let ended = AtomicBool::new(false);
     let flattened = image.flatten(|done, all| {
         going.report();
-        let on = progress(done, all);
+        // Objects, of which the last need not be a whole one.
+        let bytes = u128::from(size) * u128::from(done) / u128::from(all.max(1));
+        let on = progress(u64::try_from(bytes).unwrap_or(size), size);
         ended.fetch_or(!on, Ordering::Relaxed);
         on
     });
@@ -190,7 +222,7 @@ pub(super) fn seal(store: &Store, live: &Live, volume: &Volume, name: &str) -> R
             }
         }
     };
-    let looked = image.size().and_then(|size| Ok((size, image.id()?)));
+    let looked = image.size().and_then(|size| Ok((size, id_of(&image, &volume.image)?)));
     close(image, &volume.image);
     let (size, internal) = looked.map_err(|errno| refused(store, volume, errno))?;
     let at = Location::of_snap(&live.fsid, pool.name(), &volume.image, &snap);
@@ -244,13 +276,8 @@ pub(super) fn unseal(store: &Store, live: &Live, volume: &Volume, name: &str) ->
 
 /// Why the snapshot of a volume cannot be made or removed. Blocks.
 fn unfixed(store: &Store, volume: &Volume, image: &Image, errno: Errno) -> Error {
-    if errno == Errno::ROFS
-        && let Ok(Some(why)) = locked_by(image)
-    {
-        return Error::new(
-            Kind::InUse,
-            format!("the volume cannot be sealed or unsealed now, {why}: rbd_volume=`{volume}`"),
-        );
+    if errno == Errno::ROFS {
+        return failed_at(image, "seal or unseal the volume", &volume.to_string(), errno);
     }
     refused(store, volume, errno)
 }
@@ -264,7 +291,7 @@ pub(super) fn open_sealed(
 ) -> Result<(Image, bool)> {
     let opened = match Image::open(pool, image, Some(snap)) {
         Err(Errno::PERM | Errno::ROFS) => {
-            Image::open_unwatched(pool, image, snap).map(|image| (image, false))
+            Image::open_unwatched(pool, image, Some(snap)).map(|image| (image, false))
         }
         opened => opened.map(|image| (image, true)),
     };
@@ -277,15 +304,19 @@ pub(super) fn open_sealed(
 
 /// An open image, if it is the one of this internal id, and not another that has come to have its name.
 /// Blocks.
-pub(super) fn that_very(image: Image, name: &str, version: Option<&str>) -> Result<Image> {
+pub(super) fn that_very(
+    image: Image,
+    (name, shown): (&str, &str),
+    version: Option<&str>,
+) -> Result<Image> {
     let Some(version) = version else { return Ok(image) };
-    let refused = match image.id() {
+    let refused = match id_of(&image, name) {
         Ok(internal) if internal == version => return Ok(image),
         Ok(_) => Error::new(
             Kind::NotFound,
-            format!("another image has come to have this name meanwhile: image=`{name}`"),
+            format!("another image has come to have this name meanwhile: image=`{shown}`"),
         ),
-        Err(errno) => failed("look at", name, errno),
+        Err(errno) => failed("look at", shown, errno),
     };
     close(image, name);
     Err(refused)

@@ -3,17 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
-use imaged_ffi::{Errno, Image, Pool};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use imaged_ffi::{Errno, Image};
 
 use super::{
     config::{ALSO, Config, Timeout},
     copy, delete,
     failure::failed,
     handles::Snapshot,
-    image::close,
-    location::{Location, SNAP, Volume},
-    metadata, needs, read,
+    image::{close, failed_at, id_of},
+    location::{Location, SNAP, Unsnapped, Volume},
+    metadata,
+    names::names,
+    needs, read,
+    seen::{Odd, Seen},
     store::{Lanes, Store, is_away, on_lane, on_long_lane, run_long_on, run_on},
     trash, upload,
 };
@@ -37,8 +40,6 @@ const ANSWERS: u32 = 6;
 const LONG: Duration = Duration::from_hours(24);
 /// Images that a listing looks at, at a time.
 const LOOKS: usize = 8;
-/// Names that a listing holds at a time.
-const PAGE: u32 = 512;
 
 /// Opens the store `name`; see [`crate::open`].
 ///
@@ -186,8 +187,10 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), id.as_str()));
         let id = id.clone();
-        on_lane(&self.0, "look for an image", move |store| read::look(store, &pool, id.as_str()))
-            .await?;
+        on_lane(&self.0, "look for an image", move |store| {
+            read::look(store, &pool, id.as_str(), Unsnapped::No)
+        })
+        .await?;
         Ok(at)
     }
 
@@ -199,12 +202,12 @@ impl Driver for Rbd {
     async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
-        let name = store.image_at(at, &live)?;
-        let place = Location::new(&live.fsid, pool.name(), &name);
+        let (name, unsnapped) = store.image_at(at, &live)?;
+        let place = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), &name));
         let (reading, extents, range, seen) = {
             let name = name.clone();
             on_lane(store, "open an image", move |store| {
-                let (image, seen) = read::open_whole(store, &pool, &name)?;
+                let (image, seen) = read::open_whole(store, &pool, &name, unsnapped)?;
                 let range = match span.of(seen.stat.size) {
                     Ok(range) => range,
                     Err(error) => {
@@ -215,7 +218,7 @@ impl Driver for Rbd {
                 let unwatched = (!seen.watched).then(|| Snapshot {
                     pool,
                     image: name.clone(),
-                    snap: SNAP.to_owned(),
+                    snap: (!seen.odd.is_some_and(Odd::at_head)).then(|| SNAP.to_owned()),
                     internal: seen.internal.clone(),
                 });
                 let (reading, extents) =
@@ -226,27 +229,25 @@ impl Driver for Rbd {
         };
         let body = read::stream(Arc::new(reading), name, range.clone(), extents, window);
         let Stat { size, digests, version } = seen.stat;
-        Ok(Reader {
-            at: crate::Location::Rbd(place),
-            version,
-            size,
-            range,
-            digests,
-            body: Body::Stream(body),
-        })
+        // Of a location without a snapshot no clone can be made.
+        let at = if seen.odd.is_some_and(Odd::at_head) { at.clone() } else { place };
+        Ok(Reader { at, version, size, range, digests, body: Body::Stream(body) })
     }
 
     async fn stat(&self, at: &crate::Location) -> Result<Stat> {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
-        let name = store.image_at(at, &live)?;
-        on_lane(store, "look at an image", move |store| read::look(store, &pool, &name)).await
+        let (name, unsnapped) = store.image_at(at, &live)?;
+        on_lane(store, "look at an image", move |store| {
+            read::look(store, &pool, &name, unsnapped).map(|seen| seen.stat)
+        })
+        .await
     }
 
     async fn delete(&self, at: &crate::Location, hold: Hold) -> Result<()> {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
-        let name = store.image_at(at, &live)?;
+        let (name, _) = store.image_at(at, &live)?;
         if store.handles.reads(&name) {
             return Err(delete::is_read(&name));
         }
@@ -267,21 +268,24 @@ impl Driver for Rbd {
 
     async fn record(&self, at: &crate::Location, claim: &Claim, digests: &Digests) -> Result<()> {
         let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
+        let (name, unsnapped) = self.0.image_at(at, &live)?;
         let (claim, digests) = (claim.clone(), digests.clone());
         on_lane(&self.0, "keep digests", move |store| {
             let _until_done = claim;
-            let size = read::look(store, &pool, &name)?.size;
-            let fail = |errno| match errno {
+            let size = read::look(store, &pool, &name, unsnapped)?.stat.size;
+            let image = Image::open(&pool, &name, None).map_err(|errno| match errno {
                 Errno::NOENT => missing(&name, &store.name),
                 errno => failed("keep the digests of", &name, errno),
-            };
-            let image = Image::open(&pool, &name, None).map_err(fail)?;
-            let stored =
-                image.id().and_then(|id| metadata::store_digests(&image, &id, size, &digests));
+            })?;
+            let stored = id_of(&image, &name)
+                .and_then(|id| metadata::store_digests(&image, &id, size, &digests))
+                .map_err(|errno| match errno {
+                    Errno::NOENT => missing(&name, &store.name),
+                    errno => failed_at(&image, "keep the digests of", &name, errno),
+                });
             close(image, &name);
             store.forget(&name);
-            stored.map_err(fail)
+            stored
         })
         .await
     }
@@ -302,16 +306,16 @@ impl Driver for Rbd {
 
     async fn is_made_by(&self, at: &crate::Location, claim: &Claim) -> Result<bool> {
         let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
+        let (name, _) = self.0.image_at(at, &live)?;
         let claim = claim.clone();
         on_lane(&self.0, "look at an image", move |store| {
             let _until_done = claim;
             let fail = |errno| failed("look at", &name, errno);
             let image = Image::open(&pool, &name, None).map_err(fail)?;
-            let marked = image.id().and_then(|id| metadata::upload_mark(&image, &id));
+            let marked = id_of(&image, &name).and_then(|id| metadata::upload_mark(&image, &id));
             close(image, &name);
             // Since that work began no other of this daemon could make one of this name.
-            Ok(marked.map_err(fail)?.as_ref() == Some(&store.instance))
+            Ok(marked.map_err(fail)?.is_some_and(|mark| mark.instance == store.instance))
         })
         .await
     }
@@ -328,11 +332,14 @@ impl Driver for Rbd {
                     let name = id.as_str().to_owned();
                     let at = Location::new(&live.fsid, pool.name(), &name);
                     let looked = on_lane(&this.0, "look at an image", move |store| {
-                        read::look(store, &pool, &name)
+                        read::look(store, &pool, &name, Unsnapped::IfIdle)
                     });
                     match looked.await {
-                        Ok(Stat { size, .. }) => {
-                            Ok(Some(Listed { id, at: crate::Location::Rbd(at), size }))
+                        Ok(Seen { stat, odd, .. }) => {
+                            let at_head = odd.is_some_and(Odd::at_head);
+                            let at = if at_head { Location::old(id.as_str()) } else { at };
+                            let (at, size) = (crate::Location::Rbd(at), stat.size);
+                            Ok(Some(Listed { id, at, size, odd: odd.map(|odd| odd.to_string()) }))
                         }
                         // Being made, or gone meanwhile.
                         Err(error) if error.kind() == Kind::NotFound => Ok(None),
@@ -352,38 +359,6 @@ impl Driver for Rbd {
         };
         stream::once(listed).try_flatten().boxed()
     }
-}
-
-/// The names of the images in `pool`, a page at a time.
-fn names(store: Arc<Store>, pool: Pool) -> impl Stream<Item = Result<String>> {
-    let old = asked(Arc::clone(&store), pool.clone(), Pool::old_names);
-    let old = async move { Ok(stream::iter(old.await?).map(Ok)) };
-    let pages = stream::try_unfold(Some(String::new()), move |after| {
-        let (store, pool) = (Arc::clone(&store), pool.clone());
-        async move {
-            let Some(after) = after else { return Ok(None) };
-            let page = asked(store, pool, move |pool| pool.names_after(&after, PAGE)).await?;
-            let full = u32::try_from(page.len()).is_ok_and(|count| count >= PAGE);
-            let next = page.last().cloned().filter(|_| full);
-            Ok::<_, Error>(Some((stream::iter(page).map(Ok), next)))
-        }
-    });
-    stream::once(old).try_flatten().chain(pages.try_flatten())
-}
-
-/// What `ask` finds in `pool`, if that is still the store's.
-async fn asked(
-    store: Arc<Store>,
-    pool: Pool,
-    ask: impl FnOnce(&Pool) -> imaged_ffi::Result<Vec<String>> + Send + 'static,
-) -> Result<Vec<String>> {
-    on_lane(&store, "list images", move |store| {
-        // In a pool that is gone there are none.
-        let names = ask(&pool);
-        store.connection.holds(&pool)?;
-        names.map_err(|errno| failed("list", &store.pool, errno))
-    })
-    .await
 }
 
 #[async_trait]
@@ -412,7 +387,7 @@ impl Copies for Rbd {
 
     async fn flatten(&self, at: &crate::Location, claim: &Claim, progress: Progress) -> Result<()> {
         let (live, pool) = self.0.connected().await?;
-        let name = self.0.image_at(at, &live)?;
+        let (name, _) = self.0.image_at(at, &live)?;
         if !self.0.config.flatten {
             return Ok(());
         }
@@ -473,11 +448,11 @@ impl Volumes for Rbd {
             run_on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
                 let (opened, watched) = copy::open_sealed(store, &pool, &image, &snap)?;
-                let opened = copy::that_very(opened, &name, version.as_deref())?;
+                let opened = copy::that_very(opened, (&image, &name), version.as_deref())?;
                 let unwatched = version.filter(|_| !watched).map(|internal| Snapshot {
                     pool,
                     image,
-                    snap,
+                    snap: Some(snap),
                     internal,
                 });
                 read::reading(store, opened, &name, 0..size, unwatched)

@@ -23,7 +23,7 @@ fn kind_of(errno: Errno) -> Kind {
         Errno::NOENT => Kind::NotFound,
         Errno::PERM | Errno::ACCES => Kind::BackendDenied,
         Errno::EXIST => Kind::Exists,
-        Errno::BUSY | Errno::NOTEMPTY | Errno::ROFS => Kind::InUse,
+        Errno::BUSY | Errno::NOTEMPTY | Errno::ROFS | Errno::STALE => Kind::InUse,
         Errno::NOSPC | Errno::DQUOT => Kind::Full,
         Errno::TIMEDOUT | Errno::SHUTDOWN | Errno::IO => Kind::Unavailable,
         _ => Kind::Internal,
@@ -37,8 +37,10 @@ fn failed_with(kind: Kind, doing: &str, what: &str, errno: Errno) -> Error {
         Errno::TIMEDOUT => "the cluster does not answer".to_owned(),
         // librbd says so promptly of what it does under the image's lock.
         Errno::ROFS => {
-            "somebody has locked it, see `rbd lock ls`, or it is being migrated".to_owned()
+            "somebody has locked it, see `rbd lock ls`, it is being migrated, or it is not primary here"
+                .to_owned()
         }
+        Errno::STALE => "somebody removes it".to_owned(),
         errno => errno.to_string().to_lowercase(),
     };
     Error::new(kind, format!("cannot {doing} `{what}`: {why}")).because(io::Error::from(errno))

@@ -29,6 +29,7 @@ struct Count {
     reading: usize,
     closing: usize,
     deleting: bool,
+    writing: usize,
 }
 
 impl Handles {
@@ -40,7 +41,7 @@ impl Handles {
         let mut open = self.open();
         let count = open.entry(image.to_owned()).or_default();
         change(count);
-        if count.reading == 0 && count.closing == 0 && !count.deleting {
+        if count.reading == 0 && count.closing == 0 && !count.deleting && count.writing == 0 {
             open.remove(image);
         }
     }
@@ -48,6 +49,17 @@ impl Handles {
     /// Whether somebody reads the image.
     pub(super) fn reads(&self, image: &str) -> bool {
         self.open().get(image).is_some_and(|count| count.reading > 0)
+    }
+
+    /// Whether an image of this name is being made.
+    pub(super) fn writes(&self, image: &str) -> bool {
+        self.open().get(image).is_some_and(|count| count.writing > 0)
+    }
+
+    /// Notes that an image of this name is being made, until the answer is dropped.
+    pub(super) fn begin_write(self: &Arc<Self>, image: &str) -> BeingMade {
+        self.change(image, |count| count.writing += 1);
+        BeingMade { name: image.to_owned(), handles: Arc::clone(self) }
     }
 
     /// Whether this process deletes an image of this name.
@@ -93,6 +105,19 @@ impl Handles {
     }
 }
 
+/// An image that is being made, until this is dropped.
+#[derive(Debug)]
+pub(super) struct BeingMade {
+    name: String,
+    handles: Arc<Handles>,
+}
+
+impl Drop for BeingMade {
+    fn drop(&mut self) {
+        self.handles.change(&self.name, |count| count.writing = count.writing.saturating_sub(1));
+    }
+}
+
 /// An image that is being deleted, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Deleting {
@@ -121,12 +146,13 @@ pub(super) struct Reading {
     mapped_clone: bool,
 }
 
-/// Where an image is that is open at a snapshot.
+/// Where an image is that is open.
 #[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) pool: Pool,
     pub(super) image: String,
-    pub(super) snap: String,
+    /// At its head if `None`.
+    pub(super) snap: Option<String>,
     /// Its internal id.
     pub(super) internal: String,
 }
@@ -192,7 +218,7 @@ impl Reading {
         let overlap = match (&self.unwatched, &self.image) {
             // That handle hears of nothing.
             (Some(Snapshot { pool, image, snap, .. }), _) => {
-                let fresh = Image::open_unwatched(pool, image, snap)?;
+                let fresh = Image::open_unwatched(pool, image, snap.as_deref())?;
                 let overlap = fresh.overlap();
                 close(fresh, &self.name);
                 overlap?

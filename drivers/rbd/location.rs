@@ -40,6 +40,12 @@ impl Location {
         Self { place: Some(place), image: image.to_owned() }
     }
 
+    /// An image by its name alone, as old locations were.
+    #[cfg(feature = "ceph")]
+    pub(super) fn old(image: &str) -> Self {
+        Self { place: None, image: image.to_owned() }
+    }
+
     /// A snapshot of an image of any pool.
     #[cfg(feature = "ceph")]
     pub(super) fn of_snap(fsid: &str, pool: &str, image: &str, snap: &str) -> Self {
@@ -77,6 +83,27 @@ impl Location {
     }
 }
 
+/// Whether an image of format 2 that has no snapshot counts as one. What glance_store has not finished
+/// looks alike.
+#[cfg(feature = "ceph")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsnapped {
+    /// By an id, and by a location that names the snapshot.
+    No,
+    /// By a location that names none.
+    Yes,
+    /// In a list, if nobody is making it.
+    IfIdle,
+}
+
+#[cfg(feature = "ceph")]
+impl Unsnapped {
+    /// By this location.
+    pub(super) fn by(at: &Location) -> Self {
+        if at.pool().is_some() { Self::No } else { Self::Yes }
+    }
+}
+
 /// `pool/name` or `pool/name@snapshot`: an image in a cluster that is none of a store's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Volume {
@@ -100,7 +127,10 @@ impl FromStr for Volume {
         };
         let parts = [pool, image, snap.unwrap_or("x")];
         if parts.iter().any(|part| part.is_empty() || part.contains(['\0', '/', '@'])) {
-            return Err(refuse("a volume is POOL/NAME or POOL/NAME@SNAPSHOT, no part empty"));
+            return Err(refuse(
+                "a volume is POOL/NAME or POOL/NAME@SNAPSHOT, no part empty; namespaces inside pools are not \
+                 supported",
+            ));
         }
         Ok(Self { pool: pool.into(), image: image.into(), snap: snap.map(str::to_owned) })
     }

@@ -20,9 +20,38 @@ const TRASHED: &str = "imaged.trashed";
 const DIGESTS: &str = "imaged.digests";
 
 #[derive(Serialize, Deserialize)]
-struct UploadMark {
+pub(super) struct UploadMark {
     image: String,
-    instance: String,
+    /// The daemon that makes the image, or has made it.
+    pub(super) instance: String,
+    /// The number in the cluster of the connection over which it is made; earlier daemons wrote none.
+    #[serde(default)]
+    client: Option<u64>,
+}
+
+impl UploadMark {
+    /// Where whoever makes the image still has it open: its watch goes when it closes the image, and some time
+    /// after its end. Where the mark does not tell who that is, anybody may be, but this handle, if it has a
+    /// watch too (`watched`). Who reads over this very connection looks like who writes: for that, `writes`
+    /// says whether this process makes the image. Blocks.
+    pub(super) fn watched_at(
+        &self,
+        image: &Image,
+        watched: bool,
+        writes: bool,
+    ) -> Result<Option<String>> {
+        let own = image.pool().cluster().instance_id();
+        let watchers = image.watchers()?;
+        let of = |client| {
+            watchers.iter().find(move |watcher| u64::try_from(watcher.client) == Ok(client))
+        };
+        let owner = match self.client {
+            Some(client) if client == own && !writes => None,
+            Some(client) => of(client),
+            None => watchers.first().filter(|_| watchers.len() > usize::from(watched)),
+        };
+        Ok(owner.map(|watcher| watcher.address.clone()))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,14 +75,15 @@ struct DigestRecord {
 
 /// Writes that the daemon `instance` makes the image.
 pub(super) fn set_upload_mark(image: &Image, id: &str, instance: &str) -> Result<()> {
-    let mark = UploadMark { image: id.to_owned(), instance: instance.to_owned() };
+    let client = Some(image.pool().cluster().instance_id());
+    let mark = UploadMark { image: id.to_owned(), instance: instance.to_owned(), client };
     image.metadata_set(UPLOAD, &text(&mark)?)
 }
 
-/// The daemon that makes, or made, the image.
-pub(super) fn upload_mark(image: &Image, id: &str) -> Result<Option<String>> {
+/// Who makes, or made, the image.
+pub(super) fn upload_mark(image: &Image, id: &str) -> Result<Option<UploadMark>> {
     let found: Option<UploadMark> = read(image, UPLOAD)?;
-    Ok(found.filter(|mark| mark.image == id).map(|mark| mark.instance))
+    Ok(found.filter(|mark| mark.image == id))
 }
 
 /// Writes that a daemon moves the image into the trash, and for how many seconds it asks to have it kept
@@ -64,12 +94,16 @@ pub(super) fn set_trash_mark(image: &Image, id: &str, instance: &str) -> Result<
     if let Some(deferred_s) = trash_mark(image, id)? {
         return Ok(deferred_s);
     }
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-    let any = u64::from(nanos) % (DEFERRED_S.end - DEFERRED_S.start);
-    let deferred_s = DEFERRED_S.start + any;
+    let deferred_s = DEFERRED_S.start + any_below(DEFERRED_S.end - DEFERRED_S.start);
     let mark = TrashMark { image: id.to_owned(), instance: instance.to_owned(), deferred_s };
     image.metadata_set(TRASHED, &text(&mark)?)?;
     Ok(deferred_s)
+}
+
+/// Some number below `end`, such as no other daemon has at this time.
+pub(super) fn any_below(end: u64) -> u64 {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    u64::from(nanos) % end.max(1)
 }
 
 /// The number of the deletion that has put the image into the trash, if a daemon did or was about to.

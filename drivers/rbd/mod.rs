@@ -82,6 +82,8 @@ mod location;
 #[cfg(feature = "ceph")]
 mod metadata;
 #[cfg(feature = "ceph")]
+mod names;
+#[cfg(feature = "ceph")]
 mod needs;
 #[cfg(feature = "ceph")]
 mod read;

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use super::{
     failure::failed,
     handles::{Reading, Snapshot, close_later},
-    image::{close, is_still},
-    location::SNAP,
+    image::{close, id_of, is_still},
+    location::{SNAP, Unsnapped},
     metadata,
-    seen::Seen,
+    seen::{Odd, Seen},
     store::Store,
 };
 use crate::{
@@ -27,61 +27,77 @@ pub(super) const READS: Pieces = Pieces { chunk: CHUNK, in_flight: 4 };
 
 /// Size and digests of a whole image. One that was seen before costs one look whether it is
 /// still the same. Blocks.
-pub(super) fn look(store: &Store, pool: &Pool, name: &str) -> Result<Stat> {
+pub(super) fn look(store: &Store, pool: &Pool, name: &str, unsnapped: Unsnapped) -> Result<Seen> {
     let known = store.seen.lock().get(name);
-    if let Some(Seen { internal, stat, .. }) = known
-        && is_still(pool, name, &internal).map_err(|errno| failed("look at", name, errno))?
+    if let Some(seen) = known
+        && is_still(pool, name, &seen.internal).map_err(|errno| failed("look at", name, errno))?
     {
-        return Ok(stat);
+        return Ok(seen);
     }
-    // A watch costs as much as all else, and what is asked for here never changes.
-    let image =
-        Image::open_unwatched(pool, name, SNAP).map_err(|errno| unopened(store, name, errno))?;
-    let (image, seen) = whole(store, pool, image, name, false)?;
+    // A watch costs as much as all else, and what is asked for here hardly ever changes.
+    let open =
+        |snap: Option<&str>| Image::open_unwatched(pool, name, snap).map(|image| (image, false));
+    let (image, seen) = whole(store, pool, name, unsnapped, open)?;
     // Closing takes as long as looking, and the answer is here.
     close_later(image, name, &store.handles, &store.lane);
-    Ok(seen.stat)
+    Ok(seen)
 }
 
 fn unopened(store: &Store, name: &str, errno: Errno) -> Error {
     match errno {
-        Errno::NOENT => missing(name, &store.name),
+        Errno::NOENT | Errno::STALE => missing(name, &store.name),
         errno => failed("open", name, errno),
     }
 }
 
-/// Opens a whole image at its snapshot. Blocks.
-pub(super) fn open_whole(store: &Store, pool: &Pool, name: &str) -> Result<(Image, Seen)> {
-    let opened = match Image::open(pool, name, Some(SNAP)) {
-        Err(Errno::PERM) => Image::open_unwatched(pool, name, SNAP).map(|image| (image, false)),
+/// Opens a whole image at its snapshot, or at its head if it has none. Blocks.
+pub(super) fn open_whole(
+    store: &Store,
+    pool: &Pool,
+    name: &str,
+    unsnapped: Unsnapped,
+) -> Result<(Image, Seen)> {
+    let open = |snap: Option<&str>| match Image::open(pool, name, snap) {
+        Err(Errno::PERM) => Image::open_unwatched(pool, name, snap).map(|image| (image, false)),
         opened => opened.map(|image| (image, true)),
     };
-    let (image, watched) = opened.map_err(|errno| unopened(store, name, errno))?;
-    whole(store, pool, image, name, watched)
+    whole(store, pool, name, unsnapped, open)
 }
 
-/// What is known of an image that is open at its snapshot; closes it if it is not whole. Blocks.
+/// Opens a whole image by `open`, which says whether the handle watches it, and looks at it. Blocks.
 fn whole(
     store: &Store,
     pool: &Pool,
-    image: Image,
     name: &str,
-    watched: bool,
+    unsnapped: Unsnapped,
+    open: impl Fn(Option<&str>) -> imaged_ffi::Result<(Image, bool)>,
 ) -> Result<(Image, Seen)> {
+    let (opened, snapped) = match open(Some(SNAP)) {
+        Err(Errno::NOENT) => (open(None), false),
+        opened => (opened, true),
+    };
+    let (image, watched) = opened.map_err(|errno| unopened(store, name, errno))?;
     let looked = || {
-        if !image.snap_is_protected(SNAP)? {
-            return Err(Errno::NOENT); // on its way to be one
-        }
-        let (internal, size) = (image.id()?, image.size()?);
+        let (internal, size) = (id_of(&image, name)?, image.size()?);
         let digests = metadata::digests(&image, &internal, size)?;
+        let odd = if snapped && image.snap_is_protected(SNAP)? {
+            None
+        } else {
+            let known = digests.is_some();
+            let of = (internal.as_str(), known, store.handles.writes(name));
+            Some(odd(&image, of, (snapped, watched), unsnapped)?)
+        };
         let stat = Stat { size, digests, version: Some(internal.clone()) };
-        Ok(Seen { internal, stat, watched })
+        Ok(Seen { internal, stat, watched, odd })
     };
     let found = looked().map_err(|errno| unopened(store, name, errno));
     // By now the client has heard what the OSD knows of the pool.
     match found.and_then(|seen| store.connection.holds(pool).map(|()| seen)) {
         Ok(seen) => {
-            store.seen.lock().insert(name, seen.clone());
+            // Nothing keeps the others as they are.
+            if seen.odd.is_none() {
+                store.seen.lock().insert(name, seen.clone());
+            }
             Ok((image, seen))
         }
         Err(error) => {
@@ -89,6 +105,36 @@ fn whole(
             Err(error)
         }
     }
+}
+
+/// What is odd in an image without a protected snapshot, if it is whole all the same; `known`: it has its
+/// digests, which a daemon writes when all bytes have landed; `writes`: this process is at it. Blocks.
+///
+/// # Errors
+/// `NOENT` if it is on its way to be one, or may be.
+fn odd(
+    image: &Image,
+    (internal, known, writes): (&str, bool, bool),
+    (snapped, watched): (bool, bool),
+    unsnapped: Unsnapped,
+) -> imaged_ffi::Result<Odd> {
+    if let Some(mark) = metadata::upload_mark(image, internal)?
+        && !(snapped && known && mark.watched_at(image, watched, writes)?.is_none())
+    {
+        return Err(Errno::NOENT);
+    }
+    if image.is_old_format()? {
+        return Ok(Odd::Old { snapped });
+    }
+    if snapped {
+        return Ok(Odd::Unprotected);
+    }
+    let counts = match unsnapped {
+        Unsnapped::No => false,
+        Unsnapped::Yes => true,
+        Unsnapped::IfIdle => image.watchers()?.len() <= usize::from(watched),
+    };
+    if counts { Ok(Odd::Unsnapped) } else { Err(Errno::NOENT) }
 }
 
 /// An open image as something that is read, and what of `range` may hold something, if asking is

@@ -1,6 +1,6 @@
 //! Whole images that were looked at: what is sealed by a snapshot never changes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use crate::contract::Stat;
 
@@ -14,6 +14,41 @@ pub(super) struct Seen {
     pub(super) stat: Stat,
     /// Whether an open handle keeps it from being removed.
     pub(super) watched: bool,
+    pub(super) odd: Option<Odd>,
+}
+
+/// In what an image differs from those that daemons and glance_store make now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// Its snapshot is not protected.
+    Unprotected,
+    /// It has no snapshot, and is of format 2.
+    Unsnapped,
+    /// It is of format 1, with the snapshot or without.
+    Old { snapped: bool },
+}
+
+impl Odd {
+    /// Whether it is read at its head.
+    pub(super) fn at_head(self) -> bool {
+        matches!(self, Self::Unsnapped | Self::Old { snapped: false })
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unprotected => "its snapshot `snap` is not protected",
+            Self::Unsnapped => {
+                "it has no snapshot `snap`: an image of an old Glance, or what is left of an upload of \
+                 glance_store's that was broken off"
+            }
+            Self::Old { snapped: true } => "it is of format 1, of which there are no clones",
+            Self::Old { snapped: false } => {
+                "it is of format 1, of which there are no clones, and has no snapshot `snap`"
+            }
+        })
+    }
 }
 
 /// The images of one store that were seen, by name.

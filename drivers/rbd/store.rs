@@ -16,6 +16,7 @@ use super::{
     config::{self, Config},
     failure::failed,
     handles::Handles,
+    location::Unsnapped,
     seen::AllSeen,
 };
 use crate::{
@@ -262,13 +263,17 @@ impl Store {
         }
     }
 
-    /// The image that `at` names, if it may be one of this store's.
-    pub(super) fn image_at(&self, at: &crate::Location, live: &Live) -> Result<String> {
+    /// The image that `at` names, if it may be one of this store's, and whether it may lack its snapshot.
+    pub(super) fn image_at(
+        &self,
+        at: &crate::Location,
+        live: &Live,
+    ) -> Result<(String, Unsnapped)> {
         let crate::Location::Rbd(rbd) = at else { return Err(foreign(at, &self.name)) };
         if !rbd.is_in(&live.fsid, &self.pool) {
             return Err(foreign(at, &self.name));
         }
-        Ok(rbd.image().to_owned())
+        Ok((rbd.image().to_owned(), Unsnapped::by(rbd)))
     }
 
     pub(super) fn forget(&self, name: &str) {

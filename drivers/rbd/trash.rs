@@ -12,7 +12,7 @@ use imaged_ffi::{Errno, Image, Pool, Trashed};
 
 use super::{
     failure::failed,
-    image::close,
+    image::{close, held_by_snaps, is_sealed},
     location::SNAP,
     metadata,
     store::{Store, run_long_on},
@@ -83,11 +83,7 @@ pub(super) fn end(
 
 /// Whether the image goes, which from then on cannot be taken back.
 fn decide(image: &Image) -> Decided {
-    let snaps = image.snaps()?;
-    if snaps.iter().any(|snap| snap.name != SNAP)
-        && snaps.iter().any(|snap| snap.name == SNAP)
-        && image.snap_is_protected(SNAP)?
-    {
+    if is_sealed(image)? && held_by_snaps(image)?.is_some() {
         return Ok(Some("it has other snapshots"));
     }
     match image.snap_unprotect(SNAP) {

@@ -9,7 +9,8 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{
     failure::failed,
-    image::{cleared, give_up, remove, unpublished},
+    handles::BeingMade,
+    image::{cleared, give_up, not_removed, remove, unpublished},
     location::{Location, SNAP},
     metadata,
     store::{Store, no_data_pool, on_lane, on_long_lane},
@@ -37,6 +38,7 @@ pub(super) struct Writing {
     claim: Claim,
     pool: Pool,
     at: crate::Location,
+    _being_made: BeingMade,
     image: Arc<Image>,
     /// The image's internal id.
     internal: String,
@@ -66,6 +68,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
     let length = size.unwrap_or(FIRST);
     let at = Location::new(&live.fsid, pool.name(), claim.id().as_str());
     let (until_done, to) = (claim.clone(), pool.clone());
+    let being_made = store.handles.begin_write(claim.id().as_str());
     let (image, internal) = on_lane(store, "create an image", move |store| {
         make(store, &to, until_done.id().as_str(), length)
     })
@@ -75,6 +78,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
         claim,
         pool,
         at: crate::Location::Rbd(at),
+        _being_made: being_made,
         image: Arc::new(image),
         internal,
         length,
@@ -353,7 +357,7 @@ impl Writing {
         give_up(image, name);
         match remove(&pool, name, going) {
             Ok(_) => Ok(()),
-            Err(errno) => Err(failed("remove", name, errno).leaving(name)),
+            Err(errno) => Err(not_removed(&pool, name, errno).leaving(name)),
         }
     }
 }

@@ -282,7 +282,7 @@ fn list(bucket: Arc<Bucket>) -> impl futures_util::Stream<Item = Result<Listed>>
                 let Some(Ok(id)) = object.key().map(str::parse::<ImageId>) else { continue };
                 let size = object.size().and_then(|size| u64::try_from(size).ok());
                 let at = page.bucket.at(&id);
-                page.ready.push_back(Listed { id, at, size: size.unwrap_or_default() });
+                page.ready.push_back(Listed { id, at, size: size.unwrap_or_default(), odd: None });
             }
         }
     })

@@ -119,7 +119,7 @@ async fn listed(store: &Store, container: &str, candidate: Candidate) -> Result<
         }
         size = found.counted(&account).await?;
     }
-    Ok(Some(Listed { id, at: crate::Location::Swift(at), size }))
+    Ok(Some(Listed { id, at: crate::Location::Swift(at), size, odd: None }))
 }
 
 #[cfg(test)]

@@ -160,6 +160,15 @@ impl Cluster {
         Ok(until_nul(&room))
     }
 
+    /// The number that this connection has in the cluster, and its watches with it. Needs no answer.
+    ///
+    /// Implements: `uint64_t rados_get_instance_id(rados_t)`
+    #[must_use]
+    pub fn instance_id(&self) -> u64 {
+        // SAFETY: the handle is connected.
+        unsafe { rados::rados_get_instance_id(self.raw()) }
+    }
+
     /// Its space. Blocks.
     ///
     /// Implements: `int rados_cluster_stat(rados_t, struct rados_cluster_stat_t *)`

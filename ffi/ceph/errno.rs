@@ -32,12 +32,18 @@ impl Errno {
     pub const DOM: Self = Self(33);
     /// `ERANGE`: the buffer is too small.
     pub const RANGE: Self = Self(34);
+    /// `ENOSYS`: it lacks the feature that this takes.
+    pub const NOSYS: Self = Self(38);
     /// `ENOTEMPTY`: it has snapshots.
     pub const NOTEMPTY: Self = Self(39);
+    /// `EOPNOTSUPP`: images of this kind cannot do that.
+    pub const OPNOTSUPP: Self = Self(95);
     /// `ESHUTDOWN`
     pub const SHUTDOWN: Self = Self(108);
     /// `ETIMEDOUT`: no answer in time.
     pub const TIMEDOUT: Self = Self(110);
+    /// `ESTALE`: it was removed while it was looked at.
+    pub const STALE: Self = Self(116);
     /// `EDQUOT`: the pool is full.
     pub const DQUOT: Self = Self(122);
 

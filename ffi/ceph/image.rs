@@ -102,7 +102,7 @@ impl Image {
         Ok(Self::of(raw, pool))
     }
 
-    /// Opens a snapshot of an image that this user may only read. Blocks.
+    /// Opens an image that this user may only read, at its head or at a snapshot. Blocks.
     ///
     /// Nothing watches it: once the image is removed, reads find zeros. The head is opened first and the
     /// snapshot set then, for opening it at the snapshot has crashed processes.
@@ -112,7 +112,7 @@ impl Image {
     ///
     /// # Errors
     /// `NOENT`; `PERM` if the caps do not even allow reading.
-    pub fn open_unwatched(pool: &Pool, name: &str, snap: &str) -> Result<Self> {
+    pub fn open_unwatched(pool: &Pool, name: &str, snap: Option<&str>) -> Result<Self> {
         let name = c(name)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: all pointers are valid for the call; NULL means the head.
@@ -120,7 +120,7 @@ impl Image {
             sys::rbd_open_read_only(pool.raw(), name.as_ptr(), &raw mut raw, std::ptr::null())
         })?;
         let image = Self::of(raw, pool);
-        match image.snap_set(Some(snap)) {
+        match snap.map_or(Ok(()), |snap| image.snap_set(Some(snap))) {
             Ok(()) => Ok(image),
             Err(errno) => {
                 // Whatever closing says, the first failure matters.
@@ -202,12 +202,66 @@ impl Image {
         unsafe { ManuallyDrop::take(&mut this.open) }.close()
     }
 
+    /// Whether it is of format 1, which no Ceph makes any more: without an internal id, features, clones,
+    /// and a way into the trash.
+    ///
+    /// Implements: `int rbd_get_old_format(rbd_image_t, uint8_t *)`
+    ///
+    /// # Errors
+    /// As C says.
+    pub fn is_old_format(&self) -> Result<bool> {
+        let mut old = 0;
+        // SAFETY: C fills the number.
+        check(unsafe { sys::rbd_get_old_format(self.raw(), &raw mut old) })?;
+        Ok(old != 0)
+    }
+
+    /// The group of images that it is in, if any. Blocks.
+    ///
+    /// Implements: `int rbd_get_group(rbd_image_t, rbd_group_info_t *, size_t)`,
+    /// `int rbd_group_info_cleanup(rbd_group_info_t *, size_t)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn group(&self) -> Result<Option<String>> {
+        let mut info = sys::rbd_group_info_t { name: std::ptr::null_mut(), pool: -1 };
+        let size = size_of_val(&info);
+        // SAFETY: C fills the structure, which has the size that it is told.
+        check(unsafe { sys::rbd_get_group(self.raw(), &raw mut info, size) })?;
+        // SAFETY: a string of C's, valid until the cleanup below.
+        let name = unsafe { owned(info.name) };
+        // SAFETY: what C has filled, given back once.
+        unsafe { sys::rbd_group_info_cleanup(&raw mut info, size) };
+        Ok((!name.is_empty()).then_some(name))
+    }
+
+    /// Whether it is mirrored, and another cluster has the copy that may be changed. Blocks.
+    ///
+    /// Implements: `int rbd_mirror_image_get_info(rbd_image_t, rbd_mirror_image_info_t *, size_t)`,
+    /// `void rbd_mirror_image_get_info_cleanup(rbd_mirror_image_info_t *)`
+    ///
+    /// # Errors
+    /// `TIMEDOUT`; `PERM` if the caps do not allow asking.
+    pub fn is_not_primary(&self) -> Result<bool> {
+        let mut info = sys::rbd_mirror_image_info_t {
+            global_id: std::ptr::null_mut(),
+            state: sys::RBD_MIRROR_IMAGE_DISABLED,
+            primary: false,
+        };
+        let size = size_of_val(&info);
+        // SAFETY: C fills the structure, which has the size that it is told.
+        check(unsafe { sys::rbd_mirror_image_get_info(self.raw(), &raw mut info, size) })?;
+        // SAFETY: what C has filled, given back once.
+        unsafe { sys::rbd_mirror_image_get_info_cleanup(&raw mut info) };
+        Ok(info.state != sys::RBD_MIRROR_IMAGE_DISABLED && !info.primary)
+    }
+
     /// Its internal id, which no other image of the pool ever has.
     ///
     /// Implements: `int rbd_get_id(rbd_image_t, char *id, size_t id_len)`
     ///
     /// # Errors
-    /// As C says.
+    /// `INVAL` if it is of format 1.
     pub fn id(&self) -> Result<String> {
         let mut room = [0_u8; 256];
         // SAFETY: C writes at most `id_len` bytes into the buffer, which is that long.

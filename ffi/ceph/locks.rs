@@ -27,13 +27,32 @@ impl Image {
     /// Who has put a lock on it, as `rbd lock add` does, which is not given away until it is taken off.
     /// The lock that librbd itself takes to write is none of these. Blocks.
     ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn lockers(&self) -> Result<Vec<Locker>> {
+        let (tag, lockers) = self.all_lockers()?;
+        Ok(if tag == OWN { Vec::new() } else { lockers })
+    }
+
+    /// Who has the lock that librbd itself takes to write: it gives it to the next who asks, and who is gone is
+    /// shut out of the cluster before it is taken from him. Blocks.
+    ///
+    /// # Errors
+    /// `TIMEDOUT`.
+    pub fn lock_owner(&self) -> Result<Option<Locker>> {
+        let (tag, lockers) = self.all_lockers()?;
+        Ok(lockers.into_iter().next().filter(|_| tag == OWN))
+    }
+
+    /// All of them, and what they call their locks together. Blocks.
+    ///
     /// Implements: `ssize_t rbd_list_lockers(rbd_image_t, int *exclusive, char *tag, size_t *tag_len,
     /// char *clients, size_t *clients_len, char *cookies, size_t *cookies_len, char *addrs, size_t
     /// *addrs_len)`
     ///
     /// # Errors
     /// `TIMEDOUT`.
-    pub fn lockers(&self) -> Result<Vec<Locker>> {
+    fn all_lockers(&self) -> Result<(String, Vec<Locker>)> {
         // Of the tag, the clients, their names for the lock, and their addresses.
         let mut lengths = [256_usize, 1024, 1024, 1024];
         for _ in 0..16 {
@@ -58,12 +77,11 @@ impl Image {
                 )
             });
             match found {
-                Ok(0) => return Ok(Vec::new()),
-                Ok(_) if until_nul(tag) == OWN => return Ok(Vec::new()),
+                Ok(0) => return Ok((String::new(), Vec::new())),
                 Ok(count) => {
                     let texts = each(clients).zip(each(cookies)).zip(each(addrs)).take(count);
                     let locker = |((client, lock), address)| Locker { client, lock, address };
-                    return Ok(texts.map(locker).collect());
+                    return Ok((until_nul(tag), texts.map(locker).collect()));
                 }
                 // More may come between two tries.
                 Err(Errno::RANGE) => lengths = lengths.map(|wanted| wanted.saturating_add(256)),

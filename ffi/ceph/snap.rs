@@ -22,6 +22,35 @@ pub struct Snap {
     pub name: String,
     /// The image's length then, in bytes.
     pub size: u64,
+    /// Whose it is.
+    pub owner: SnapOwner,
+}
+
+/// Whose a snapshot is: the namespace that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapOwner {
+    /// Whoever has made it by name.
+    User,
+    /// A group of images, of which one snapshot was made.
+    Group,
+    /// The trash: clones still need it.
+    Trash,
+    /// Mirroring to another cluster.
+    Mirror,
+    /// Something that came after this was written.
+    Unknown,
+}
+
+impl SnapOwner {
+    fn of(namespace: sys::rbd_snap_namespace_type_t) -> Self {
+        match namespace {
+            sys::RBD_SNAP_NAMESPACE_TYPE_USER => Self::User,
+            sys::RBD_SNAP_NAMESPACE_TYPE_GROUP => Self::Group,
+            sys::RBD_SNAP_NAMESPACE_TYPE_TRASH => Self::Trash,
+            sys::RBD_SNAP_NAMESPACE_TYPE_MIRROR => Self::Mirror,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// A stretch of an image that may hold something, in bytes.
@@ -30,7 +59,8 @@ pub type Extent = Range<u64>;
 impl Image {
     /// Every snapshot of it, none of those in the trash. Blocks.
     ///
-    /// Implements: `int rbd_snap_list(rbd_image_t, rbd_snap_info_t *, int *max_snaps)`
+    /// Implements: `int rbd_snap_list(rbd_image_t, rbd_snap_info_t *, int *max_snaps)`,
+    /// `int rbd_snap_get_namespace_type(rbd_image_t, uint64_t snap_id, rbd_snap_namespace_type_t *)`
     ///
     /// # Errors
     /// `TIMEDOUT`.
@@ -47,7 +77,7 @@ impl Image {
                 Err(Errno::RANGE) => continue,
                 Err(error) => return Err(error),
             };
-            let snaps = infos
+            let snaps: Vec<_> = infos
                 .iter()
                 .take(count)
                 .map(|info| Snap {
@@ -55,13 +85,31 @@ impl Image {
                     // SAFETY: a string of C's, valid until the end below.
                     name: unsafe { owned(info.name) },
                     size: info.size,
+                    owner: SnapOwner::User,
                 })
                 .collect();
             // SAFETY: the entries that C has filled, given back once.
             unsafe { sys::rbd_snap_list_end(infos.as_mut_ptr()) };
-            return Ok(snaps);
+            return self.with_owners(snaps);
         }
         Err(Errno::RANGE)
+    }
+
+    /// Says of each whose it is, and leaves out what has gone meanwhile.
+    fn with_owners(&self, snaps: Vec<Snap>) -> Result<Vec<Snap>> {
+        let mut owned = Vec::with_capacity(snaps.len());
+        for snap in snaps {
+            let mut namespace = sys::RBD_SNAP_NAMESPACE_TYPE_USER;
+            // SAFETY: C fills the number.
+            match check(unsafe {
+                sys::rbd_snap_get_namespace_type(self.raw(), snap.id, &raw mut namespace)
+            }) {
+                Ok(_) => owned.push(Snap { owner: SnapOwner::of(namespace), ..snap }),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(owned)
     }
 
     /// Makes a snapshot. Blocks.

@@ -16,6 +16,10 @@ pub type librbd_progress_fn_t =
     Option<unsafe extern "C" fn(offset: u64, total: u64, ptr: *mut c_void) -> c_int>;
 /// An enum of C.
 pub type rbd_trash_image_source_t = c_uint;
+/// An enum of C.
+pub type rbd_snap_namespace_type_t = c_uint;
+/// An enum of C.
+pub type rbd_mirror_image_state_t = c_uint;
 
 pub const RBD_IMAGE_OPTION_FORMAT: c_int = 0;
 pub const RBD_IMAGE_OPTION_FEATURES: c_int = 1;
@@ -25,6 +29,15 @@ pub const RBD_IMAGE_OPTION_CLONE_FORMAT: c_int = 12;
 
 /// Of an image's operations: it has clones of the second format.
 pub const RBD_OPERATION_FEATURE_CLONE_PARENT: u64 = 1 << 0;
+/// It is in a group.
+pub const RBD_OPERATION_FEATURE_GROUP: u64 = 1 << 2;
+
+pub const RBD_SNAP_NAMESPACE_TYPE_USER: c_uint = 0;
+pub const RBD_SNAP_NAMESPACE_TYPE_GROUP: c_uint = 1;
+pub const RBD_SNAP_NAMESPACE_TYPE_TRASH: c_uint = 2;
+pub const RBD_SNAP_NAMESPACE_TYPE_MIRROR: c_uint = 3;
+
+pub const RBD_MIRROR_IMAGE_DISABLED: c_uint = 2;
 
 pub const RBD_FEATURE_LAYERING: u64 = 1 << 0;
 pub const RBD_FEATURE_EXCLUSIVE_LOCK: u64 = 1 << 2;
@@ -67,6 +80,21 @@ pub struct rbd_trash_image_info_t {
     pub source: rbd_trash_image_source_t,
     pub deletion_time: i64,
     pub deferment_end_time: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct rbd_group_info_t {
+    pub name: *mut c_char,
+    pub pool: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct rbd_mirror_image_info_t {
+    pub global_id: *mut c_char,
+    pub state: rbd_mirror_image_state_t,
+    pub primary: bool,
 }
 
 #[link(name = "rados")]
@@ -153,6 +181,25 @@ unsafe extern "C" {
     pub fn rbd_get_size(image: rbd_image_t, size: *mut u64) -> c_int;
     pub fn rbd_get_features(image: rbd_image_t, features: *mut u64) -> c_int;
     pub fn rbd_get_op_features(image: rbd_image_t, op_features: *mut u64) -> c_int;
+    // Images of format 1 have no internal id, cannot be cloned, and know no trash.
+    pub fn rbd_get_old_format(image: rbd_image_t, old: *mut u8) -> c_int;
+    // What is in a group is removed from the trash only when it has left that.
+    pub fn rbd_get_group(
+        image: rbd_image_t,
+        group_info: *mut rbd_group_info_t,
+        group_info_size: usize,
+    ) -> c_int;
+    pub fn rbd_group_info_cleanup(
+        group_info: *mut rbd_group_info_t,
+        group_info_size: usize,
+    ) -> c_int;
+    // What is not primary answers every change by the number that a lock has, too.
+    pub fn rbd_mirror_image_get_info(
+        image: rbd_image_t,
+        mirror_image_info: *mut rbd_mirror_image_info_t,
+        info_size: usize,
+    ) -> c_int;
+    pub fn rbd_mirror_image_get_info_cleanup(mirror_image_info: *mut rbd_mirror_image_info_t);
     pub fn rbd_get_id(image: rbd_image_t, id: *mut c_char, id_len: usize) -> c_int;
     pub fn rbd_get_overlap(image: rbd_image_t, overlap: *mut u64) -> c_int;
     pub fn rbd_resize_with_progress(
@@ -208,6 +255,12 @@ unsafe extern "C" {
         image: rbd_image_t,
         snaps: *mut rbd_snap_info_t,
         max_snaps: *mut c_int,
+    ) -> c_int;
+    // The names of snapshots that are not a user's are like those of any other.
+    pub fn rbd_snap_get_namespace_type(
+        image: rbd_image_t,
+        snap_id: u64,
+        namespace_type: *mut rbd_snap_namespace_type_t,
     ) -> c_int;
     pub fn rbd_snap_list_end(snaps: *mut rbd_snap_info_t);
     pub fn rbd_snap_create(image: rbd_image_t, snapname: *const c_char) -> c_int;

@@ -56,8 +56,8 @@ pub(super) async fn images(call: &Call, name: &str) -> Result<Response<Body>> {
     // What fails at once can still be told by a status.
     let first = list.next().await.transpose()?;
     let list = stream::iter(first.map(Ok)).chain(list);
-    let lines = list.and_then(|Listed { id, at, size }| async move {
-        let line = Entry { id: id.to_string(), location: at.to_string(), size };
+    let lines = list.and_then(|Listed { id, at, size, odd }| async move {
+        let line = Entry { id: id.to_string(), location: at.to_string(), size, odd };
         let mut text = serde_json::to_vec(&line).map_err(|error| {
             Error::new(Kind::Internal, "a line cannot be written as JSON").because(error)
         })?;

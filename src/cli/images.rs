@@ -51,7 +51,8 @@ pub(crate) async fn list(talk: &Talk, args: &List) -> Done {
             some = true;
         }
         print(|out| {
-            writeln!(out, "{:<36}  {:>11}  {}", entry.id, bytes(entry.size), entry.location)
+            writeln!(out, "{:<36}  {:>11}  {}", entry.id, bytes(entry.size), entry.location)?;
+            entry.odd.map_or(Ok(()), |odd| writeln!(out, "{:<36}  {:>11}  {odd}", "", "odd:"))
         })?;
     }
     if !some {

@@ -50,6 +50,12 @@ pub async fn copy_to_all(
     Ok(put_to_all(stores, all_or_none, put, body, ready).await)
 }
 
+/// Whether a refusal of the backend to make an image inside itself says that it has made none, and that
+/// its bytes may come another way.
+fn calls_for_stream(refused: &Error) -> bool {
+    refused.left().is_none() && matches!(refused.kind(), Kind::Unsupported | Kind::BackendDenied)
+}
+
 impl Store {
     /// Makes an image from one of `source`'s.
     ///
@@ -119,6 +125,15 @@ impl Store {
                 self.copied(begun, put, copied, mode, account).await.map(Some)
             }
             Ok(None) if mode == Mode::Auto => {
+                begun.end().await;
+                Ok(None)
+            }
+            // Nothing was made, and the source's own store may read what this one may not.
+            Err(error) if mode == Mode::Auto && calls_for_stream(&error) => {
+                tracing::info!(
+                    store = self.name(), image = %put.id, error = %error.chain(),
+                    "the image cannot be made inside the backend, and is streamed"
+                );
                 begun.end().await;
                 Ok(None)
             }

@@ -179,6 +179,9 @@ pub struct Entry {
     pub location: String,
     /// Its length in bytes.
     pub size: u64,
+    /// In what it differs from the images that the store makes now, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub odd: Option<String>,
 }
 
 /// The state of a job.

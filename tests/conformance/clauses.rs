@@ -392,7 +392,7 @@ pub(crate) async fn the_list_is_what_was_put(f: &Fixture) {
     for size in [0_usize, 1, 70_000] {
         let id = f.id();
         let at = f.place(&id, &image(Look::Mixed, size, 1)).await;
-        wanted.push(Listed { id, at, size: size as u64 });
+        wanted.push(Listed { id, at, size: size as u64, odd: None });
     }
     let mut begun = f.driver.create(&new_image(&f.id(), Some(10))).await.unwrap();
     begun.write(image(Look::Random, 10, 1)).await.unwrap();

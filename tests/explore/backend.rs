@@ -204,7 +204,12 @@ impl Driver for Backend {
     fn list(&self) -> BoxStream<'static, Result<Listed>> {
         let content = self.0.content();
         let listed = content.images.iter().map(|(id, image)| {
-            Ok(Listed { id: id.clone(), at: self.at(id), size: image.bytes.len() as u64 })
+            Ok(Listed {
+                id: id.clone(),
+                at: self.at(id),
+                size: image.bytes.len() as u64,
+                odd: None,
+            })
         });
         stream::iter(listed.collect::<Vec<_>>()).boxed()
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Pair, Peer};
 use crate::harness::{
     daemon::{Daemon, noise},
-    stores::ceph::Ceph,
+    stores::ceph::{Ceph, Opener},
 };
 
 impl Pair<Ceph> {
@@ -138,12 +138,105 @@ async fn a_broken_put_of_the_others_is_no_image_and_can_be_deleted() {
     pair.backend.rbd(&["create", "--size", "8M", "images/broken"]);
     assert_eq!(pair.daemon.get("fast", "broken").code(), "NotFound");
     assert_eq!(pair.daemon.put("fast", "broken", b"another").code(), "Exists");
-    let listed = pair.daemon.ask("GET", "/v1/stores/fast/images");
-    assert_eq!((listed.status, listed.body), (200, Vec::new()));
+    // But it has the name and the space, so the list has it, and says what it is.
+    let listed = pair.daemon.ask("GET", "/v1/stores/fast/images").json();
+    assert_eq!(listed["location"], "rbd://broken");
+    assert!(listed["odd"].as_str().unwrap().contains("was broken off"), "{listed}");
     // Glance deletes by the location that it was given.
     assert_eq!(pair.daemon.ask("DELETE", "/v1/stores/fast/images/broken").code(), "NotFound");
     let uri = format!("rbd://{}/images/broken/snap", pair.backend.fsid());
     assert_eq!(pair.at("DELETE", &uri).status, 204);
+    pair.end();
+}
+
+/// Images that glance_store serves and makes no more: of format 1, without a snapshot, and with one that is
+/// not protected.
+#[tokio::test]
+async fn each_serves_the_odd_images_of_old_glances() {
+    let pair = Pair::start("").await;
+    let image = noise((9 << 20) + 3, 7);
+    let fsid = pair.backend.fsid();
+    let (old, at_snap) =
+        (|id: &str| format!("rbd://{id}"), |id: &str| format!("rbd://{fsid}/images/{id}/snap"));
+    let snapped = |id: &str| {
+        pair.backend.rbd_must(&["snap", "create", "--no-progress", &format!("images/{id}@snap")]);
+    };
+    let imported =
+        |id: &str, how: &[&str]| pair.backend.import(&format!("images/{id}"), &image, how);
+    let format_1 = ["--image-format", "1"];
+    let make = |id: &str| match id {
+        "theirs" => {
+            pair.theirs(id, &image, &[]);
+            pair.backend.rbd_must(&["snap", "unprotect", "images/theirs@snap"]);
+        }
+        "ours" => {
+            pair.ours(id, &image, true);
+            pair.backend.rbd_must(&["snap", "unprotect", "images/ours@snap"]);
+        }
+        "plain" => imported(id, &[]),
+        // glance_store makes no images without it, but an operator's default may.
+        "flat" => {
+            imported(id, &["--image-feature", "exclusive-lock"]);
+            snapped(id);
+        }
+        "old" => imported(id, &format_1),
+        _ => {
+            imported(id, &format_1);
+            snapped(id);
+        }
+    };
+    for (id, uri, odd) in [
+        ("theirs", at_snap("theirs"), "is not protected"),
+        ("ours", at_snap("ours"), "is not protected"),
+        ("flat", at_snap("flat"), "is not protected"),
+        ("plain", old("plain"), "no snapshot"),
+        ("old", old("old"), "format 1"),
+        ("old-snapped", old("old-snapped"), "format 1"),
+        ("old-snapped", at_snap("old-snapped"), "format 1"),
+    ] {
+        // Without the snapshot's name glance_store knows no way to remove the last.
+        let who: &[_] = if uri == old("old-snapped") { &["daemon"] } else { &["daemon", "peer"] };
+        for who in who {
+            make(id);
+            let head = pair.at("HEAD", &uri);
+            assert_eq!(head.status, 200, "{uri}");
+            assert_eq!(head.headers["content-length"], image.len().to_string(), "{uri}");
+            assert!(pair.at("GET", &uri).body == image, "{uri}");
+            assert!(pair.read_by_peer(&uri) == image, "{uri}");
+            assert_eq!(pair.peer.size(&uri), image.len(), "{uri}");
+            let listed = pair.daemon.ask("GET", "/v1/stores/fast/images").json();
+            assert_eq!(
+                (&listed["id"], &listed["size"]),
+                (&id.into(), &image.len().into()),
+                "{listed}"
+            );
+            assert!(listed["odd"].as_str().unwrap().contains(odd), "{listed}");
+            // What is listed is found there.
+            let at = listed["location"].as_str().unwrap();
+            assert_eq!(pair.at("HEAD", at).status, 200, "{listed}");
+            if id != "plain" {
+                assert!(pair.daemon.get("fast", id).body == image, "{uri}");
+            }
+            if *who == "daemon" {
+                let deleted = pair.at("DELETE", &uri);
+                let said = String::from_utf8_lossy(&deleted.body);
+                assert_eq!(deleted.status, 204, "{uri}: {said}");
+            } else {
+                pair.daemon
+                    .wait_until("nobody reads the image", |_| pair.peer.delete(&uri).is_null());
+            }
+            assert_eq!(pair.peer.size(&uri), "NotFound", "{uri}");
+            assert_eq!(pair.at("HEAD", &uri).status, 404, "{uri}");
+            assert_eq!(pair.daemon.get("fast", id).status, 404, "{uri}");
+            pair.backend.until("the name to be free", |ceph| ceph.images().is_empty());
+        }
+    }
+    // What glance_store still writes is in no list.
+    imported("half", &[]);
+    let opener = Opener::open(&pair.backend, "half");
+    assert_eq!(pair.daemon.ask("GET", "/v1/stores/fast/images").body, b"");
+    opener.close();
+    assert_eq!(pair.at("DELETE", &at_snap("half")).status, 204);
     pair.end();
 }
 

@@ -9,14 +9,15 @@ use std::{
 };
 
 use imaged_ffi::sys::{
-    RBD_OPERATION_FEATURE_CLONE_PARENT, librbd_progress_fn_t, rbd_image_watcher_t,
-    rbd_linked_image_spec_t, rbd_snap_info_t,
+    RBD_MIRROR_IMAGE_DISABLED, RBD_OPERATION_FEATURE_CLONE_PARENT, RBD_SNAP_NAMESPACE_TYPE_TRASH,
+    RBD_SNAP_NAMESPACE_TYPE_USER, librbd_progress_fn_t, rbd_group_info_t, rbd_image_watcher_t,
+    rbd_linked_image_spec_t, rbd_mirror_image_info_t, rbd_snap_info_t, rbd_snap_namespace_type_t,
 };
 
 use crate::{
     ClusterState,
     c::{Text, each, fill, given, list, taken},
-    errno::{RANGE, ROFS},
+    errno::{NOENT, RANGE, ROFS},
     lock,
     pool::{full, told},
     rados::Io,
@@ -228,6 +229,50 @@ unsafe extern "C" fn rbd_get_id(image: &Handle, id: *mut c_char, id_len: usize) 
     })
 }
 
+// All images here are of format 2, in no group, and not mirrored.
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_old_format(image: &Handle, old: &mut u8) -> c_int {
+    image.call("rbd_get_old_format", "", 0, |_, _| {
+        *old = 0;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_get_group(image: &Handle, info: &mut rbd_group_info_t, _: usize) -> c_int {
+    image.call("rbd_get_group", "", 0, |_, _| {
+        *info = rbd_group_info_t { name: given(""), pool: -1 };
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_group_info_cleanup(info: &mut rbd_group_info_t, _: usize) -> c_int {
+    // SAFETY: given by `rbd_get_group`, and the caller gives it back once.
+    unsafe { taken(info.name) };
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_mirror_image_get_info(
+    image: &Handle,
+    info: &mut rbd_mirror_image_info_t,
+    _: usize,
+) -> c_int {
+    image.call("rbd_mirror_image_get_info", "", 0, |_, _| {
+        let (global_id, state) = (given(""), RBD_MIRROR_IMAGE_DISABLED);
+        *info = rbd_mirror_image_info_t { global_id, state, primary: false };
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_mirror_image_get_info_cleanup(info: &mut rbd_mirror_image_info_t) {
+    // SAFETY: given by `rbd_mirror_image_get_info`, and the caller gives it back once.
+    unsafe { taken(info.global_id) };
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rbd_get_overlap(image: &Handle, overlap: &mut u64) -> c_int {
     image.call("rbd_get_overlap", "", 0, |world, at| {
@@ -360,7 +405,7 @@ unsafe extern "C" fn rbd_metadata_get(
 ) -> c_int {
     let key = key.text();
     image.call("rbd_metadata_get", &key, 0, |world, at| {
-        let found = world.image(at)?.metadata.get(&key).ok_or(crate::errno::NOENT)?;
+        let found = world.image(at)?.metadata.get(&key).ok_or(NOENT)?;
         let room = std::mem::replace(val_len, found.len() + 1);
         // SAFETY: the caller vouches for its buffer.
         unsafe { fill(value, room, found) }.map(|_| 0).ok_or(RANGE)
@@ -380,7 +425,7 @@ unsafe extern "C" fn rbd_metadata_set(image: &Handle, key: Text, value: Text) ->
 unsafe extern "C" fn rbd_metadata_remove(image: &Handle, key: Text) -> c_int {
     let key = key.text();
     image.change("rbd_metadata_remove", &key, 0, |world, at| {
-        world.image_mut(at)?.metadata.remove(&key).map(drop).ok_or(crate::errno::NOENT)
+        world.image_mut(at)?.metadata.remove(&key).map(drop).ok_or(NOENT)
     })
 }
 
@@ -411,6 +456,22 @@ unsafe extern "C" fn rbd_snap_list(
         // SAFETY: the caller vouches for its room, which is large enough.
         unsafe { list(snaps, &mut room, &entries, entry) };
         Ok(count)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_snap_get_namespace_type(
+    image: &Handle,
+    snap_id: u64,
+    namespace_type: &mut rbd_snap_namespace_type_t,
+) -> c_int {
+    image.call("rbd_snap_get_namespace_type", "", snap_id, |world, at| {
+        let snap = world.image(at)?.snaps.iter().find(|snap| snap.id == snap_id).ok_or(NOENT)?;
+        *namespace_type = match snap.trashed {
+            true => RBD_SNAP_NAMESPACE_TYPE_TRASH,
+            false => RBD_SNAP_NAMESPACE_TYPE_USER,
+        };
+        Ok(0)
     })
 }
 

@@ -161,6 +161,11 @@ unsafe extern "C" fn rados_shutdown(cluster: *mut Client) {
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn rados_get_instance_id(cluster: &Client) -> u64 {
+    cluster.number.unsigned_abs()
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn rados_cluster_fsid(cluster: &Client, buf: *mut c_char, len: usize) -> c_int {
     let Some(state) = cluster.connected() else { return -107 };
     // SAFETY: the caller vouches for its buffer.

@@ -1,7 +1,7 @@
 //! Stores whose cluster does not let them in, or only half: each says why, stops no other, and comes
 //! up when it is mended.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use nix::sys::signal::Signal;
 
@@ -9,7 +9,7 @@ use super::{MIB, TIMEOUT_S, assert_others_go_on, begin, conf, health, looked_at}
 use crate::harness::{
     daemon::{Daemon, noise},
     raw::Raw,
-    stores::ceph::{Ceph, POOL},
+    stores::ceph::{Ceph, POOL, VOLUMES},
 };
 
 /// Pools and users that the tests here make; what a test has left is removed before and after.
@@ -17,6 +17,7 @@ struct Made<'a>(&'a Ceph);
 
 const POOLS: [&str; 2] = ["missing", "missing-data"];
 const USER: &str = "client.rotating";
+const NARROW: &str = "client.narrow";
 
 impl<'a> Made<'a> {
     fn none(ceph: &'a Ceph) -> Self {
@@ -30,7 +31,20 @@ impl<'a> Made<'a> {
             let sure = "--yes-i-really-really-mean-it";
             self.0.try_admin(&["osd", "pool", "rm", pool, pool, sure]);
         }
-        self.0.try_admin(&["auth", "rm", USER]);
+        for user in [USER, NARROW] {
+            self.0.try_admin(&["auth", "rm", user]);
+        }
+    }
+
+    /// The options of a store in the pool whose user has these caps; what it needs is in `home`.
+    fn options(&self, home: &Path, caps: &[&str]) -> String {
+        let keyring = home.join("narrow.keyring");
+        let made = self.0.admin(&[&["auth", "get-or-create", NARROW], caps].concat());
+        fs::write(&keyring, made + "\n").unwrap();
+        let own = home.join("narrow.conf");
+        fs::write(&own, own_conf(self.0, &keyring.display().to_string())).unwrap();
+        let theirs = self.0.conf().display().to_string();
+        self.0.options_of("narrow", POOL, TIMEOUT_S).replace(&theirs, &own.display().to_string())
     }
 
     fn pool(&self, name: &str) {
@@ -232,5 +246,121 @@ fn a_keyring_that_is_exchanged_is_taken_up_while_transfers_go_on() {
     for id in ["large", "new", "other"] {
         assert_eq!(daemon.ask("DELETE", &format!("/v1/stores/slow/images/{id}")).status, 204);
     }
+    ceph.assert_empty();
+}
+
+/// A store whose own user may not read the volume, beside one whose may; and volumes that no Ceph clones.
+#[test]
+fn what_cannot_be_cloned_is_streamed_in_mode_auto_and_refused_in_mode_clone() {
+    let ceph = Ceph::up();
+    let made = Made::none(&ceph);
+    let home = Daemon::home();
+    let narrow =
+        made.options(home.path(), &["mon", "profile rbd", "osd", "profile rbd pool=images"]);
+    let wide = ceph.options_of("glance", "small", TIMEOUT_S);
+    let text = conf(&ceph.options_of("glance", POOL, TIMEOUT_S))
+        .replace("slow:rbd,", "slow:rbd, narrow:rbd, wide:rbd,")
+        .replace("[cheap]", &format!("[narrow]\n{narrow}[wide]\n{wide}[cheap]"));
+    let daemon = Daemon::start_in(home, &text, &[]);
+    let image = noise(9 * MIB + 3, 25);
+    ceph.volume("plain", &image);
+    let import = |name: &str, how: &[&str]| ceph.import(&format!("{VOLUMES}/{name}"), &image, how);
+    import("flat", &["--image-feature", "exclusive-lock"]);
+    import("old", &["--image-format", "1"]);
+    for (store, volume, snap, why) in [
+        ("narrow", "plain", "", "profile rbd-read-only"),
+        ("slow", "flat", "", "layering"),
+        ("slow", "flat", "@then", "layering"),
+        ("slow", "old", "", "format 1"),
+        ("slow", "old", "@then", "format 1"),
+    ] {
+        let what = format!("{store} {volume}{snap}");
+        let volume = format!("{VOLUMES}/{volume}");
+        if !snap.is_empty() {
+            ceph.rbd_must(&["snap", "create", "--no-progress", &format!("{volume}{snap}")]);
+        }
+        let copy = |mode: &str| {
+            let source = format!(r#"{{"rbd_volume": "{volume}{snap}", "store": "wide"}}"#);
+            let body = format!(r#"{{"source": {source}, "mode": "{mode}"}}"#);
+            let path = format!("/v1/stores/{store}/images/copied");
+            Raw::ask(&daemon.socket, "POST", &path, body.as_bytes())
+        };
+        let refused = copy("clone");
+        assert!([405, 502].contains(&refused.status), "{what}: {}", refused.detail());
+        assert!(refused.detail().contains(why), "{what}: {}", refused.detail());
+        let copied = copy("auto");
+        let said = String::from_utf8_lossy(&copied.body);
+        assert_eq!(copied.status, 201, "{what}: {said}");
+        assert_eq!(copied.json()["checksum"].as_str().map(str::len), Some(32), "{what}: {said}");
+        assert!(daemon.get(store, "copied").body == image, "{what}");
+        daemon.wait_until("nobody reads the image", |daemon| {
+            daemon.ask("DELETE", &format!("/v1/stores/{store}/images/copied")).status == 204
+        });
+        if !snap.is_empty() {
+            ceph.rbd_must(&["snap", "rm", "--no-progress", &format!("{volume}{snap}")]);
+        }
+        assert_eq!(ceph.rbd_must(&["snap", "ls", "--all", &volume]), "", "{what}: the seal is off");
+    }
+    // An image of either kind, in another pool of the cluster.
+    for (name, how) in
+        [("flat", ["--image-feature", "exclusive-lock"]), ("old", ["--image-format", "1"])]
+    {
+        let there = format!("small/{name}");
+        ceph.rbd(&["snap", "purge", &there]);
+        ceph.rbd(&["rm", &there]);
+        ceph.import(&there, &image, &how);
+        ceph.rbd_must(&["snap", "create", "--no-progress", &format!("{there}@snap")]);
+        let at = format!("rbd://{}/{there}/snap", ceph.fsid());
+        let body = format!(r#"{{"source": {{"location": "{at}", "store": "wide"}}}}"#);
+        let copied =
+            Raw::ask(&daemon.socket, "POST", "/v1/stores/slow/images/copied", body.as_bytes());
+        assert_eq!(copied.status, 201, "{name}: {}", String::from_utf8_lossy(&copied.body));
+        assert!(daemon.get("slow", "copied").body == image, "{name}");
+        for (store, id) in [("slow", "copied"), ("wide", name)] {
+            daemon.wait_until("nobody reads the image", |daemon| {
+                daemon.ask("DELETE", &format!("/v1/stores/{store}/images/{id}")).status == 204
+            });
+        }
+    }
+    for volume in ["plain", "flat", "old"] {
+        ceph.rbd_must(&["rm", "--no-progress", &format!("{VOLUMES}/{volume}")]);
+    }
+    ceph.assert_empty();
+}
+
+/// As Ceph's documentation had them before there were profiles: without the right to shut out a client that
+/// is gone, whose lock then nobody can take.
+#[test]
+fn old_caps_are_named_where_they_keep_an_image_from_being_cleared_away() {
+    let ceph = Ceph::up();
+    let made = Made::none(&ceph);
+    let home = Daemon::home();
+    let caps = [
+        "mon",
+        "allow r",
+        "osd",
+        "allow class-read object_prefix rbd_children, allow rwx pool=images",
+    ];
+    let text = conf(&made.options(home.path(), &caps));
+    let mut daemon = Daemon::start_in(home, &text, &[]);
+    let image = noise(24 * MIB, 26);
+    assert_eq!(daemon.put("slow", "whole", &image).status, 201);
+    let _putting = begin(&ceph, &daemon, "half", Some(image.len()), &image);
+    daemon.kill();
+    let mut daemon = daemon.restart(&[]);
+    daemon.wait_until("the cause to be told", |daemon| daemon.log().contains("mon 'profile rbd'"));
+    let log = daemon.log();
+    assert!(log.contains("rbd_store_user=`narrow`") && log.contains("blocklist"), "{log}");
+    // What nobody holds goes on.
+    assert!(daemon.get("slow", "whole").body == image);
+    daemon.wait_until("nobody reads the image", |daemon| {
+        daemon.ask("DELETE", "/v1/stores/slow/images/whole").status == 204
+    });
+    // With the right caps it is cleared away.
+    ceph.admin(&["auth", "caps", NARROW, "mon", "profile rbd", "osd", "profile rbd pool=images"]);
+    // The cluster goes by the caps that a connection had when it was made.
+    assert!(daemon.stop().success());
+    let daemon = daemon.restart(&[]);
+    super::cleared(&[&daemon]);
     ceph.assert_empty();
 }

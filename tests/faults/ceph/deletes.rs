@@ -1,6 +1,8 @@
 //! kill -9 of a daemon at every named point of a delete: the image is whole, readable and listed, or it is
 //! gone. The dead watch their images for a while, so all die first.
 
+use std::thread;
+
 use imaged::point::DELETE_POINTS;
 
 use super::{MIB, TIMEOUT_S, assert_free, conf};
@@ -28,6 +30,37 @@ impl Broken {
 fn trashed(ceph: &Ceph) -> Vec<String> {
     let said = ceph.rbd(&["trash", "ls", POOL]);
     said.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect()
+}
+
+/// Each finds the other's handle, and neither may take that for a stranger's.
+#[test]
+fn of_two_daemons_that_delete_an_image_at_once_one_succeeds() {
+    let ceph = Ceph::up();
+    let text = conf(&ceph.options_of("glance", POOL, 20));
+    let daemons = [Daemon::start(&text), Daemon::start(&text)];
+    let image = noise(100_000, 73);
+    for round in 0..60 {
+        let id = format!("at-once-{round}");
+        assert_eq!(daemons[round % 2].put("slow", &id, &image).status, 201);
+        let path = format!("/v1/stores/slow/images/{id}");
+        let delete = |daemon: &Daemon| {
+            let deleted = daemon.ask("DELETE", &path);
+            (deleted.status, String::from_utf8_lossy(&deleted.body).into_owned())
+        };
+        let (one, other) = thread::scope(|scope| {
+            let other = scope.spawn(|| delete(&daemons[1]));
+            (delete(&daemons[0]), other.join().unwrap())
+        });
+        let both = [one.0, other.0];
+        assert!(both.contains(&204), "{round}: {one:?} {other:?}");
+        assert!(
+            both.iter().all(|status| [204, 404].contains(status)),
+            "{round}: {one:?} {other:?}"
+        );
+        assert!(daemons.iter().all(|daemon| daemon.get("slow", &id).status == 404), "{round}");
+    }
+    ceph.until("the trash to be purged", |ceph| ceph.is_empty());
+    ceph.assert_empty();
 }
 
 #[test]

@@ -25,11 +25,18 @@ impl<'a> Quota<'a> {
     fn be(&self, bytes: usize) {
         self.0.admin(&["osd", "pool", "set-quota", SMALL, "max_bytes", &bytes.to_string()]);
     }
+
+    /// So many objects, whatever their size.
+    fn be_objects(&self, objects: usize) {
+        self.0.admin(&["osd", "pool", "set-quota", SMALL, "max_objects", &objects.to_string()]);
+    }
 }
 
 impl Drop for Quota<'_> {
     fn drop(&mut self) {
-        self.0.try_admin(&["osd", "pool", "set-quota", SMALL, "max_bytes", "0"]);
+        for quota in ["max_bytes", "max_objects"] {
+            self.0.try_admin(&["osd", "pool", "set-quota", SMALL, quota, "0"]);
+        }
     }
 }
 
@@ -70,14 +77,40 @@ fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
     raw.answer("PUT")
 }
 
-#[test]
-fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
-    let ceph = Ceph::up();
+/// Removes what a test that failed has left.
+fn empty(ceph: &Ceph) {
     for image in ceph.rbd(&["ls", SMALL]).lines() {
         ceph.rbd(&["snap", "unprotect", &format!("{SMALL}/{image}@snap")]);
         ceph.rbd(&["snap", "purge", &format!("{SMALL}/{image}")]);
         ceph.rbd_must(&["rm", &format!("{SMALL}/{image}")]);
     }
+}
+
+#[test]
+fn a_pool_at_its_quota_of_objects_is_full_too() {
+    let ceph = Ceph::up();
+    empty(&ceph);
+    let quota = Quota::set(&ceph, 0);
+    quota.be_objects(12);
+    let text = ceph.options_of("glance", SMALL, TIMEOUT_S) + "rbd_store_chunk_size = 1\n";
+    let daemon = Daemon::start(&conf(&text));
+    let image = noise(64 * MIB, 43);
+    assert_full(&put_slowly(&daemon, "many", true, &image), "while it grows");
+    assert_full(&daemon.put("slow", "more", &image[..MIB]), "while it is full");
+    assert_eq!(daemon.files("state/journal"), [""; 0], "nothing is left to clear away");
+    assert_eq!(ceph.rbd_must(&["ls", SMALL]), "", "what was written is removed");
+    quota.be_objects(0);
+    daemon.wait_until("there is room again", |daemon| {
+        daemon.put("slow", "known", &image[..MIB]).status == 201
+    });
+    assert_eq!(daemon.ask("DELETE", "/v1/stores/slow/images/known").status, 204);
+    ceph.assert_empty_pool(SMALL);
+}
+
+#[test]
+fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
+    let ceph = Ceph::up();
+    empty(&ceph);
     let quota = Quota::set(&ceph, 16 * MIB);
     let daemon = Daemon::start(&conf(&ceph.options_of("glance", SMALL, TIMEOUT_S)));
     let (small, large) = (noise(8 * MIB, 41), noise(256 * MIB, 42));

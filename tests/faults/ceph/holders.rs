@@ -1,21 +1,12 @@
 //! Images that somebody holds: clones, snapshots, open handles. And images that somebody has let go of
 //! half way.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
-};
-
 use bytes::Bytes;
 use imaged_drivers::{ImageId, Kind, Location, Recovered, Volume};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 
 use crate::harness::stores::{
     self, Fixture, assert_free, assert_reads,
-    ceph::{Ceph, POOL},
+    ceph::{Ceph, Opener, POOL},
     claim,
     content::{Look, image},
 };
@@ -235,54 +226,38 @@ async fn an_image_that_is_being_migrated_stops_nothing() {
     stores::idle(&after.store).await;
     of(&f).rbd_must(&["migration", "abort", "--no-progress", &named(&moved)]);
     assert_reads(&*f.driver, &at_moved, &bytes, "aborted").await;
+    // To its end, inside the pool: its name is another image's then.
+    of(&f).rbd_must(&["migration", "prepare", &named(&moved), &named(&moved)]);
+    of(&f).rbd_must(&["migration", "execute", "--no-progress", &named(&moved)]);
+    assert_reads(&*f.driver, &at_moved, &bytes, "executed").await;
+    stores::idle(&f.store).await;
+    of(&f).rbd_must(&["migration", "commit", "--no-progress", &named(&moved)]);
+    assert_reads(&*f.driver, &at_moved, &bytes, "committed").await;
+    stores::idle(&f.store).await;
     f.store.delete(&at_moved, "test").await.unwrap();
     f.assert_empty().await;
 }
 
-/// Somebody who has an image open, as a hypervisor has its disk.
-struct Opener(Child);
-
-const OPENER: &str = r#"
-import sys, rados, rbd
-_, conf, pool, image = sys.argv
-with rados.Rados(conffile=conf, name="client.glance") as cluster:
-    with cluster.open_ioctx(pool) as ioctx, rbd.Image(ioctx, image) as image:
-        print("open", flush=True)
-        sys.stdin.read()
-"#;
-
-impl Opener {
-    fn open(ceph: &Ceph, image: &ImageId) -> Self {
-        let mut child = Command::new("/usr/bin/python3")
-            .args(["-c", OPENER])
-            .args([ceph.conf().to_str().unwrap(), POOL, image.as_str()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "open\n");
-        Self(child)
-    }
-
-    fn close(mut self) {
-        drop(self.0.stdin.take());
-        assert!(self.0.wait().unwrap().success());
-    }
-
-    /// By SIGKILL: what it had open stays watched for a while.
-    fn die(mut self) {
-        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Opener {
-    fn drop(&mut self) {
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
+/// librbd's own encryption: without the passphrase an image is what lies in the cluster, as glance_store reads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encrypted_image_is_read_as_it_is_stored() {
+    let f = stores::rbd().await;
+    let ceph = of(&f);
+    let id = f.id();
+    ceph.import(&named(&id), &image(Look::Random, 24 << 20, 65), &[]);
+    let passphrase = f.home().join("passphrase");
+    std::fs::write(&passphrase, "secret").unwrap();
+    ceph.rbd_must(&["encryption", "format", &named(&id), "luks1", passphrase.to_str().unwrap()]);
+    ceph.rbd_must(&["snap", "create", "--no-progress", &named(format!("{id}@snap"))]);
+    ceph.rbd_must(&["snap", "protect", &named(format!("{id}@snap"))]);
+    let stored = Bytes::from(exported(&f, id.as_str()));
+    assert!(stored.starts_with(b"LUKS"), "it has a header");
+    let at = f.driver.locate(&id).await.unwrap();
+    assert_reads(&*f.driver, &at, &stored, "encrypted").await;
+    stores::idle(&f.store).await;
+    f.store.delete(&at, "test").await.unwrap();
+    ceph.assert_empty();
+    f.assert_empty().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,7 +266,7 @@ async fn an_image_that_somebody_has_open_stays_whole() {
     let bytes = image(Look::Mixed, 5_000_000, 55);
     let id = f.id();
     let at = f.place(&id, &bytes).await;
-    let opener = Opener::open(of(&f), &id);
+    let opener = Opener::open(of(&f), id.as_str());
     assert_held(&f, &at, &id, &bytes, "it is open at ").await;
     opener.close();
     f.store.delete(&at, "test").await.unwrap();
@@ -373,7 +348,7 @@ async fn every_half_made_image_is_cleared_away() {
     // Whose it is that has no mark shows when nobody has it open, be it a live one or a dead.
     for dies in [false, true] {
         made(&id);
-        let opener = Opener::open(ceph, &id);
+        let opener = Opener::open(ceph, id.as_str());
         let error = f.driver.recover(&claim(&id), None).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
         if dies {
@@ -384,6 +359,140 @@ async fn every_half_made_image_is_cleared_away() {
         let removed = stores::recovered(&*f.driver, &id).await;
         assert!(matches!(removed, Recovered::Removed(_)), "{removed:?}");
     }
+    ceph.assert_empty();
+    f.assert_empty().await;
+}
+
+/// Mirroring of the pool, until this is dropped.
+struct Mirroring<'a>(&'a Ceph);
+
+impl<'a> Mirroring<'a> {
+    fn on(ceph: &'a Ceph) -> Self {
+        let mirroring = Self(ceph);
+        mirroring.end();
+        ceph.admin_rbd(&["mirror", "pool", "enable", POOL, "image"]);
+        // Without a peer there are no snapshots for it.
+        ceph.admin_rbd(&["mirror", "pool", "peer", "add", POOL, "client.other@elsewhere"]);
+        mirroring
+    }
+
+    /// Also of what a test that failed has left: nothing can be done with an image that is not primary.
+    fn end(&self) {
+        for image in self.0.images() {
+            self.0.try_admin_rbd(&["mirror", "image", "promote", "--force", &named(image)]);
+        }
+        let shown = ["mirror", "pool", "info", "--format", "json", POOL];
+        let shown: serde_json::Value =
+            serde_json::from_str(&self.0.admin_rbd(&shown)).unwrap_or_default();
+        for peer in shown["peers"].as_array().into_iter().flatten() {
+            let uuid = peer["uuid"].as_str().unwrap_or_default();
+            self.0.try_admin_rbd(&["mirror", "pool", "peer", "remove", POOL, uuid]);
+        }
+        self.0.try_admin_rbd(&["mirror", "pool", "disable", POOL]);
+    }
+}
+
+impl Drop for Mirroring<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_snapshots_of_mirroring_go_with_their_image_and_no_others() {
+    let f = stores::rbd().await;
+    let ceph = of(&f);
+    let _mirroring = Mirroring::on(ceph);
+    let bytes = image(Look::Mixed, 5_000_000, 61);
+    for mode in ["snapshot", "journal"] {
+        let id = f.id();
+        let at = f.place(&id, &bytes).await;
+        if mode == "journal" {
+            ceph.rbd_must(&["feature", "enable", &named(&id), "journaling"]);
+        }
+        ceph.admin_rbd(&["mirror", "image", "enable", &named(&id), mode]);
+        if mode == "snapshot" {
+            ceph.admin_rbd(&["mirror", "image", "snapshot", &named(&id)]);
+            let snaps = ceph.rbd_must(&["snap", "ls", "--all", &named(&id)]);
+            assert!(snaps.contains(".mirror.primary."), "{snaps}");
+        }
+        // A user's beside them refuses as ever, by its name alone.
+        let theirs = named(format!("{id}@theirs"));
+        ceph.rbd_must(&["snap", "create", "--no-progress", &theirs]);
+        let error = f.store.delete(&at, "test").await.unwrap_err();
+        assert!(error.to_string().contains("it has other snapshots, theirs: "), "{error}");
+        let mirrored = ceph.rbd_must(&["mirror", "image", "status", &named(&id)]);
+        assert!(
+            mirrored.contains("global_id"),
+            "the refused delete has touched nothing: {mirrored}"
+        );
+        ceph.rbd_must(&["snap", "rm", "--no-progress", &theirs]);
+        assert_reads(&*f.driver, &at, &bytes, mode).await;
+        stores::idle(&f.store).await;
+        f.store.delete(&at, "test").await.unwrap();
+        ceph.assert_empty();
+    }
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_not_primary_says_so_and_is_read() {
+    let f = stores::rbd().await;
+    let ceph = of(&f);
+    let _mirroring = Mirroring::on(ceph);
+    let bytes = image(Look::Mixed, 5_000_000, 62);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    ceph.admin_rbd(&["mirror", "image", "enable", &named(&id), "snapshot"]);
+    ceph.admin_rbd(&["mirror", "image", "demote", &named(&id)]);
+    let why = "this image is not primary here";
+    assert_held(&f, &at, &id, &bytes, why).await;
+    let digests = f.driver.stat(&at).await.unwrap().digests.unwrap();
+    let error = f.driver.record(&at, &claim(&id), &digests).await.unwrap_err();
+    assert!(error.to_string().contains(why), "{error}");
+    // A volume that is not primary cannot be sealed, and says the same.
+    ceph.admin_rbd(&["mirror", "image", "promote", &named(&id)]);
+    f.store.delete(&at, "test").await.unwrap();
+    ceph.assert_empty();
+    f.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_in_a_group_stays_whole_until_it_has_left_it() {
+    let f = stores::rbd().await;
+    let ceph = of(&f);
+    let bytes = image(Look::Mixed, 5_000_000, 63);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    let group = named("together");
+    ceph.rbd(&["group", "rm", &group]);
+    ceph.rbd_must(&["group", "create", &group]);
+    ceph.rbd_must(&["group", "image", "add", &group, &named(&id)]);
+    assert_held(&f, &at, &id, &bytes, "it is in the group together").await;
+    ceph.rbd_must(&["group", "snap", "create", &format!("{group}@then")]);
+    assert_held(&f, &at, &id, &bytes, "a group's snapshots").await;
+    ceph.rbd_must(&["group", "rm", &group]);
+    f.store.delete(&at, "test").await.unwrap();
+    ceph.assert_empty();
+    f.assert_empty().await;
+}
+
+/// What a user's snapshot left when it was removed and had clones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_with_a_snapshot_in_the_trash_goes_when_its_clone_does() {
+    let f = stores::rbd().await;
+    let ceph = of(&f);
+    let bytes = image(Look::Mixed, 5_000_000, 64);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    let theirs = named(format!("{id}@theirs"));
+    ceph.rbd_must(&["snap", "create", "--no-progress", &theirs]);
+    ceph.rbd_must(&["clone", "--rbd_default_clone_format=2", &theirs, &named("child")]);
+    ceph.rbd_must(&["snap", "rm", "--no-progress", &theirs]);
+    f.store.delete(&at, "test").await.unwrap();
+    assert_eq!(exported(&f, "child"), bytes);
+    ceph.rbd_must(&["rm", "--no-progress", &named("child")]);
+    f.driver.purge().await.unwrap();
     ceph.assert_empty();
     f.assert_empty().await;
 }

@@ -1,7 +1,37 @@
 //! An OSD that is killed, and started again with what it has on its disk.
 
-use super::{MIB, assert_free, assert_others_go_on, begin, cleared, daemon, looked_at};
-use crate::harness::{daemon::noise, raw::Raw, stores::ceph::Ceph};
+use super::{MIB, assert_free, assert_others_go_on, begin, cleared, conf, daemon, looked_at};
+use crate::harness::{
+    daemon::{Daemon, noise},
+    raw::Raw,
+    stores::ceph::{Ceph, POOL},
+};
+
+/// With more patience than a restart takes.
+#[test]
+fn what_is_read_and_written_while_an_osd_restarts_goes_on() {
+    let ceph = Ceph::lasting();
+    let daemon = Daemon::start(&conf(&ceph.options_of("glance", POOL, 90)));
+    let (large, image) = (noise(64 * MIB, 73), noise(24 * MIB, 74));
+    assert_eq!(daemon.put("slow", "large", &large).status, 201);
+    let mut putting = begin(&ceph, &daemon, "new", Some(image.len()), &image);
+    let mut reading = Raw::connect(&daemon.socket);
+    reading.head("GET", "/v1/stores/slow/images/large", "");
+    reading.wait_for(MIB);
+    ceph.kill_osd();
+    putting.send(&image[9 * MIB..]);
+    ceph.start_osd();
+    assert_eq!(putting.answer("PUT").status, 201, "{}", daemon.log());
+    let read = reading.answer("GET");
+    assert!(read.whole && read.body == large);
+    assert!(daemon.get("slow", "new").body == image);
+    for id in ["large", "new"] {
+        daemon.wait_until("nobody reads the image", |daemon| {
+            daemon.ask("DELETE", &format!("/v1/stores/slow/images/{id}")).status == 204
+        });
+    }
+    ceph.assert_empty();
+}
 
 #[test]
 fn after_an_osd_was_killed_and_started_all_goes_on_by_itself() {

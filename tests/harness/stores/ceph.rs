@@ -1,9 +1,15 @@
 //! A real Ceph cluster on this machine, started once by the script that people use too.
 
 use std::{
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::harness::{
@@ -146,10 +152,15 @@ impl Ceph {
 
     /// Makes a volume that holds `bytes`.
     pub(crate) fn volume(&self, name: &str, bytes: &[u8]) {
+        self.import(&format!("{VOLUMES}/{name}"), bytes, &[]);
+    }
+
+    /// Makes an image that holds `bytes`, without a snapshot.
+    pub(crate) fn import(&self, to: &str, bytes: &[u8], how: &[&str]) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
-        let (from, to) = (file.path().display().to_string(), format!("{VOLUMES}/{name}"));
-        self.rbd_must(&["import", "--no-progress", &from, &to]);
+        let from = file.path().display().to_string();
+        self.rbd_must(&[&["import", "--no-progress"], how, &[&from, to]].concat());
     }
 
     /// The names of all volumes.
@@ -184,6 +195,18 @@ impl Ceph {
         said
     }
 
+    /// What the `rbd` command says to these words, as the administrator; it must succeed.
+    pub(crate) fn admin_rbd(&self, words: &[&str]) -> String {
+        let (said, error) = self.say("rbd", "client.admin", words);
+        assert_eq!(error, None, "rbd {words:?}");
+        said
+    }
+
+    /// The same, whatever comes of it.
+    pub(crate) fn try_admin_rbd(&self, words: &[&str]) {
+        self.say("rbd", "client.admin", words);
+    }
+
     /// What the `ceph` command says to these words, as the administrator; it must succeed.
     pub(crate) fn admin(&self, words: &[&str]) -> String {
         let (said, error) = self.say("ceph", "client.admin", words);
@@ -199,6 +222,8 @@ impl Ceph {
     fn say(&self, program: &str, user: &str, words: &[&str]) -> (String, Option<String>) {
         let mut command = Command::new(program);
         command.arg("-c").arg(self.conf()).args(["-n", user]).args(words);
+        // Else images of format 1, such as old clusters have, cannot be made any more.
+        command.env("RBD_FORCE_ALLOW_V1", "1");
         let said = command.output().unwrap();
         let error = String::from_utf8_lossy(&said.stderr).trim().to_owned();
         let out = String::from_utf8(said.stdout).unwrap().trim().to_owned();
@@ -339,5 +364,52 @@ impl Drop for Ceph {
         if self.own {
             ci_ceph(&["down"], &self.dir, &[]);
         }
+    }
+}
+
+/// Somebody who has an image open, as a hypervisor has its disk.
+pub(crate) struct Opener(Child);
+
+const OPENER: &str = r#"
+import sys, rados, rbd
+_, conf, pool, image = sys.argv
+with rados.Rados(conffile=conf, name="client.glance") as cluster:
+    with cluster.open_ioctx(pool) as ioctx, rbd.Image(ioctx, image) as image:
+        print("open", flush=True)
+        sys.stdin.read()
+"#;
+
+impl Opener {
+    /// Opens an image of the pool.
+    pub(crate) fn open(ceph: &Ceph, image: &str) -> Self {
+        let mut child = Command::new("/usr/bin/python3")
+            .args(["-c", OPENER])
+            .args([ceph.conf().to_str().unwrap(), POOL, image])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "open\n");
+        Self(child)
+    }
+
+    pub(crate) fn close(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+
+    /// By SIGKILL: what it had open stays watched for a while.
+    pub(crate) fn die(mut self) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
     }
 }

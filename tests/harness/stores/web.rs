@@ -87,7 +87,7 @@ impl Web {
     pub(crate) fn list(&self) -> Vec<Listed> {
         let listed = |name: String| {
             let size = fs::metadata(self.dir.path().join(&name)).unwrap().len();
-            Listed { at: self.at(&name), size, id: name.parse::<ImageId>().unwrap() }
+            Listed { at: self.at(&name), size, id: name.parse::<ImageId>().unwrap(), odd: None }
         };
         super::names(self.dir.path()).into_iter().map(listed).collect()
     }

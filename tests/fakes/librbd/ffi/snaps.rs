@@ -74,9 +74,9 @@ async fn what_is_only_read_is_not_watched() {
     write(&image, bytes(100_000, 1), 0).await.unwrap();
     image.snap_create("s").unwrap();
     image.close().unwrap();
-    assert_eq!(Image::open_unwatched(&rig.pool, "b", "s").map(drop), Err(Errno::NOENT));
-    assert_eq!(Image::open_unwatched(&rig.pool, "a", "t").map(drop), Err(Errno::NOENT));
-    let at = Image::open_unwatched(&rig.pool, "a", "s").unwrap();
+    assert_eq!(Image::open_unwatched(&rig.pool, "b", Some("s")).map(drop), Err(Errno::NOENT));
+    assert_eq!(Image::open_unwatched(&rig.pool, "a", Some("t")).map(drop), Err(Errno::NOENT));
+    let at = Image::open_unwatched(&rig.pool, "a", Some("s")).unwrap();
     assert_eq!(at.watchers().unwrap(), []);
     assert!(read(&at, 100_000).await == bytes(100_000, 1));
     assert_eq!(write(&at, vec![1], 0).await, Err(Errno::ROFS));
