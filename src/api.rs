@@ -171,6 +171,10 @@ async fn act(
         Action::Share(store, image) => {
             return share::share(call, &store, image, &conditions, body).await;
         }
+        Action::Recover(store, id) => {
+            let store = call.store(&store)?;
+            return get::recover(call, &store, &id, &conditions).await;
+        }
         Action::CancelJob(id) => return jobs::cancel(call, &id, &conditions, peer).await,
         Action::Stores => stores::list(call),
         Action::Store(store) => stores::one(call, &store).await,
@@ -191,7 +195,7 @@ async fn act(
 
 /// The methods that a store's images have, by what the store can do.
 fn allow_by_caps(call: &Call, action: &Action) -> Option<String> {
-    if matches!(action, Action::Share(..)) {
+    if matches!(action, Action::Share(..) | Action::Recover(..)) {
         return Some(String::new());
     }
     let (Action::Put(store, ..) | Action::Copy(store, ..) | Action::Delete(store, _)) = action

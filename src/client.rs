@@ -46,7 +46,10 @@ pub use self::{
 pub use crate::wire::{
     digests::Promise,
     problem::{InStore, Problem, Results},
-    records::{Entry, Health, Jobs, Mode, Origin, Receipt, Shown, State, Stores, View, Wanted},
+    records::{
+        Entry, Health, Jobs, Mode, Origin, Receipt, Recovery, Remains, Shown, State, Stores, View,
+        Wanted,
+    },
 };
 use crate::{
     digest::Algo,
@@ -371,6 +374,15 @@ impl Client {
     /// Any.
     pub async fn delete(&self, store: &str, image: impl Into<Which<'_>>) -> Result<()> {
         self.plain(Method::DELETE, &image_target(store, image.into())).await.map(drop)
+    }
+
+    /// Clears away what an upload has left whose daemon is gone for good.
+    ///
+    /// # Errors
+    /// Any; `InUse` while that daemon is alive.
+    pub async fn recover(&self, store: &str, id: &str) -> Result<Recovery> {
+        let target = format!("{}/recover", image_target(store, Which::Id(id)));
+        self.plain(Method::POST, &target).await?.json().await
     }
 
     /// The images of a store, as they come.

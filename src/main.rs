@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Command::Stat(args) => talk(&args.daemon, async |talk| images::stat(talk, &args).await),
         Command::Delete(args) => talk(&args.daemon, async |talk| images::delete(talk, &args).await),
         Command::List(args) => talk(&args.daemon, async |talk| images::list(talk, &args).await),
+        Command::Recover(args) => {
+            talk(&args.daemon, async |talk| images::recover(talk, &args).await)
+        }
         Command::Stores(daemon) => talk(&daemon, async |talk| stores::run(talk).await),
         Command::Copy(args) => talk(&args.daemon, async |talk| copy::run(talk, &args).await),
         Command::Jobs(args) => talk(&args.daemon, async |talk| jobs::run(talk, &args).await),

@@ -12,7 +12,7 @@ use futures_util::stream::BoxStream;
 use super::{
     claim::{Claim, Hold},
     copies::Copies,
-    error::Result,
+    error::{Error, Kind, Result},
     image::{Digests, ImageId, Span},
     reader::Reader,
     shares::Shares,
@@ -188,6 +188,23 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// The residue is still there; try later.
     async fn recover(&self, claim: &Claim, token: Option<&str>) -> Result<Recovered>;
+
+    /// Removes what an upload of `id` has left, whichever daemon began it, if that is gone: what somebody goes on
+    /// with stays, and so does a whole image. `hold` is kept for as long as the call may still remove
+    /// something. This process has no upload of that id under way.
+    ///
+    /// # Errors
+    /// `InUse` while whoever makes the image is alive; `NotFound` if what is there is of none of these daemons;
+    /// `Unsupported` where no daemon can tell what is another's.
+    async fn clear_abandoned(&self, id: &ImageId, _hold: Hold) -> Result<Recovered> {
+        Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "a store of this type cannot tell what another daemon has left: the daemon that began the \
+                 upload clears it away when it is started again: id=`{id}`"
+            ),
+        ))
+    }
 
     /// Whether the whole image at `at` is known to be what the work of `claim` made, where there was no image of
     /// its id when that work began. What a backend cannot tell is false.

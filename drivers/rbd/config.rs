@@ -42,6 +42,9 @@ pub struct Config {
     pub flatten: bool,
     /// `imaged_flatten_objects`: so many objects at a time.
     pub flatten_objects: u32,
+    /// `imaged_recover_after_s`: how long the daemon of an unfinished upload has to be gone until this one clears
+    /// it away; never if `None`.
+    pub recover_after: Option<Duration>,
 }
 
 /// How long the cluster may take.
@@ -54,6 +57,10 @@ pub enum Timeout {
     /// For ever.
     None,
 }
+
+/// How long an unfinished upload waits for its daemon: a day, and at most a year.
+const RECOVER_AFTER_S: u64 = 86_400;
+const RECOVER_AFTER_MOST_S: u64 = 365 * 86_400;
 
 /// Where ceph.conf sets no limit.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -93,6 +100,7 @@ impl Config {
                 .int("imaged_flatten_objects", 1..=100)
                 .and_then(|count| u32::try_from(count).ok())
                 .unwrap_or(4),
+            recover_after: recover_after(options),
         })
     }
 }
@@ -181,6 +189,12 @@ impl Config {
         );
         vec![own, cinders, driver]
     }
+}
+
+/// `imaged_recover_after_s`: 0 is never.
+fn recover_after(options: &mut Options) -> Option<Duration> {
+    let seconds = options.int("imaged_recover_after_s", 0..=RECOVER_AFTER_MOST_S);
+    Some(Duration::from_secs(seconds.unwrap_or(RECOVER_AFTER_S))).filter(|time| !time.is_zero())
 }
 
 /// `rados_connect_timeout`: 0 is for ever, and what is below leaves it to ceph.conf.
@@ -280,6 +294,8 @@ mod tests {
         );
         assert_eq!((config.conf.as_str(), config.thin, notes), ("", true, 0));
         assert_eq!(config.timeout, Timeout::Default(PATIENCE));
+        assert_eq!(config.recover_after, Some(Duration::from_hours(24)));
+        assert_eq!(read(&[("imaged_recover_after_s", "0")]).0.recover_after, None);
     }
 
     #[test]
@@ -296,6 +312,7 @@ mod tests {
             ("rbd_store_features", "layering, exclusive-lock,object-map"),
             ("imaged_flatten", "no"),
             ("imaged_flatten_objects", "2"),
+            ("imaged_recover_after_s", "60"),
         ]);
         assert_eq!(
             config,
@@ -311,6 +328,7 @@ mod tests {
                 features: Some(13),
                 flatten: false,
                 flatten_objects: 2,
+                recover_after: Some(Duration::from_secs(60)),
             }
         );
         assert_eq!(notes, 2, "6 MiB cannot be, and the own pool is known");

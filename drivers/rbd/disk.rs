@@ -50,6 +50,7 @@ impl Pool {
             features: None,
             flatten: false,
             flatten_objects: 1,
+            recover_after: None,
         };
         let lanes = Lanes::new(name, patience);
         Self(Arc::new(Store::new(&config, (name, ""), (OPTION, pool), lanes)))

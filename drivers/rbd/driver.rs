@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream}
 use imaged_ffi::{Errno, Image};
 
 use super::{
+    abandoned,
     config::{ALSO, Config, Timeout},
     copy, delete,
     failure::failed,
@@ -175,7 +176,12 @@ impl Driver for Rbd {
     }
 
     async fn purge(&self) -> Result<()> {
-        trash::purge(&self.0).await
+        trash::purge(&self.0).await?;
+        abandoned::look_around(&self.0).await
+    }
+
+    async fn clear_abandoned(&self, id: &ImageId, hold: Hold) -> Result<Recovered> {
+        abandoned::clear(&self.0, id.as_str(), Some(hold), None).await
     }
 
     fn place(&self, id: &ImageId) -> Option<crate::Location> {

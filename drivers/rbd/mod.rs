@@ -7,7 +7,8 @@
 //! The protection of the snapshot `snap`, after all writes have landed, a flush, and a trim where the
 //! size was not known. Nova and Cinder clone from it.
 //! # Residue
-//! An image without a protected `snap`; `recover` removes it, unless somebody has it open. A snapshot
+//! An image without a protected `snap`; `recover` removes it, unless somebody has it open, and `abandoned`
+//! that of a daemon that is gone. A snapshot
 //! `imaged-<id>-<instance>` of a volume that an image is being made from; `unseal` removes it. A deleted
 //! image in the pool's trash, as long as it has clones or somebody has it open; `purge` removes it.
 //! # Blocking
@@ -28,6 +29,10 @@
 //! * Chose: an upload whose cluster does not answer is not aborted but left to `recover`. Because: an
 //!   abort waits several times as long as the write did, and cannot succeed. Instead of: letting the
 //!   caller wait for it.
+//! * Chose: an upload is alive as long as the connection that its mark names watches the image. Because: the
+//!   cluster takes a watch away when its client has been silent for `osd_client_watch_timeout` (30 s), and
+//!   before a lock is taken from such a client the cluster shuts it out, so that nothing that it still writes
+//!   lands. Instead of: a time that daemons write into the image, which a clock may have wrong.
 //! * Chose: children, other snapshots, locks and watchers are looked for before an image is touched.
 //!   Because: a refused delete must leave it whole. Instead of: unprotecting first, as glance_store does.
 //! * Chose: an image is moved into the trash before its snapshot is unprotected, and comes back if that
@@ -59,6 +64,8 @@
 //!   Because: librbd clones by name alone, and digests that were read before would be another image's.
 //!   Instead of: trusting the name for the time between.
 
+#[cfg(feature = "ceph")]
+mod abandoned;
 #[cfg(not(feature = "ceph"))]
 mod absent;
 #[cfg(feature = "ceph")]

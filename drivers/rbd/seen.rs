@@ -1,6 +1,6 @@
-//! Whole images that were looked at: what is sealed by a snapshot never changes.
+//! What was seen of images: whole ones, which a snapshot seals for good, and those that seem abandoned.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, time::Instant};
 
 use crate::contract::Stat;
 
@@ -70,4 +70,13 @@ impl AllSeen {
     pub(super) fn forget(&mut self, name: &str) {
         self.0.remove(name);
     }
+}
+
+/// What other daemons seem to have abandoned in one pool.
+#[derive(Debug, Default)]
+pub(super) struct AllAbandoned {
+    /// When each was first found so, and in each look since, by name and internal id.
+    pub(super) since: HashMap<(String, String), Instant>,
+    /// When the pool was last looked through.
+    pub(super) looked: Option<Instant>,
 }

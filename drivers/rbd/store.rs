@@ -17,7 +17,7 @@ use super::{
     failure::failed,
     handles::Handles,
     location::Unsnapped,
-    seen::AllSeen,
+    seen::{AllAbandoned, AllSeen},
 };
 use crate::{
     contract::{Error, Kind, Result},
@@ -59,6 +59,8 @@ pub(super) struct Store {
     pub(super) foreign: Mutex<BTreeSet<String>>,
     /// Entries of ours that stay in the trash, and of which the log has said so, by internal id.
     pub(super) logged: Mutex<BTreeSet<String>>,
+    /// What other daemons seem to have abandoned.
+    pub(super) abandoned: Mutex<AllAbandoned>,
     /// The length in bytes of what the trash keeps of ours, when it was last looked at.
     pub(super) trash: Mutex<Option<u64>>,
     /// Held by whoever purges the trash.
@@ -201,6 +203,7 @@ impl Store {
             seen: Mutex::default(),
             foreign: Mutex::default(),
             logged: Mutex::default(),
+            abandoned: Mutex::default(),
             trash: Mutex::default(),
             purging: AsyncMutex::default(),
             purge_again: AtomicBool::default(),

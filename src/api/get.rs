@@ -10,8 +10,8 @@ use hyper::{
     },
 };
 use imaged_drivers::{
-    self as drivers, Digests, Error, ImageId, Kind, Location, Result, Span, memory::Share,
-    window::PAGE,
+    self as drivers, Digests, Error, ImageId, Kind, Location, Recovered, Result, Span,
+    memory::Share, window::PAGE,
 };
 
 use super::{
@@ -31,6 +31,7 @@ use crate::{
         digests,
         headers::{self, ACCEPT, BODY, REPR_DIGEST, SIZE},
         range,
+        records::{Recovery, Remains},
     },
 };
 
@@ -253,4 +254,23 @@ pub(super) async fn to_change(
         conditions.judge_change(stat.digests.as_ref())?;
     }
     Ok(at)
+}
+
+/// Clears away what an upload has left whose daemon is gone.
+pub(super) async fn recover(
+    call: &Call,
+    store: &Store,
+    id: &ImageId,
+    conditions: &Conditions,
+) -> Result<Response<Body>> {
+    // What an upload has left has no ETag.
+    conditions.judge_change(None)?;
+    let recovered = store.recover(id, &call.request).await?;
+    let (found, removed) = match recovered {
+        Recovered::Nothing => (Remains::Nothing, Vec::new()),
+        Recovered::Whole => (Remains::Whole, Vec::new()),
+        Recovered::Removed(what) => (Remains::Removed, what),
+    };
+    let (store, image) = (store.name().to_owned(), id.to_string());
+    answer::json(StatusCode::OK, &Recovery { store, image, found, removed })
 }

@@ -8,7 +8,7 @@ use crate::{
     config::Role,
     wire::{
         problem::{InStore, Problem, Results},
-        records::{Access, Jobs, Mode, Receipt, Shown, Stores, View, Wanted},
+        records::{Access, Jobs, Mode, Receipt, Recovery, Remains, Shown, Stores, View, Wanted},
     },
 };
 
@@ -48,6 +48,7 @@ const STORE: &str = "/v1/stores/{store}";
 const IMAGES: &str = "/v1/stores/{store}/images";
 const IMAGE: &str = "/v1/stores/{store}/images/{id}";
 const ACL: &str = "/v1/stores/{store}/images/{id}/acl";
+const RECOVER: &str = "/v1/stores/{store}/images/{id}/recover";
 const ACL_AT: &str = "/v1/stores/{store}/acl";
 const TO_ALL: &str = "/v1/images/{id}";
 
@@ -76,6 +77,8 @@ pub const ROUTES: &[Line] = &[
         summary: "removes an image; with the role service one that the caller has had made of a volume", answer: Answer::Nothing },
     Line { method: "POST", path: IMAGE, at: false, role: Some(Role::Service), status: "201",
         summary: "makes the image from a source; from a location it takes the role member", answer: Answer::Json("Receipt") },
+    Line { method: "POST", path: RECOVER, at: false, role: Some(Role::Admin), status: "200",
+        summary: "clears away what an upload has left whose daemon is gone for good; in stores that can tell (rbd). A whole image stays, and what a living daemon writes is 409", answer: Answer::Json("Recovery") },
     Line { method: "PUT", path: ACL, at: false, role: Some(Role::Admin), status: "204",
         summary: "lets the projects of the body and nobody else reach the image at its backend, beside its owner; in stores that know owners", answer: Answer::Nothing },
     Line { method: "PUT", path: ACL_AT, at: true, role: Some(Role::Admin), status: "204",
@@ -180,6 +183,7 @@ fn operation(line: &Line) -> Value {
             Some(content("application/json", &reference("Access")))
         }
         "PUT" => Some(content("application/octet-stream", &binary())),
+        "POST" if line.path == RECOVER => None,
         "POST" => Some(content("application/json", &reference("Wanted"))),
         _ => None,
     };
@@ -217,6 +221,8 @@ fn schemas() -> Value {
     add("View", View::schema());
     add("Wanted", Wanted::schema());
     add("Access", Access::schema());
+    add("Recovery", Recovery::schema());
+    add("Remains", Remains::schema());
     add("Mode", Mode::schema());
     Stores::schemas(&mut found);
     Jobs::schemas(&mut found);

@@ -49,6 +49,8 @@ pub enum Action {
     Head(String, Image),
     /// `DELETE /v1/stores/{store}/images/{id}`
     Delete(String, Image),
+    /// `POST /v1/stores/{store}/images/{id}/recover`
+    Recover(String, ImageId),
     /// `PUT /v1/stores/{store}/images/{id}/acl`
     Share(String, Image),
     /// `POST /v1/stores/{store}/images/{id}`
@@ -86,7 +88,7 @@ impl Action {
             | Self::Metrics => Some(Role::Reader),
             Self::Get(..) | Self::Copy(..) | Self::CopyToAll(_) => Some(Role::Service),
             Self::Put(..) | Self::PutToAll(_) | Self::CancelJob(_) => Some(Role::Member),
-            Self::Delete(..) | Self::Share(..) => Some(Role::Admin),
+            Self::Delete(..) | Self::Share(..) | Self::Recover(..) => Some(Role::Admin),
         }
     }
 
@@ -149,6 +151,9 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Action>
         ("POST", ["v1", "stores", store, "images", id]) => {
             query.none(Action::Copy((*store).to_owned(), id.parse()?))
         }
+        ("POST", ["v1", "stores", store, "images", id, "recover"]) => {
+            query.none(Action::Recover((*store).to_owned(), id.parse()?))
+        }
         ("PUT", ["v1", "stores", store, "images", id, "acl"]) => {
             query.none(Action::Share((*store).to_owned(), Image::Id(id.parse()?)))
         }
@@ -197,6 +202,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["v1", "stores", _, "images"] => Some("GET, HEAD, DELETE"),
         ["v1", "stores", _, "images", _] => Some("GET, HEAD, PUT, POST, DELETE"),
         ["v1", "stores", _, "images", _, "acl"] | ["v1", "stores", _, "acl"] => Some("PUT"),
+        ["v1", "stores", _, "images", _, "recover"] => Some("POST"),
         ["v1", "images", _] => Some("PUT, POST"),
         ["v1", "jobs", _] => Some("GET, DELETE"),
         ["healthz" | "readyz" | "metrics" | "openapi.json"] => Some("GET"),

@@ -45,6 +45,9 @@ pub(crate) enum Command {
     Delete(Image),
     /// List the images of a store
     List(List),
+    /// Clear away what an unfinished upload has left whose daemon is gone for good, as with its node; a whole
+    /// image stays, and so does what a living daemon writes
+    Recover(Recover),
     /// Show every store, its state and its space
     Stores(Daemon),
     /// Make an image from another location or from a volume
@@ -185,6 +188,16 @@ pub(crate) struct Image {
     /// The store
     pub(crate) store: String,
     /// The image's id, or its location
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Recover {
+    /// The store
+    pub(crate) store: String,
+    /// The image's id
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) daemon: Daemon,

@@ -1,9 +1,10 @@
 //! `imaged stat`, `imaged delete` and `imaged list`
 
+use imaged::client::Remains;
 use serde_json::{Map, json};
 
 use super::{
-    args::{Image, List},
+    args::{Image, List, Recover},
     output::{Done, Failure, bytes, fields, print},
     talk::{Talk, which},
 };
@@ -31,6 +32,18 @@ pub(crate) async fn delete(talk: &Talk, args: &Image) -> Done {
     talk.client.delete(&args.store, which(&args.id)).await?;
     let document = json!({"store": args.store, "image": args.id, "deleted": true});
     talk.output.answer(&document, |out| writeln!(out, "deleted {} from {}", args.id, args.store))
+}
+
+/// Clears away what an upload has left whose daemon is gone.
+pub(crate) async fn recover(talk: &Talk, args: &Recover) -> Done {
+    let recovery = talk.client.recover(&args.store, &args.id).await?;
+    let found = match recovery.found {
+        Remains::Nothing => "there is nothing of it".to_owned(),
+        Remains::Whole => "the image is whole, and stays".to_owned(),
+        Remains::Removed => format!("removed {}", recovery.removed.join(", ")),
+    };
+    let document = serde_json::to_value(&recovery).unwrap_or_default();
+    talk.output.answer(&document, |out| writeln!(out, "{} in {}: {found}", args.id, args.store))
 }
 
 /// Lists a store's images: for people as they come, for programs when they are all there.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use imaged_drivers::{ImageId, Kind, Recovered, Result};
+use imaged_drivers::{Error, Hold, ImageId, Kind, Recovered, Result};
 
 use super::Store;
 use crate::{
@@ -63,6 +63,33 @@ impl Store {
             self.note_made(begun, &at).await?;
         }
         Ok(())
+    }
+
+    /// Removes what an upload of `image` has left that another daemon began and cannot end.
+    ///
+    /// # Errors
+    /// `InUse` while its daemon is alive, or if this one is at work with the image; `Unsupported` where that
+    /// cannot be told, or if the store is read-only.
+    pub async fn recover(&self, image: &ImageId, request: &str) -> Result<Recovered> {
+        let driver = self.able(|caps| caps.write, "be written to")?;
+        let at = driver.place(image);
+        let hold = at.map_or_else(Hold::default, |at| self.shared.ids.hold(self.name(), &at));
+        // After the hold: whoever makes an image looks in the other order.
+        if let Some(intent) = self.shared.ids.of(self.name(), image) {
+            return Err(Error::new(
+                Kind::InUse,
+                format!(
+                    "this daemon is at work with the image, and ends it or clears it away by itself: \
+                     id=`{image}` store=`{}` work=`{:?}`",
+                    self.name(),
+                    intent.work
+                ),
+            ));
+        }
+        let recovered = driver.clear_abandoned(image, hold).await;
+        let found = recovered.as_ref().map_or_else(Error::chain, |found| format!("{found:?}"));
+        tracing::info!(request, store = self.name(), image = %image, found, "an upload is recovered by hand");
+        recovered
     }
 
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.

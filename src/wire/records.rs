@@ -184,6 +184,31 @@ pub struct Entry {
     pub odd: Option<String>,
 }
 
+/// What `POST /v1/stores/{store}/images/{id}/recover` has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Remains {
+    /// There was nothing.
+    Nothing,
+    /// A whole image, which stays.
+    Whole,
+    /// What an upload had left, which is removed.
+    Removed,
+}
+
+/// The answer of `POST /v1/stores/{store}/images/{id}/recover`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Recovery {
+    /// The store.
+    pub store: String,
+    /// The image's id.
+    pub image: String,
+    /// What there was.
+    pub found: Remains,
+    /// What is removed, in words.
+    pub removed: Vec<String>,
+}
+
 /// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -202,6 +202,10 @@ impl Driver for Faulty {
         self.script.pass("recover", self.inner.recover(claim, token)).await
     }
 
+    async fn clear_abandoned(&self, id: &ImageId, hold: Hold) -> Result<Recovered> {
+        self.script.pass("clear_abandoned", self.inner.clear_abandoned(id, hold)).await
+    }
+
     async fn is_made_by(&self, at: &Location, claim: &Claim) -> Result<bool> {
         self.script.pass("is_made_by", self.inner.is_made_by(at, claim)).await
     }

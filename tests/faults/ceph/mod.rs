@@ -1,5 +1,6 @@
 //! What goes wrong in a Ceph cluster, or between it and a daemon: each on a real one.
 
+mod abandoned;
 mod access;
 mod deletes;
 mod flattens;

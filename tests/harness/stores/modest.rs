@@ -108,6 +108,10 @@ impl Driver for Modest {
         self.inner.recover(claim, token).await
     }
 
+    async fn clear_abandoned(&self, id: &ImageId, hold: Hold) -> Result<Recovered> {
+        self.inner.clear_abandoned(id, hold).await
+    }
+
     async fn is_made_by(&self, at: &Location, claim: &Claim) -> Result<bool> {
         self.inner.is_made_by(at, claim).await
     }
