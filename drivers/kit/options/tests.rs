@@ -104,7 +104,8 @@ fn messages_show_numbers_and_choices_but_no_secret() {
     assert_eq!(
         lines(&options.finish().problems),
         [
-            "[x] n: must be a whole number, at least 1: value=`a\\nb`",
+            "[x] n: must be a whole number, at least 1: value=`a\\nb`: the indented line behind it is part \
+             of the value: begin that line in the first column",
             "[x] b: must be true or false: value=`maybe`",
             "[x] c: must be one of md5, sha512: value=`md6`",
             "/etc/a.conf:4: [x] leak: must be a whole number from 1 to 5: value=`$password`",
