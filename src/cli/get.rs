@@ -47,6 +47,7 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     let got = talk.client.get(&args.store, image, span, true).await?;
     let Got { size, range, digests, content } = got;
     // Not here, where a FIFO that nobody reads would keep signals from being heard.
+    #[expect(clippy::disallowed_methods, reason = "once, in a process that ends afterwards")]
     let target = tokio::task::spawn_blocking(move || Target::create(&file, id.as_deref())).await;
     let target = target.unwrap_or_else(|_| Err(lost()))?;
     let length = range.end.saturating_sub(range.start);

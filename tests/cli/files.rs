@@ -176,7 +176,7 @@ fn whoever_is_killed_leaves_nothing_and_the_next_one_gets_the_image() {
         assert_eq!(names(&daemon, "out"), [""; 0]);
     }
     super::finish(here(&["get", "memory", &id]), b"").done();
-    assert_eq!(names(&daemon, "out"), [id.clone()]);
+    assert_eq!(names(&daemon, "out"), [id.as_str()]);
     // What an earlier one of the same process id left is in nobody's way.
     let shell = format!(
         "touch .{}.imaged-$$ && exec {} get memory x x --socket {}",

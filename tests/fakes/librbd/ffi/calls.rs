@@ -95,6 +95,33 @@ fn images_are_made_and_removed_by_name() {
 }
 
 #[test]
+fn an_image_says_what_keeps_it_from_being_treated_as_others() {
+    let rig = Rig::new();
+    let image = rig.image("a", 77);
+    assert_eq!(image.is_old_format(), Ok(false));
+    assert_eq!(image.group(), Ok(None));
+    assert_eq!(image.is_not_primary(), Ok(false));
+    assert_eq!(image.lock_owner(), Ok(None));
+    let watchers = image.watchers().unwrap();
+    assert_eq!(u64::try_from(watchers[0].client), Ok(rig.cluster.instance_id()), "{watchers:?}");
+    // A lock that somebody put there is not the one of those who write.
+    rig.fake.lock("images", "a", Some("theirs"));
+    assert_eq!(image.lock_owner(), Ok(None));
+    rig.fake.lock("images", "a", None);
+    for call in
+        ["rbd_get_old_format", "rbd_get_group", "rbd_mirror_image_get_info", "rbd_list_lockers"]
+    {
+        rig.fake.plan(Plan::always(call, 110, How::Fail));
+    }
+    assert_eq!(image.is_old_format(), Err(Errno::TIMEDOUT));
+    assert_eq!(image.group(), Err(Errno::TIMEDOUT));
+    assert_eq!(image.is_not_primary(), Err(Errno::TIMEDOUT));
+    assert_eq!(image.lock_owner(), Err(Errno::TIMEDOUT));
+    image.close().unwrap();
+    rig.finish();
+}
+
+#[test]
 fn a_name_is_free_once_its_image_is_in_the_trash() {
     let rig = Rig::new();
     let pool = &rig.pool;
