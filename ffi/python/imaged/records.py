@@ -104,6 +104,8 @@ class Store:
     read_only: bool = False
     description: str | None = None
     reason: str | None = None
+    #: What is good to know of it though it is up, a sentence each.
+    notes: list[str] = field(default_factory=list)
     capabilities: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
     #: In bytes; only of one store at a time.
