@@ -12,6 +12,7 @@ pub use cinder::{ForCinder, InStore};
 use crate::{
     config::{self, Config},
     daemon::Sources,
+    digest,
 };
 
 /// A configuration that was read, its stores opened as far as they can be.
@@ -66,6 +67,9 @@ impl Checked {
 
     async fn open(&mut self, config: &Config, embedded: bool) {
         if let Err(error) = crate::socket::group_of(&config.daemon) {
+            self.wrong.push(error.to_string());
+        }
+        if let Err(error) = digest::kernel(&config.daemon.digest_kernel) {
             self.wrong.push(error.to_string());
         }
         for store in &config.stores {

@@ -123,6 +123,7 @@ impl Daemon {
             ("socket_group", settings.socket_group != before.socket_group),
             ("state_dir", settings.state_dir != before.state_dir),
             ("digest_threads", settings.digest_threads != before.digest_threads),
+            ("digest_kernel", settings.digest_kernel != before.digest_kernel),
             ("total_window_mib", settings.total_window != before.total_window),
             ("spool_limit_mib", settings.spool_limit != before.spool_limit),
             ("connection_limit", settings.connection_limit != before.connection_limit),

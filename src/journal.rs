@@ -23,7 +23,10 @@ use imaged_drivers::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{digest::Algo, wire::records::Unread};
+use crate::{
+    digest::{Algo, Choice},
+    wire::records::Unread,
+};
 
 /// The form in which intents are written.
 const VERSION: u32 = 1;
@@ -56,12 +59,32 @@ pub struct Intent {
     /// The multihash algorithm asked for.
     #[serde(with = "by_text")]
     pub hash_algo: Algo,
+    /// Whether its md5 is wanted, too.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub checksum: bool,
     /// The volume, if one is sealed; the store is then the one that reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<Volume>,
     /// What the driver needs to find what an upload has left, if it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+}
+
+impl Intent {
+    /// The digests that the image gets.
+    #[must_use]
+    pub fn choice(&self) -> Choice {
+        Choice { algo: self.hash_algo, checksum: self.checksum }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_yes(yes: &bool) -> bool {
+    *yes
 }
 
 /// What has a form as text, as that.

@@ -72,6 +72,7 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
         stores =
             config.stores.iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", "),
         default = config.default,
+        digest_kernel = daemon.shared.digests.kernel(),
         "imaged {} serves",
         env!("CARGO_PKG_VERSION")
     );

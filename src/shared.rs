@@ -89,9 +89,11 @@ impl Shared {
     /// What a daemon of these `settings` shares. Blocks while it reads the journal.
     ///
     /// # Errors
-    /// The state directory cannot be used, or the system gives no threads.
+    /// The state directory cannot be used, the system gives no threads, or the machine lacks the kernel
+    /// for digests.
     pub fn new(settings: &config::Daemon) -> Result<Arc<Self>> {
-        Self::over(settings, Opener::default(), Pool::new(settings.digest_threads)?)
+        let digests = Pool::new(settings.digest_threads, &settings.digest_kernel)?;
+        Self::over(settings, Opener::default(), digests)
     }
 
     /// The same, whose stores are opened by `backends`, and which computes digests on `digests`.

@@ -301,7 +301,7 @@ impl Store {
             id: id.to_string(),
             location: at.to_string(),
             size,
-            checksum: Some(digests.checksum.clone()),
+            checksum: digests.checksum.clone(),
             hash_algo: digests.hash_algo.clone(),
             hash_value: Some(digests.hash_value.clone()),
             metadata: self.metadata(at),

@@ -37,7 +37,7 @@ pub use self::{
     target::{Filled, Target, stopping, unwanted},
 };
 use crate::{
-    digest::{Algo, Digesting},
+    digest::{Algo, Choice, Digesting, Pool},
     jobs::Ticket,
     point,
     wire::digests::Promise,
@@ -107,8 +107,8 @@ pub struct Put {
     pub id: ImageId,
     /// Its length in bytes, if known; never 0 for unknown.
     pub size: Option<u64>,
-    /// The multihash algorithm.
-    pub algo: Algo,
+    /// The digests that it gets.
+    pub choice: Choice,
     /// Digests that the bytes must have.
     pub promises: Vec<Promise>,
     /// On whose behalf, for backends that ask.
@@ -131,10 +131,11 @@ impl Put {
             let promise = self.promises.iter().find(|promise| promise.algo == algo)?;
             Some(promise.value.clone())
         };
+        let Choice { algo, checksum } = self.choice;
         Some(Digests {
-            checksum: of(Algo::Md5)?,
-            hash_algo: self.algo.name().to_owned(),
-            hash_value: of(self.algo)?,
+            checksum: if checksum { Some(of(Algo::Md5)?) } else { None },
+            hash_algo: algo.name().to_owned(),
+            hash_value: of(algo)?,
         })
     }
 
@@ -160,14 +161,21 @@ impl Put {
         }
     }
 
-    /// Refuses bytes that have other digests than promised.
-    fn has_promised(&self, digests: &Digests) -> Result<()> {
+    /// Begins the digests that it gets, and those that are promised of it.
+    #[must_use]
+    pub fn begin_digests(&self, pool: &Pool) -> Digesting {
+        pool.begin(self.choice, self.promises.iter().any(|promise| promise.algo == Algo::Md5))
+    }
+
+    /// The digests of its bytes that it gets, of all that were computed; refuses bytes that have others
+    /// than promised.
+    fn has_promised(&self, mut digests: Digests) -> Result<Digests> {
         for promise in &self.promises {
-            let found =
-                if promise.algo == Algo::Md5 { &digests.checksum } else { &digests.hash_value };
-            promise.holds(found)?;
+            let md5 = digests.checksum.as_ref().filter(|_| promise.algo == Algo::Md5);
+            promise.holds(md5.unwrap_or(&digests.hash_value))?;
         }
-        Ok(())
+        digests.checksum = digests.checksum.filter(|_| self.choice.checksum);
+        Ok(digests)
     }
 }
 
@@ -309,7 +317,7 @@ impl<'a> Transfer<'a> {
     async fn end(self, digesting: Digesting) {
         let since = Instant::now();
         let digested = digesting.finish().await;
-        match digested.and_then(|digests| self.put.has_promised(&digests).map(|()| digests)) {
+        match digested.and_then(|digests| self.put.has_promised(digests)) {
             Ok(digests) => {
                 point::pass("put-digested");
                 self.hand_on(&Step::End(Arc::new(digests), since.elapsed())).await;

@@ -140,10 +140,10 @@ impl Volume {
         })
     }
 
-    /// The digests, if all of them are kept.
+    /// The digests, if they are kept.
     pub(super) fn digests(&self) -> Option<Digests> {
         let text = |name| self.text(name).map(str::to_owned);
-        Some(Digests { checksum: text(CHECKSUM)?, hash_algo: text(ALGO)?, hash_value: text(HASH)? })
+        Some(Digests { checksum: text(CHECKSUM), hash_algo: text(ALGO)?, hash_value: text(HASH)? })
     }
 
     /// The md5 of the first bytes, if they were read when it was written.
@@ -212,7 +212,7 @@ pub(super) fn sealing(id: &ImageId, nonce: &str) -> Metadata {
 /// Digests as metadata.
 pub(super) fn kept(digests: &Digests) -> Metadata {
     let Digests { checksum, hash_algo, hash_value } = digests.clone();
-    pairs([(CHECKSUM, Some(checksum)), (ALGO, Some(hash_algo)), (HASH, Some(hash_value))])
+    pairs([(CHECKSUM, checksum), (ALGO, Some(hash_algo)), (HASH, Some(hash_value))])
 }
 
 /// GiB that hold so many bytes; a volume has at least one.

@@ -87,8 +87,9 @@ impl Span {
 /// The digests of an image, in lowercase hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Digests {
-    /// Its md5: Glance's `checksum`.
-    pub checksum: String,
+    /// Its md5: Glance's `checksum`. `None` where it is not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
     /// The algorithm of `hash_value`, by its name in Python's hashlib.
     pub hash_algo: String,
     /// Its digest by `hash_algo`: Glance's multihash.

@@ -239,9 +239,10 @@ const HASH_ALGO: &str = "imaged-hash-algo";
 const HASH_VALUE: &str = "imaged-hash-value";
 
 /// `digests` as names and values.
-pub(super) fn pairs(digests: &Digests) -> [(&'static str, &str); 3] {
+pub(super) fn pairs(digests: &Digests) -> impl Iterator<Item = (&'static str, &str)> {
     let Digests { checksum, hash_algo, hash_value } = digests;
-    [(CHECKSUM, checksum), (HASH_ALGO, hash_algo), (HASH_VALUE, hash_value)]
+    let checksum = checksum.iter().map(|checksum| (CHECKSUM, checksum.as_str()));
+    checksum.chain([(HASH_ALGO, hash_algo.as_str()), (HASH_VALUE, hash_value.as_str())])
 }
 
 /// Whether `name` is of a pair that tells digests.
@@ -257,5 +258,9 @@ pub(super) fn digests(pairs: &HashMap<String, String>) -> Option<Digests> {
         plain.then(|| value.clone())
     };
     let hash_algo = pairs.get(HASH_ALGO)?.clone();
-    Some(Digests { checksum: hex(CHECKSUM)?, hash_algo, hash_value: hex(HASH_VALUE)? })
+    let checksum = match pairs.contains_key(CHECKSUM) {
+        true => Some(hex(CHECKSUM)?),
+        false => None,
+    };
+    Some(Digests { checksum, hash_algo, hash_value: hex(HASH_VALUE)? })
 }

@@ -76,11 +76,10 @@ pub(super) fn kept(claim: &Claim, size: u64, digests: &Digests) -> Vec<(HeaderNa
 }
 
 fn kept_digests(digests: &Digests) -> Vec<(HeaderName, String)> {
-    vec![
-        (CHECKSUM, digests.checksum.clone()),
-        (HASH_ALGO, digests.hash_algo.clone()),
-        (HASH_VALUE, digests.hash_value.clone()),
-    ]
+    let Digests { checksum, hash_algo, hash_value } = digests.clone();
+    let mut headers = vec![(HASH_ALGO, hash_algo), (HASH_VALUE, hash_value)];
+    headers.extend(checksum.map(|checksum| (CHECKSUM, checksum)));
+    headers
 }
 
 /// The value of [`MANIFEST`] for the objects in `container` whose names begin with `prefix`.
@@ -110,7 +109,7 @@ impl Object {
         let number = |name: &HeaderName| text(name).and_then(|text| text.parse().ok());
         let digests = || {
             Some(Digests {
-                checksum: owned(&CHECKSUM)?,
+                checksum: owned(&CHECKSUM),
                 hash_algo: owned(&HASH_ALGO)?,
                 hash_value: owned(&HASH_VALUE)?,
             })
@@ -220,7 +219,7 @@ mod tests {
     }
 
     fn digests(algo: &str) -> Digests {
-        Digests { checksum: "c".into(), hash_algo: algo.into(), hash_value: "v".into() }
+        Digests { checksum: Some("c".into()), hash_algo: algo.into(), hash_value: "v".into() }
     }
 
     #[test]

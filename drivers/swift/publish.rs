@@ -39,7 +39,11 @@ impl Publication<'_> {
     /// Stores an image as one object.
     pub(super) async fn whole(&self, part: Option<Part>) -> Result<()> {
         let payload = part.map_or(Payload::Empty, Payload::Part);
-        let call = self.call().header(ETAG, &self.digests.checksum).payload(payload);
+        let call = match &self.digests.checksum {
+            Some(md5) => self.call().header(ETAG, md5),
+            None => self.call(),
+        };
+        let call = call.payload(payload);
         self.put(call).await
     }
 

@@ -3,13 +3,13 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::{
-    BlockDigest,
-    vector::{Words, map, map2, map3, together, transposed, wide},
+    BlockDigest, Kernel,
+    vector::{Words, map, map2, map3, together, transposed},
 };
 
 /// The state of MD5.
 #[derive(Clone, Copy, Debug)]
-pub struct Md5([u32; 4]);
+pub struct Md5(pub(crate) [u32; 4]);
 
 const BLOCK: usize = 64;
 
@@ -24,13 +24,13 @@ impl BlockDigest for Md5 {
         }
     }
 
-    fn least_abreast() -> usize {
+    fn least_abreast(kernel: Kernel) -> usize {
         // Without AVX-512 a rotation takes three instructions.
-        if wide(Arch::new()) { 2 } else { 3 }
+        if kernel.wide() { 2 } else { 3 }
     }
 
-    fn abreast(streams: &mut [(&mut Self, &[u8])], bytes: usize) {
-        let arch = Arch::new();
+    fn abreast(kernel: Kernel, streams: &mut [(&mut Self, &[u8])], bytes: usize) {
+        let arch = kernel.arch();
         // Without AVX2 eight streams are two vectors, for which there are not enough registers.
         if streams.len() > 4 && !matches!(arch, Arch::Scalar) {
             compress::<8>(arch, streams, bytes);
@@ -69,7 +69,7 @@ struct Compress<'a, const N: usize> {
 }
 
 /// Added in each step: the integer part of 2^32 times the sine of the step's number.
-const SINES: [u32; 64] = [
+pub(crate) const SINES: [u32; 64] = [
     0xd76a_a478,
     0xe8c7_b756,
     0x2420_70db,
@@ -193,12 +193,11 @@ impl<const N: usize> NullaryFnOnce for Compress<'_, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::every_arch;
 
     #[test]
     fn all_vectors_give_what_one_stream_gives() {
         let message: Vec<u8> = (0..9 * BLOCK).map(|at| (at * 7).to_le_bytes()[0]).collect();
-        for arch in every_arch() {
+        for arch in Kernel::all().into_iter().map(Kernel::arch) {
             for count in 1..=8 {
                 let mut states = [Md5::START; 8];
                 let mut alone = states;

@@ -3,14 +3,14 @@
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::{
-    BlockDigest,
+    BlockDigest, Kernel,
     openssl::sha512_blocks,
-    vector::{Words, map, map2, map3, together, transposed, wide},
+    vector::{Words, map, map2, map3, together, transposed},
 };
 
 /// The state of SHA-512.
 #[derive(Clone, Copy, Debug)]
-pub struct Sha512([u64; 8]);
+pub struct Sha512(pub(crate) [u64; 8]);
 
 const BLOCK: usize = 128;
 const WIDTH: usize = 4;
@@ -33,13 +33,13 @@ impl BlockDigest for Sha512 {
         sha512_blocks(&mut self.0, blocks);
     }
 
-    fn least_abreast() -> usize {
+    fn least_abreast(kernel: Kernel) -> usize {
         // With AVX2 four streams abreast are slower than one after the other in OpenSSL.
-        if wide(Arch::new()) { 2 } else { usize::MAX }
+        if kernel.wide() { 2 } else { usize::MAX }
     }
 
-    fn abreast(streams: &mut [(&mut Self, &[u8])], bytes: usize) {
-        compress(Arch::new(), streams, bytes);
+    fn abreast(kernel: Kernel, streams: &mut [(&mut Self, &[u8])], bytes: usize) {
+        compress(kernel.arch(), streams, bytes);
     }
 
     fn length(bytes: u64) -> ([u8; 16], usize) {
@@ -68,7 +68,7 @@ struct Compress<'a, const N: usize> {
 }
 
 /// Added in each round: the fractions of the cube roots of the first 80 primes.
-const ROOTS: [u64; 80] = [
+pub(crate) const ROOTS: [u64; 80] = [
     0x428a_2f98_d728_ae22,
     0x7137_4491_23ef_65cd,
     0xb5c0_fbcf_ec4d_3b2f,
@@ -211,12 +211,11 @@ impl<const N: usize> NullaryFnOnce for Compress<'_, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::every_arch;
 
     #[test]
     fn all_vectors_give_what_one_stream_gives() {
         let message: Vec<u8> = (0..6 * BLOCK).map(|at| (at * 7).to_le_bytes()[0]).collect();
-        for arch in every_arch() {
+        for arch in Kernel::all().into_iter().map(Kernel::arch) {
             for count in 1..=WIDTH {
                 let mut states = [Sha512::START; WIDTH];
                 let mut alone = states;

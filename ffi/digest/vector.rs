@@ -3,8 +3,6 @@
 //! Everything here is inlined into a function that `pulp` compiles for the processor's own vectors:
 //! the loops over the streams become single instructions there.
 
-use pulp::Arch;
-
 /// The same word of every stream.
 pub(crate) type Words<T, const N: usize> = [T; N];
 
@@ -57,14 +55,6 @@ pub(crate) fn transposed<T: Copy + Default, const N: usize, const W: usize>(
     words
 }
 
-/// Whether the processor has AVX-512, with all its parts that matter.
-pub(crate) fn wide(arch: Arch) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return matches!(arch, Arch::V4(_));
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
-
 /// Has `take` take the first `bytes` of up to N streams into their states, whose words are `words`;
 /// where there are fewer, the first is repeated.
 pub(crate) fn together<S, T, const N: usize, const W: usize, const B: usize>(
@@ -89,13 +79,4 @@ pub(crate) fn together<S, T, const N: usize, const W: usize, const B: usize>(
     for ((stream, _), done) in streams.iter_mut().zip(done) {
         *words(stream) = done;
     }
-}
-
-/// Every kind of vectors that this processor has, and none.
-#[cfg(test)]
-pub(crate) fn every_arch() -> Vec<Arch> {
-    let mut all = vec![Arch::Scalar, Arch::new()];
-    #[cfg(target_arch = "x86_64")]
-    all.extend(pulp::x86::V3::try_new().map(Arch::V3));
-    all
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     daemon::Daemon,
-    digest::Algo,
+    digest::{Algo, Choice},
     store::Store,
     wire::{
         digests::{self, Promise},
@@ -184,9 +184,12 @@ impl Call {
         })
     }
 
-    /// The multihash algorithm of a request that names none.
-    pub(super) fn default_algo(&self) -> Result<Algo> {
-        self.daemon.settings().hash_algo.parse()
+    /// The digests that an image of this request gets, whose multihash algorithm is `algo` if it names
+    /// one. What the configuration says later changes nothing for it.
+    pub(super) fn choice(&self, algo: Option<Algo>) -> Result<Choice> {
+        let settings = self.daemon.settings();
+        let algo = algo.map_or_else(|| settings.hash_algo.parse(), Ok)?;
+        Ok(Choice { algo, checksum: settings.checksum })
     }
 }
 

@@ -7,9 +7,10 @@
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use imaged_drivers::{Digests, Error, Kind, Result};
 
-/// The ETag of an image with these digests, as a header has it.
+/// The ETag of an image with these digests, as a header has it: its md5, or its multihash where there is
+/// none.
 pub(super) fn etag(digests: &Digests) -> String {
-    format!("\"{}\"", digests.checksum)
+    format!("\"{}\"", digests.checksum.as_ref().unwrap_or(&digests.hash_value))
 }
 
 /// What a request asks of the thing that it names, as it is now.
@@ -171,7 +172,7 @@ mod tests {
     }
 
     fn digests() -> Digests {
-        Digests { checksum: "a,b".into(), hash_algo: "md5".into(), hash_value: "a,b".into() }
+        Digests { checksum: Some("a,b".into()), hash_algo: "md5".into(), hash_value: "a,b".into() }
     }
 
     #[test]

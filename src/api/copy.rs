@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Role,
-    digest::Algo,
+    digest::Choice,
     jobs::Ticket,
     socket::Peer,
     store::{Store, copy_to_all as copy_to_all_of},
@@ -34,12 +34,12 @@ pub(super) async fn copy(
             "the path names the store: for several, POST /v1/images/{id} with `stores`",
         ));
     }
-    let algo = algo(call, &wanted)?;
+    let choice = choice(call, &wanted)?;
     let found = find(call, &store, &wanted.source, peer).await?;
     not_closing(call)?;
     let context = call.context()?;
     let job = call.daemon.shared.jobs.begin("copy", &call.request, store.name(), id.as_str(), None);
-    let put = new_put(call, id, algo, context, Some(job));
+    let put = new_put(call, id, choice, context, Some(job));
     let tasks = &call.daemon.shared.tasks;
     let copied = match found {
         Found::Image(source, from) => tasks.spawn(store.copy(put, source, from, wanted.mode)),
@@ -71,7 +71,7 @@ pub(super) async fn copy_to_all(
         ));
     }
     let stores = to_all::stores(call, &names)?;
-    let algo = algo(call, &wanted)?;
+    let choice = choice(call, &wanted)?;
     for name in &names {
         get::may_be_made(call, name, &id, conditions).await?;
     }
@@ -88,18 +88,15 @@ pub(super) async fn copy_to_all(
     let context = call.context()?;
     let label = names.join("+");
     let job = call.daemon.shared.jobs.begin("copy", &call.request, &label, id.as_str(), None);
-    let put = new_put(call, id, algo, context, Some(job));
+    let put = new_put(call, id, choice, context, Some(job));
     let copied = copy_to_all_of(stores, wanted.all_or_none, put, source, from);
     let copied = super::put::joined(call.daemon.shared.tasks.spawn(copied).await)?;
     to_all::answer(call, &names, copied)
 }
 
-/// The multihash algorithm that is wanted.
-fn algo(call: &Call, wanted: &Wanted) -> Result<Algo> {
-    match &wanted.hash_algo {
-        Some(name) => name.parse(),
-        None => call.default_algo(),
-    }
+/// The digests that are wanted.
+fn choice(call: &Call, wanted: &Wanted) -> Result<Choice> {
+    call.choice(wanted.hash_algo.as_deref().map(str::parse).transpose()?)
 }
 
 fn not_closing(call: &Call) -> Result<()> {
@@ -109,10 +106,10 @@ fn not_closing(call: &Call) -> Result<()> {
     }
 }
 
-fn new_put(call: &Call, id: ImageId, algo: Algo, context: Context, job: Option<Ticket>) -> Put {
+fn new_put(call: &Call, id: ImageId, choice: Choice, context: Context, job: Option<Ticket>) -> Put {
     let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
     let request = call.request.clone();
-    Put { id, size: None, algo, promises: Vec::new(), context, request, job, cancel, maker: None }
+    Put { id, size: None, choice, promises: Vec::new(), context, request, job, cancel, maker: None }
 }
 
 /// Reads what is wanted.

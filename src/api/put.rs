@@ -78,11 +78,8 @@ impl Order {
         if call.daemon.shared.closing.is_cancelled() {
             return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
         }
-        let algo = match algo {
-            Some(algo) => algo,
-            None => call.default_algo()?,
-        };
-        let promises = promises(call, algo, call.headers.contains_key(BODY))?;
+        let choice = call.choice(algo)?;
+        let promises = promises(call, choice.algo, call.headers.contains_key(BODY))?;
         let inline = body.and_then(|body| body.size_hint().exact());
         let descriptor = passed(call, inline).await?;
         let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
@@ -93,7 +90,7 @@ impl Order {
         });
         let cancel = job.as_ref().map_or_else(CancellationToken::new, Ticket::cancelled);
         let request = call.request.clone();
-        let put = Put { id, size, algo, promises, context, request, job, cancel, maker: None };
+        let put = Put { id, size, choice, promises, context, request, job, cancel, maker: None };
         let most = call.daemon.settings().put_window;
         let window = stores.iter().map(|store| store.put_window(size, most)).max().unwrap_or(most);
         Ok(Self { put, descriptor, share: Share::Put(names.into()), window })

@@ -12,7 +12,11 @@ use crate::digest::Algo;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The store to measure
-    pub store: String,
+    #[arg(required_unless_present = "digests")]
+    pub store: Option<String>,
+    /// Measure what md5 and sha512 cost with each digest_kernel that this machine has, and no store
+    #[arg(long, conflicts_with = "store")]
+    pub digests: bool,
     /// Size of each image, as 512MiB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
     pub size: u64,
@@ -55,6 +59,11 @@ impl Args {
             return Err(Error::Usage("--size is at least 1".to_owned()));
         }
         Ok(())
+    }
+
+    /// The store to measure.
+    pub(super) fn store(&self) -> &str {
+        self.store.as_deref().unwrap_or_default()
     }
 
     /// Whether `op` is to be measured.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use imaged_digest::Kernel;
 use imaged_drivers::{
     lane::Lane,
     window::{Buffer, CHUNK},
@@ -29,7 +30,7 @@ use super::{
     process::own_cpu,
     rate::Rate,
 };
-use crate::digest::{Algo, Hasher};
+use crate::digest::{Algo, Computing, IDLE_FOR_TWO, Pass};
 
 /// The most that one stream writes to the disk in a round.
 const DISK: u64 = 512 << 20;
@@ -52,8 +53,12 @@ pub struct Ceilings {
     pub disk_note: Option<String>,
     /// Each digest alone, on one thread that takes as many images abreast.
     pub digests: Vec<Digest>,
-    /// All digests of one image at once, a thread each.
+    /// All digests of one image at once: in one pass, or a thread each.
     pub digests_at_once: Rate,
+    /// Whether that was one pass, on one thread: see `imaged bench --digests`.
+    pub one_pass: bool,
+    /// The kernel of the digests: the fastest that this machine has.
+    pub kernel: &'static str,
     /// A unix socket between two threads, nothing done with the bytes.
     pub socket: Rate,
 }
@@ -72,6 +77,12 @@ impl Ceilings {
     /// CPU seconds of all digests of one GiB.
     #[must_use]
     pub fn digest_cpu_seconds_per_gib(&self) -> f64 {
+        if let Some(cpu) = self.digests_at_once.cpu_seconds_per_gib
+            && self.one_pass
+            && self.streams == 1
+        {
+            return cpu;
+        }
         self.digests.iter().filter_map(|digest| digest.rate.cpu_seconds_per_gib).sum()
     }
 }
@@ -99,14 +110,24 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     if wanted.algo != Algo::Md5 {
         algos.push(wanted.algo);
     }
+    let kernel = Kernel::best();
+    let digest = async |images, passes: &[Pass]| {
+        let once = async || {
+            digest(&lane, &region, bytes, images, kernel, passes.to_vec(), wanted.stop).await
+        };
+        best(once).await
+    };
     let mut digests = Vec::new();
     for algo in &algos {
-        let (images, all) = (wanted.streams, vec![*algo]);
-        let once = async || digest(&lane, &region, bytes, images, all.clone(), wanted.stop).await;
-        digests.push(Digest { algo: algo.name().to_owned(), rate: best(once).await? });
+        let rate = digest(wanted.streams, &[Pass::One(*algo)]).await?;
+        digests.push(Digest { algo: algo.name().to_owned(), rate });
     }
-    let once = async || digest(&lane, &region, bytes, 1, algos.clone(), wanted.stop).await;
-    let digests_at_once = best(once).await?;
+    // As the daemon does it with the threads that it has here.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let one_pass = Pass::of(wanted.algo, true, kernel) == [Pass::Both] && cores < IDLE_FOR_TWO;
+    let passes: Vec<_> =
+        if one_pass { vec![Pass::Both] } else { algos.iter().copied().map(Pass::One).collect() };
+    let digests_at_once = digest(1, &passes).await?;
     let socket = best(async || socket(&lane, &region, bytes, wanted).await).await?;
     let (mut disk_write, mut disk_read, mut disk_note) = (None, None, None);
     match raw(&lane, &region, wanted).await {
@@ -119,7 +140,17 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
         Err(reason) => disk_note = Some(reason),
     }
     let streams = wanted.streams;
-    Ok(Ceilings { streams, disk_write, disk_read, disk_note, digests, digests_at_once, socket })
+    Ok(Ceilings {
+        streams,
+        disk_write,
+        disk_read,
+        disk_note,
+        digests,
+        digests_at_once,
+        one_pass,
+        kernel: kernel.name(),
+        socket,
+    })
 }
 
 /// The fastest of some rounds.
@@ -177,26 +208,27 @@ fn chunks(region: &Bytes, bytes: u64) -> impl Iterator<Item = &[u8]> {
     region.chunks_exact(CHUNK).cycle().take(count)
 }
 
-/// Digests `images` of `bytes` together, but of a chunk at least each.
-async fn digest(
+/// Digests `images` of `bytes` together, but of a chunk at least each; a thread for each pass.
+pub(super) async fn digest(
     lane: &Lane,
     region: &Bytes,
     bytes: u64,
     images: u32,
-    algos: Vec<Algo>,
+    kernel: Kernel,
+    passes: Vec<Pass>,
     stop: &CancellationToken,
 ) -> Result<Rate> {
     let (region, stop) = (region.clone(), stop.clone());
     let bytes = (bytes / u64::from(images)).max(CHUNK as u64) / CHUNK as u64 * CHUNK as u64;
-    at_once(lane, bytes * u64::from(images), algos, move |algo| {
-        let mut hashers: Vec<_> = (0..images).map(|_| algo.hasher()).collect();
+    at_once(lane, bytes * u64::from(images), passes, move |pass| {
+        let mut all: Vec<_> = (0..images).map(|_| pass.begin()).collect();
         for chunk in chunks(&region, bytes) {
             stopped(&stop)?;
-            Hasher::update_all(hashers.iter_mut().map(|hasher| (hasher, chunk)));
+            Computing::update_all(kernel, all.iter_mut().map(|one| (one, chunk)));
         }
-        for hasher in hashers {
+        for one in all {
             // Looked at, so that it is computed.
-            std::hint::black_box(hasher.finish());
+            std::hint::black_box(one.finish());
         }
         Ok(())
     })

@@ -275,7 +275,7 @@ impl Load {
 
     /// One request; gives the bytes that were moved, or the code and words of its failure.
     async fn once(&self, op: Op, image: &Image) -> std::result::Result<u64, (String, String)> {
-        let store = &self.args.store;
+        let store = self.args.store();
         let failed = |error: client::Error| (error.code().to_owned(), error.to_string());
         match op {
             Op::Put => self.put(image).await.map_err(failed),
@@ -301,7 +301,8 @@ impl Load {
     }
 
     async fn put(&self, image: &Image) -> client::Result<u64> {
-        let Args { store, size, hash_algo, .. } = &self.args;
+        let Args { size, hash_algo, .. } = &self.args;
+        let store = self.args.store();
         *image.presence() = Presence::Unknown;
         let receipt = match &self.source {
             Some(source) => self.client.put_fd(store, &image.id, source, *hash_algo).await,
@@ -329,7 +330,7 @@ impl Load {
     }
 
     async fn get(&self, image: &Image) -> client::Result<u64> {
-        let Args { store, descriptor, .. } = &self.args;
+        let (store, descriptor) = (self.args.store(), &self.args.descriptor);
         let got = self.client.get(store, image.id.as_str(), Span::All, *descriptor).await?;
         self.same_size(got.size)?;
         let wrong =
@@ -400,7 +401,7 @@ impl Load {
 
     /// Whether it was there.
     async fn remove(&self, id: &str) -> client::Result<bool> {
-        match self.client.delete(&self.args.store, id).await {
+        match self.client.delete(self.args.store(), id).await {
             Ok(()) => Ok(true),
             Err(error) if error.is(Kind::NotFound) => Ok(false),
             Err(error) => Err(error),
@@ -411,7 +412,7 @@ impl Load {
     /// owner: when an image without bytes can have it, no other put of it is under way.
     async fn remove_when_over(&self, id: &str) -> bool {
         let until = Instant::now() + PATIENCE;
-        let store = &self.args.store;
+        let store = self.args.store();
         while Instant::now() < until {
             match self.remove(id).await {
                 Ok(true) => return true,

@@ -4,6 +4,7 @@
 //! * `pattern`: what the images hold; `load`: the requests, and that nothing is left of them
 //! * `process`: CPU time and memory, of the daemon and of this program apart
 //! * `ceiling`: the disk, the digests and the socket, each alone, in the same run
+//! * [`kernels()`]: what each kernel of the digests costs, without a daemon
 //! * [`Report`]: what it amounts to; as text, as JSON, and as a page with plots
 //!
 //! # Decisions
@@ -18,6 +19,7 @@ mod args;
 mod ceiling;
 mod error;
 mod html;
+mod kernels;
 mod load;
 mod machine;
 mod pattern;
@@ -46,6 +48,7 @@ pub use self::{
     args::{Args, Op},
     ceiling::{Ceilings, Digest},
     error::{Error, Result},
+    kernels::{Kernels, kernels},
     load::Failure,
     machine::Machine,
     rate::Rate,
@@ -71,7 +74,7 @@ pub async fn run(
     progress: &mut (dyn Write + Send),
 ) -> Result<Report> {
     args.check()?;
-    let shown = client.store(&args.store).await?;
+    let shown = client.store(args.store()).await?;
     room(args, &shown)?;
     // Not after minutes of measuring.
     let page = args.report.as_deref().map(Page::open).transpose()?;

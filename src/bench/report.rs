@@ -355,6 +355,8 @@ pub(super) mod tests {
             disk_note: None,
             digests: vec![digest("md5", 1.5), digest("sha512", 1.5)],
             digests_at_once: rate(1.6, 3.1),
+            one_pass: false,
+            kernel: "portable",
             socket: rate(0.3, 0.4),
         }
     }

@@ -5,14 +5,18 @@ use std::io::{self, Write};
 use super::{report::Report, words};
 
 /// A table: the first column to the left, the others to the right.
-struct Table(Vec<Vec<String>>);
+pub(super) struct Table(Vec<Vec<String>>);
 
 impl Table {
-    fn new<const N: usize>(heads: [&str; N]) -> Self {
+    pub(super) fn new<const N: usize>(heads: [&str; N]) -> Self {
         Self(vec![heads.map(str::to_owned).to_vec()])
     }
 
-    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn push(&mut self, row: Vec<String>) {
+        self.0.push(row);
+    }
+
+    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
             .map(|n| self.0.iter().filter_map(|row| row.get(n)).map(|c| c.chars().count()).max())
@@ -81,7 +85,7 @@ impl Report {
                 stage.map_or_else(|| "-".to_owned(), |stage| words::share(stage.share))
             }));
             row.push(words::limit(op.limit, self.machine.cores));
-            table.0.push(row);
+            table.push(row);
         }
         if table.0.len() > 1 { table.print(out) } else { Ok(()) }
     }

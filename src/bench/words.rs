@@ -102,7 +102,8 @@ pub(super) fn ceilings(ceilings: &Ceilings) -> Vec<Vec<String>> {
         all.push(row(format!("{}{images}, one thread", digest.algo), Some(&digest.rate)));
     }
     if let [one, other] = ceilings.digests.as_slice() {
-        let name = format!("{} and {} of one image, two threads", one.algo, other.algo);
+        let how = if ceilings.one_pass { "in one pass" } else { "two threads" };
+        let name = format!("{} and {} of one image, {how}", one.algo, other.algo);
         all.push(row(name, Some(&ceilings.digests_at_once)));
     }
     all.push(row("disk, write and fsync".to_owned(), ceilings.disk_write.as_ref()));

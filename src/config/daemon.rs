@@ -41,8 +41,12 @@ pub struct Daemon {
     pub spool_limit: u64,
     /// `digest_threads`: threads that digests run on; 0 is one for each core.
     pub digest_threads: usize,
+    /// `digest_kernel`: the instructions that digests use, or `auto`.
+    pub digest_kernel: String,
     /// `hash_algo`: the digest of an upload that asks for none.
     pub hash_algo: String,
+    /// `checksum`: whether images get their md5, too.
+    pub checksum: bool,
     /// `log_format`: how a line of the log looks.
     pub log_format: LogFormat,
     /// `log_level`: the least that is logged.
@@ -61,6 +65,8 @@ pub enum LogFormat {
 /// The digests that an upload may ask for beside md5, by their names in Python's hashlib.
 pub const HASHES: [&str; 7] = ["sha512", "sha384", "sha256", "sha224", "sha1", "blake2b", "md5"];
 
+/// The kernels of digests, by their names: see [`imaged_digest::Kernel`].
+const KERNELS: [&str; 4] = ["auto", "portable", "avx2", "avx512"];
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -91,7 +97,9 @@ impl Daemon {
             total_window: 1024 * MIB,
             spool_limit: 4096 << 20,
             digest_threads: 0,
+            digest_kernel: "auto".to_owned(),
             hash_algo: "sha512".to_owned(),
+            checksum: true,
             log_format: LogFormat::Pretty,
             log_level: tracing::Level::INFO,
         }
@@ -128,9 +136,13 @@ impl Daemon {
                 .map_or(default.spool_limit, |mib| mib << 20),
             digest_threads: count(options, "digest_threads", 0, 1024)
                 .unwrap_or(default.digest_threads),
+            digest_kernel: options
+                .choice("digest_kernel", &KERNELS)
+                .map_or(default.digest_kernel, str::to_owned),
             hash_algo: options
                 .choice("hash_algo", &HASHES)
                 .map_or(default.hash_algo, str::to_owned),
+            checksum: options.choice("checksum", &["md5", "none"]) != Some("none"),
             log_format: match options.choice("log_format", &["pretty", "json"]) {
                 Some("json") => LogFormat::Json,
                 _ => LogFormat::Pretty,
@@ -244,7 +256,9 @@ mod tests {
             ("total_window_mib", "16"),
             ("spool_limit_mib", "8"),
             ("digest_threads", "9"),
+            ("digest_kernel", "avx2"),
             ("hash_algo", "blake2b"),
+            ("checksum", "none"),
             ("log_format", "json"),
             ("log_level", "debug"),
         ]);
@@ -270,7 +284,9 @@ mod tests {
                 total_window: 16 * MIB,
                 spool_limit: 8 << 20,
                 digest_threads: 9,
+                digest_kernel: "avx2".into(),
                 hash_algo: "blake2b".into(),
+                checksum: false,
                 log_format: LogFormat::Json,
                 log_level: tracing::Level::DEBUG,
             }

@@ -9,12 +9,12 @@ use imaged_drivers::{
 };
 
 use super::Store;
-use crate::{digest::Algo, ids::Begun, jobs::Ticket, metrics::Stage, transfer::Account};
+use crate::{digest::Choice, ids::Begun, jobs::Ticket, metrics::Stage, transfer::Account};
 
 /// Work in the background that does not give up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Background {
-    Digest(Algo),
+    Digest(Choice),
     Flatten,
 }
 
@@ -44,17 +44,17 @@ impl Store {
     pub fn digest(
         self: &Arc<Self>,
         begun: Begun,
-        algo: Algo,
+        choice: Choice,
         id: &str,
     ) -> impl Future<Output = Result<Digests>> + Send + use<> {
-        self.digest_or_undo(begun, algo, id, None)
+        self.digest_or_undo(begun, choice, id, None)
     }
 
     /// The same; where it fails, the image is removed if `undoes` says where it is.
     pub(super) fn digest_or_undo(
         self: &Arc<Self>,
         begun: Begun,
-        algo: Algo,
+        choice: Choice,
         id: &str,
         undoes: Option<Location>,
     ) -> impl Future<Output = Result<Digests>> + Send + use<> {
@@ -62,7 +62,7 @@ impl Store {
         let image = begun.claim().id().as_str();
         let job = this.shared.jobs.begin("digest", id, this.name(), image, None);
         async move {
-            let work = Background::Digest(algo);
+            let work = Background::Digest(choice);
             let result = match this.retry_until_done(&job, work, begun.claim()).await {
                 Ended::Over(result) => result.and_then(|digests| {
                     digests.ok_or_else(|| Error::new(Kind::Internal, "there are no digests"))
@@ -168,7 +168,7 @@ impl Store {
         account: &mut Account,
     ) -> Result<Option<Digests>> {
         match work {
-            Background::Digest(algo) => self.digest_once(claim, algo, account).await.map(Some),
+            Background::Digest(choice) => self.digest_once(claim, choice, account).await.map(Some),
             Background::Flatten => self.flatten_once(claim, job).await.map(|()| None),
         }
     }
@@ -176,7 +176,7 @@ impl Store {
     async fn digest_once(
         &self,
         claim: &Claim,
-        algo: Algo,
+        choice: Choice,
         account: &mut Account,
     ) -> Result<Digests> {
         let driver = self.driver()?;
@@ -184,11 +184,11 @@ impl Store {
         let share = Share::Background(self.name().into());
         let reader = self.open(&at, Span::All, CHUNK, share).await?;
         account.expect(reader.size);
-        if let Some(digests) = reader.digests.filter(|digests| digests.hash_algo == algo.name()) {
+        if let Some(digests) = reader.digests.filter(|digests| choice.is_met_by(digests)) {
             account.known(reader.size);
             return Ok(digests);
         }
-        let digesting = self.shared.digests.begin(algo);
+        let digesting = self.shared.digests.begin(choice, false);
         let mut stream = reader.body.into_stream();
         account.skip();
         while let Some(chunk) = stream.next().await {
@@ -204,9 +204,9 @@ impl Store {
     }
 
     /// Computes the digests of an image in the background.
-    pub(super) fn follow(self: &Arc<Self>, begun: Begun, algo: Algo) {
+    pub(super) fn follow(self: &Arc<Self>, begun: Begun, choice: Choice) {
         let id = format!("digest-{}", uuid::Uuid::new_v4());
         tracing::info!(store = self.name(), image = %begun.claim().id(), job = id, "digests are taken up");
-        self.shared.tasks.spawn(self.digest(begun, algo, &id));
+        self.shared.tasks.spawn(self.digest(begun, choice, &id));
     }
 }

@@ -172,7 +172,7 @@ impl Store {
             return Err(self.undo(begun, &at, error).await);
         }
         point::pass("copy-noted");
-        let digests = digests.filter(|digests| digests.hash_algo == put.algo.name());
+        let digests = digests.filter(|digests| put.choice.is_met_by(digests));
         if let (Some(digests), false) = (&digests, shared) {
             begun.end().await;
             return Ok(self.receipt(&put.id, &at, size, stored_bytes, digests));
@@ -184,7 +184,7 @@ impl Store {
         point::pass("copy-turned");
         let job = format!("digest-{}", uuid::Uuid::new_v4());
         let undoes = (mode == Mode::Copy).then(|| at.clone());
-        let digesting = self.digest_or_undo(begun, put.algo, &job, undoes);
+        let digesting = self.digest_or_undo(begun, put.choice, &job, undoes);
         if mode == Mode::Copy {
             tokio::pin!(digesting);
             let digested = tokio::select! {
@@ -208,7 +208,7 @@ impl Store {
             location: at.to_string(),
             size,
             checksum: None,
-            hash_algo: put.algo.name().to_owned(),
+            hash_algo: put.choice.algo.name().to_owned(),
             hash_value: None,
             metadata: self.metadata(&at),
             stored_bytes,

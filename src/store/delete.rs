@@ -164,9 +164,9 @@ impl Store {
         }
         let stays = deleted.as_ref().is_err_and(|error| error.kind() != Kind::NotFound);
         if stays && self.shared.ids.of(self.name(), &intent.image).is_none() {
-            let algo = intent.hash_algo;
+            let choice = intent.choice();
             let begun = self.shared.ids.begin(intent).await?;
-            self.follow(begun, algo);
+            self.follow(begun, choice);
         }
         deleted
     }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Store;
 use crate::{
-    digest::Algo,
+    digest::Choice,
     ids::Begun,
     jobs::Ticket,
     journal::{Intent, Work},
@@ -55,7 +55,7 @@ pub async fn put_to_all(
             result
         });
     }
-    let digesting = shared.digests.begin(put.algo);
+    let digesting = put.begin_digests(&shared.digests);
     let results = transfer.run(body, digesting, ready, join_all(parts)).await;
     if let Some(job) = job {
         job.finish(results.iter().find_map(|result| result.as_ref().err()).map_or(Ok(()), Err));
@@ -129,7 +129,7 @@ impl Store {
     ) -> Result<Receipt> {
         let mut transfer = Transfer::new(put, &self.shared.stop);
         let target = transfer.target(self.name());
-        let digesting = self.shared.digests.begin(put.algo);
+        let digesting = put.begin_digests(&self.shared.digests);
         transfer.run(body, digesting, ready, self.take_part(put, target, account)).await
     }
 
@@ -197,7 +197,8 @@ impl Store {
 
     /// Claims the id, and notes who is to be able to take the image back.
     pub(super) async fn claim(&self, put: &Put) -> Result<Begun> {
-        let begun = self.shared.ids.begin(self.intent(Work::Put, &put.id, put.algo, None)).await?;
+        let begun =
+            self.shared.ids.begin(self.intent(Work::Put, &put.id, put.choice, None)).await?;
         if let Some(maker) = put.maker
             && let Err(error) = self.note_maker(maker, begun.claim()).await
         {
@@ -233,14 +234,15 @@ impl Store {
         &self,
         work: Work,
         id: &ImageId,
-        algo: Algo,
+        choice: Choice,
         volume: Option<Volume>,
     ) -> Intent {
         Intent {
             work,
             store: self.name().to_owned(),
             image: id.clone(),
-            hash_algo: algo,
+            hash_algo: choice.algo,
+            checksum: choice.checksum,
             volume,
             token: None,
         }

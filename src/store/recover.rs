@@ -94,12 +94,12 @@ impl Store {
 
     /// Removes what an unfinished put of `image` has left, or takes up its digests again.
     pub async fn take_up(self: &Arc<Self>, intent: &Intent, begun: Begun) {
-        let Intent { image, hash_algo: algo, .. } = intent;
+        let (image, choice) = (&intent.image, intent.choice());
         if let (Work::Seal, Some(volume)) = (intent.work, &intent.volume) {
             return self.unseal(volume, begun).await;
         }
         if intent.work == Work::Digest {
-            return self.follow(begun, *algo);
+            return self.follow(begun, choice);
         }
         if intent.work == Work::Undo {
             return self.undo_again(image, begun).await;
@@ -116,7 +116,7 @@ impl Store {
             // A copy that nobody was told of: it may lack its digests, and share what it was made from.
             Ok(Recovered::Whole) if self.lacks_digests(image).await => {
                 match begun.turn(Work::Digest).await {
-                    Ok(()) => self.follow(begun, *algo),
+                    Ok(()) => self.follow(begun, choice),
                     Err(error) => tracing::warn!(
                         store = self.name(), image = %image, error = %error.chain(),
                         "digests cannot be taken up yet"

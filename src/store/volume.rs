@@ -53,7 +53,7 @@ impl Store {
         let backend = via.able(|caps| caps.volumes, "reach volumes")?;
         let volumes = backend.volumes().ok_or_else(|| via.no_volumes(volume))?;
         self.wanted(put)?;
-        let intent = via.intent(Work::Seal, &put.id, put.algo, Some(volume.clone()));
+        let intent = via.intent(Work::Seal, &put.id, put.choice, Some(volume.clone()));
         let begun = self.shared.ids.begin(intent).await?;
         point::pass("volume-claimed");
         account.skip();

@@ -69,8 +69,8 @@ pub fn read_md5(field: &str) -> Option<Promise> {
 #[must_use]
 pub fn write(digests: &Digests) -> String {
     let mut members = Vec::new();
-    let both = [("md5", &digests.checksum), (&digests.hash_algo, &digests.hash_value)];
-    for (algo, value) in both {
+    let md5 = digests.checksum.iter().map(|md5| ("md5", md5));
+    for (algo, value) in md5.chain([(digests.hash_algo.as_str(), &digests.hash_value)]) {
         let name = algo.parse::<Algo>().ok().and_then(Algo::field_name);
         if let (Some(name), Ok(bytes)) = (name, HEXLOWER_PERMISSIVE.decode(value.as_bytes())) {
             let member = format!("{name}=:{}:", BASE64.encode(&bytes));
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let digests = |algo: Algo| Digests {
-            checksum: "900150983cd24fb0d6963f7d28e17f72".into(),
+            checksum: Some("900150983cd24fb0d6963f7d28e17f72".into()),
             hash_algo: algo.name().into(),
             hash_value: "A9993E36".into(),
         };
@@ -99,7 +99,10 @@ mod tests {
         let md5 = promise(Algo::Md5, "900150983cd24fb0d6963f7d28e17f72");
         assert_eq!(found(Algo::Sha512), [md5.clone(), promise(Algo::Sha512, "a9993e36")]);
         assert_eq!(found(Algo::Blake2b), [md5], "an algorithm without a name there is left out");
-        let same = Digests { hash_value: digests(Algo::Md5).checksum, ..digests(Algo::Md5) };
+        let without = Digests { checksum: None, ..digests(Algo::Sha512) };
+        assert_eq!(read(&write(&without)).count(), 1, "no md5 is told where there is none");
+        let md5 = digests(Algo::Md5).checksum.unwrap();
+        let same = Digests { hash_value: md5, ..digests(Algo::Md5) };
         assert_eq!(read(&write(&same)).count(), 1, "md5 is given once");
     }
 

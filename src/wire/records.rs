@@ -16,7 +16,7 @@ pub struct Receipt {
     pub location: String,
     /// Its length in bytes.
     pub size: u64,
-    /// Its md5 in hexadecimal; absent while `digest_job` runs.
+    /// Its md5 in hexadecimal; absent while `digest_job` runs, and with `checksum = none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
     /// The multihash algorithm.

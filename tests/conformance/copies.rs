@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use imaged::{
-    digest::Algo,
+    digest::{Algo, Choice},
     store::Store,
     wire::records::{Mode, Receipt, State},
 };
-use imaged_drivers::{Kind, Location, Result, window::CHUNK};
+use imaged_drivers::{Digests, Kind, Location, Result, window::CHUNK};
 
 use crate::harness::stores::{
     Fixture, aligned_chunks, assert_free, assert_reads,
@@ -58,7 +58,7 @@ pub(super) async fn every_mode_copies_from_every_store_or_says_why_not(f: &Fixtu
                     let what = format!("{size} bytes from {name} by {mode:?} with {algo}");
                     let id = f.id();
                     let mut put = order(&id, None);
-                    put.algo = algo;
+                    put.choice.algo = algo;
                     let request = put.request.clone();
                     put.job =
                         Some(f.shared().jobs.begin("copy", &request, "main", id.as_str(), None));
@@ -81,7 +81,7 @@ pub(super) async fn every_mode_copies_from_every_store_or_says_why_not(f: &Fixtu
                         assert_eq!(job_over(f, job).await, State::Done, "{what}");
                     } else {
                         let wanted = digests(&bytes, algo);
-                        assert_eq!(receipt.checksum, Some(wanted.checksum), "{what}");
+                        assert_eq!(receipt.checksum, wanted.checksum, "{what}");
                         assert_eq!(receipt.hash_value, Some(wanted.hash_value), "{what}");
                     }
                     if let Some(kept) = f.driver.stat(&at).await.unwrap().digests {
@@ -99,20 +99,23 @@ pub(super) async fn every_mode_copies_from_every_store_or_says_why_not(f: &Fixtu
 pub(super) async fn digests_follow_a_clone_as_a_job(f: &Fixture) {
     let bytes = image(Look::Mixed, 2 * CHUNK, 14);
     let source = planted(f, "main", &bytes).await;
-    let id = f.id();
-    let mut put = order(&id, None);
-    put.algo = Algo::Sha1; // not the one that is kept
-    let receipt = copy(f, put, &source, Mode::Clone).await.unwrap();
-    let job = receipt.digest_job.expect("a digest that was not kept has to follow");
-    let view = f.shared().jobs.get(&job, Duration::from_secs(60)).await.unwrap();
-    assert_eq!((view.state, view.kind.as_str()), (State::Done, "digest"));
-    assert_eq!((view.done, view.total), (bytes.len() as u64, Some(bytes.len() as u64)));
-    let at: Location = receipt.location.parse().unwrap();
-    if let Some(kept) = f.driver.stat(&at).await.unwrap().digests {
-        assert_eq!(kept, digests(&bytes, Algo::Sha1));
+    for checksum in [true, false] {
+        let mut put = order(&f.id(), None);
+        put.choice = Choice { algo: Algo::Sha1, checksum }; // not the one that is kept
+        let receipt = copy(f, put, &source, Mode::Clone).await.unwrap();
+        let job = receipt.digest_job.expect("a digest that was not kept has to follow");
+        let view = f.shared().jobs.get(&job, Duration::from_secs(60)).await.unwrap();
+        assert_eq!((view.state, view.kind.as_str()), (State::Done, "digest"));
+        assert_eq!((view.done, view.total), (bytes.len() as u64, Some(bytes.len() as u64)));
+        let at: Location = receipt.location.parse().unwrap();
+        if let Some(kept) = f.driver.stat(&at).await.unwrap().digests {
+            let wanted = digests(&bytes, Algo::Sha1);
+            let md5 = wanted.checksum.clone().filter(|_| checksum);
+            assert_eq!(kept, Digests { checksum: md5, ..wanted });
+        }
+        // The image may go before its digests are known; that ends the job, and leaves nothing.
+        gone(f, &(Arc::clone(&f.store), at)).await;
     }
-    // The image may go before its digests are known; that ends the job, and leaves nothing.
-    gone(f, &(Arc::clone(&f.store), at)).await;
     gone(f, &source).await;
 }
 

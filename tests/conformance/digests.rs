@@ -5,8 +5,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use imaged::{digest::Algo, transfer::Frame, wire::digests::Promise};
-use imaged_drivers::{Kind, Location, window::CHUNK};
+use imaged::{
+    digest::{Algo, Choice},
+    transfer::{Frame, Put},
+    wire::digests::Promise,
+};
+use imaged_drivers::{ImageId, Kind, Location, window::CHUNK};
 
 use crate::harness::stores::{
     Fixture, assert_free, begin,
@@ -37,7 +41,7 @@ pub(super) async fn what_is_recorded_is_what_was_stored(f: &Fixture) {
         let digests = oracle(&bytes);
         for (algo, wanted) in Algo::ALL.into_iter().zip(&digests) {
             let mut order = order(&f.id(), Some(size as u64));
-            order.algo = algo;
+            order.choice.algo = algo;
             let receipt = put(&f.store, order, &bytes).await.unwrap();
             assert_eq!(receipt.checksum.as_ref(), Some(&digests[0]), "{algo}");
             assert_eq!(receipt.hash_algo, algo.name());
@@ -46,12 +50,36 @@ pub(super) async fn what_is_recorded_is_what_was_stored(f: &Fixture) {
             assert_eq!(receipt.metadata.get("store"), Some(&"main".into()));
             let at: Location = receipt.location.parse().unwrap();
             if let Some(kept) = f.store.stat(&at).await.unwrap().digests {
-                assert_eq!((&kept.checksum, &kept.hash_value), (&digests[0], wanted), "{algo}");
+                assert_eq!(
+                    (kept.checksum.as_ref(), &kept.hash_value),
+                    (Some(&digests[0]), wanted),
+                    "{algo}"
+                );
                 assert_eq!(kept.hash_algo, algo.name());
+            }
+            f.remove(&at).await;
+            let mut order = order_without(&f.id(), size);
+            order.choice.algo = algo;
+            let receipt = put(&f.store, order, &bytes).await.unwrap();
+            assert_eq!(
+                (receipt.checksum, receipt.hash_value.as_ref()),
+                (None, Some(wanted)),
+                "{algo}"
+            );
+            let at: Location = receipt.location.parse().unwrap();
+            if let Some(kept) = f.store.stat(&at).await.unwrap().digests {
+                assert_eq!((kept.checksum, &kept.hash_value), (None, wanted), "{algo}");
             }
             f.remove(&at).await;
         }
     }
+}
+
+/// An order of an image that gets no md5.
+fn order_without(id: &ImageId, size: usize) -> Put {
+    let mut order = order(id, Some(size as u64));
+    order.choice.checksum = false;
+    order
 }
 
 pub(super) async fn a_wrong_promise_leaves_nothing_and_a_right_one_is_kept(f: &Fixture) {
@@ -61,7 +89,7 @@ pub(super) async fn a_wrong_promise_leaves_nothing_and_a_right_one_is_kept(f: &F
     for (n, algo) in Algo::ALL.into_iter().enumerate() {
         let promise =
             |of: &[String], n: usize| Promise { algo: Algo::ALL[n], value: of[n].clone() };
-        for known in [Some(300_000), None] {
+        for (known, checksum) in [(Some(300_000), true), (None, true), (None, false)] {
             for (promises, keeps) in [
                 (vec![promise(&digests, 0)], true),
                 (vec![promise(&digests, 0), promise(&digests, n)], true),
@@ -71,12 +99,13 @@ pub(super) async fn a_wrong_promise_leaves_nothing_and_a_right_one_is_kept(f: &F
             ] {
                 let id = f.id();
                 let mut order = order(&id, known);
-                (order.algo, order.promises) = (algo, promises);
+                (order.choice, order.promises) = (Choice { algo, checksum }, promises);
                 let running = begin(&f.store, order);
                 running.give(&pieces(&bytes, 65_536)).await;
                 match running.end(Frame::End).await {
                     Ok(receipt) => {
                         assert!(keeps, "{algo}: a wrong digest was stored");
+                        assert_eq!(receipt.checksum.is_some(), checksum, "{algo}");
                         f.remove(&receipt.location.parse().unwrap()).await;
                     }
                     Err(error) => {

@@ -169,7 +169,7 @@ async fn fails(
     let mut order = order(id, Some(bytes.len() as u64));
     match call {
         "copy" => {
-            (order.size, order.algo) = (None, Algo::Sha256);
+            (order.size, order.choice.algo) = (None, Algo::Sha256);
             let from = (Arc::clone(store), source.clone());
             Arc::clone(store).copy(order, from.0, from.1, Mode::Clone).await.unwrap_err()
         }

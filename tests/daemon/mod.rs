@@ -4,6 +4,7 @@ mod also;
 mod also_pools;
 mod buckets;
 mod ceph;
+mod checksums;
 mod cinder;
 mod cinder_hosts;
 mod cinder_schedules;

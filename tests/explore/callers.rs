@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use imaged::{
     daemon::Daemon,
-    digest::Algo,
+    digest::{Algo, Choice},
     store::Store,
     transfer::{Frame, ImageBody, Put},
     wire::{
@@ -47,7 +47,7 @@ fn order(name: Name, request: String) -> Put {
     Put {
         id: name.id.parse().unwrap(),
         size: None,
-        algo: Algo::Sha256,
+        choice: Choice { algo: Algo::Sha256, checksum: true },
         promises: Vec::new(),
         context: Context::default(),
         request,

@@ -287,7 +287,7 @@ impl Content {
             wrong.push(format!("a commit of {id} finds nothing of its own upload"));
             return Err(Error::new(Kind::Internal, "nothing is staged"));
         };
-        if md5(&bytes) != digests.checksum {
+        if Some(md5(&bytes)) != digests.checksum {
             wrong.push(format!("an image {id} of {} bytes is torn", bytes.len()));
         }
         if self.images.contains_key(id) {

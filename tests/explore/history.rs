@@ -149,7 +149,7 @@ impl History {
                     let size = bytes.len();
                     disk.report(format!("an image {id} of {size} bytes that nobody has put whole"));
                 }
-                if digests.as_ref().is_some_and(|digests| digests.checksum != md5(bytes)) {
+                if digests.as_ref().is_some_and(|digests| digests.checksum != Some(md5(bytes))) {
                     disk.report(format!("an image {id} with the digests of another"));
                 }
             }

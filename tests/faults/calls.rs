@@ -59,7 +59,7 @@ impl<'a> Stage<'a> {
         let size = self.bytes.len() as u64;
         let copy = async |mode, algo| {
             let mut put = order(id, None);
-            put.algo = algo;
+            put.choice.algo = algo;
             let store = Arc::clone(&self.store);
             let receipt = Arc::clone(&self.store).copy(put, store, at.clone(), mode).await?;
             // Where the source's digests are not known, they follow.
@@ -297,7 +297,7 @@ async fn a_clone_whose_digests_cannot_be_promised_is_not_left_behind() {
     let store = Arc::new(Store::with_driver(config, shared, driver));
     let id = f.id();
     let mut put = order(&id, None);
-    put.algo = Algo::Blake2b;
+    put.choice.algo = Algo::Blake2b;
     let copied = Arc::clone(&store).copy(put, Arc::clone(&store), at.clone(), Mode::Clone).await;
     assert_eq!(copied.unwrap_err().kind(), Kind::Unavailable);
     f.settle().await;
@@ -394,7 +394,7 @@ async fn digests_that_could_not_be_kept_are_tried_again() {
     let at = f.place(&f.id(), &stage.bytes).await;
     let id = f.id();
     let mut put = order(&id, None);
-    put.algo = Algo::Sha384;
+    put.choice.algo = Algo::Sha384;
     // open, copy, locate, open, record
     stage.script.plan(Some((5, FAILURES[0])));
     let store = Arc::clone(&stage.store);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use imaged::{
     config::Config,
     daemon::Daemon,
-    digest::Algo,
+    digest::{Algo, Choice},
     ids::{Begun, Ids},
     journal::{Intent, Work},
     store::Store,
@@ -28,6 +28,7 @@ fn intent(work: Work, store: &str, image: &ImageId) -> Intent {
         store: store.to_owned(),
         image: image.clone(),
         hash_algo: Algo::Blake2b,
+        checksum: true,
         volume: None,
         token: None,
     }
@@ -301,7 +302,8 @@ async fn a_digest_that_a_stop_interrupts_stays_in_the_journal() {
     let at = f.place(&id, &bytes).await;
     f.shared().stop.cancel();
     let claim = f.shared().ids.begin(intent(Work::Digest, "main", &id)).await.unwrap();
-    let digested = f.store.digest(claim, Algo::Blake2b, "job").await;
+    let digested =
+        f.store.digest(claim, Choice { algo: Algo::Blake2b, checksum: true }, "job").await;
     match digested {
         // It may have been done before it looked.
         Ok(found) => assert_eq!(found, digests(&bytes, Algo::Blake2b)),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use imaged::{
     config::{self, Config},
     daemon::Daemon,
-    digest::{Algo, Pool},
+    digest::{Algo, Choice, Pool},
     journal::{Intent, Work},
     shared::{Opener, Shared},
     transfer::Frame,
@@ -67,6 +67,7 @@ fn intent(id: &ImageId) -> Intent {
         store: "main".to_owned(),
         image: id.clone(),
         hash_algo: Algo::Sha1,
+        checksum: true,
         volume: None,
         token: None,
     }
@@ -87,7 +88,8 @@ async fn digests_go_on_with_the_store_that_a_reload_puts_in_place() {
     // As with a key that has been exchanged: what is open by the old one can never read again.
     script.always("open", Failure { kind: Kind::BackendDenied, done: false });
     let begun = daemon.shared.ids.begin(intent(&id)).await.unwrap();
-    let digested = tokio::spawn(store.digest(begun, Algo::Sha1, "job"));
+    let digested =
+        tokio::spawn(store.digest(begun, Choice { algo: Algo::Sha1, checksum: true }, "job"));
     while daemon.shared.jobs.get("job", Duration::from_secs(1)).await.unwrap().state
         != State::Waiting
     {}

@@ -129,12 +129,12 @@ async fn all_have_the_same(f: Fixture) {
     for all_or_none in [false, true] {
         let id = three.f.id();
         let stored = three.put(&id, all_or_none).await;
-        let wanted = digests(&three.bytes, order(&id, None).algo);
+        let wanted = digests(&three.bytes, order(&id, None).choice.algo);
         for (stored, store) in stored.iter().zip(&three.stores) {
             let stored = stored.as_ref().unwrap();
             assert_eq!(stored.store, store.name());
             assert_eq!(stored.size, three.bytes.len() as u64);
-            assert_eq!(stored.checksum.as_ref(), Some(&wanted.checksum));
+            assert_eq!(stored.checksum, wanted.checksum);
             assert_eq!(stored.hash_value.as_ref(), Some(&wanted.hash_value));
             let at: Location = stored.location.parse().unwrap();
             // A filesystem without attributes keeps none.

@@ -38,7 +38,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use imaged::{
     config::Config,
     daemon::Daemon,
-    digest::{Algo, Pool},
+    digest::{Algo, Choice, Pool},
     shared::{Opener, Shared},
     store::Store,
     transfer::{Frame, ImageBody, Put, Taking},
@@ -193,7 +193,7 @@ impl Fixture {
         let (config, _) = Config::parse(&text(kind, dirs, more, home.path()), "test").unwrap();
         let opened = Arc::new(Opened::default());
         let opener = opener(&opened, wrap);
-        let pool = Pool::new(config.daemon.digest_threads).unwrap();
+        let pool = Pool::new(config.daemon.digest_threads, &config.daemon.digest_kernel).unwrap();
         let shared = Shared::over(&config.daemon, opener, pool).unwrap();
         let daemon = Daemon::over(&config, shared);
         daemon.round().await;
@@ -472,7 +472,7 @@ pub(crate) fn order(id: &ImageId, size: Option<u64>) -> Put {
     Put {
         id: id.clone(),
         size,
-        algo: Algo::Sha256,
+        choice: Choice { algo: Algo::Sha256, checksum: true },
         promises: Vec::new(),
         context: Context::default(),
         request: format!("put-{id}"),

@@ -49,7 +49,7 @@ class Receipt:
     location: str
     size: int
     hash_algo: str
-    #: The md5 in hexadecimal; None while `digest_job` runs.
+    #: The md5 in hexadecimal; None while `digest_job` runs, and where the daemon computes none.
     checksum: str | None = None
     #: The multihash in hexadecimal; None while `digest_job` runs.
     hash_value: str | None = None

@@ -89,7 +89,7 @@ pub(crate) fn digest(bytes: &[u8], algo: Algo) -> String {
 /// The digests that go with `bytes`.
 pub(crate) fn digests(bytes: &[u8], algo: Algo) -> Digests {
     Digests {
-        checksum: digest(bytes, Algo::Md5),
+        checksum: Some(digest(bytes, Algo::Md5)),
         hash_algo: algo.name().to_owned(),
         hash_value: digest(bytes, algo),
     }

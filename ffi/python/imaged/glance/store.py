@@ -358,7 +358,7 @@ class Served:
         hashing_algo: str,
         context: Any = None,
         verifier: Any = None,
-    ) -> tuple[str, int, str, str, dict[str, Any]]:
+    ) -> tuple[str, int, str | None, str, dict[str, Any]]:
         """Store an image. A size of 0 means that nobody knows it."""
         size = image_size or None
         try:
@@ -397,14 +397,14 @@ class Served:
         return (
             self._location(receipt.location),
             receipt.size,
-            receipt.checksum or "",
+            receipt.checksum,
             receipt.hash_value or "",
             metadata,
         )
 
     def _in_doubt(
         self, id: str, algo: str, sent: Sent, error: ours.Error
-    ) -> tuple[str, int, str, str, dict[str, Any]] | None:
+    ) -> tuple[str, int, str | None, str, dict[str, Any]] | None:
         """What `add` answers, if what was sent is there although the upload failed."""
         if not error.in_doubt:
             return None
@@ -430,7 +430,7 @@ class Served:
         LOG.info("Image %s was stored", id)
         metadata = {"store": self.backend_group}
         location = self._location(stat.location or "")
-        return location, stat.size, stat.digests["md5"], stat.digests[algo], metadata
+        return location, stat.size, stat.digests.get("md5"), stat.digests[algo], metadata
 
     @capabilities.check  # type: ignore[untyped-decorator]
     def get(
