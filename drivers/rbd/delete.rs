@@ -210,7 +210,11 @@ fn may_delete(store: &Store, image: &Image, name: &str) -> Result<Way, Refused> 
     let watchers = image.watchers().map_err(fail)?;
     if watchers.len() > 1 {
         let who: Vec<_> = watchers.iter().map(|watcher| watcher.address.as_str()).collect();
-        return Err(Refused::Open(in_use(name, &format!("it is open at {}", who.join(", ")))));
+        let error = in_use(name, &format!("it is open at {}", who.join(", ")));
+        // Work of this process, which it ends for a delete when it hears of it; deletes wait for each other here.
+        let own = image.pool().cluster().instance_id();
+        let own = watchers.iter().filter(|watcher| u64::try_from(watcher.client) == Ok(own));
+        return Err(if own.count() > 1 { Refused::Now(error) } else { Refused::Open(error) });
     }
     // librbd would wait for the lock, for ever.
     if let Some(why) = locked_by(image).map_err(fail)? {

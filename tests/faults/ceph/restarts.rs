@@ -1,5 +1,7 @@
 //! An OSD that is killed, and started again with what it has on its disk.
 
+use std::thread;
+
 use super::{MIB, assert_free, assert_others_go_on, begin, cleared, conf, daemon, looked_at};
 use crate::harness::{
     daemon::{Daemon, noise},
@@ -19,9 +21,16 @@ fn what_is_read_and_written_while_an_osd_restarts_goes_on() {
     reading.head("GET", "/v1/stores/slow/images/large", "");
     reading.wait_for(MIB);
     ceph.kill_osd();
-    putting.send(&image[9 * MIB..]);
-    ceph.start_osd();
-    assert_eq!(putting.answer("PUT").status, 201, "{}", daemon.log());
+    let put = thread::scope(|scope| {
+        // More than the daemon takes meanwhile.
+        let sending = scope.spawn(|| {
+            putting.send(&image[9 * MIB..]);
+            putting.answer("PUT")
+        });
+        ceph.start_osd();
+        sending.join().unwrap()
+    });
+    assert_eq!(put.status, 201, "{}", daemon.log());
     let read = reading.answer("GET");
     assert!(read.whole && read.body == large);
     assert!(daemon.get("slow", "new").body == image);
