@@ -319,7 +319,7 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool of `threads`, or of one a core if 0, whose digests use `kernel`: see
-    /// [`Kernel`](imaged_digest::Kernel).
+    /// [`Kernel`].
     ///
     /// # Errors
     /// The machine lacks the kernel, or the system gives no threads.
