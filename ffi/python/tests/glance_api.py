@@ -48,7 +48,9 @@ def make_database(directory: Path) -> str:
     paste = directory / "paste.ini"
     paste.write_text(PASTE)
     sections = (
-        f"[database]\nconnection = sqlite:///{directory}/db\n"
+        # Threads of Glance write too, and on a busy machine one of them may have it for a while.
+        f"[database]\nconnection = sqlite:///{directory}/db?timeout=60\n"
+        "sqlite_synchronous = false\n"
         f"[paste_deploy]\nconfig_file = {paste}\n[oslo_concurrency]\nlock_path = {directory}\n"
     )
     (directory / "manage.conf").write_text(sections)
