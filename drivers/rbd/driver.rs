@@ -337,8 +337,10 @@ impl Driver for Rbd {
                 async move {
                     let name = id.as_str().to_owned();
                     let at = Location::new(&live.fsid, pool.name(), &name);
+                    let unsnapped =
+                        if is_of_others(&name) { Unsnapped::No } else { Unsnapped::IfIdle };
                     let looked = on_lane(&this.0, "look at an image", move |store| {
-                        read::look(store, &pool, &name, Unsnapped::IfIdle)
+                        read::look(store, &pool, &name, unsnapped)
                     });
                     match looked.await {
                         Ok(Seen { stat, odd, .. }) => {
@@ -485,4 +487,10 @@ impl Volumes for Rbd {
         })
         .await
     }
+}
+
+/// Whether it has a name that Cinder gives to volumes or Nova to disks: a pool may be theirs too, and what there has
+/// no snapshot of an image is none.
+fn is_of_others(name: &str) -> bool {
+    name.starts_with("volume-") || name.contains("_disk")
 }

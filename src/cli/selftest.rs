@@ -599,7 +599,13 @@ impl Test {
     async fn settle(&self, image: &str) {
         while let Ok(facts) = self.document(&["images", image]).await {
             let text = |name: &str| part(&facts, name).as_str().unwrap_or_default();
-            let busy = matches!(text("status"), "saving" | "importing");
+            // An import that has failed into all its stores stays `importing`.
+            let failed = !text("os_glance_failed_import").is_empty();
+            let busy = match text("status") {
+                "saving" => true,
+                "importing" => !failed,
+                _ => false,
+            };
             if !busy && text("os_glance_importing_to_stores").is_empty() {
                 return;
             }
