@@ -16,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::dir::{Dir, let_through, real_path};
+use super::{
+    dir::{Dir, let_through, real_path},
+    note::Note,
+};
 use crate::contract::{Error, Kind, Result, Site, Usable};
 
 /// A configured directory.
@@ -30,7 +33,7 @@ pub(super) struct Directory {
     /// What could be done there then.
     usable: Mutex<Usable>,
     /// What was good to know of it then.
-    note: Mutex<Option<String>>,
+    note: Note,
     /// Whether a file without a name can be given one there, once that is known.
     unnamed: Mutex<Option<bool>>,
 }
@@ -59,7 +62,7 @@ pub(super) struct Found {
 impl Directory {
     pub(super) fn new(path: PathBuf, priority: Option<u32>) -> Self {
         let usable = Mutex::new(Usable::Up);
-        let (known, note, unnamed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (known, note, unnamed) = (Mutex::default(), Note::default(), Mutex::default());
         Self { path, priority, known, usable, note, unnamed }
     }
 
@@ -88,7 +91,7 @@ impl Directory {
 
     /// What was good to know of it when it was looked at last.
     pub(super) fn note(&self) -> Option<String> {
-        self.note.lock().clone()
+        self.note.get()
     }
 
     /// Opens it. A failure is always about the directory, never about an image in it, so it is never
@@ -167,27 +170,20 @@ impl Directory {
         let mode = mode.filter(|_| self.priority.is_some() && writable.is_ok());
         // Whoever may write here need not own it: a directory of a group, or an export.
         let refused = mode.and_then(|mode| let_through(&self.path, mode).err());
-        self.remember(refused.map(|error| {
+        let note = refused.map(|error| {
             format!(
                 "others than its owner may not reach the images in it, as filesystem_store_file_perm \
                  lets them: let its owner give it the mode: {error}"
             )
-        }));
+        });
+        let directory = self.path.display();
+        self.note.set(note, |note| tracing::warn!(%directory, note, "a directory of a store"));
         let kind = writable.as_ref().err().map(Error::kind);
         let usable = match writable {
             Ok(()) => Usable::Up,
             Err(error) => Usable::ReadingOnly(error.to_string()),
         };
         Found { usable, kind, space: Some((device, space)) }
-    }
-
-    /// Remembers and logs what is good to know, if it is new.
-    fn remember(&self, note: Option<String>) {
-        let mut before = self.note.lock();
-        if let Some(note) = note.as_ref().filter(|note| before.as_ref() != Some(*note)) {
-            tracing::warn!(directory = %self.path.display(), note, "a directory of a store");
-        }
-        *before = note;
     }
 
     /// How it was when it was looked at last.

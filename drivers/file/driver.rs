@@ -10,6 +10,7 @@ use super::{
     config::{Config, Datadir},
     directory::Directory,
     location::Location,
+    note::Note,
     store::{Listing, Store},
     upload,
 };
@@ -49,8 +50,8 @@ impl File {
             data: config.datadirs.iter().map(dir).collect(),
             also: config.also_directories.iter().map(also).collect(),
             mounts: Mutex::default(),
-            unread: Mutex::default(),
-            refused: Mutex::default(),
+            unread: Note::default(),
+            refused: Note::default(),
             lane: lane.clone(),
             naming: Mutex::new(()),
         };

@@ -43,6 +43,7 @@ mod directory;
 mod driver;
 mod links;
 mod location;
+mod note;
 mod place;
 mod store;
 mod upload;

@@ -13,6 +13,7 @@ use super::{
     config::Config,
     dir::{Dir, STAGED},
     directory::Directory,
+    note::Note,
     place::Entry,
 };
 use crate::{
@@ -35,9 +36,9 @@ pub(super) struct Store {
     /// What `filesystem_store_metadata_file` has said when it could be read last.
     pub(super) mounts: Mutex<Vec<Mount>>,
     /// Why it cannot be read now.
-    pub(super) unread: Mutex<Option<String>>,
+    pub(super) unread: Note,
     /// Why an image last has not been given its mode.
-    pub(super) refused: Mutex<Option<String>>,
+    pub(super) refused: Note,
     pub(super) lane: Lane,
     /// Held while a file gets its name, where there are several directories.
     pub(super) naming: Mutex<()>,
@@ -224,16 +225,21 @@ impl Store {
             }
             Err(error) => Some(format!("locations have no metadata from it: {}", error.chain())),
         };
-        remember(&self.name, &self.unread, unread);
+        self.remember(&self.unread, unread);
     }
 
     /// An image could not be given its mode.
     pub(super) fn mode_refused(&self, why: &str) {
         let note = format!("images do not have the mode of filesystem_store_file_perm: {why}");
         // The reason names the image, and is told of the first.
-        if self.refused.lock().is_none() {
-            remember(&self.name, &self.refused, Some(note));
+        if self.refused.get().is_none() {
+            self.remember(&self.refused, Some(note));
         }
+    }
+
+    fn remember(&self, last: &Note, found: Option<String>) {
+        let store = &self.name;
+        last.set(found, |note| tracing::warn!(store, note, "a store that can be used"));
     }
 
     /// What is good to know of it.
@@ -241,7 +247,7 @@ impl Store {
         let of = |dir: &Directory| {
             dir.note().map(|note| format!("directory `{}`: {note}", dir.path.display()))
         };
-        let own = [self.unread.lock().clone(), self.refused.lock().clone()];
+        let own = [self.unread.get(), self.refused.get()];
         self.data.iter().filter_map(of).chain(own.into_iter().flatten()).collect()
     }
 
@@ -329,15 +335,6 @@ const PAGE: usize = 512;
 
 fn free(space: &StatVfs) -> u64 {
     space.f_bavail.saturating_mul(space.f_frsize)
-}
-
-/// Remembers and logs what is good to know of the store `name`, if it is new.
-fn remember(name: &str, last: &Mutex<Option<String>>, note: Option<String>) {
-    let mut last = last.lock();
-    if let Some(note) = note.as_ref().filter(|note| last.as_ref() != Some(*note)) {
-        tracing::warn!(store = name, note, "a store that can be used");
-    }
-    *last = note;
 }
 
 /// Reads `filesystem_store_metadata_file`.

@@ -17,7 +17,7 @@ use super::{
     metadata,
     names::names,
     needs, read,
-    seen::{Odd, Seen},
+    seen::Seen,
     store::{Lanes, Store, is_away, on_lane, on_long_lane, run_long_on, run_on},
     trash, upload,
 };
@@ -224,7 +224,7 @@ impl Driver for Rbd {
                 let unwatched = (!seen.watched).then(|| Snapshot {
                     pool,
                     image: name.clone(),
-                    snap: (!seen.odd.is_some_and(Odd::at_head)).then(|| SNAP.to_owned()),
+                    snap: (!seen.at_head()).then(|| SNAP.to_owned()),
                     internal: seen.internal.clone(),
                 });
                 let (reading, extents) =
@@ -234,9 +234,9 @@ impl Driver for Rbd {
             .await?
         };
         let body = read::stream(Arc::new(reading), name, range.clone(), extents, window);
-        let Stat { size, digests, version } = seen.stat;
         // Of a location without a snapshot no clone can be made.
-        let at = if seen.odd.is_some_and(Odd::at_head) { at.clone() } else { place };
+        let at = if seen.at_head() { at.clone() } else { place };
+        let Stat { size, digests, version } = seen.stat;
         Ok(Reader { at, version, size, range, digests, body: Body::Stream(body) })
     }
 
@@ -343,10 +343,10 @@ impl Driver for Rbd {
                         read::look(store, &pool, &name, unsnapped)
                     });
                     match looked.await {
-                        Ok(Seen { stat, odd, .. }) => {
-                            let at_head = odd.is_some_and(Odd::at_head);
-                            let at = if at_head { Location::old(id.as_str()) } else { at };
-                            let (at, size) = (crate::Location::Rbd(at), stat.size);
+                        Ok(seen) => {
+                            let at = if seen.at_head() { Location::old(id.as_str()) } else { at };
+                            let at = crate::Location::Rbd(at);
+                            let Seen { stat: Stat { size, .. }, odd, .. } = seen;
                             Ok(Some(Listed { id, at, size, odd: odd.map(|odd| odd.to_string()) }))
                         }
                         // Being made, or gone meanwhile.

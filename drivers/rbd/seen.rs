@@ -28,10 +28,10 @@ pub(super) enum Odd {
     Old { snapped: bool },
 }
 
-impl Odd {
-    /// Whether it is read at its head.
-    pub(super) fn at_head(self) -> bool {
-        matches!(self, Self::Unsnapped | Self::Old { snapped: false })
+impl Seen {
+    /// Whether it is read at its head, for want of a snapshot.
+    pub(super) fn at_head(&self) -> bool {
+        matches!(self.odd, Some(Odd::Unsnapped | Odd::Old { snapped: false }))
     }
 }
 

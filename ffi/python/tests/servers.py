@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import imaged
@@ -16,19 +16,40 @@ import imaged
 END = object()
 
 
-class Scripted:
+class Server:
+    """What answers at a socket, in a thread of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def callers(self) -> Iterator[socket.socket]:
+        """One connection after the other, until this is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                yield self.listener.accept()[0]
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+class Scripted(Server):
     """A server that does as it is told: what no daemon does on demand."""
 
     def __init__(self, path: str, *turns) -> None:
         self.heads: list[bytes] = []
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        self.thread = threading.Thread(target=self.run, args=(turns,), daemon=True)
-        self.thread.start()
+        self.turns = turns
+        super().__init__(path)
 
-    def run(self, turns) -> None:
-        for answer in turns:
+    def run(self) -> None:
+        for answer in self.turns:
             peer, _ = self.listener.accept()
             self.heads.append(came := peer.recv(65536))
             # Whoever has heard enough may leave.
@@ -45,21 +66,17 @@ class Scripted:
         self.listener.close()
 
 
-class Mute:
+class Mute(Server):
     """A server that accepts everybody, hears what they say, and never answers."""
 
     def __init__(self, path: str) -> None:
         self.heads: list[bytes] = []
         self.peers: list[socket.socket] = []
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        threading.Thread(target=self.run, daemon=True).start()
+        super().__init__(path)
 
     def run(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
-                peer, _ = self.listener.accept()
+            for peer in self.callers():
                 self.peers.append(peer)
                 self.heads.append(peer.recv(65536))
 
@@ -69,7 +86,7 @@ class Mute:
             one.close()
 
 
-class Proxy:
+class Proxy(Server):
     """Stands between callers and a daemon, and cuts a connection where a test wants it cut."""
 
     def __init__(self, path: str, daemon: str) -> None:
@@ -79,17 +96,10 @@ class Proxy:
         #: What happens in that moment.
         self.meanwhile: Callable[[], object] = lambda: None
         self.cut = 0
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        threading.Thread(target=self.run, daemon=True).start()
+        super().__init__(path)
 
     def run(self) -> None:
-        while True:
-            try:
-                caller, _ = self.listener.accept()
-            except OSError:
-                return
+        for caller in self.callers():
             daemon = socket.socket(socket.AF_UNIX)
             try:
                 daemon.connect(self.daemon)
@@ -123,12 +133,8 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
-
-class Told:
+class Told(Server):
     """A daemon that has two stores, and one answer to everything else: an error of this code."""
 
     WHY = "because it is told to, 100 %"
@@ -140,17 +146,10 @@ class Told:
         self.heads: list[bytes] = []
         #: How often the stores were asked for.
         self.asked = 0
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        threading.Thread(target=self.run, daemon=True).start()
+        super().__init__(path)
 
     def run(self) -> None:
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
+        for peer in self.callers():
             with peer:
                 head = b""
                 while not head.endswith(b"\r\n\r\n") and (came := peer.recv(65536)):
@@ -176,7 +175,3 @@ class Told:
             f"HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n"
             f"Connection: close\r\n\r\n"
         ).encode() + text
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from servers import Server
 
 import imaged
 from imaged import client as clients
@@ -21,7 +22,7 @@ EMPTY = b"Content-Length: 2\r\n\r\n{}"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Server:
+class Answers(Server):
     """Keeps its connections, and answers each request with the next of its answers."""
 
     def __init__(self, path: str) -> None:
@@ -31,18 +32,13 @@ class Server:
         self.heads: list[bytes] = []
         self.accepted = 0
         self.peers: list[socket.socket] = []
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen()
-        threading.Thread(target=self.run, daemon=True).start()
+        super().__init__(path)
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = self.listener.accept()
-                self.accepted += 1
-                self.peers.append(peer)
-                threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+        for peer in self.callers():
+            self.accepted += 1
+            self.peers.append(peer)
+            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
 
     def serve(self, peer: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -62,8 +58,8 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path) -> Iterator[Server]:
-    server = Server(str(tmp_path / "socket"))
+def server(tmp_path) -> Iterator[Answers]:
+    server = Answers(str(tmp_path / "socket"))
     yield server
     server.close()
 
