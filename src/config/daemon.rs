@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
+use imaged_digest::Kernel;
 use imaged_drivers::options::Options;
 
 use super::{places::Places, roles::Grant};
@@ -65,8 +66,6 @@ pub enum LogFormat {
 /// The digests that an upload may ask for beside md5, by their names in Python's hashlib.
 pub const HASHES: [&str; 7] = ["sha512", "sha384", "sha256", "sha224", "sha1", "blake2b", "md5"];
 
-/// The kernels of digests, by their names: see [`imaged_digest::Kernel`].
-const KERNELS: [&str; 4] = ["auto", "portable", "avx2", "avx512"];
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -137,7 +136,7 @@ impl Daemon {
             digest_threads: count(options, "digest_threads", 0, 1024)
                 .unwrap_or(default.digest_threads),
             digest_kernel: options
-                .choice("digest_kernel", &KERNELS)
+                .choice("digest_kernel", &[&["auto"][..], &Kernel::NAMES].concat())
                 .map_or(default.digest_kernel, str::to_owned),
             hash_algo: options
                 .choice("hash_algo", &HASHES)
