@@ -294,6 +294,12 @@ fn get(daemon: &Daemon, to: &str) -> Command {
     get
 }
 
+/// Whether a process has a file of this directory open, be it one without a name.
+fn open_in(process: u32, directory: &Path) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
+    open.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|to| to.starts_with(directory)))
+}
+
 #[test]
 fn a_get_of_a_descriptor_whose_file_is_changed_fails() {
     let daemon = Daemon::start(STORES);
@@ -344,12 +350,15 @@ fn a_get_of_a_descriptor_whose_file_is_cut_leaves_no_file() {
             let to = out.join("x").display().to_string();
             let child = get(&daemon, &to).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
             let mut child = child.unwrap();
-            while daemon.files("out") == [""; 0] && child.try_wait().unwrap().is_none() {}
-            let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+            let child_id = child.id();
+            // The file that it writes has no name until it is whole.
+            let writing = || open_in(child_id, &out);
+            while !writing() && child.try_wait().unwrap().is_none() {}
+            let pid = nix::unistd::Pid::from_raw(child_id.try_into().unwrap());
             let signal = |signal| nix::sys::signal::kill(pid, signal).is_ok();
             let _heard = signal(nix::sys::signal::Signal::SIGSTOP);
             // It may have ended before it was stopped.
-            let early = !daemon.files("out").iter().any(|name| name.starts_with('.'));
+            let early = !writing() || out.join("x").exists();
             change.make(&path);
             let _heard = signal(nix::sys::signal::Signal::SIGCONT);
             let got = child.wait_with_output().unwrap();
