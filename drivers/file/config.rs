@@ -27,10 +27,29 @@ pub struct Config {
     pub chunk_size: u64,
     /// `filesystem_thin_provisioning`: blocks of zeros become holes. On unless switched off.
     pub thin: bool,
+    /// `imaged_page_cache`: which images are in the page cache when they have been stored.
+    pub page_cache: PageCache,
     /// `filesystem_store_timeout`: patience for one call to the filesystem.
     pub timeout: Duration,
     /// `filesystem_store_thread_pool_size`: calls to the filesystem at a time.
     pub threads: usize,
+}
+
+/// Which images are in the page cache when they have been stored, so that who reads them first need not
+/// wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PageCache {
+    /// Those that take no more than an eighth of the memory that is available then.
+    #[default]
+    Auto,
+    /// All, whatever they evict.
+    Always,
+    /// None, which costs the least of the processor.
+    Never,
+}
+
+impl PageCache {
+    const NAMES: [&str; 3] = ["auto", "always", "never"];
 }
 
 /// One directory of images.
@@ -53,6 +72,7 @@ impl Config {
             file_perm: None,
             chunk_size: 64 << 10,
             thin: true,
+            page_cache: PageCache::Auto,
             timeout: Duration::from_secs(60),
             threads: 16,
         }
@@ -73,13 +93,19 @@ impl Config {
         }
         let chunk_size = options.int("filesystem_store_chunk_size", 1..=u64::MAX);
         let thin = options.bool("filesystem_thin_provisioning");
+        let page_cache = match options.choice("imaged_page_cache", &PageCache::NAMES) {
+            Some("always") => PageCache::Always,
+            Some("never") => PageCache::Never,
+            _ => PageCache::Auto,
+        };
         let timeout = options.seconds("filesystem_store_timeout", 0);
         let threads = options.int("filesystem_store_thread_pool_size", 1..=1024);
         options.no_longer_matters(
             "filesystem_store_threadpool_threshold",
             "the threads of a store are counted, and their use is in the metrics",
         );
-        let mut config = Self { also_directories, metadata_file, file_perm, ..Self::at("") };
+        let mut config =
+            Self { also_directories, metadata_file, file_perm, page_cache, ..Self::at("") };
         config.datadirs = datadirs?;
         if let Some(bytes) = chunk_size {
             config.chunk_size = bytes;
@@ -229,6 +255,7 @@ mod tests {
             ("filesystem_store_file_perm", "640"),
             ("filesystem_store_chunk_size", "1048576"),
             ("filesystem_thin_provisioning", "no"),
+            ("imaged_page_cache", "never"),
             ("filesystem_store_timeout", "5"),
             ("filesystem_store_thread_pool_size", "3"),
             ("filesystem_store_threadpool_threshold", "75"),
@@ -243,6 +270,7 @@ mod tests {
                 file_perm: Some(0o640),
                 chunk_size: 1 << 20,
                 thin: false,
+                page_cache: PageCache::Never,
                 timeout: Duration::from_secs(5),
                 threads: 3,
             })
@@ -298,6 +326,7 @@ mod tests {
             ("imaged_also_directories", "g, /, /h/../i"),
             ("filesystem_store_file_perm", "0240"),
             ("filesystem_store_chunk_size", "0"),
+            ("imaged_page_cache", "sometimes"),
             ("filesystem_store_tiemout", "1"),
         ]);
         assert_eq!(config, None);
@@ -314,10 +343,11 @@ mod tests {
             "without `..`: value=`/h/../i`",
             "add 400, as in 0640",
             "must be a whole number, at least 1: value=`0`",
+            "must be one of auto, always, never: value=`sometimes`",
             "did you mean `filesystem_store_timeout`?",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        assert_eq!(problems.len(), 12, "{text}");
+        assert_eq!(problems.len(), 13, "{text}");
     }
 }

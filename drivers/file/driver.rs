@@ -172,7 +172,7 @@ impl Driver for File {
                 Ok(DropOnLane::new(&store.lane, upload::Target::create(store, claim, size)?))
             })
             .await?;
-        Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, self.0.config.thin)))
+        Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, size)))
     }
 
     async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {

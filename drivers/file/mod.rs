@@ -37,6 +37,7 @@
 //!   hung may name its image after `recover` has found nothing, or link what a later upload has
 //!   staged by then. Instead of: trusting what the directory shows.
 
+mod cached;
 mod config;
 mod dir;
 mod directory;
@@ -48,6 +49,6 @@ mod place;
 mod store;
 mod upload;
 
-pub use config::{Config, Datadir};
+pub use config::{Config, Datadir, PageCache};
 pub use driver::{File, open};
 pub use location::{Location, SCHEMES};

@@ -16,6 +16,7 @@ mod hangs;
 mod keys;
 mod kills;
 mod limits;
+mod page_cache;
 mod protocol;
 mod reloads;
 mod roles;

@@ -201,19 +201,22 @@ pub(crate) async fn file() -> Fixture {
     Fixture::new("file", &[(dir, 0)], "", None, home).await
 }
 
-/// A store in one directory that writes zeros as zeros.
+/// A store in one directory that writes zeros as zeros, and everything past the page cache.
 pub(crate) async fn file_thick() -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("images");
     fs::create_dir(&dir).unwrap();
-    Fixture::new("file", &[(dir, 0)], "filesystem_thin_provisioning = false\n", None, home).await
+    Fixture::new("file", &[(dir, 0)], THICK, None, home).await
 }
 
-/// A store in two directories of one filesystem, of which the second is filled first.
+const THICK: &str = "filesystem_thin_provisioning = false\nimaged_page_cache = never\n";
+
+/// A store in two directories of one filesystem, of which the second is filled first, past the page
+/// cache.
 pub(crate) async fn file_two_dirs() -> Fixture {
     let home = tempfile::tempdir().unwrap();
     let dirs = two(&home);
-    Fixture::new("file", &dirs, "", None, home).await
+    Fixture::new("file", &dirs, "imaged_page_cache = never\n", None, home).await
 }
 
 /// A store in two directories: the second is filled first, and is a filesystem of 256 MiB without
