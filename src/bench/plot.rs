@@ -19,6 +19,10 @@ const WIDTH: u32 = 860;
 const LEFT: i32 = 150;
 const RIGHT: i32 = 190;
 
+/// The room of the longest name of an op, and of a line of text.
+const NAME_WIDTH: i32 = 60;
+const LINE: i32 = 15;
+
 /// Text and axes.
 pub(super) const INK: RGBColor = RGBColor(1, 1, 1);
 /// What matters less.
@@ -74,6 +78,24 @@ fn bar(
     style: impl Into<ShapeStyle>,
 ) -> Result<(), Failed> {
     area.draw(&Rectangle::new([from, to], style))
+}
+
+/// Where labels begin that each want to begin at a place, have a length, and lie between `from` and `to`:
+/// in their order, and on nobody else's as long as there is room.
+fn spread(wanted: &[(i32, i32)], from: i32, to: i32) -> Vec<i32> {
+    let mut free = from;
+    let mut begins: Vec<i32> = Vec::with_capacity(wanted.len());
+    for (begin, length) in wanted {
+        free = free.max(*begin);
+        begins.push(free);
+        free += length;
+    }
+    let mut end = to;
+    for (begin, (_, length)) in begins.iter_mut().zip(wanted).rev() {
+        *begin = (*begin).min(end - length);
+        end = *begin;
+    }
+    begins
 }
 
 /// Pixels of `value` where `most` fills the plot.
@@ -226,22 +248,25 @@ pub(super) fn latency(report: &Report) -> Option<String> {
             .x_label_formatter(&|x| percent(*x))
             .y_label_formatter(&|ms| words::time(*ms))
             .draw()?;
-        let mut labels = Vec::new();
+        let mut ends = Vec::new();
         for op in &curves {
             let curve: Vec<_> =
                 op.latency_ms.curve.iter().map(|(quantile, ms)| (one_of(*quantile), *ms)).collect();
             let Some(last) = curve.last().copied() else { continue };
             chart.draw_series(LineSeries::new(curve, colour(op).stroke_width(2)))?;
             chart.draw_series([Circle::new(last, 4, colour(op).filled())])?;
-            let (x, mut y) = chart.backend_coord(&last);
-            while labels
-                .iter()
-                .any(|(tx, ty): &(i32, i32)| (tx - x).abs() < 60 && (ty - y).abs() < 15)
-            {
-                y -= 3;
+            ends.push((chart.backend_coord(&last), *op));
+        }
+        // Curves that end side by side have their names one below the other.
+        ends.sort_by_key(|((x, y), _)| (*x, *y));
+        for group in ends.chunk_by_mut(|((x, _), _), ((next, _), _)| next - x < NAME_WIDTH) {
+            group.sort_by_key(|((_, y), _)| *y);
+            let tops: Vec<_> = group.iter().map(|((_, y), _)| (y - LINE / 2, LINE)).collect();
+            let inside = chart.plotting_area().get_pixel_range().1;
+            for (((x, _), op), top) in group.iter().zip(spread(&tops, inside.start, inside.end)) {
+                let at = (x + 10, top + LINE / 2);
+                label(area, op.op.name(), at, &font(14, colour(op), HPos::Left))?;
             }
-            labels.push((x, y));
-            label(area, op.op.name(), (x + 10, y), &font(14, colour(op), HPos::Left))?;
         }
         Ok(())
     }))
@@ -288,12 +313,13 @@ pub(super) fn memory(report: &Report) -> Option<String> {
             .draw()?;
         let line = report.rss.iter().map(|point| (point.seconds, mib(point.bytes)));
         chart.draw_series(LineSeries::new(line, INK.stroke_width(2)))?;
-        let mut free = i32::MIN;
-        for op in &report.ops {
-            let (x, y) = chart.backend_coord(&(op.begun_s, top));
-            let x = (x + 5).max(free);
+        let begun = report.ops.iter().map(|op| chart.backend_coord(&(op.begun_s, top)));
+        let begun: Vec<_> = begun.collect();
+        let names: Vec<_> = begun.iter().map(|(x, _)| (x + 5, NAME_WIDTH)).collect();
+        let from = begun.first().map_or(0, |(x, _)| *x);
+        let places = spread(&names, from, i32::try_from(WIDTH).unwrap_or(0));
+        for ((op, (_, y)), x) in report.ops.iter().zip(begun).zip(places) {
             label(area, op.op.name(), (x, y + 10), &font(13, colour(op), HPos::Left))?;
-            free = x + 10 * i32::try_from(op.op.name().len()).unwrap_or(0);
         }
         Ok(())
     }))
@@ -321,6 +347,16 @@ mod tests {
         for plot in [throughput(&report), cpu(&report), latency(&report), memory(&report)] {
             assert_eq!(plot, None);
         }
+    }
+
+    #[test]
+    fn labels_lie_beside_each_other_and_inside() {
+        assert_eq!(spread(&[], 0, 100), [0; 0]);
+        assert_eq!(spread(&[(10, 20), (50, 20)], 0, 100), [10, 50]);
+        assert_eq!(spread(&[(10, 20), (15, 20), (18, 20)], 0, 100), [10, 30, 50]);
+        assert_eq!(spread(&[(10, 20), (90, 20), (95, 20)], 0, 100), [10, 60, 80]);
+        assert_eq!(spread(&[(70, 20), (71, 20), (-5, 20)], 0, 100), [40, 60, 80]);
+        assert_eq!(spread(&[(-5, 20)], 0, 100), [0]);
     }
 
     #[test]
