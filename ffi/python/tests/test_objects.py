@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import types
+from types import SimpleNamespace
 
 import pytest
 from glance.api.v2 import discovery
@@ -199,19 +200,35 @@ def test_a_key_is_in_a_location_where_the_driver_in_glance_has_it(glance, monkey
 
 @pytest.mark.parametrize(
     ("multi_tenant", "asked"),
-    [(True, {"public": False, "read": ("a", "b"), "write": ()}), (False, None)],
+    [
+        (
+            True,
+            {"public": True, "read": ("a", "b"), "write": ("c",), "request_id": "req-members"},
+        ),
+        (False, None),
+    ],
 )
 def test_members_reach_an_image_where_images_have_owners(glance, monkeypatch, multi_tenant, asked):
     glance.start("other:swift", f"[other]\n{NOBODY}swift_store_multi_tenant = {multi_tenant}\n")
     shared = []
 
-    def share(self, store, *, at, request_id=None, **access):
-        shared.append((at, access))
+    def share(self, store, *, at, **access):
+        shared.append((store, at, access))
 
     monkeypatch.setattr(imaged.Client, "share", share)
     at = f"swift+https://swift.example.org/v1/AUTH_a/glance_{new()}/one"
-    multi_backend.set_acls_for_multi_store(at, "other", read_tenants=("a", "b"))
-    assert shared == ([(at, asked)] if asked else [])
+
+    def members(**more):
+        multi_backend.set_acls_for_multi_store(at, "other", **more)
+
+    context = SimpleNamespace(request_id="req-members")
+    members(public=True, read_tenants=("a", "b"), write_tenants=("c",), context=context)
+    assert shared == ([("other", at, asked)] if asked else [])
+    # Nobody, and no request that has an id.
+    shared.clear()
+    members()
+    nobody = {"public": False, "read": (), "write": (), "request_id": None}
+    assert shared == ([("other", at, nobody)] if asked else [])
 
 
 def test_a_token_is_a_header_and_no_more_than_that(tmp_path):
