@@ -24,17 +24,11 @@ DIGESTS = (hashlib.md5(BYTES).hexdigest(), hashlib.sha512(BYTES).hexdigest())
 class Rig:
     """Glance, a proxy, and a daemon behind it that may be killed."""
 
-    def __init__(self, glance, daemon, proxy, form, directory) -> None:
+    def __init__(self, glance, daemon, proxy, form) -> None:
         self.glance, self.daemon, self.proxy, self.form = glance, daemon, proxy, form
-        self.dir = directory
         self.client = imaged.Client(daemon.socket)
 
     def add(self, id: str):
-        if self.form == "by-descriptor":
-            path = self.dir / "image"
-            path.write_bytes(BYTES)
-            with path.open("rb") as file:
-                return self.glance.add(file, 0, id)
         size = len(BYTES) if self.form == "size-known" else 0
         return self.glance.add(io.BytesIO(BYTES), size, id)
 
@@ -62,11 +56,11 @@ class Rig:
         assert self.add(id)[1] == len(BYTES)
 
 
-@pytest.fixture(params=["size-known", "size-unknown", "by-descriptor"])
-def rig(request, glance, daemon, tmp_path):
+@pytest.fixture(params=["size-known", "size-unknown"])
+def rig(request, glance, daemon):
     proxy = Proxy(f"{daemon.open.name}/proxy", daemon.socket)
     glance.start("fast:file", fast(daemon, socket=proxy.path))
-    yield Rig(glance, daemon, proxy, request.param, tmp_path)
+    yield Rig(glance, daemon, proxy, request.param)
     proxy.close()
     store.client.cache_clear()
 
@@ -121,8 +115,6 @@ def test_a_daemon_that_does_not_come_is_not_waited_for_for_ever(rig, monkeypatch
 
 
 def test_what_was_cut_before_its_end_is_not_looked_for(rig, monkeypatch):
-    if rig.form == "by-descriptor":
-        pytest.skip("there is no body to be cut")
     id = new()
     monkeypatch.setattr(doubt, "look", None)
     seen = []
@@ -141,8 +133,7 @@ def test_what_was_cut_before_its_end_is_not_looked_for(rig, monkeypatch):
 def test_what_the_daemon_did_not_get_to_store_leaves_nothing(rig):
     """It dies with all of the image on its way, and clears up after itself when it is back."""
     id = new()
-    end = b"Imaged-Body: fd" if rig.form == "by-descriptor" else b"0\r\n\r\n"
-    rig.proxy.cuts = lambda said: end in said[-200:]
+    rig.proxy.cuts = lambda said: b"0\r\n\r\n" in said[-200:]
     rig.proxy.meanwhile = rig.restart
     with pytest.raises(exceptions.RemoteServiceUnavailable):
         rig.add(id)
@@ -207,7 +198,6 @@ def test_digests_that_nobody_kept_are_computed(rig):
 
 
 def test_an_image_that_is_too_long_to_be_looked_through_is_removed(rig, monkeypatch):
-    """If it is known to be this one; a digest is what a file is known by."""
     id = new()
     rig.lose(b"201")
     rig.proxy.meanwhile = lambda: os.removexattr(rig.path(id), "user.imaged.digests")
@@ -219,10 +209,7 @@ def test_an_image_that_is_too_long_to_be_looked_through_is_removed(rig, monkeypa
     with pytest.raises(exceptions.RemoteServiceUnavailable):
         rig.add(id)
     monkeypatch.undo()
-    if rig.form == "by-descriptor":
-        assert rig.path(id).read_bytes() == BYTES
-    else:
-        rig.check_again(id)
+    rig.check_again(id)
 
 
 def test_an_image_whose_metadata_only_its_receipt_tells_is_removed(rig, tmp_path):
@@ -258,11 +245,11 @@ def test_any_source_is_known_again(rig, tmp_path):
         [b""],
         [],
     ):
-        id, sent = new(), doubt.Sent(None)
+        id, sent = new(), doubt.Sent()
         client.put("fast", id, iter(pieces), watch=sent.see)
         found = doubt.look(client, "fast", id, "sha512", sent)
         assert found and found.size == sum(map(len, pieces))
-        other = doubt.Sent(None)
+        other = doubt.Sent()
         for piece in pieces:
             other.see(bytes(byte ^ 1 for byte in piece))
         if found.size:

@@ -40,15 +40,6 @@ class Stopped:
         self.process.send_signal(signal.SIGCONT)
 
 
-@pytest.fixture
-def plain(tmp_path):
-    """A plain file, which goes by descriptor."""
-    path = tmp_path / "image"
-    path.write_bytes(BYTES)
-    with path.open("rb") as file:
-        yield file
-
-
 def timed(call) -> float:
     began = time.monotonic()
     with pytest.raises(errors.Unavailable) as told:
@@ -58,19 +49,19 @@ def timed(call) -> float:
 
 
 @pytest.mark.parametrize("where", ["its own section", "backend_defaults"])
-def test_no_call_waits_for_long_and_none_is_carried_out_later(glance, daemon, plain, where):
+def test_no_call_waits_for_long_and_none_is_carried_out_later(glance, daemon, where):
     line = "imaged_timeout = 1"
     if where == "backend_defaults":
         glance.start("fast:file", fast(daemon), f"[backend_defaults]\n{line}\n")
     else:
         glance.start("fast:file", fast(daemon, line))
     uri = glance.add(io.BytesIO(BYTES))[0]
-    sent, by_descriptor = new(), new()
+    sent, unsized = new(), new()
     one = get_store()
     with Stopped(daemon):
         for call in (
             lambda: glance.add(io.BytesIO(BYTES), len(BYTES), sent),
-            lambda: glance.add(plain, len(BYTES), by_descriptor),
+            lambda: glance.add(io.BytesIO(BYTES), 0, unsized),
             lambda: multi_backend.get(uri, "fast"),
             lambda: multi_backend.get(uri, "fast", offset=1, chunk_size=2),
             lambda: multi_backend.get_size_from_uri_and_backend(uri, "fast"),
@@ -82,11 +73,11 @@ def test_no_call_waits_for_long_and_none_is_carried_out_later(glance, daemon, pl
     # Whatever it had been sent before, it does before this.
     assert client.stores()
     assert b"".join(multi_backend.get(uri, "fast")[0]) == BYTES
-    for id in (sent, by_descriptor):
+    for id in (sent, unsized):
         with pytest.raises(imaged.NotFound):
             client.stat("fast", id)
     # And no id is taken.
-    assert glance.add(plain, len(BYTES), by_descriptor)[1] == len(BYTES)
+    assert glance.add(io.BytesIO(BYTES), 0, unsized)[1] == len(BYTES)
 
 
 def test_without_a_limit_of_its_own_a_call_finds_out_within_seconds(glance, daemon):

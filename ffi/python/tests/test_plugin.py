@@ -7,14 +7,12 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from glance.common import exception, utils
 from glance_store import capabilities, exceptions, multi_backend
 from servers import Told
 from stores import CONF, get_store, new
 
 import imaged
-from imaged import source
-from imaged.glance import body, errors, store
+from imaged.glance import errors, store
 
 BYTES = os.urandom(300_000)
 
@@ -132,106 +130,6 @@ def test_a_download_costs_glance_no_digest(served, monkeypatch):
     uri = served.add(io.BytesIO(BYTES))[0]
     download, _ = multi_backend.get(uri, "fast")
     assert b"".join(download) == BYTES and download._body.verified is None
-
-
-# What is handed over
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "image"
-    path.write_bytes(BYTES)
-    with path.open("rb") as file:
-        yield file
-
-
-def limited(image, most: int) -> utils.LimitingReader:
-    return utils.LimitingReader(image, most, exception.StorageQuotaFull)
-
-
-def opened() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def handed(image, size: int | None = None) -> bool:
-    """Whether it goes by descriptor; if not, it is handed over as it is, and nothing stays open."""
-    before = opened()
-    found = body.unwrapped(image, size)
-    if isinstance(found, source.Descriptor):
-        assert os.pread(found.fd, found.size, found.offset) == BYTES[found.offset :]
-        assert found.size == len(BYTES) - found.offset
-        found.close()
-    else:
-        assert found is image
-    assert opened() == before
-    return isinstance(found, source.Descriptor)
-
-
-def test_a_plain_file_under_readers_that_change_no_byte_is_handed_over(file):
-    pausing = utils.CooperativeReader
-    for image in (
-        file,
-        pausing(file),
-        limited(file, len(BYTES)),
-        pausing(limited(pausing(file), len(BYTES) + 5)),
-        limited(limited(file, len(BYTES)), len(BYTES) + 1),
-    ):
-        assert handed(image) and handed(image, len(BYTES))
-        assert not handed(image, len(BYTES) - 1)
-    for image in (io.BytesIO(BYTES), pausing(io.BytesIO(BYTES)), iter([BYTES]), None):
-        assert not handed(image)
-
-
-def test_a_reader_that_does_more_is_left_in_place(file):
-    class More(utils.LimitingReader):
-        pass
-
-    class LimitingReader:
-        """Of the same name, and another's."""
-
-        data, limit, bytes_read = file, 1 << 40, 0
-
-    assert not handed(More(file, 1 << 40))
-    assert not handed(utils.CooperativeReader(More(file, 1 << 40)))
-    assert not handed(LimitingReader())
-
-
-def test_each_limit_holds_for_what_is_left_of_it(file):
-    # What a limit has let through counts: it was read already.
-    for most, already, fits in (
-        (len(BYTES), 0, True),
-        (len(BYTES) - 1, 0, False),
-        (len(BYTES), 1000, True),
-        (len(BYTES) - 1, 1000, False),
-    ):
-        file.seek(0)
-        reader = limited(file, most)
-        assert len(reader.read(already)) == already
-        assert handed(reader) is fits, (most, already)
-        # As it would be if all of it were read through the reader.
-        if fits:
-            assert len(reader.read(len(BYTES))) == len(BYTES) - already
-        else:
-            with pytest.raises(exception.StorageQuotaFull):
-                reader.read(len(BYTES))
-    # One of several that does not hold is enough.
-    for first, second in ((1 << 40, 10), (10, 1 << 40)):
-        file.seek(0)
-        assert not handed(limited(limited(file, first), second))
-
-
-def test_a_file_under_a_limit_is_stored_or_refused_as_it_would_be_if_it_were_read(served, file):
-    reader = limited(file, len(BYTES))
-    reader.read(1000)
-    assert served.add(reader)[1] == len(BYTES) - 1000
-    file.seek(0)
-    reader = limited(file, len(BYTES) - 1)
-    reader.read(1000)
-    id = new()
-    with pytest.raises(exception.StorageQuotaFull):
-        served.add(reader, id=id)
-    with pytest.raises(exceptions.NotFound):
-        multi_backend.get(f"{get_store().url_prefix}/{id}", "fast")
 
 
 # The daemon's errors

@@ -8,21 +8,18 @@ What makes this safe:
 * An id is given to one upload at a time. Who is let in knows that no other is under way, and that
   none of before can still come to be.
 * An image is there whole or not at all, so one of another length is another's.
-* Only what is known to be this upload is taken for it or removed: of a file that was sent by
-  descriptor, by a digest of that file; of what was sent as bytes, by having been let in for it, and
+* Only what is known to be this upload is taken for it or removed: by having been let in for it, and
   by samples of the bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import time
 from collections.abc import Iterator
 
 from .. import errors as ours
-from .. import source
 from ..client import Client
 from ..records import Stat
 
@@ -35,7 +32,6 @@ SLOWEST = 100 << 20
 SOON, LATER = 0.05, 1.0
 # Samples of what was sent, and bytes of each.
 SAMPLES, SAMPLE = 64, 1024
-READ = 1 << 20
 
 
 class Unknown(Exception):
@@ -43,18 +39,13 @@ class Unknown(Exception):
 
 
 class Sent:
-    """What was sent, to be known again."""
+    """What was sent, to be known again: `see` is told all of it."""
 
-    def __init__(self, image: object) -> None:
-        """Look at what will be sent; if it is bytes, `see` has to be told them."""
+    def __init__(self) -> None:
+        """Nothing has been sent yet."""
         self.size = 0
         self._samples: list[tuple[int, bytes]] = []
         self._pieces = 0
-        self._file: source.Descriptor | None = None
-        if isinstance(image, source.Descriptor):
-            # The daemon gets the other one.
-            self._file = source.Descriptor(os.dup(image.fd), image.offset, image.size)
-            self.size = image.size
 
     def see(self, piece: bytes) -> None:
         """Take a sample of the next bytes, or not: each piece has the same chance."""
@@ -69,24 +60,15 @@ class Sent:
             self._samples[place : place + 1] = [(self.size + at, piece[at : at + SAMPLE])]
         self.size += len(piece)
 
-    def is_image(self, client: Client, store: str, id: str, stat: Stat, until: float) -> bool:
-        """Whether an image is this one. Raises Unknown, and the daemon's errors."""
+    def is_image(self, client: Client, store: str, id: str, stat: Stat) -> bool:
+        """Whether an image is this one. Raises the daemon's errors."""
         if stat.size != self.size:
             return False
-        if self._file is not None:
-            found = stat.digests.get("md5") or _digests(client, store, id, ["md5"], until)["md5"]
-            return _of_file(self._file, until) == found
         for at, sample in self._samples:
             with client.get(store, id, offset=at, length=len(sample)) as body:
                 if body.read() != sample:
                     return False
         return True
-
-    def close(self) -> None:
-        """Forget it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def look(
@@ -103,7 +85,7 @@ def look(
     while time.monotonic() < until:
         try:
             stat = client.stat(store, id)
-            if not sent.is_image(client, store, id, stat, latest):
+            if not sent.is_image(client, store, id, stat):
                 return None
             told = _told(client, store, id, algo, stat, latest) if enough else None
             if told is None:
@@ -168,17 +150,6 @@ def _digests(client: Client, store: str, id: str, algos: list[str], until: float
                 one.update(piece)
             _in_time(until)
     return {algo: one.hexdigest() for algo, one in zip(algos, hashes, strict=True)}
-
-
-def _of_file(file: source.Descriptor, until: float) -> str:
-    """The md5 of a file that was sent."""
-    digest = hashlib.md5(usedforsecurity=False)
-    at, end = file.offset, file.offset + file.size
-    while piece := os.pread(file.fd, min(READ, end - at), at):
-        digest.update(piece)
-        at += len(piece)
-        _in_time(until)
-    return digest.hexdigest()
 
 
 def _in_time(until: float) -> None:

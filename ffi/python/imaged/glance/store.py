@@ -1,4 +1,11 @@
-"""A store of Glance whose images the daemon moves."""
+"""A store of Glance whose images the daemon moves.
+
+# Decisions
+* Chose: what Glance hands over is sent as bytes. Because: by whatever flow it comes, Glance sees
+  them: an import tells of its progress with each, and the format of a bare image is looked at.
+  Instead of: a descriptor of the plain file under Glance's readers. Only a task of type `import`,
+  which interoperable imports have replaced, hands that over, and only of an image in a container.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +26,6 @@ from .. import errors as ours
 from ..body import Body
 from ..client import ALIVE, Client
 from ..records import Store
-from .body import unwrapped
 from .doubt import Sent, Unknown, look
 from .errors import ADD, DELETE, GET, Unavailable, told, unavailable
 from .places import differences, path_and_priority
@@ -366,8 +372,7 @@ class Served:
             self._known(daemon.stores)
         except ours.Error as error:
             raise told(ADD, error, hashing_algo) from error
-        image = image_file if verifier is not None else unwrapped(image_file, size)
-        sent = Sent(image)
+        sent = Sent()
 
         def watch(piece: bytes) -> None:
             sent.see(piece)
@@ -378,7 +383,7 @@ class Served:
             receipt = daemon.put(
                 self.backend_group,
                 str(image_id),
-                image,
+                image_file,
                 size=size,
                 hash_algo=hashing_algo,
                 watch=watch,
@@ -391,8 +396,6 @@ class Served:
             if found is None:
                 raise told(ADD, error, hashing_algo) from error
             return found
-        finally:
-            sent.close()
         metadata = {**receipt.metadata, "store": self.backend_group}
         return (
             self._location(receipt.location),
