@@ -150,6 +150,9 @@ class Rig:
             )
             for line in (own / "uwsgi.ini").read_text().splitlines()
         ]
+        # A worker that is told to end just after it has started does not always. uWSGI kills it after
+        # so many seconds, by itself after a minute: as long as is waited for it here.
+        ini.append("worker-reload-mercy = 5")
         if python:
             ini.append(f"pythonpath = {python}")
         (folder / "uwsgi.ini").write_text("\n".join(ini) + "\n")
