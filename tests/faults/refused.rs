@@ -3,9 +3,17 @@
 
 use std::{fs, io::Write as _, os::unix::fs::symlink, process::Command};
 
+use imaged::transfer::Frame;
+use imaged_drivers::Kind;
+
 use crate::harness::{
     daemon::{Daemon, IMAGED, noise},
     raw::Raw,
+    stores::{
+        self, aligned_chunks, assert_free, assert_reads, begin,
+        content::{Look, image},
+        order, put,
+    },
 };
 
 const CONFIG: &str = "\
@@ -143,5 +151,30 @@ fn a_link_that_was_made_by_the_same_call_before_is_no_other_image() {
         assert_eq!(answer.status, status, "{answer:?}");
         let body = daemon.get("fast", id).body;
         assert!(if own { body == image } else { body == b"other" });
+    }
+}
+
+/// The same of every call that gives a name, or takes one away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_twice_is_done_once_and_is_no_failure() {
+    for f in [stores::file_staged().await, stores::file_renamed().await] {
+        let bytes = image(Look::Random, 100_000, 3);
+        for call in ["link", "rename", "unlink"] {
+            f.plain.as_ref().unwrap().resend(call);
+        }
+        let id = f.id();
+        put(&f.store, order(&id, None), &bytes).await.unwrap();
+        let at = f.driver.locate(&id).await.unwrap();
+        assert_reads(&*f.driver, &at, &bytes, "sent twice").await;
+        f.store.delete(&at, "test").await.unwrap();
+        let error = f.store.delete(&at, "test").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+        // Nor does an upload that is not ended leave anything, or say that it does.
+        let running = begin(&f.store, order(&id, Some(bytes.len() as u64 + 1)));
+        running.give(&aligned_chunks(&bytes)).await;
+        let error = running.end(Frame::End).await.unwrap_err();
+        assert_eq!((error.kind(), error.left()), (Kind::Mismatch, None), "{error:?}");
+        f.assert_empty().await;
+        assert_free(&f, &id, "sent twice").await;
     }
 }

@@ -13,6 +13,8 @@ Obeys lines on its standard input, each answered by one line:
                      ERRNO (0: none); answers with the calls counted until now, by name
     hang CALL        from now on calls of this name (`flush`, `read`, `release` too) get no answer
     fail CALL ERRNO  from now on calls of this name fail with ERRNO (0: no more)
+    resend CALL      from now on calls of this name are done twice, and the second is answered, as NFS does
+                     when the first answer was lost
     skip CALL        from now on calls of this name (`fsync`, `fsyncdir`) are answered and do nothing
     lose             all that no call made last is gone, as when the power fails: bytes since the last
                      `fsync` of their file, names since the last `fsyncdir`
@@ -22,6 +24,7 @@ The end of its input unmounts it: so does the death of the test that started it.
 """
 
 import atexit
+import contextlib
 import ctypes
 import errno
 import os
@@ -39,8 +42,14 @@ import time
 (ACCESS, CREATE, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2) = (34, 35, 36, 38, 42, 45)
 TMPFILE = 51
 CHANGES = {
-    SETATTR: "setattr", UNLINK: "unlink", LINK: "link", WRITE: "write", FSYNC: "fsync",
-    FSYNCDIR: "fsyncdir", CREATE: "create", RENAME2: "rename",
+    SETATTR: "setattr",
+    UNLINK: "unlink",
+    LINK: "link",
+    WRITE: "write",
+    FSYNC: "fsync",
+    FSYNCDIR: "fsyncdir",
+    CREATE: "create",
+    RENAME2: "rename",
 }
 NAMES = {**CHANGES, FLUSH: "flush", READ: "read", RELEASE: "release"}
 MAX_WRITE = 1 << 20
@@ -59,8 +68,23 @@ class Node:
     def attr(self, number):
         size, (seconds, nanos) = len(self.bytes), divmod(self.mtime, 10**9)
         return struct.pack(
-            "<6Q10I", number, size, -(-size // 512), seconds, seconds, seconds, nanos, nanos,
-            nanos, self.mode, self.links, 0, 0, 0, 4096, 0,
+            "<6Q10I",
+            number,
+            size,
+            -(-size // 512),
+            seconds,
+            seconds,
+            seconds,
+            nanos,
+            nanos,
+            nanos,
+            self.mode,
+            self.links,
+            0,
+            0,
+            0,
+            4096,
+            0,
         )
 
 
@@ -68,6 +92,7 @@ class Plain:
     def __init__(self, kind, device):
         self.kind, self.device = kind, device
         self.hanging, self.held, self.failing, self.skipping = set(), [], {}, set()
+        self.resending = set()
         self.nodes = {ROOT: Node(stat.S_IFDIR | 0o755)}
         self.names, self.synced_names = {}, {}
         self.next = ROOT + 1
@@ -93,8 +118,18 @@ class Plain:
         if opcode == INIT:
             major, minor, ahead, _ = struct.unpack_from("<4I", rest)
             return struct.pack(
-                "<4I2H2I2H8I", 7, min(minor, 31), ahead, BIG_WRITES | MAX_PAGES, 16, 12,
-                MAX_WRITE, 1, MAX_WRITE // 4096, 0, *([0] * 8),
+                "<4I2H2I2H8I",
+                7,
+                min(minor, 31),
+                ahead,
+                BIG_WRITES | MAX_PAGES,
+                16,
+                12,
+                MAX_WRITE,
+                1,
+                MAX_WRITE // 4096,
+                0,
+                *([0] * 8),
             )
         if opcode == LOOKUP:
             return self.entry(self.find(rest.rstrip(b"\0")))
@@ -220,6 +255,9 @@ class Plain:
         elif word == "hang":
             self.hanging.update(rest)
             print("hangs", flush=True)
+        elif word == "resend":
+            self.resending.update(rest)
+            print("resends", flush=True)
         elif word == "skip":
             self.skipping.update(rest)
             print("skips", flush=True)
@@ -257,6 +295,9 @@ class Plain:
     def answer(self, request):
         _, opcode, unique, number = struct.unpack_from("<2I2Q", request)
         try:
+            if NAMES.get(opcode) in self.resending:
+                with contextlib.suppress(OSError):
+                    self.serve(opcode, number, request[40:])
             answer, code = self.serve(opcode, number, request[40:]), 0
         except OSError as error:
             answer, code = b"", -error.errno

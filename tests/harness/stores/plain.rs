@@ -67,6 +67,11 @@ impl Plain {
         self.ask(&format!("fail {call} {errno}"), "fails");
     }
 
+    /// From now on calls of this name are done twice, and the second is answered.
+    pub(crate) fn resend(&self, call: &str) {
+        self.ask(&format!("resend {call}"), "resends");
+    }
+
     /// From now on calls of this name, `fsync` or `fsyncdir`, are answered and do nothing.
     pub(crate) fn skip(&self, call: &str) {
         self.ask(&format!("skip {call}"), "skips");
