@@ -10,7 +10,7 @@ use clap::{
 use imaged::{client::Mode, config::HASHES, digest::Algo, wire::range};
 use imaged_drivers::{Span, kit::http::Url, options::shown};
 
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, stdout};
 
 /// The storage data plane for OpenStack images: one local daemon, many stores.
 #[derive(Debug, Parser)]
@@ -21,7 +21,8 @@ pub(crate) struct Args {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, \
-                          3 daemon not reachable, 4 not found, 5 already exists.\n\
+                          3 daemon not reachable, 4 not found, 5 already exists, \
+                          141 who read standard output has left.\n\
                           Without --socket the daemon is sought at $IMAGED_SOCKET, else at \
                           /run/imaged/imaged.sock, else at $XDG_RUNTIME_DIR/imaged.sock.";
 
@@ -340,10 +341,13 @@ impl Args {
             let text = text.trim_start_matches("error: ").trim_end();
             return Err(Output { json: true }.end(Err(Failure::usage(text))));
         }
-        let printed = wrong.print();
-        if asked && let Err(error) = printed {
-            return Err(Output { json: false }.end(Err(Failure::stdout(&error))));
+        if asked {
+            let printed =
+                stdout().and_then(|_out| wrong.print().map_err(|error| Failure::stdout(&error)));
+            return Err(Output { json: false }.end(printed));
         }
+        // Nobody may be listening.
+        drop(wrong.print());
         // Wrong words are wrong whether or not anybody is told.
         Err(ExitCode::from(u8::try_from(wrong.exit_code()).unwrap_or(2)))
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     args::Check,
-    output::{Done, Failure, Output, print},
+    output::{Done, Failure, Output, print, stdin},
     talk::runtime,
 };
 
@@ -171,11 +171,11 @@ impl Refused {
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    let fail = |error| Failure::io(format_args!("read `{}`", path.display()), &error);
     if path == Path::new("-") {
-        return Ok(Box::new(BufReader::new(io::stdin())));
+        return Ok(Box::new(BufReader::new(stdin().map_err(fail)?)));
     }
     let file = File::open(path);
-    let fail = |error| Failure::io(format_args!("read `{}`", path.display()), &error);
     Ok(Box::new(BufReader::new(file.map_err(fail)?)))
 }
 

@@ -12,7 +12,7 @@ use imaged::config::{Config, Imported};
 
 use super::{
     args::Import,
-    output::{Done, Failure, Output},
+    output::{Done, Failure, Output, print},
 };
 
 /// Makes the daemon's configuration, and writes it only if nothing is wrong with it.
@@ -46,7 +46,7 @@ fn write(args: &Import, imported: &Imported) -> Done {
     let text =
         format!("# Made by `imaged import-config` from {}\n{}", from.join(" "), imported.text);
     let Some(path) = &args.output else {
-        return io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::stdout(&error));
+        return print(|out| out.write_all(text.as_bytes()));
     };
     let taken = imported.taken.iter().map(|taken| (&*taken.to, &*taken.bytes));
     // What it names is there before it is.

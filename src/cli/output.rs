@@ -6,6 +6,8 @@ use std::{
 };
 
 use imaged::client;
+use imaged_ffi_stdio::{stdin_was_closed, stdout_was_closed};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,6 +15,8 @@ use serde_json::{Value, json};
 const USAGE: u8 = 2;
 /// Refused or failed.
 const FAILED: u8 = 1;
+/// Whoever read standard output has left: what a shell shows of a program that SIGPIPE has ended.
+const ENOUGH: u8 = 128 + 13;
 
 /// Why a command did not do what it was to do.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub(crate) enum Failure {
     Told,
     /// Standard output does not take the result, nor a word about that.
     Unprinted(String),
-    /// Whoever read standard output has had enough, which is fine.
+    /// Whoever read standard output has had enough, and knows it.
     Enough,
 }
 
@@ -66,7 +70,7 @@ impl Failure {
             Self::Daemon(error) => error.exit_code(),
             Self::Here { exit, .. } => *exit,
             Self::Told | Self::Unprinted(_) => FAILED,
-            Self::Enough => 0,
+            Self::Enough => ENOUGH,
         }
     }
 
@@ -150,8 +154,9 @@ impl Output {
     pub(crate) fn end(self, done: Done) -> ExitCode {
         let failure = match done {
             Ok(()) => return ExitCode::SUCCESS,
-            Err(Failure::Enough) => return ExitCode::SUCCESS,
-            Err(Failure::Told) => return ExitCode::from(FAILED),
+            Err(failure @ (Failure::Enough | Failure::Told)) => {
+                return ExitCode::from(failure.exit());
+            }
             Err(failure) => failure,
         };
         let printed = self.json
@@ -175,9 +180,25 @@ impl Output {
     }
 }
 
+/// Standard output, if there is one: what is written to one that is closed is lost without a word.
+pub(crate) fn stdout() -> Result<io::Stdout, Failure> {
+    if stdout_was_closed() {
+        return Err(Failure::stdout(&Errno::BADF.into()));
+    }
+    Ok(io::stdout())
+}
+
+/// Standard input, if there is one: what is closed reads as if it were empty.
+pub(crate) fn stdin() -> io::Result<io::Stdin> {
+    if stdin_was_closed() {
+        return Err(Errno::BADF.into());
+    }
+    Ok(io::stdin())
+}
+
 /// Writes to standard output.
 pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Done {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(stdout()?.lock());
     write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))
 }
 

@@ -14,13 +14,17 @@ use std::{
 
 use bytes::Bytes;
 use imaged::{client::Promise, digest::Algo};
+use imaged_ffi_stdio::stdout_was_closed;
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, fstat, linkat},
     io::Errno,
 };
 use uuid::Uuid;
 
-use super::{output::Failure, progress::Meter};
+use super::{
+    output::{Failure, stdout},
+    progress::Meter,
+};
 
 /// Zeros, for holes that somebody must see.
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -81,9 +85,12 @@ impl Target {
     }
 }
 
+/// What standard output is called where it was closed, and something else has come to be there.
+const NAMES: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// Whether `path` is standard output, by whatever name; what takes any bytes and shows none is not.
 pub(crate) fn is_stdout(path: &Path) -> bool {
-    if path == Path::new("-") {
+    if path == Path::new("-") || (stdout_was_closed() && NAMES.map(Path::new).contains(&path)) {
         return true;
     }
     let (Ok(found), Ok(stdout)) = (fs::metadata(path), fstat(io::stdout())) else { return false };
@@ -118,7 +125,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     fn stdout() -> Result<Self, Failure> {
-        let out = io::stdout().as_fd().try_clone_to_owned();
+        let out = stdout()?.as_fd().try_clone_to_owned();
         let out = out.map_err(|error| Failure::stdout(&error))?.into();
         Ok(Self { out, path: None })
     }

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Ran, finish};
+use super::{Lost, Ran, finish};
 use crate::harness::{
     cinder::{Cinder, SECRET, TYPE},
     daemon::{Daemon, IMAGED},
@@ -187,7 +187,6 @@ fn locations_that_cannot_be_read_leave_what_was_found_and_one_document() {
 #[test]
 fn a_document_that_cannot_be_printed_is_told_to_people() {
     let home = home(CONFIG);
-    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     for words in [
         &["check-config", "--config-file", "conf", "--json"][..],
         &["check-config", "--config-file", "conf", "--json", "--locations", "conf"],
@@ -197,16 +196,19 @@ fn a_document_that_cannot_be_printed_is_told_to_people() {
         &["stores", "--json", "--nonsense"],
         &["completions", "bash"],
         &["man"],
+        &["check-config", "--config-file", "conf"],
+        &["check-config", "--config-file", "conf", "--locations", "conf"],
+        &["check-config", "--config-file", "conf", "--for-cinder"],
+        &["--nonsense"],
         &["--help"],
         &["--version"],
         &["put", "--help"],
     ] {
-        let mut command = Command::new(IMAGED);
-        command.args(words).current_dir(home.path()).stdout(full()).stderr(Stdio::piped());
-        let ran = command.spawn().unwrap().wait_with_output().unwrap();
-        let told = String::from_utf8(ran.stderr).unwrap();
-        assert!(!ran.status.success(), "{words:?}");
-        assert!(!told.is_empty(), "{words:?}");
+        for lost in Lost::ALL {
+            let mut command = Command::new(IMAGED);
+            command.args(words).current_dir(home.path());
+            lost.assert_told(&lost.run(command), &words.join(" "));
+        }
     }
 }
 

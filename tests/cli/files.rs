@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{bytes, command, daemon, feed, line};
-use crate::harness::daemon::Daemon;
+use super::{Lost, bytes, command, daemon, feed, line};
+use crate::harness::daemon::{Daemon, IMAGED};
 
 fn names(daemon: &Daemon, dir: &str) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(daemon.path(dir))
@@ -129,7 +129,7 @@ fn an_interrupted_put_stores_nothing() {
 }
 
 #[test]
-fn a_reader_who_has_had_enough_is_no_failure() {
+fn a_reader_who_has_had_enough_is_told_nothing_and_the_shell_hears_of_it() {
     let daemon = daemon();
     feed(&daemon, ["put", "fast", "x", "-"], &bytes(8 << 20)).done();
     let mut get = command(&daemon.socket, ["get", "fast", "x", "-"]);
@@ -137,8 +137,8 @@ fn a_reader_who_has_had_enough_is_no_failure() {
     let mut some = [0; 10];
     get.stdout.take().unwrap().read_exact(&mut some).unwrap();
     let got = get.wait_with_output().unwrap();
-    assert!(got.status.success());
-    assert_eq!(got.stderr, b"");
+    // As of a program that SIGPIPE has ended.
+    assert_eq!((got.status.code(), &*got.stderr), (Some(141), &b""[..]));
 }
 
 /// The longest name that a file can have.
@@ -181,7 +181,7 @@ fn whoever_is_killed_leaves_nothing_and_the_next_one_gets_the_image() {
     let shell = format!(
         "touch .{}.imaged-$$ && exec {} get memory x x --socket {}",
         "x",
-        crate::harness::daemon::IMAGED,
+        IMAGED,
         daemon.socket.display()
     );
     feed(&daemon, ["put", "memory", "x", "-"], b"abc").done();
@@ -326,53 +326,73 @@ fn standard_output_by_any_name_is_standard_output() {
         assert_eq!(fs::read(&out).unwrap(), b"abc", "{name}");
     }
     assert!(fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
-    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     for words in ["get fast x -", "get fast x - --range 0-1", "get fast x /dev/null --json"] {
-        let mut get = command(&daemon.socket, words.split_whitespace());
-        let got = get.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
-        let got = got.wait_with_output().unwrap();
-        assert_eq!(got.status.code(), Some(1), "{words}");
-        let told = String::from_utf8(got.stderr).unwrap();
-        assert!(told.contains("standard output"), "{words}: {told}");
+        let got = Lost::Full.run(command(&daemon.socket, words.split_whitespace()));
+        assert_eq!(got.code, 1, "{words}");
+        assert!(got.err.contains("standard output"), "{words}: {got:?}");
     }
 }
 
 #[test]
 fn no_command_says_nothing_when_its_document_cannot_be_printed() {
     let daemon = daemon();
-    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     fs::write(daemon.path("image"), bytes(1000)).unwrap();
     let image = daemon.path("image").display().to_string();
     let at = format!("file://{}/x", daemon.path("fast").display());
-    for words in [
-        &format!("put fast x {image}"),
-        "put fast x nothing",
-        &format!("put --store fast --store cheap y {image}"),
-        "stat fast x",
-        "stat fast none",
-        "list fast",
-        "list none",
-        "stores",
-        "jobs",
-        "jobs none",
-        &format!("copy cheap x --from {at}"),
-        "get fast x /dev/null",
-        "delete fast x",
-        "delete fast x",
-        "usage",
-        "bench fast --size 1M --count 1 --jobs 1",
-        "bench none --size 1M --count 1",
-    ] {
-        for json in [" --json", ""] {
-            let line = format!("{words}{json}");
-            let mut ran = command(&daemon.socket, line.split_whitespace());
-            ran.stdout(full()).stderr(Stdio::piped());
-            let ran = ran.spawn().unwrap().wait_with_output().unwrap();
-            let told = String::from_utf8(ran.stderr).unwrap();
-            assert!(!ran.status.success(), "{line}");
-            assert!(!told.is_empty(), "{line}");
+    for lost in Lost::ALL {
+        for words in [
+            &format!("put fast x {image}"),
+            "put fast x nothing",
+            &format!("put --store fast --store cheap y {image}"),
+            "stat fast x",
+            "stat fast none",
+            "list fast",
+            "list none",
+            "stores",
+            "jobs",
+            "jobs none",
+            "jobs --cancel none",
+            &format!("copy cheap x --from {at}"),
+            "get fast x /dev/null",
+            "delete fast x",
+            "delete fast x",
+            "recover fast x",
+            "usage",
+            "selftest --glance http://127.0.0.1:9",
+            "bench fast --size 1M --count 1 --jobs 1",
+            "bench none --size 1M --count 1",
+        ] {
+            for json in [" --json", ""] {
+                let line = format!("{words}{json}");
+                let ran = lost.run(command(&daemon.socket, line.split_whitespace()));
+                lost.assert_told(&ran, &line);
+            }
         }
+        for id in ["x", "y"] {
+            for store in ["fast", "cheap"] {
+                line(&daemon, &format!("delete {store} {id}"));
+            }
+        }
+        // An image is an answer too.
+        feed(&daemon, ["put", "fast", "z", "-"], b"abc").done();
+        for words in ["get fast z -", "get fast z /dev/stdout", "get fast z - --range 0-1"] {
+            lost.assert_told(&lost.run(command(&daemon.socket, words.split_whitespace())), words);
+        }
+        line(&daemon, "delete fast z").done();
     }
+}
+
+#[test]
+fn what_is_closed_is_no_empty_image() {
+    let daemon = daemon();
+    for name in ["-", "/dev/stdin"] {
+        let mut put = Command::new("sh");
+        put.args(["-c", "exec \"$0\" \"$@\" <&-", IMAGED, "put", "fast", "x", name]);
+        let put = put.env("IMAGED_SOCKET", &daemon.socket).output().unwrap();
+        assert_eq!(put.status.code(), Some(1), "{name}: {put:?}");
+        assert!(String::from_utf8_lossy(&put.stderr).contains("Bad file descriptor"), "{put:?}");
+    }
+    assert!(!daemon.path("fast/x").exists());
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod several;
 
 use std::{
     ffi::OsStr,
+    fs,
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
@@ -96,6 +97,61 @@ fn run<S: AsRef<OsStr>>(daemon: &Daemon, words: impl IntoIterator<Item = S>) -> 
 /// Splits a command line at its spaces and runs it.
 fn line(daemon: &Daemon, line: &str) -> Ran {
     run(daemon, line.split_whitespace())
+}
+
+/// How an answer is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    /// Nothing can be written.
+    Full,
+    /// Standard output is closed.
+    Closed,
+    /// Whoever read it has left.
+    Left,
+}
+
+impl Lost {
+    const ALL: [Self; 3] = [Self::Full, Self::Closed, Self::Left];
+
+    /// Runs a command whose answer is lost so, and tells what is left of it.
+    fn run(self, mut command: Command) -> Ran {
+        match self {
+            Self::Full => {
+                command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+            }
+            Self::Left => {
+                let (reader, writer) = std::io::pipe().unwrap();
+                drop(reader);
+                command.stdout(writer);
+            }
+            Self::Closed => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "exec \"$0\" \"$@\" >&-"]).arg(command.get_program());
+                shell.args(command.get_args());
+                for (name, value) in command.get_envs() {
+                    match value {
+                        Some(value) => shell.env(name, value),
+                        None => shell.env_remove(name),
+                    };
+                }
+                if let Some(dir) = command.get_current_dir() {
+                    shell.current_dir(dir);
+                }
+                command = shell;
+            }
+        }
+        let ran = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let err = String::from_utf8(ran.stderr).unwrap();
+        Ran { code: ran.status.code().unwrap(), out: ran.stdout, err }
+    }
+
+    /// That the answer did not get lost without a word. Who has left knows it.
+    fn assert_told(self, ran: &Ran, what: &str) {
+        assert!(!ran.err.contains("panicked"), "{what}: {self:?}: {ran:?}");
+        let left = self == Self::Left && ran.code == 141 && !ran.err.contains("output");
+        let told = ran.code != 141 && ran.code != 0 && !ran.err.is_empty();
+        assert!(told || left, "{what}: {self:?}: {ran:?}");
+    }
 }
 
 /// Bytes that do not repeat soon.
