@@ -187,16 +187,7 @@ impl Journal {
     /// Removes an intent.
     pub(crate) async fn remove(&self, nonce: &str) {
         let file = self.file(nonce);
-        let removed = self
-            .0
-            .lane
-            .run("clear the journal", move || match fs::remove_file(&file) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(Error::io("remove", file.display(), error))
-                }
-                _ => Ok(()),
-            })
-            .await;
+        let removed = self.0.lane.run("clear the journal", move || durable::remove(&file)).await;
         if let Err(error) = removed {
             // Harmless: at the next start it finds a whole image or nothing.
             tracing::warn!(error = %error.chain(), "an intent stays in the journal");

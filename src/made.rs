@@ -14,7 +14,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -242,17 +241,7 @@ impl Made {
         if removed.is_empty() {
             return;
         }
-        let remove = move || {
-            for file in removed {
-                match fs::remove_file(&file) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => {
-                        return Err(Error::io("remove", file.display(), error));
-                    }
-                    _ => {}
-                }
-            }
-            Ok(())
-        };
+        let remove = move || removed.iter().try_for_each(|file| durable::remove(file));
         if let Err(error) = self.0.lane.run("clear notes", remove).await {
             // Harmless: its image is gone, or it is over.
             tracing::warn!(error = %error.chain(), "a note of what was made stays in state_dir");

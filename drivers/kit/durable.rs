@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use crate::contract::{Error, Result};
+
 /// Writes `bytes` beside `file`, under its name with the ending `new`, and gives them that name, in the place of
 /// what had it; both outlive the machine. What had it stays if this fails. Blocks.
 ///
@@ -24,4 +26,17 @@ pub fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
         }
     };
     written().inspect_err(|_error| drop(fs::remove_file(&new)))
+}
+
+/// Removes `file` if it is there; that it is gone need not outlive the machine. Blocks.
+///
+/// # Errors
+/// What the system says.
+pub fn remove(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", file.display(), error))
+        }
+        _ => Ok(()),
+    }
 }

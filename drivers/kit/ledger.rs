@@ -91,13 +91,7 @@ impl Ledger {
         self.0.own.lock().remove(name);
         let Some(dir) = &self.0.dir else { return };
         let file = dir.join(format!("{name}.json"));
-        let removed =
-            self.0.lane.run("forget what was held", move || match fs::remove_file(&file) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(Error::io("remove", file.display(), error))
-                }
-                _ => Ok(()),
-            });
+        let removed = self.0.lane.run("forget what was held", move || durable::remove(&file));
         if let Err(error) = removed.await {
             // Harmless: what it names is not there any more when it is looked for.
             tracing::warn!(error = %error.chain(), "a note of what was held stays");
