@@ -136,14 +136,19 @@ fn one_piece() -> Bytes {
 
 /// Each request of a put goes wrong once, in each of these ways.
 async fn each_request_goes_wrong_once(more: &str, bytes: Bytes, faults: &[Fault]) {
-    let pair = Pair::new(more).await;
-    for call in OF_A_PUT {
-        for fault in faults {
-            let what = format!("{call:?} {fault:?}");
-            let rule = Rule::new(*fault).on(call).times(1);
-            let _ended = pair.put_despite(rule, &bytes, &what).await;
+    // What waits for time limits waits side by side.
+    let each_fault_of = |call: Call| {
+        let bytes = bytes.clone();
+        async move {
+            let pair = Pair::new(more).await;
+            for fault in faults {
+                let what = format!("{call:?} {fault:?}");
+                let rule = Rule::new(*fault).on(call).times(1);
+                let _ended = pair.put_despite(rule, &bytes, &what).await;
+            }
         }
-    }
+    };
+    futures_util::future::join_all(OF_A_PUT.map(each_fault_of)).await;
 }
 
 #[tokio::test]

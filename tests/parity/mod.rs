@@ -10,9 +10,10 @@ mod s3;
 mod swift;
 
 use std::{
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::Command,
-    sync::LazyLock,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{LazyLock, Mutex},
 };
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -36,13 +37,14 @@ fn python<S: AsRef<str>>(script: &str, args: &[S]) -> Value {
     answer_of(command)
 }
 
+/// Without what would count more than what the peer is told.
+fn without_bundles(command: &mut Command) -> &mut Command {
+    command.env_remove("REQUESTS_CA_BUNDLE").env_remove("CURL_CA_BUNDLE")
+}
+
 /// The line of JSON that a peer prints.
 fn answer_of(mut command: Command) -> Value {
-    // These would count more than what the peer is told.
-    for name in ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
-        command.env_remove(name);
-    }
-    let ran = command.output().unwrap();
+    let ran = without_bundles(&mut command).output().unwrap();
     let said = String::from_utf8(ran.stdout).unwrap();
     serde_json::from_str(said.trim())
         .unwrap_or_else(|error| panic!("{error}: {said}{}", String::from_utf8_lossy(&ran.stderr)))
@@ -55,21 +57,59 @@ struct Peer {
     options: String,
     /// A program that runs it, with the arguments that come first.
     within: Vec<String>,
+    /// From the first question on: to start takes it seconds.
+    running: Mutex<Option<Running>>,
+}
+
+/// A peer that answers questions, a line each, until this is dropped.
+struct Running {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = without_bundles(pipes).spawn().unwrap();
+        let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, to, from }
+    }
+
+    fn ask(&mut self, words: &[&str]) -> Value {
+        // If it cannot even start it says why, and reads nothing.
+        let _gone = writeln!(self.to.as_mut().unwrap(), "{}", serde_json::json!(words));
+        let mut said = String::new();
+        self.from.read_line(&mut said).unwrap();
+        serde_json::from_str(said.trim()).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The end of its input is its end.
+        drop(self.to.take());
+        let _ended = self.child.wait();
+    }
 }
 
 impl Peer {
     fn new(kind: &'static str, options: String) -> Self {
-        Self { kind, options, within: Vec::new() }
+        Self { kind, options, within: Vec::new(), running: Mutex::default() }
     }
 
     fn ask(&self, words: &[&str]) -> Value {
         let mut args = self.within.clone();
         args.extend([text(&PYTHON), "tests/parity/peer.py", self.kind].map(str::to_owned));
         args.extend(self.options.lines().flat_map(|option| ["-o", option]).map(str::to_owned));
-        args.extend(words.iter().copied().map(str::to_owned));
-        let mut command = Command::new(&args[0]);
-        command.args(&args[1..]);
-        answer_of(command)
+        args.push("serve".to_owned());
+        let mut running = self.running.lock().unwrap();
+        let running = running.get_or_insert_with(|| {
+            let mut command = Command::new(&args[0]);
+            command.args(&args[1..]);
+            Running::start(command)
+        });
+        running.ask(words)
     }
 
     /// What Glance gets to know of an image that was put.
