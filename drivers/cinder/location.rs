@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::contract::{Error, Kind, Result};
+use crate::contract::{Error, Kind, Result, is_uuid};
 
 /// The scheme of such locations.
 pub const SCHEMES: [&str; 1] = ["cinder"];
@@ -59,14 +59,7 @@ impl FromStr for Volume {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let dashes = [8, 13, 18, 23];
-        let is_uuid = text.len() == 36
-            && text.bytes().enumerate().all(|(at, byte)| match byte {
-                b'-' => dashes.contains(&at),
-                b'0'..=b'9' | b'a'..=b'f' => !dashes.contains(&at),
-                _ => false,
-            });
-        if is_uuid {
+        if is_uuid(text) && !text.contains(|c: char| c.is_ascii_uppercase()) {
             return Ok(Self(text.to_owned()));
         }
         let shown: String = text.chars().take(100).collect();

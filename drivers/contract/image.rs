@@ -17,6 +17,15 @@ impl ImageId {
     }
 }
 
+/// Whether this is a UUID, as Glance calls all its images.
+pub(crate) fn is_uuid(name: &str) -> bool {
+    name.len() == 36
+        && name.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 impl std::str::FromStr for ImageId {
     type Err = Error;
 
@@ -107,6 +116,16 @@ mod tests {
         }
         for bad in ["", ".", "..", ".hidden", "a/b", "a b", "é", "a\0", &"x".repeat(256)] {
             assert_eq!(bad.parse::<ImageId>().unwrap_err().kind(), Kind::Invalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_has_its_dashes_where_they_belong() {
+        assert!(is_uuid("3a1f7b2c-9d00-4e11-8c22-aabbccddeeff"));
+        for other in
+            ["3a1f7b2c-9d00-4e11-8c22-aabbccddeef-", "volume-3a1f7b2c-9d00-4e11-8c22-aabbcc"]
+        {
+            assert!(!is_uuid(other), "{other}");
         }
     }
 

@@ -23,6 +23,7 @@ pub use copies::{Copied, Copies, Progress};
 pub use driver::{Caps, Driver, Listed, Pieces, Recovered, Stat};
 pub use error::{Error, Kind, Result};
 pub use host::Host;
+pub(crate) use image::is_uuid;
 pub use image::{Digests, ImageId, Span};
 pub use reader::{Body, Reader, Source};
 pub use shares::{Access, Shares};

@@ -25,7 +25,7 @@ use crate::{
     contract::{
         Asker, Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host,
         ImageId, Kind, Listed, Need, NewImage, Pieces, Progress, Properties, Reader, Recovered,
-        Result, Site, Source, Span, Stat, Upload, Volumes,
+        Result, Site, Source, Span, Stat, Upload, Volumes, is_uuid,
     },
     kit::{
         refusals::{foreign, missing, unreached},
@@ -338,7 +338,7 @@ impl Driver for Rbd {
                     let name = id.as_str().to_owned();
                     let at = Location::new(&live.fsid, pool.name(), &name);
                     let unsnapped =
-                        if is_of_others(&name) { Unsnapped::No } else { Unsnapped::IfIdle };
+                        if is_uuid(&name) { Unsnapped::IfIdle } else { Unsnapped::Never };
                     let looked = on_lane(&this.0, "look at an image", move |store| {
                         read::look(store, &pool, &name, unsnapped)
                     });
@@ -487,10 +487,4 @@ impl Volumes for Rbd {
         })
         .await
     }
-}
-
-/// Whether it has a name that Cinder gives to volumes or Nova to disks: a pool may be theirs too, and what there has
-/// no snapshot of an image is none.
-fn is_of_others(name: &str) -> bool {
-    name.starts_with("volume-") || name.contains("_disk")
 }

@@ -92,8 +92,11 @@ pub(super) enum Unsnapped {
     No,
     /// By a location that names none.
     Yes,
-    /// In a list, if nobody is making it.
+    /// In a list, if it has the name of an image of Glance's, and nobody is making it.
     IfIdle,
+    /// In a list, if it has another name: it may be a volume, a disk, or anything that others keep in the pool.
+    /// Of format 1 it does not count either.
+    Never,
 }
 
 #[cfg(feature = "ceph")]

@@ -11,6 +11,10 @@
 //! that of a daemon that is gone. A snapshot
 //! `imaged-<id>-<instance>` of a volume that an image is being made from; `unseal` removes it. A deleted
 //! image in the pool's trash, as long as it has clones or somebody has it open; `purge` removes it.
+//!
+//! A list has what has the snapshot `snap`, and of the rest what has a UUID as its name, as all images of Glance's
+//! have, and nobody open: it says what is odd in that. So a pool may be shared with Cinder, Nova and others, whose
+//! volumes and disks have other names and other snapshots.
 //! # Blocking
 //! Connecting, and all that has no asynchronous form: on the store's own lane. Writes, reads and
 //! flushes do not block; `rados_osd_op_timeout` brings each of them home, unless they wait for a lock

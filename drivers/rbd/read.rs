@@ -73,7 +73,7 @@ fn whole(
     open: impl Fn(Option<&str>) -> imaged_ffi::Result<(Image, bool)>,
 ) -> Result<(Image, Seen)> {
     let (opened, snapped) = match open(Some(SNAP)) {
-        Err(Errno::NOENT) => (open(None), false),
+        Err(Errno::NOENT) if unsnapped != Unsnapped::Never => (open(None), false),
         opened => (opened, true),
     };
     let (image, watched) = opened.map_err(|errno| unopened(store, name, errno))?;
@@ -130,7 +130,7 @@ fn odd(
         return Ok(Odd::Unprotected);
     }
     let counts = match unsnapped {
-        Unsnapped::No => false,
+        Unsnapped::No | Unsnapped::Never => false,
         Unsnapped::Yes => true,
         Unsnapped::IfIdle => image.watchers()?.len() <= usize::from(watched),
     };

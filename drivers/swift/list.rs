@@ -11,7 +11,7 @@ use super::{
     object::{Made, SEGMENT_TYPE, look},
     store::{Place, Store},
 };
-use crate::contract::{Error, ImageId, Listed, Result};
+use crate::contract::{Error, ImageId, Listed, Result, is_uuid};
 
 /// Objects that are looked at a time.
 const LOOKS: usize = 8;
@@ -78,7 +78,7 @@ impl Before {
         self.0.retain(|empty| entry.name.starts_with(&empty.name));
         let image = names::image_of_segment(&entry.name);
         // So glance_store calls its segments, and nobody an image.
-        if image.is_some_and(names::is_uuid) {
+        if image.is_some_and(is_uuid) {
             return None;
         }
         let segment_of = image.and_then(|image| self.0.iter().find(|empty| empty.name == image));

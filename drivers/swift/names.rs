@@ -39,15 +39,6 @@ pub(super) fn image_of_segment(name: &str) -> Option<&str> {
     digits.then_some(image)
 }
 
-/// Whether an image is called as Glance calls all of them: by a UUID.
-pub(super) fn is_uuid(name: &str) -> bool {
-    name.len() == 36
-        && name.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -85,7 +76,5 @@ mod tests {
         for other in ["img", "img-1", "img-000001", "img-0000x"] {
             assert_eq!(image_of_segment(other), None, "{other}");
         }
-        assert!(is_uuid("3a1f7b2c-9d00-4e11-8c22-aabbccddeeff"));
-        assert!(!is_uuid("3a1f7b2c-9d00-4e11-8c22-aabbccddeef-"));
     }
 }

@@ -131,20 +131,28 @@ async fn each_refuses_an_id_that_the_other_has_taken() {
     pair.end();
 }
 
+/// Without their snapshot, images of Glance's are told from volumes by their names.
+const BROKEN: &str = "71c675ab-d94f-49cd-a114-e12490b328d9";
+const PLAIN: &str = "0e6a7f0c-3c55-4b8e-9d41-2f6b8a1c7d03";
+const OLD: &str = "5bb1c8f2-7a64-4c09-8e35-d90f4e6a2b17";
+
 #[tokio::test]
 async fn a_broken_put_of_the_others_is_no_image_and_can_be_deleted() {
     let pair = Pair::start("").await;
     // As if glance_store had died in the middle: no snapshot.
-    pair.backend.rbd(&["create", "--size", "8M", "images/broken"]);
-    assert_eq!(pair.daemon.get("fast", "broken").code(), "NotFound");
-    assert_eq!(pair.daemon.put("fast", "broken", b"another").code(), "Exists");
+    pair.backend.rbd(&["create", "--size", "8M", &format!("images/{BROKEN}")]);
+    assert_eq!(pair.daemon.get("fast", BROKEN).code(), "NotFound");
+    assert_eq!(pair.daemon.put("fast", BROKEN, b"another").code(), "Exists");
     // But it has the name and the space, so the list has it, and says what it is.
     let listed = pair.daemon.ask("GET", "/v1/stores/fast/images").json();
-    assert_eq!(listed["location"], "rbd://broken");
+    assert_eq!(listed["location"], format!("rbd://{BROKEN}"));
     assert!(listed["odd"].as_str().unwrap().contains("was broken off"), "{listed}");
     // Glance deletes by the location that it was given.
-    assert_eq!(pair.daemon.ask("DELETE", "/v1/stores/fast/images/broken").code(), "NotFound");
-    let uri = format!("rbd://{}/images/broken/snap", pair.backend.fsid());
+    assert_eq!(
+        pair.daemon.ask("DELETE", &format!("/v1/stores/fast/images/{BROKEN}")).code(),
+        "NotFound"
+    );
+    let uri = format!("rbd://{}/images/{BROKEN}/snap", pair.backend.fsid());
     assert_eq!(pair.at("DELETE", &uri).status, 204);
     pair.end();
 }
@@ -173,13 +181,13 @@ async fn each_serves_the_odd_images_of_old_glances() {
             pair.ours(id, &image, true);
             pair.backend.rbd_must(&["snap", "unprotect", "images/ours@snap"]);
         }
-        "plain" => imported(id, &[]),
+        PLAIN => imported(id, &[]),
         // glance_store makes no images without it, but an operator's default may.
         "flat" => {
             imported(id, &["--image-feature", "exclusive-lock"]);
             snapped(id);
         }
-        "old" => imported(id, &format_1),
+        OLD => imported(id, &format_1),
         _ => {
             imported(id, &format_1);
             snapped(id);
@@ -189,8 +197,8 @@ async fn each_serves_the_odd_images_of_old_glances() {
         ("theirs", at_snap("theirs"), "is not protected"),
         ("ours", at_snap("ours"), "is not protected"),
         ("flat", at_snap("flat"), "is not protected"),
-        ("plain", old("plain"), "no snapshot"),
-        ("old", old("old"), "format 1"),
+        (PLAIN, old(PLAIN), "no snapshot"),
+        (OLD, old(OLD), "format 1"),
         ("old-snapped", old("old-snapped"), "format 1"),
         ("old-snapped", at_snap("old-snapped"), "format 1"),
     ] {
@@ -214,7 +222,7 @@ async fn each_serves_the_odd_images_of_old_glances() {
             // What is listed is found there.
             let at = listed["location"].as_str().unwrap();
             assert_eq!(pair.at("HEAD", at).status, 200, "{listed}");
-            if id != "plain" {
+            if id != PLAIN {
                 assert!(pair.daemon.get("fast", id).body == image, "{uri}");
             }
             if *who == "daemon" {
