@@ -148,6 +148,14 @@ impl Error {
         self
     }
 
+    /// This failure in the place of `other`, which is its cause: what that leaves, and where, stays.
+    #[must_use]
+    pub fn instead_of(mut self, other: Self) -> Self {
+        self.0.left = other.0.left.clone();
+        self.0.at = other.0.at.clone();
+        self.because(other.chain())
+    }
+
     /// What the system said when `doing` something to `what`, such as `write` and a path.
     #[must_use]
     pub fn io(doing: &str, what: impl fmt::Display, error: io::Error) -> Self {

@@ -15,9 +15,8 @@ use imaged_ffi::{Errno, Image, Pool};
 use super::{
     delete::{Refused, in_use, into_trash, remove_residue},
     failure::failed,
-    image::{close, id_of, is_sealed, is_still},
-    location::SNAP,
-    metadata,
+    found::{Found, find},
+    image::{close, id_of, is_still},
     names::names,
     store::{Store, on_lane, on_long_lane},
 };
@@ -30,23 +29,6 @@ use crate::{
 const ROUND: Duration = Duration::from_hours(6);
 /// How often in the time after which something counts as abandoned.
 const LOOKS: u32 = 4;
-
-/// What there is under a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Found {
-    /// A whole image.
-    Whole,
-    /// Something that no daemon has made.
-    Foreign,
-    /// What an upload of this daemon has left, of which its journal knows nothing.
-    Own,
-    /// What is being made by who has it open here.
-    Alive(String),
-    /// What is left of an upload.
-    Abandoned,
-    /// An image without bytes that nobody has open: made and not marked yet, or never.
-    Empty,
-}
 
 /// Clears away what an upload of `name` has left; `due`: only the one of this internal id, which nobody has asked
 /// for.
@@ -111,29 +93,6 @@ fn clear_now(
     }
     into_trash(store, image, name, false, going).map_err(Refused::into_error)?;
     Ok(Recovered::Removed(vec![format!("image {name} in pool {}", pool.name())]))
-}
-
-/// What an open image is; `watched`: by this handle too. Blocks.
-fn find(store: &Store, image: &Image, name: &str, watched: bool) -> imaged_ffi::Result<Found> {
-    if is_sealed(image)? {
-        return Ok(Found::Whole);
-    }
-    let internal = id_of(image, name)?;
-    let Some(mark) = metadata::upload_mark(image, &internal)? else {
-        let is_empty = image.snaps()?.is_empty()
-            && !image.is_old_format()?
-            && image.watchers()?.len() <= usize::from(watched)
-            && !image.has_objects()?;
-        return Ok(if is_empty { Found::Empty } else { Found::Foreign });
-    };
-    if let Some(address) = mark.watched_at(image, watched, store.handles.writes(name))? {
-        return Ok(Found::Alive(address));
-    }
-    let snapped = image.snaps()?.iter().any(|snap| snap.name == SNAP);
-    if snapped && metadata::digests(image, &internal, image.size()?)?.is_some() {
-        return Ok(Found::Whole);
-    }
-    Ok(if mark.instance == store.instance { Found::Own } else { Found::Abandoned })
 }
 
 /// Looks through the pool if it is time for that, and clears away what has been abandoned for long enough.

@@ -18,13 +18,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use imaged_ffi::{Cluster, Connecting, Errno, Pool};
+use imaged_ffi::{Cluster, Connecting, DIRECTORY, Errno, Pool};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
     config::{Config, Timeout},
-    failure::failed,
+    failure::{SHUT_OUT, failed},
 };
 use crate::{
     contract::{Error, Kind, Result},
@@ -59,11 +59,25 @@ pub(super) struct Live {
     pub(super) features: u64,
     /// ceph.conf and the keyring, as they were.
     files: Vec<(String, Option<Stamp>)>,
+    /// The cluster does not serve it any more, and never will.
+    shut_out: AtomicBool,
 }
 
 type Stamp = (u64, Option<SystemTime>);
 
 impl Live {
+    /// From now on nobody begins anything over it.
+    pub(super) fn shut_out(&self) {
+        if !self.shut_out.swap(true, Ordering::Relaxed) {
+            let client = self.cluster.instance_id();
+            tracing::warn!(fsid = self.fsid, client, "{SHUT_OUT}");
+        }
+    }
+
+    fn is_shut_out(&self) -> bool {
+        self.shut_out.load(Ordering::Relaxed)
+    }
+
     /// Whether a file that it was made from has changed.
     fn is_outdated(&self) -> bool {
         self.files.iter().any(|(path, stamp)| stamp_of(path) != *stamp)
@@ -117,7 +131,8 @@ impl Connection {
     pub(super) async fn get(&self, lane: &Lane) -> Result<(Arc<Live>, Pool)> {
         let came = Instant::now();
         let mut now = self.now.lock().await;
-        if self.moved.swap(false, Ordering::Relaxed) {
+        let is_out = now.made.as_ref().is_some_and(|(live, _)| live.is_shut_out());
+        if self.moved.swap(false, Ordering::Relaxed) || is_out {
             now.made = None;
         }
         if let Some(made) = &now.made {
@@ -196,26 +211,35 @@ impl Connection {
     }
 
     /// What a failure means if the pool is not the store's any more: that, and not that something is
-    /// missing in the store or forbidden there. Blocks.
+    /// missing in the store or forbidden there. And what it means if the cluster has shut this client out:
+    /// that, and not that somebody else has the lock of an image, for librbd says only that it has not got
+    /// it. Blocks.
     pub(super) fn explained(&self, error: Error) -> Error {
-        if !matches!(error.kind(), Kind::NotFound | Kind::BackendDenied) {
+        let kind = error.kind();
+        let unlocked =
+            matches!(kind, Kind::BackendDenied | Kind::InUse | Kind::Unsupported | Kind::Internal);
+        if kind != Kind::NotFound && !unlocked {
             return error;
         }
         // Otherwise somebody is making one.
         let Ok(now) = self.now.try_lock() else { return error };
-        let Some((_, pool)) = now.made.clone() else { return error };
+        let Some((live, pool)) = now.made.clone() else { return error };
         drop(now);
+        if unlocked && pool.read(DIRECTORY, 1) == Err(Errno::SHUTDOWN) {
+            live.shut_out();
+            let what = format!("{SHUT_OUT}: {}=`{}`", self.option, self.pool);
+            return Error::new(Kind::Unavailable, what).instead_of(error);
+        }
         // A refusal may be faster than the news.
-        let late = error.kind() == Kind::BackendDenied;
-        let looked = if late { self.holds_now(&pool) } else { self.holds(&pool) };
+        let looked = if kind == Kind::BackendDenied {
+            self.holds_now(&pool)
+        } else if kind == Kind::NotFound {
+            self.holds(&pool)
+        } else {
+            return error;
+        };
         match looked {
-            Err(moved) if self.has_moved() => {
-                let moved = moved.because(error.chain());
-                match error.left() {
-                    Some(left) => moved.leaving(left),
-                    None => moved,
-                }
-            }
+            Err(moved) if self.has_moved() => moved.instead_of(error),
             Ok(()) | Err(_) => error,
         }
     }
@@ -230,12 +254,17 @@ impl Connection {
         let Some((old, _)) = self.now.lock().await.made.clone() else { return Ok(()) };
         let looked = Arc::clone(&old);
         let outdated = lane.run("look at the keyring", move || Ok(looked.is_outdated())).await?;
-        if !self.suspect.swap(false, Ordering::Relaxed) && !outdated {
+        let is_out = old.is_shut_out();
+        if !self.suspect.swap(false, Ordering::Relaxed) && !outdated && !is_out {
             return Ok(());
         }
         match self.make(lane, Some(&old)).await {
             Ok(made) => {
-                let why = if outdated { "a file has changed" } else { "the cluster was away" };
+                let why = match (is_out, outdated) {
+                    (true, _) => "the cluster has shut the old one out",
+                    (_, true) => "a file has changed",
+                    _ => "the cluster was away",
+                };
                 tracing::info!(user = self.key.user, why, "connected to the cluster anew");
                 self.now.lock().await.made = Some(made);
                 Ok(())
@@ -252,19 +281,12 @@ impl Connection {
         self.suspect.store(true, Ordering::Relaxed);
     }
 
-    /// The cluster has shut this one out: makes a new one the next time.
-    pub(super) async fn forget(&self) {
+    /// The cluster has shut this one out: all stores that share it make a new one the next time.
+    pub(super) fn shut_out(&self) {
         // Otherwise somebody is making one.
-        let Ok(mut now) = self.now.try_lock() else { return };
-        let old = now.made.take();
-        drop(now);
-        let slot = slot(&self.key);
-        let mut shared = slot.lock().await;
-        // Another store may have a newer one already.
-        if let Some((old, _)) = old
-            && std::ptr::eq(shared.as_ptr(), Arc::as_ptr(&old))
-        {
-            *shared = Weak::new();
+        let Ok(now) = self.now.try_lock() else { return };
+        if let Some((live, _)) = &now.made {
+            live.shut_out();
         }
     }
 }
@@ -283,6 +305,7 @@ async fn shared(key: &Key, lane: &Lane, old: Option<&Arc<Live>>) -> Result<Arc<L
     // One at a time connects; the others find what it made.
     let mut shared = slot.lock().await;
     if let Some(live) = shared.upgrade()
+        && !live.is_shut_out()
         && old.is_none_or(|old| !Arc::ptr_eq(old, &live))
     {
         return Ok(live);
@@ -321,7 +344,7 @@ fn connect(key: &Key) -> Result<Live> {
         unconnected(errno, user, &keyring, named)
     })?;
     let fsid = cluster.fsid().map_err(|errno| failed("name", "the cluster", errno))?;
-    Ok(Live { cluster, fsid, features, files })
+    Ok(Live { cluster, fsid, features, files, shut_out: AtomicBool::default() })
 }
 
 /// Sets how long the cluster may take, as far as nobody has, and what images need.

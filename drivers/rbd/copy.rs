@@ -7,6 +7,8 @@ use imaged_ffi::{Errno, Image, Options, Pool, sys};
 use super::{
     cluster::Live,
     failure::{failed, failed_or_done},
+    found::taken,
+    handles::begin_write,
     image::{cleared, close, failed_at, id_of, is_still, remove, unpublished},
     location::{Location, SNAP, Volume},
     metadata,
@@ -15,10 +17,7 @@ use super::{
 };
 use crate::{
     contract::{Claim, Copied, Digests, Error, Kind, Progress, Result, Source},
-    kit::{
-        lane::Going,
-        refusals::{already_exists, missing},
-    },
+    kit::{lane::Going, refusals::missing},
 };
 
 /// How many objects a flatten works on at a time: an option of librbd's, for one image.
@@ -47,7 +46,7 @@ pub(super) fn clone(
 ) -> Result<Option<Copied>> {
     let name = claim.id().as_str();
     let from = open_pool(live, &parent.pool)?;
-    let _being_made = store.handles.begin_write(name);
+    let _being_made = begin_write(pool, name);
     make_clone(store, (live, pool), name, &from, &parent)?;
     let other = |errno| cleared(pool, name, failed("clone", name, errno), going);
     // librbd clones by name alone, so that the name is looked at afterwards: what has it still had it
@@ -95,13 +94,20 @@ fn make_clone(
         _ => pool.clone_from((from, image, snap), name, &options),
     };
     made.map_err(|errno| match errno {
-        Errno::EXIST => already_exists(name, &store.name),
+        Errno::EXIST => taken(store, pool, name),
         // librbd finds none of format 1 here.
         Errno::NOENT if is_old(from, image) => unclonable(from, image, "it is of format 1"),
         Errno::NOENT => missing(format!("{}/{image}@{snap}", from.name()), &store.name),
-        Errno::PERM => may_not(store, from.name(), "be cloned from", "profile rbd-read-only"),
+        Errno::PERM | Errno::ACCES => {
+            may_not(store, from.name(), "be cloned from", "profile rbd-read-only")
+        }
         Errno::NOSYS => unclonable(from, image, "it lacks the feature layering"),
-        Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP => {
+        Errno::ROFS => unclonable(
+            from,
+            image,
+            "somebody has locked it, see `rbd lock ls`, or it is being migrated",
+        ),
+        Errno::INVAL | Errno::OPNOTSUPP => {
             unclonable(from, image, &errno.to_string().to_lowercase())
         }
         errno => failed_or_done("clone", name, errno),
@@ -290,14 +296,16 @@ pub(super) fn open_sealed(
     snap: &str,
 ) -> Result<(Image, bool)> {
     let opened = match Image::open(pool, image, Some(snap)) {
-        Err(Errno::PERM | Errno::ROFS) => {
+        Err(Errno::PERM | Errno::ACCES | Errno::ROFS) => {
             Image::open_unwatched(pool, image, Some(snap)).map(|image| (image, false))
         }
         opened => opened.map(|image| (image, true)),
     };
     opened.map_err(|errno| match errno {
         Errno::NOENT => missing(format!("{}/{image}@{snap}", pool.name()), &store.name),
-        Errno::PERM => may_not(store, pool.name(), "be read", "profile rbd-read-only"),
+        Errno::PERM | Errno::ACCES => {
+            may_not(store, pool.name(), "be read", "profile rbd-read-only")
+        }
         errno => failed("open", image, errno),
     })
 }
@@ -340,7 +348,7 @@ fn refused(store: &Store, volume: &Volume, errno: Errno) -> Error {
         Errno::NOENT => {
             Error::new(Kind::NotFound, format!("no such volume: rbd_volume=`{volume}`"))
         }
-        Errno::PERM => may_not(store, &volume.pool, "be sealed", "profile rbd"),
+        Errno::PERM | Errno::ACCES => may_not(store, &volume.pool, "be sealed", "profile rbd"),
         errno => failed("seal", &volume.to_string(), errno),
     }
 }

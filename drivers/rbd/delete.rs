@@ -7,6 +7,7 @@ use imaged_ffi::{Errno, Image, Pool, sys};
 
 use super::{
     failure::failed,
+    found::unfinished,
     image::{close, failed_at, held_by_snaps, id_of, is_sealed, locked_by, not_removed, remove},
     metadata,
     store::Store,
@@ -205,7 +206,7 @@ fn may_delete(store: &Store, image: &Image, name: &str) -> Result<Way, Refused> 
             && metadata::digests(image, &internal, image.size()?)?.is_none())
     };
     if !sealed && being_made().map_err(fail)? {
-        return Err(missing(name, &store.name).into());
+        return Err(unfinished(store, image, name, true).into());
     }
     let watchers = image.watchers().map_err(fail)?;
     if watchers.len() > 1 {

@@ -233,7 +233,7 @@ impl Driver for Rbd {
             })
             .await?
         };
-        let body = read::stream(Arc::new(reading), name, range.clone(), extents, window);
+        let body = read::stream(live, Arc::new(reading), name, range.clone(), extents, window);
         // Of a location without a snapshot no clone can be made.
         let at = if seen.at_head() { at.clone() } else { place };
         let Stat { size, digests, version } = seen.stat;
@@ -452,7 +452,7 @@ impl Volumes for Rbd {
         // No image has such a name.
         let name = format!("{pool}/{image}");
         let (reading, extents) = {
-            let (name, version) = (name.clone(), version.clone());
+            let (name, version, live) = (name.clone(), version.clone(), Arc::clone(&live));
             run_on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
                 let (opened, watched) = copy::open_sealed(store, &pool, &image, &snap)?;
@@ -467,7 +467,7 @@ impl Volumes for Rbd {
             })
             .await?
         };
-        let body = read::stream(Arc::new(reading), name, 0..size, extents, window);
+        let body = read::stream(live, Arc::new(reading), name, 0..size, extents, window);
         let body = Body::Stream(body);
         Ok(Reader { at, version, size, range: 0..size, digests: None, body })
     }

@@ -1,7 +1,12 @@
 //! The handles that this store has open for reading, by image: a delete is refused while there are
 //! any, and waits for those that are being closed, and for another delete of the same image.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use imaged_ffi::{Image, Pool};
 use parking_lot::{Mutex, MutexGuard};
@@ -29,7 +34,29 @@ struct Count {
     reading: usize,
     closing: usize,
     deleting: bool,
-    writing: usize,
+}
+
+/// An image by its connection's number in the cluster, its pool and its name.
+type Named = (u64, String, String);
+
+/// The images that this process makes, whichever store they are of, with how often.
+static MADE: LazyLock<Mutex<HashMap<Named, usize>>> = LazyLock::new(Mutex::default);
+
+fn named(pool: &Pool, image: &str) -> Named {
+    (pool.cluster().instance_id(), pool.name().to_owned(), image.to_owned())
+}
+
+/// Whether an image of this name is being made over this connection: another store may share it, and what one makes
+/// the other finds watched by itself.
+pub(super) fn is_made(pool: &Pool, image: &str) -> bool {
+    MADE.lock().contains_key(&named(pool, image))
+}
+
+/// Notes that an image of this name is being made, until the answer is dropped.
+pub(super) fn begin_write(pool: &Pool, image: &str) -> BeingMade {
+    let named = named(pool, image);
+    *MADE.lock().entry(named.clone()).or_default() += 1;
+    BeingMade(named)
 }
 
 impl Handles {
@@ -41,7 +68,7 @@ impl Handles {
         let mut open = self.open();
         let count = open.entry(image.to_owned()).or_default();
         change(count);
-        if count.reading == 0 && count.closing == 0 && !count.deleting && count.writing == 0 {
+        if count.reading == 0 && count.closing == 0 && !count.deleting {
             open.remove(image);
         }
     }
@@ -49,17 +76,6 @@ impl Handles {
     /// Whether somebody reads the image.
     pub(super) fn reads(&self, image: &str) -> bool {
         self.open().get(image).is_some_and(|count| count.reading > 0)
-    }
-
-    /// Whether an image of this name is being made.
-    pub(super) fn writes(&self, image: &str) -> bool {
-        self.open().get(image).is_some_and(|count| count.writing > 0)
-    }
-
-    /// Notes that an image of this name is being made, until the answer is dropped.
-    pub(super) fn begin_write(self: &Arc<Self>, image: &str) -> BeingMade {
-        self.change(image, |count| count.writing += 1);
-        BeingMade { name: image.to_owned(), handles: Arc::clone(self) }
     }
 
     /// Whether this process deletes an image of this name.
@@ -107,14 +123,17 @@ impl Handles {
 
 /// An image that is being made, until this is dropped.
 #[derive(Debug)]
-pub(super) struct BeingMade {
-    name: String,
-    handles: Arc<Handles>,
-}
+pub(super) struct BeingMade(Named);
 
 impl Drop for BeingMade {
     fn drop(&mut self) {
-        self.handles.change(&self.name, |count| count.writing = count.writing.saturating_sub(1));
+        let mut made = MADE.lock();
+        if let Some(count) = made.get_mut(&self.0) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                made.remove(&self.0);
+            }
+        }
     }
 }
 

@@ -86,6 +86,8 @@ mod driver;
 #[cfg(feature = "ceph")]
 mod failure;
 #[cfg(feature = "ceph")]
+mod found;
+#[cfg(feature = "ceph")]
 mod handles;
 #[cfg(feature = "ceph")]
 mod image;

@@ -3,13 +3,15 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{TryStreamExt as _, stream::BoxStream};
 use imaged_ffi::{Errno, Extent, Image, Pool, sys};
 use tokio::time::timeout;
 
 use super::{
-    failure::failed,
-    handles::{Reading, Snapshot, close_later},
+    cluster::Live,
+    failure::{failed, is_shut_out},
+    found::unfinished,
+    handles::{Reading, Snapshot, close_later, is_made},
     image::{close, id_of, is_still},
     location::{SNAP, Unsnapped},
     metadata,
@@ -58,7 +60,9 @@ pub(super) fn open_whole(
     unsnapped: Unsnapped,
 ) -> Result<(Image, Seen)> {
     let open = |snap: Option<&str>| match Image::open(pool, name, snap) {
-        Err(Errno::PERM) => Image::open_unwatched(pool, name, snap).map(|image| (image, false)),
+        Err(Errno::PERM | Errno::ACCES) => {
+            Image::open_unwatched(pool, name, snap).map(|image| (image, false))
+        }
         opened => opened.map(|image| (image, true)),
     };
     whole(store, pool, name, unsnapped, open)
@@ -84,13 +88,19 @@ fn whole(
             None
         } else {
             let known = digests.is_some();
-            let of = (internal.as_str(), known, store.handles.writes(name));
+            let of = (internal.as_str(), known, is_made(pool, name));
             Some(odd(&image, of, (snapped, watched), unsnapped)?)
         };
         let stat = Stat { size, digests, version: Some(internal.clone()) };
         Ok(Seen { internal, stat, watched, odd })
     };
-    let found = looked().map_err(|errno| unopened(store, name, errno));
+    let found = looked().map_err(|errno| match errno {
+        // A list leaves it out.
+        Errno::NOENT if matches!(unsnapped, Unsnapped::No | Unsnapped::Yes) => {
+            unfinished(store, &image, name, watched)
+        }
+        errno => unopened(store, name, errno),
+    });
     // By now the client has heard what the OSD knows of the pool.
     match found.and_then(|seen| store.connection.holds(pool).map(|()| seen)) {
         Ok(seen) => {
@@ -168,8 +178,10 @@ pub(super) fn reading(
     Ok((reading, extents))
 }
 
-/// The bytes of `range`; `extents` is what may hold something, in order, if that is known.
+/// The bytes of `range`, which come over `live`; `extents` is what may hold something, in order, if that is
+/// known.
 pub(super) fn stream(
+    live: Arc<Live>,
     reading: Arc<Reading>,
     name: String,
     range: Range<u64>,
@@ -181,6 +193,11 @@ pub(super) fn stream(
         let (reading, name) = (Arc::clone(&reading), name.clone());
         let extents = Arc::clone(&extents);
         async move { read_part(&reading, &name, start, extents.as_deref(), buffer).await }
+    });
+    let parts = parts.inspect_err(move |error| {
+        if is_shut_out(error) {
+            live.shut_out();
+        }
     });
     ends_with_the_last(parts)
 }

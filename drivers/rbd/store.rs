@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt, io,
+    fmt,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::{
     cluster::{Connection, Live},
     config::{self, Config},
-    failure::failed,
+    failure::{errno_of, failed, is_shut_out},
     handles::Handles,
     location::Unsnapped,
     seen::{AllAbandoned, AllSeen},
@@ -117,11 +117,10 @@ pub(super) async fn on_long_lane<T: Send + 'static>(
     doing: &'static str,
     work: impl FnOnce(&Arc<Store>, &Going) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = run_long_on(&store.long_lane, store, doing, work).await;
-    done.map_err(|error| store.denied(error))
+    run_long_on(&store.long_lane, store, doing, work).await
 }
 
-/// Runs `work` on one of the store's lanes for as long as it goes on; it says itself what the user may not do.
+/// The same on another of the store's lanes.
 pub(super) async fn run_long_on<T: Send + 'static>(
     lane: &Lane,
     store: &Arc<Store>,
@@ -131,7 +130,8 @@ pub(super) async fn run_long_on<T: Send + 'static>(
     let this = Arc::clone(store);
     let explained =
         move |going: &Going| work(&this, going).map_err(|error| this.connection.explained(error));
-    after_answer(store, lane.run_long(doing, explained).await).await
+    let done = after_answer(store, lane.run_long(doing, explained).await);
+    done.map_err(|error| store.denied(error))
 }
 
 /// Runs `work` on one of the store's lanes; it says itself what the user may not do, as in a pool that is
@@ -144,14 +144,14 @@ pub(super) async fn run_on<T: Send + 'static>(
 ) -> Result<T> {
     let this = Arc::clone(store);
     let explained = move || work(&this).map_err(|error| this.connection.explained(error));
-    after_answer(store, lane.run(doing, explained).await).await
+    after_answer(store, lane.run(doing, explained).await)
 }
 
 /// Gives the connection up, or has it looked at, if `done` says that the cluster does not answer on it.
-async fn after_answer<T>(store: &Store, done: Result<T>) -> Result<T> {
+fn after_answer<T>(store: &Store, done: Result<T>) -> Result<T> {
     match done {
         Err(error) if is_shut_out(&error) => {
-            store.connection.forget().await;
+            store.connection.shut_out();
             Err(error)
         }
         Err(error) if matches!(error.kind(), Kind::Timeout | Kind::Unavailable) => {
@@ -164,17 +164,10 @@ async fn after_answer<T>(store: &Store, done: Result<T>) -> Result<T> {
 
 /// Whether an error says that the cluster, and not one image, cannot be asked.
 pub(super) fn is_away(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    match cause.and_then(io::Error::raw_os_error) {
+    match errno_of(error) {
         Some(errno) => [Errno::TIMEDOUT, Errno::SHUTDOWN].map(Errno::number).contains(&errno),
         None => matches!(error.kind(), Kind::Timeout | Kind::Unavailable),
     }
-}
-
-/// Whether the cluster does not serve this connection any more, and never will.
-fn is_shut_out(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    cause.and_then(io::Error::raw_os_error) == Some(Errno::SHUTDOWN.number())
 }
 
 impl Store {
@@ -234,9 +227,10 @@ impl Store {
         Ok((live, pool))
     }
 
-    /// What the caps of the user do not allow, with those that would; other failures as they are.
+    /// What the caps of the user do not allow, with those that would; other failures, and what names its
+    /// remedy already, as they are.
     fn denied(&self, error: Error) -> Error {
-        if error.kind() != Kind::BackendDenied {
+        if error.kind() != Kind::BackendDenied || errno_of(&error).is_none() {
             return error;
         }
         let Self { pool, option, config: Config { user, .. }, .. } = self;
@@ -248,7 +242,7 @@ impl Store {
                  {option}=`{pool}`"
             ),
         )
-        .because(error.chain())
+        .instead_of(error)
     }
 
     /// Whether the pools can be used, which not only the mon knows. Blocks.

@@ -8,8 +8,10 @@ use imaged_ffi::{Errno, Image, Options, Pool};
 use tokio::task::{JoinError, JoinSet};
 
 use super::{
-    failure::failed,
-    handles::BeingMade,
+    cluster::Live,
+    failure::{errno_of, failed, is_shut_out},
+    found::taken,
+    handles::{BeingMade, begin_write},
     image::{cleared, give_up, not_removed, remove, unpublished},
     location::{Location, SNAP},
     metadata,
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     contract::{Claim, Committed, Digests, Error, Kind, NewImage, Result, Upload},
-    kit::{lane::Going, refusals::already_exists, zeros},
+    kit::{lane::Going, zeros},
 };
 
 /// The length that an image of unknown size begins with, in bytes; doubled as often as needed. It
@@ -36,6 +38,7 @@ pub(super) struct Writing {
     store: Arc<Store>,
     /// For as long as anything may still become of the image.
     claim: Claim,
+    live: Arc<Live>,
     pool: Pool,
     at: crate::Location,
     _being_made: BeingMade,
@@ -68,7 +71,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
     let length = size.unwrap_or(FIRST);
     let at = Location::new(&live.fsid, pool.name(), claim.id().as_str());
     let (until_done, to) = (claim.clone(), pool.clone());
-    let being_made = store.handles.begin_write(claim.id().as_str());
+    let being_made = begin_write(&pool, claim.id().as_str());
     let (image, internal) = on_lane(store, "create an image", move |store| {
         make(store, &to, until_done.id().as_str(), length)
     })
@@ -76,6 +79,7 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
     Ok(Box::new(Writing {
         store: Arc::clone(store),
         claim,
+        live,
         pool,
         at: crate::Location::Rbd(at),
         _being_made: being_made,
@@ -99,7 +103,7 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
         ..Options::default()
     };
     pool.create(name, length, &options).map_err(|errno| match (errno, &options.data_pool) {
-        (Errno::EXIST, _) => already_exists(name, &store.name),
+        (Errno::EXIST, _) => taken(store, pool, name),
         (Errno::NOENT, Some(data)) => {
             store.connection.holds(pool).err().unwrap_or_else(|| no_data_pool(data))
         }
@@ -118,8 +122,7 @@ fn make(store: &Store, pool: &Pool, name: &str, length: u64) -> Result<(Image, S
 
 /// Whether the cluster has answered, and what was written to is gone.
 fn is_gone(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
-    cause.and_then(io::Error::raw_os_error) == Some(Errno::NOENT.number())
+    errno_of(error) == Some(Errno::NOENT.number())
 }
 
 impl Writing {
@@ -192,13 +195,16 @@ impl Writing {
             matches!(error.kind(), Kind::Unavailable | Kind::Timeout) && !is_gone(error)
         };
         self.lost |= answer.as_ref().is_err_and(away);
+        if answer.as_ref().is_err_and(is_shut_out) {
+            self.live.shut_out();
+        }
         answer
     }
 
-    /// What was refused in flight, by what the store's pool has come to be meanwhile.
+    /// What was refused in flight, by what has become of the store's pool, or of this client, meanwhile.
     async fn explained<T: Send + 'static>(&self, answer: Result<T>) -> Result<T> {
         match answer {
-            Err(refused) if refused.kind() == Kind::BackendDenied => {
+            Err(refused) if !matches!(refused.kind(), Kind::Unavailable | Kind::Timeout) => {
                 on_lane(self.store(), "look up the pool", move |_| Err(refused)).await
             }
             answer => answer,

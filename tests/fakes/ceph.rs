@@ -2,6 +2,8 @@
 
 use imaged_fake_librbd::{Cluster, Open};
 
+use crate::harness::stores::{Fixture, soon};
+
 /// The pool that the store under test has to itself.
 pub(crate) const POOL: &str = "images";
 
@@ -43,6 +45,40 @@ impl Ceph {
         let Open { images, operations, .. } = self.fake.open();
         images == 0 && operations == 0
     }
+}
+
+/// The cluster of a store.
+pub(crate) fn fake(f: &Fixture) -> &Cluster {
+    &f.ceph.as_ref().unwrap().fake
+}
+
+/// Another daemon with the same store.
+pub(crate) async fn another(f: &Fixture) -> Fixture {
+    let ceph = Ceph { fake: fake(f).clone() };
+    let home = tempfile::tempdir().unwrap();
+    let mut other = Fixture::new("rbd", &[], &ceph.options(), None, home).await;
+    other.ceph = Some(ceph);
+    other
+}
+
+/// A store whose patience with one answer is a second.
+pub(crate) async fn hasty() -> Fixture {
+    let ceph = Ceph::up();
+    let options = ceph.options().replace("timeout = 20", "timeout = 1");
+    let home = tempfile::tempdir().unwrap();
+    let mut f = Fixture::new("rbd", &[], &options, None, home).await;
+    f.ceph = Some(ceph);
+    f
+}
+
+/// Waits until nothing is under way, and all handles are closed.
+pub(crate) async fn closed(f: &Fixture) {
+    soon("all handles to be closed", async {
+        while f.driver.busy() > 0 || !f.ceph.as_ref().unwrap().is_idle() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 impl Drop for Ceph {

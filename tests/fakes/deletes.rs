@@ -3,42 +3,18 @@
 
 use bytes::Bytes;
 use imaged_drivers::{Error, Hold, ImageId, Kind, Location};
-use imaged_fake_librbd::{Cluster, How, Plan};
+use imaged_fake_librbd::{How, Plan};
 
 use crate::{
-    ceph::{Ceph, POOL},
+    ceph::{POOL, another, closed, fake},
     harness::stores::{
         self, Fixture, assert_free, assert_reads,
         content::{Look, image},
-        soon,
     },
 };
 
 /// What says that a daemon deletes an image.
 const MARK: &str = "imaged.trashed";
-
-fn fake(f: &Fixture) -> &Cluster {
-    &f.ceph.as_ref().unwrap().fake
-}
-
-/// Another daemon with the same store.
-async fn another(f: &Fixture) -> Fixture {
-    let ceph = Ceph { fake: fake(f).clone() };
-    let home = tempfile::tempdir().unwrap();
-    let mut after = Fixture::new("rbd", &[], &ceph.options(), None, home).await;
-    after.ceph = Some(ceph);
-    after
-}
-
-/// Waits until all handles are closed.
-async fn closed(f: &Fixture) {
-    soon("all handles to be closed", async {
-        while f.driver.busy() > 0 || !f.ceph.as_ref().unwrap().is_idle() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
 
 /// The clones that an image has: of the first format, of the second.
 type Clones = (bool, bool);

@@ -1,26 +1,19 @@
 //! Things in the pool that are not ours: one of them stops nothing.
 
+use std::sync::Arc;
+
+use imaged::{transfer::Frame, wire::records::Mode};
 use imaged_drivers::{Hold, Kind};
-use imaged_fake_librbd::{Cluster, How, Plan};
+use imaged_fake_librbd::{How, Plan};
 
 use crate::{
-    ceph::{Ceph, POOL},
+    ceph::{POOL, another, closed, fake},
     harness::stores::{
-        self, Fixture, assert_reads,
+        self, Fixture, aligned_chunks, assert_free, assert_reads, begin,
         content::{Look, image},
-        names, soon,
+        names, order, put, soon,
     },
 };
-
-fn fake(f: &Fixture) -> &Cluster {
-    &f.ceph.as_ref().unwrap().fake
-}
-
-/// Another daemon with the same store.
-async fn another(f: &Fixture) -> Fixture {
-    let options = Ceph { fake: fake(f).clone() }.options();
-    Fixture::new("rbd", &[], &options, None, tempfile::tempdir().unwrap()).await
-}
 
 /// How many images were opened so far.
 fn opens(f: &Fixture) -> usize {
@@ -115,7 +108,7 @@ async fn who_asks_while_the_store_is_looked_at_shares_that_look() {
     fake(&f).hold_call("rados_cluster_stat");
     let looks: Vec<_> = (0..20)
         .map(|_| {
-            let store = std::sync::Arc::clone(&f.store);
+            let store = Arc::clone(&f.store);
             tokio::spawn(async move { store.check().await })
         })
         .collect();
@@ -159,4 +152,101 @@ async fn an_entry_of_the_trash_that_cannot_be_looked_at_stops_no_other() {
     f.settle().await;
     assert_eq!(fake(&f).trashed(POOL), 0);
     f.assert_empty().await;
+}
+
+const UUID: &str = "71c675ab-d94f-49cd-a114-e12490b328d9";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_keep_in_the_pool_is_listed_only_if_it_may_be_an_image() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 1000, 45);
+    let id = f.id();
+    let at = f.place(&id, &bytes).await;
+    let others = [
+        UUID.to_owned(),
+        format!("volume-{UUID}"),
+        format!("volume-{UUID}.deleted"),
+        format!("{UUID}_disk"),
+        format!("{UUID}_disk.config"),
+        format!("csi-vol-{UUID}"),
+        "backup.base".to_owned(),
+        "anything".to_owned(),
+    ];
+    for other in &others {
+        fake(&f).clone_image(POOL, id.as_str(), other, 2);
+    }
+    let mut listed: Vec<_> = f.list().await.into_iter().map(|one| (one.id, one.odd)).collect();
+    listed.sort();
+    let (odd, whole): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, odd)| odd.is_some());
+    assert_eq!(whole, [(id.clone(), None)]);
+    assert_eq!(odd.len(), 1, "{odd:?}");
+    assert_eq!(odd[0].0.as_str(), UUID);
+    assert!(odd[0].1.as_ref().unwrap().contains("no snapshot `snap`"), "{odd:?}");
+    for other in &others {
+        fake(&f).remove(POOL, other);
+    }
+    f.driver.delete(&at, Hold::default()).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+/// Whoever meets what a daemon has left that is gone is told how it is cleared away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_daemon_that_is_gone_has_left_names_its_remedy() {
+    let gone = stores::rbd().await;
+    let other = another(&gone).await;
+    let bytes = image(Look::Random, 300_000, 46);
+    let (id, source) = (gone.id(), gone.id());
+    let from = gone.place(&source, &bytes).await;
+    fake(&gone).forget();
+    let running = begin(&gone.store, order(&id, None));
+    running.give(&aligned_chunks(&bytes)).await;
+    let stem = format!("rbd://{}/{POOL}/{id}/snap", fake(&gone).fsid());
+    let at: imaged_drivers::Location = stem.parse().unwrap();
+    let ask = async |what: &'static str| {
+        let store = Arc::clone(&other.store);
+        let error = match what {
+            "put" => put(&other.store, order(&id, None), &bytes).await.unwrap_err(),
+            "clone" => {
+                let copied =
+                    Arc::clone(&store).copy(order(&id, None), store, from.clone(), Mode::Clone);
+                copied.await.unwrap_err()
+            }
+            "stat" => other.driver.stat(&at).await.unwrap_err(),
+            "locate" => other.driver.locate(&id).await.unwrap_err(),
+            _ => other.driver.delete(&at, Hold::default()).await.unwrap_err(),
+        };
+        let taken = matches!(what, "put" | "clone");
+        let kind = if taken { Kind::Exists } else { Kind::NotFound };
+        assert_eq!(error.kind(), kind, "{what}: {error:?}");
+        error.to_string()
+    };
+    soon("the image to be made", async {
+        while !fake(&gone).images(POOL).contains(&id.to_string())
+            || fake(&gone).count("rbd_metadata_set") == 0
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for what in ["put", "clone", "stat", "locate", "delete"] {
+        let told = ask(what).await;
+        assert!(told.contains("is being made by") && !told.contains("recover"), "{what}: {told}");
+    }
+    // It ends without being able to clear up.
+    fake(&gone).plan(Plan::always("rbd_remove_with_progress", 5, How::Fail));
+    drop(running.end(Frame::Failed(imaged_drivers::Error::new(Kind::Invalid, "gone"))).await);
+    closed(&gone).await;
+    let remedy = format!("`imaged recover {} {id}` clears it away", other.store.name());
+    for what in ["put", "clone", "stat", "locate", "delete"] {
+        let told = ask(what).await;
+        assert!(told.contains(&remedy), "{what}: {told}");
+    }
+    fake(&gone).forget();
+    other.driver.clear_abandoned(&id, Hold::default()).await.unwrap();
+    assert_free(&other, &id, "cleared").await;
+    gone.settled().await;
+    gone.driver.delete(&from, Hold::default()).await.unwrap();
+    closed(&gone).await;
+    gone.assert_empty().await;
 }

@@ -4,40 +4,16 @@ use std::sync::Arc;
 
 use imaged::transfer::Frame;
 use imaged_drivers::{Hold, Kind, Recovered, Span, window::CHUNK};
-use imaged_fake_librbd::{Cluster, How, Plan};
+use imaged_fake_librbd::{How, Plan};
 
 use crate::{
-    ceph::Ceph,
+    ceph::{closed, fake, hasty},
     harness::stores::{
-        Fixture, Held, aligned_chunks, assert_free, assert_reads, begin, claim,
+        Held, aligned_chunks, assert_free, assert_reads, begin, claim,
         content::{Look, image},
         idle, order, put, read, soon,
     },
 };
-
-/// A store whose patience with one answer is a second.
-async fn hasty() -> Fixture {
-    let ceph = Ceph::up();
-    let options = ceph.options().replace("timeout = 20", "timeout = 1");
-    let home = tempfile::tempdir().unwrap();
-    let mut f = Fixture::new("rbd", &[], &options, None, home).await;
-    f.ceph = Some(ceph);
-    f
-}
-
-fn fake(f: &Fixture) -> &Cluster {
-    &f.ceph.as_ref().unwrap().fake
-}
-
-async fn closed(f: &Fixture) {
-    idle(&f.store).await;
-    soon("all handles to be closed", async {
-        while !f.ceph.as_ref().unwrap().is_idle() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_answers_late_is_not_forgotten() {

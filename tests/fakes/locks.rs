@@ -5,39 +5,15 @@ use std::sync::Arc;
 
 use imaged::{transfer::Frame, wire::records::Mode};
 use imaged_drivers::{Hold, Kind, Recovered, Volume};
-use imaged_fake_librbd::Cluster;
 
 use crate::{
-    ceph::{Ceph, POOL},
+    ceph::{POOL, closed, fake, hasty},
     harness::stores::{
-        self, Fixture, aligned_chunks, assert_free, assert_reads, begin, claim,
+        self, aligned_chunks, assert_free, assert_reads, begin, claim,
         content::{Look, image},
         order, put, soon,
     },
 };
-
-fn fake(f: &Fixture) -> &Cluster {
-    &f.ceph.as_ref().unwrap().fake
-}
-
-async fn closed(f: &Fixture) {
-    soon("all handles to be closed", async {
-        while f.driver.busy() > 0 || !f.ceph.as_ref().unwrap().is_idle() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-/// A store whose patience with one answer is a second.
-async fn hasty() -> Fixture {
-    let ceph = Ceph::up();
-    let options = ceph.options().replace("timeout = 20", "timeout = 1");
-    let home = tempfile::tempdir().unwrap();
-    let mut f = Fixture::new("rbd", &[], &options, None, home).await;
-    f.ceph = Some(ceph);
-    f
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_is_locked_is_in_use_and_stays_whole() {

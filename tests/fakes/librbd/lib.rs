@@ -34,7 +34,7 @@ use std::{
 pub use aio::refuse_completions;
 pub use queue::Order;
 use queue::Queue;
-pub use script::{Call, How, Plan};
+pub use script::{Call, How, Plan, Told};
 use script::{Script, Verdict};
 use world::{Answer, Pool, World};
 
@@ -189,6 +189,12 @@ impl Cluster {
     /// After so many calls all fail, so that it is as if whoever calls had died.
     pub fn cut(&self, calls: usize) {
         lock(&self.0.script).cut(calls);
+    }
+
+    /// After so many calls the cluster serves whoever calls no more, as `ceph osd blocklist add` says it,
+    /// until it has connected anew.
+    pub fn shut_out(&self, calls: usize, told: Told) {
+        lock(&self.0.script).shut_out(calls, told);
     }
 
     /// Every call succeeds again, and none is counted so far. Whether a plan was left that had not

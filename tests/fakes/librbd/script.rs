@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::errno::{BUSY, ROFS};
+
 /// One call of a C function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -71,10 +73,44 @@ pub(crate) struct Script {
     held: BTreeSet<&'static str>,
     /// So many calls are left, and then none is answered any more.
     left: Option<usize>,
+    /// So many calls are left, and then the client is shut out until another connects.
+    shut_out: Option<(usize, Told)>,
 }
 
-/// What every call says once no call is left.
+/// What a client that is shut out hears where a call needs the lock of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// That it is shut out.
+    Plainly,
+    /// That it has not the lock: librbd has not heard yet.
+    NotLocked,
+}
+
+/// What every call says once no call is left, or the client is shut out.
 const SHUTDOWN: i32 = 108;
+
+/// Whether a call asks an OSD, or changes something there; the monitors answer also who is shut out.
+fn asks_osds(name: &str) -> bool {
+    let objects = ["rados_exec", "rados_read", "rados_remove", "rados_write_full"];
+    objects.contains(&name) || name.starts_with("rbd_") && name != "rbd_close"
+}
+
+/// What needs the lock, and what librbd says of it where it has not got that.
+fn without_lock(name: &str) -> i32 {
+    match name {
+        "rbd_aio_write"
+        | "rbd_flatten_with_progress"
+        | "rbd_metadata_remove"
+        | "rbd_metadata_set"
+        | "rbd_resize_with_progress"
+        | "rbd_snap_create"
+        | "rbd_snap_protect"
+        | "rbd_snap_remove"
+        | "rbd_snap_unprotect" => ROFS,
+        "rbd_remove_with_progress" | "rbd_trash_move" => BUSY,
+        _ => SHUTDOWN,
+    }
+}
 
 impl Script {
     pub(crate) fn plan(&mut self, plan: Plan) {
@@ -85,8 +121,13 @@ impl Script {
         self.left = Some(left);
     }
 
+    pub(crate) fn shut_out(&mut self, left: usize, told: Told) {
+        self.shut_out = Some((left, told));
+    }
+
     pub(crate) fn forget(&mut self) -> bool {
         self.left = None;
+        self.shut_out = None;
         self.calls.clear();
         self.plans.drain(..).any(|(plan, seen)| seen < plan.nth)
     }
@@ -116,6 +157,14 @@ impl Script {
         match &mut self.left {
             Some(0) => return Verdict::Fail(SHUTDOWN),
             Some(left) => *left -= 1,
+            None => {}
+        }
+        match &mut self.shut_out {
+            Some((0, _)) if name == "rados_connect" => self.shut_out = None,
+            Some((0, _)) if !asks_osds(name) => {}
+            Some((0, Told::Plainly)) => return Verdict::Fail(SHUTDOWN),
+            Some((0, Told::NotLocked)) => return Verdict::Fail(without_lock(name)),
+            Some((left, _)) => *left -= 1,
             None => {}
         }
         let mut verdict = Verdict::Do;
