@@ -158,7 +158,8 @@ def test_a_daemon_that_hangs_in_the_middle_of_a_delete_is_left_after_one_wait(
     with pytest.raises(errors.Unavailable, match="not known"):
         multi_backend.delete(f"file://{tmp_path}/x", "fast")
     # Its silence, and seconds to find out whether it lives.
-    assert 3 <= time.monotonic() - began < 5
+    # Two silences would be six.
+    assert 3 <= time.monotonic() - began < 6
     assert [head.split()[0] for head in daemon.heads] == [b"GET", b"GET", b"DELETE", b"GET"]
     daemon.listener.close()
 
