@@ -213,31 +213,34 @@ pub(super) fn flatten(
 /// Fixes what a volume holds. Blocks.
 pub(super) fn seal(store: &Store, live: &Live, volume: &Volume, name: &str) -> Result<Source> {
     let pool = open_pool(live, &volume.pool)?;
-    let (image, snap) = match &volume.snap {
-        Some(snap) => (open_sealed(store, &pool, &volume.image, snap)?.0, snap.clone()),
+    let (image, snap, fixed) = match &volume.snap {
+        Some(snap) => (open_sealed(store, &pool, &volume.image, snap)?.0, snap.clone(), Ok(())),
         None => {
             let image = Image::open(&pool, &volume.image, None)
                 .map_err(|errno| refused(store, volume, errno))?;
-            match fix(&image, &temporary(store, name)) {
-                Ok(snap) => (image, snap),
-                Err(errno) => {
-                    let error = unfixed(store, volume, &image, errno);
-                    close(image, &volume.image);
-                    return Err(error);
-                }
-            }
+            let snap = temporary(store, name);
+            let fixed = fix(&image, &snap);
+            (image, snap, fixed)
         }
     };
-    let looked = image.size().and_then(|size| Ok((size, id_of(&image, &volume.image)?)));
+    let looked = fixed.and_then(|()| Ok((image.size()?, id_of(&image, &volume.image)?)));
+    let looked = looked.map_err(|errno| {
+        let error = unfixed(store, volume, &image, errno);
+        // Nobody looks for what a refusal has left, unless it says so.
+        match volume.snap.is_none().then(|| unfix(&image, &snap)) {
+            Some(Err(_left)) => error.leaving(format!("{volume}@{snap}")),
+            _ => error,
+        }
+    });
     close(image, &volume.image);
-    let (size, internal) = looked.map_err(|errno| refused(store, volume, errno))?;
+    let (size, internal) = looked?;
     let at = Location::of_snap(&live.fsid, pool.name(), &volume.image, &snap);
     let at = crate::Location::Rbd(at);
     Ok(Source { at, version: Some(internal), size, digests: None, file: None })
 }
 
 /// Makes the snapshot, and stands at it.
-fn fix(image: &Image, snap: &str) -> imaged_ffi::Result<String> {
+fn fix(image: &Image, snap: &str) -> imaged_ffi::Result<()> {
     match image.snap_create(snap) {
         // An earlier try has left it.
         Err(Errno::EXIST) => {
@@ -246,8 +249,19 @@ fn fix(image: &Image, snap: &str) -> imaged_ffi::Result<String> {
         }
         made => made?,
     }
-    image.snap_set(Some(snap))?;
-    Ok(snap.to_owned())
+    image.snap_set(Some(snap))
+}
+
+/// Removes the snapshot, if it is there.
+fn unfix(image: &Image, snap: &str) -> imaged_ffi::Result<()> {
+    // What is not there needs no lock to be removed.
+    if !image.snaps()?.iter().any(|there| there.name == snap) {
+        return Ok(());
+    }
+    match image.snap_remove(snap) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Removes what `seal` has made of a volume. Blocks.
@@ -264,18 +278,8 @@ pub(super) fn unseal(store: &Store, live: &Live, volume: &Volume, name: &str) ->
         image => image.map_err(|errno| refused(store, volume, errno))?,
     };
     let snap = temporary(store, name);
-    // What is not there needs no lock to be removed.
-    let removed = match image.snaps() {
-        Ok(snaps) if !snaps.iter().any(|there| there.name == snap) => Ok(()),
-        Ok(_) => image.snap_remove(&snap),
-        Err(errno) => Err(errno),
-    };
-    let left = match removed {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => {
-            Err(unfixed(store, volume, &image, errno).leaving(format!("{volume}@{snap}")))
-        }
-    };
+    let left = unfix(&image, &snap)
+        .map_err(|errno| unfixed(store, volume, &image, errno).leaving(format!("{volume}@{snap}")));
     close(image, &volume.image);
     left
 }

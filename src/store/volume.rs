@@ -63,7 +63,7 @@ impl Store {
                 account.lap(Stage::Wait);
                 self.from_sealed(put, (via, &*backend, volumes), source, mode, account).await
             }
-            Err(error) if refused(error.kind()) => {
+            Err(error) if refused(error.kind()) && error.left().is_none() => {
                 begun.end().await;
                 return Err(error);
             }
