@@ -178,8 +178,8 @@ async fn fail(f: &Fixture, scenario: Scenario, bytes: &Bytes, plan: Plan, doomed
     let short = scenario == Scenario::PutShort;
     let puts = PUTS.contains(&scenario);
     // Who may not write opens what he reads for reading.
-    // Of an image that is no clone this is the answer.
-    let flat = scenario == Scenario::Flatten && what.contains("(Lose)");
+    // Of an image that is no clone, and of an object that is not there, this is the answer.
+    let flat = matches!(scenario, Scenario::Flatten | Scenario::Probe) && what.contains("(Lose)");
     let unwatched = what.contains("of rbd_open fails") && matches!(errno, PERM | ACCES | ROFS);
     match &ended {
         // There are several ways to remove an image, and what is in the trash is gone for its users.
@@ -375,6 +375,7 @@ async fn exhaust_shut_out(scenario: Scenario) {
             .await;
             if let Ok(at) = f.driver.locate(&id).await {
                 assert_reads(&*f.driver, &at, &bytes, &what).await;
+                idle(&f).await;
                 f.driver.delete(&at, Hold::default()).await.expect(&what);
             } else {
                 assert!(ended.is_err() || !PUTS.contains(&scenario), "{what}");
@@ -387,6 +388,7 @@ async fn exhaust_shut_out(scenario: Scenario) {
                 f.driver.purge().await.expect(&what);
             } else {
                 assert_reads(&*other.driver, &at, &bytes, &what).await;
+                closed(&other).await;
                 f.driver.delete(&at, Hold::default()).await.expect(&what);
             }
             assert_free(&f, &id, &what).await;
