@@ -168,13 +168,17 @@ impl Daemon {
         }
     }
 
-    /// Takes no new work, gives what is under way `patience` to finish, then aborts it. Gives
-    /// whether everything finished by itself.
-    pub async fn drain(&self, patience: Duration) -> bool {
+    /// Takes no new work, gives what is under way `patience` to finish, or as long as it goes on, then
+    /// aborts it. Gives whether everything finished by itself.
+    pub async fn drain(&self, patience: Option<Duration>) -> bool {
         self.shared.closing.cancel();
         self.shared.tasks.close();
         let under_way = self.shared.tasks.len();
-        tracing::info!(under_way, patience_s = patience.as_secs(), "draining");
+        tracing::info!(under_way, patience_s = patience.map(|time| time.as_secs()), "draining");
+        let Some(patience) = patience else {
+            self.shared.tasks.wait().await;
+            return true;
+        };
         if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_ok() {
             return true;
         }

@@ -23,8 +23,9 @@ const ABORTED: u8 = 1;
 /// How long what backends keep may take to be given back.
 const LET_GO: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until SIGTERM or SIGINT. The exit code is 0 if every transfer finished, 1 if
-/// some had to be aborted or the daemon could not start.
+/// Runs the daemon until SIGTERM, SIGINT or SIGQUIT. The exit code is 0 if every transfer finished, 1
+/// if some had to be aborted or the daemon could not start. After SIGQUIT none is aborted, however long
+/// it takes; SIGTERM and SIGINT then still give what is under way its `drain_timeout_s`.
 ///
 /// # Errors
 /// Why it could not start, a line each.
@@ -81,7 +82,7 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
         async move { connection::serve(listening, &daemon).await }
     });
     notify(&[NotifyState::Ready]);
-    loop {
+    let unhurried = loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
                 // Not awaited: the signals that end the daemon must be heard meanwhile.
@@ -89,17 +90,32 @@ async fn run(config: Config, sources: Sources, socket: Option<PathBuf>) -> Resul
                 let socket = socket.clone();
                 tokio::spawn(async move { reload(&daemon, &sources, socket.as_ref()).await });
             }
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            _ = signals.terminate.recv() => break false,
+            _ = signals.interrupt.recv() => break false,
+            _ = signals.quit.recv() => break true,
         }
-    }
+    };
+    let drained = match unhurried {
+        false => None,
+        true => {
+            // Not that it stops: systemd would then kill it after TimeoutStopSec=.
+            notify(&[NotifyState::Status("finishing the transfers under way, then it ends")]);
+            tokio::select! {
+                drained = daemon.drain(None) => Some(drained),
+                _ = signals.terminate.recv() => None,
+                _ = signals.interrupt.recv() => None,
+            }
+        }
+    };
     notify(&[NotifyState::Stopping]);
-    let patience = daemon.settings().drain_timeout;
-    let drained = tokio::select! {
-        drained = daemon.drain(patience) => drained,
-        // A second signal is an impatient operator.
-        _ = signals.terminate.recv() => daemon.drain(Duration::ZERO).await,
-        _ = signals.interrupt.recv() => daemon.drain(Duration::ZERO).await,
+    let drained = match drained {
+        Some(drained) => drained,
+        None => tokio::select! {
+            drained = daemon.drain(Some(daemon.settings().drain_timeout)) => drained,
+            // A second signal is an impatient operator.
+            _ = signals.terminate.recv() => daemon.drain(Some(Duration::ZERO)).await,
+            _ = signals.interrupt.recv() => daemon.drain(Some(Duration::ZERO)).await,
+        },
     };
     for task in [serving, looking] {
         if task.await.is_err() {
@@ -116,6 +132,7 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
 }
 
 impl Signals {
@@ -125,6 +142,7 @@ impl Signals {
             hangup: listen(SignalKind::hangup())?,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
         })
     }
 }

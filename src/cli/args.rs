@@ -34,7 +34,8 @@ const VARIABLES: &str = "Who asks is told by the variables of the openstack comm
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the daemon until SIGTERM or SIGINT; SIGHUP reads the configuration again
+    /// Run the daemon until SIGTERM or SIGINT, or SIGQUIT, which waits for all transfers; SIGHUP reads the
+    /// configuration again
     Serve(Serve),
     /// Store an image, from a file or from standard input
     Put(Put),

@@ -61,6 +61,33 @@ fn transfers_that_do_not_finish_are_aborted_and_the_exit_code_tells() {
 }
 
 #[test]
+fn sigquit_waits_for_transfers_however_long_they_take() {
+    let mut daemon = Daemon::start(&format!("{STORES}[imaged]\ndrain_timeout_s = 0\n"));
+    let image = noise(6 * MIB, 5);
+    let mut raw = begin(&daemon, &image);
+    daemon.signal(Signal::SIGQUIT);
+    daemon.wait_until("nobody listens", |d| !d.socket.exists());
+    raw.send(&image[5 * MIB..]);
+    assert_eq!(raw.answer("PUT").status, 201);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    assert!(fs::read(daemon.path("fast/slow")).unwrap() == image);
+}
+
+#[test]
+fn sigterm_after_sigquit_gives_transfers_their_time_and_a_second_one_none() {
+    let mut daemon = Daemon::start(STORES);
+    let mut raw = begin(&daemon, &noise(6 * MIB, 6));
+    daemon.signal(Signal::SIGQUIT);
+    daemon.wait_for_log("draining");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_log("patience_s=30");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(raw.answer("PUT").status, 503);
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+    assert_eq!(daemon.files("fast"), Vec::<String>::new());
+}
+
+#[test]
 fn sighup_changes_stores_while_transfers_go_on() {
     let daemon = Daemon::start(STORES);
     let image = noise(6 * MIB, 4);

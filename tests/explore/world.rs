@@ -186,7 +186,7 @@ impl World {
                 Ends::Crash(after) => tokio::time::sleep(after).await,
                 Ends::Drain(after) => {
                     tokio::time::sleep(after).await;
-                    let _by_itself = daemon.drain(Duration::from_secs(10)).await;
+                    let _by_itself = daemon.drain(Some(Duration::from_secs(10))).await;
                 }
             }
         });
@@ -320,7 +320,7 @@ impl World {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        if !daemon.drain(Duration::from_secs(10)).await {
+        if !daemon.drain(Some(Duration::from_secs(10))).await {
             self.report("a daemon at rest does not end by itself".to_owned());
         }
         self.nothing_is_left();
