@@ -363,9 +363,10 @@ fn reach(options: &mut Options) -> Option<Reach> {
 }
 
 fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "imaged".to_owned() } else { name.to_owned() }
+    // Not from /proc/sys, which a service may not see.
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    if name.is_empty() { "imaged".to_owned() } else { name.into_owned() }
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ pub enum Unresolved {
     Loop(String),
     /// The value grows beyond all measure.
     Long,
+    /// It is a variable of the environment, and not set.
+    Unset(&'static str),
 }
 
 impl fmt::Display for Unresolved {
@@ -79,6 +81,11 @@ impl fmt::Display for Unresolved {
                 write!(f, "`${other}` leads back to itself: write its value out")
             }
             Self::Long => f.write_str("grows too long: write its value out"),
+            Self::Unset(variable) => write!(
+                f,
+                "the environment has no {variable}: systemd sets it for a service with \
+                 LoadCredential=; elsewhere set it to the directory that has these files"
+            ),
         }
     }
 }

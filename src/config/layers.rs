@@ -10,6 +10,13 @@ use super::ini::{self, Item};
 const DEEPEST: usize = 32;
 /// A value may be made of so many bytes: references to references grow fast.
 const LONGEST: usize = 1 << 16;
+/// The one variable of the environment that a reference may name: the directory in which systemd has
+/// put what the unit's `LoadCredential=` names.
+///
+/// # Decisions
+/// Chose: this variable alone, and only where no option has its name. Because: a file that Glance reads
+/// must mean the same here, and a password may begin with `$HOME`. Instead of the whole environment.
+pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// What all files say together. As in oslo.config a later value is added to an earlier one:
 /// single options take the last, repeated ones take all. Names of sections are compared in lower
@@ -17,6 +24,8 @@ const LONGEST: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     sections: BTreeMap<String, Spelled>,
+    /// The value of [`CREDENTIALS`], if it is set.
+    credentials: Option<String>,
 }
 
 /// A value, or why it has none.
@@ -37,6 +46,11 @@ struct Written {
 }
 
 impl Layers {
+    /// None yet, where [`CREDENTIALS`] has this value, or is not set.
+    pub(super) fn with(credentials: Option<String>) -> Self {
+        Self { credentials, ..Self::default() }
+    }
+
     /// Lays `text`, the content of the file `name`, over what is there. Gives what is wrong.
     pub(super) fn lay(&mut self, name: &str, text: &str) -> Vec<Finding> {
         let (items, faults) = ini::items(text);
@@ -102,7 +116,8 @@ impl Layers {
     }
 
     /// `text` of `section` with `$name`, `${name}`, `$section.name` and `${section.name}`
-    /// replaced; `$$` and `\$` are a dollar sign, any other `$` stays.
+    /// replaced; `$$` and `\$` are a dollar sign, any other `$` stays. `$CREDENTIALS_DIRECTORY` is
+    /// that of the environment.
     fn meant(
         &self,
         section: &str,
@@ -152,6 +167,10 @@ impl Layers {
         let (group, option, written) = match (last(group, option), last("DEFAULT", name)) {
             (Some(written), _) => (group, option, written),
             (None, Some(written)) => ("DEFAULT", name, written),
+            (None, None) if name == CREDENTIALS => {
+                let set = self.credentials.clone();
+                return set.ok_or(Unresolved::Unset(CREDENTIALS));
+            }
             (None, None) => return Err(Unresolved::Unknown(name.to_owned())),
         };
         let step = (folded(group), option.to_owned());
@@ -238,6 +257,30 @@ mod tests {
         assert_eq!(meant("$note"), Err(Unresolved::Unknown("missing".into())));
         assert_eq!(meant("$name."), Err(Unresolved::Unknown("name.".into())));
         assert_eq!(meant("$loop"), Err(Unresolved::Loop("loop".into())));
+    }
+
+    #[test]
+    fn the_directory_of_credentials_is_the_environments_unless_an_option_has_its_name() {
+        let text = "[DEFAULT]\nroot = $CREDENTIALS_DIRECTORY\n[s]\n";
+        let mut layers = layers(text);
+        let meant = |layers: &Layers, text: &str| {
+            layers.meant("s", text, &mut Vec::new(), &Cell::new(LONGEST))
+        };
+        for text in ["${CREDENTIALS_DIRECTORY}/a", "$CREDENTIALS_DIRECTORY/a", "$root/a"] {
+            assert_eq!(meant(&layers, text), Err(Unresolved::Unset(CREDENTIALS)), "{text}");
+        }
+        // What it says is not read for references.
+        layers.credentials = Some("/run/credentials/$root".to_owned());
+        for text in ["${CREDENTIALS_DIRECTORY}/a", "$CREDENTIALS_DIRECTORY/a", "$root/a"] {
+            assert_eq!(meant(&layers, text).as_deref(), Ok("/run/credentials/$root/a"), "{text}");
+        }
+        for text in
+            ["$$CREDENTIALS_DIRECTORY", "$credentials_directory", "$s.CREDENTIALS_DIRECTORY"]
+        {
+            assert_ne!(meant(&layers, text).as_deref(), Ok("/run/credentials/$root"), "{text}");
+        }
+        assert_eq!(layers.lay("b.conf", "[s]\nCREDENTIALS_DIRECTORY = own\n"), []);
+        assert_eq!(meant(&layers, "$CREDENTIALS_DIRECTORY").as_deref(), Ok("own"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use imaged_drivers::options::{Finding, Options, Section};
 pub use daemon::{Daemon, HASHES, LogFormat};
 pub use imaged_drivers::options::Findings;
 pub use import::{Imported, Taken};
-use layers::Layers;
+use layers::{CREDENTIALS, Layers};
 use places::Places;
 pub use roles::{Grant, Role, Who};
 pub use stores::Store;
@@ -53,7 +53,8 @@ pub struct Config {
 
 impl Config {
     /// Reads `files` in order, then every `*.conf` of each of `dirs`, sorted by name. A later
-    /// value overrides an earlier one. With neither it is [`Config::embedded`].
+    /// value overrides an earlier one. With neither it is [`Config::embedded`]. `$CREDENTIALS_DIRECTORY`
+    /// in a value is that of the environment.
     ///
     /// # Errors
     /// Everything that is wrong, and what is good to know beside it.
@@ -124,7 +125,8 @@ impl Config {
 impl Layers {
     /// Lays `files` over each other, then what is in `dirs`. Gives what was found beside it.
     fn load(files: &[PathBuf], dirs: &[PathBuf]) -> (Self, Findings) {
-        let mut layers = Layers::default();
+        let credentials = std::env::var(CREDENTIALS).ok().filter(|set| !set.is_empty());
+        let mut layers = Layers::with(credentials);
         let Findings { mut problems, mut notes } = Findings::default();
         let mut all = files.to_vec();
         for dir in dirs {

@@ -39,6 +39,27 @@ fn check(home: &Path, words: &[&str], input: &[u8]) -> Ran {
     finish(command, input)
 }
 
+#[test]
+fn the_directory_of_systemds_credentials_may_be_named() {
+    let home = home(&CONFIG.replace("{dir}/fast", "${CREDENTIALS_DIRECTORY}/fast"));
+    let run = |set: Option<&Path>| {
+        let mut command = Command::new(IMAGED);
+        command.args(["check-config", "--config-file"]).arg(home.path().join("conf"));
+        command.env_remove("CREDENTIALS_DIRECTORY");
+        command.envs(set.map(|set| ("CREDENTIALS_DIRECTORY", set)));
+        finish(command, b"")
+    };
+    let ran = run(Some(home.path()));
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for set in [None, Some(Path::new(""))] {
+        let ran = run(set);
+        assert_eq!(ran.code, 1);
+        let told = "[fast] filesystem_store_datadir: the environment has no CREDENTIALS_DIRECTORY";
+        assert!(ran.err.contains(told), "{}", ran.err);
+        assert!(ran.err.contains("LoadCredential="), "{}", ran.err);
+    }
+}
+
 /// Locations, of which two can be served.
 fn locations(home: &Path) -> String {
     let home = home.display();
