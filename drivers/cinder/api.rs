@@ -156,6 +156,15 @@ pub(super) struct NewVolume<'a> {
     pub(super) metadata: &'a Metadata,
 }
 
+/// What became of a request to make a volume.
+#[derive(Debug)]
+pub(super) enum Made {
+    /// It is being made.
+    Volume(Volume),
+    /// There is none, and none will come.
+    Refused(Error),
+}
+
 /// What became of a request to remove a volume.
 #[derive(Debug)]
 pub(super) enum Removal {
@@ -293,8 +302,8 @@ impl Api {
         self.must_ask(call, "volumes", "list volumes").await
     }
 
-    /// Begins to make a volume.
-    pub(super) async fn create(&self, new: &NewVolume<'_>) -> Result<Volume> {
+    /// Begins to make a volume. After a failure it may have begun, or may yet.
+    pub(super) async fn create(&self, new: &NewVolume<'_>) -> Result<Made> {
         let NewVolume { name, gib, volume_type, source, metadata } = new;
         let mut volume = json!({"name": name, "size": gib, "metadata": metadata});
         if let Some(fields) = volume.as_object_mut() {
@@ -306,13 +315,22 @@ impl Api {
             }
         }
         let call = Call::new(Method::POST, ["volumes"]).body(json!({"volume": volume}));
-        let made = self.ask(call, "volume", "make a volume").await?;
-        made.ok_or_else(|| match source {
-            Some(source) => gone(source),
-            None => {
-                Error::new(Kind::Unavailable, "the endpoint makes no volumes: it is no Cinder's")
+        let doing = "make a volume";
+        let answer = self.send(call).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => {
+                answer.finish().await;
+                let what = "the endpoint makes no volumes: it is no Cinder's";
+                let missing = || Error::new(Kind::Unavailable, what);
+                Ok(Made::Refused(source.map_or_else(missing, gone)))
             }
-        })
+            status if status.is_success() => told(answer, "volume", doing).await.map(Made::Volume),
+            StatusCode::REQUEST_TIMEOUT => Err(failure::of(answer, doing).await),
+            status if status.is_client_error() => {
+                Ok(Made::Refused(failure::of(answer, doing).await))
+            }
+            _ => Err(failure::of(answer, doing).await),
+        }
     }
 
     /// Begins to remove a volume.

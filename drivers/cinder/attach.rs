@@ -24,6 +24,7 @@ use super::{
     connection::{Connection, encrypted},
     device::Device,
     failure, location,
+    note::{Note, may_come},
     store::Store,
     volume::{GIB, Volume},
 };
@@ -100,7 +101,7 @@ impl Attached {
 /// What is noted of an attachment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Held {
+pub(super) struct Held {
     volume: location::Volume,
     /// `None` until Cinder has told it.
     attachment: Option<location::Volume>,
@@ -110,13 +111,6 @@ struct Held {
     /// When it was asked for, in seconds of the Unix clock.
     #[serde(default)]
     since: u64,
-}
-
-impl Held {
-    /// Whether a request for it that was not answered may still come to be carried out.
-    fn may_come(&self, within: Duration) -> bool {
-        unix_seconds().saturating_sub(self.since) <= within.as_secs()
-    }
 }
 
 /// Attaches a volume and connects it. `new`: nobody has ever written to it, and so nothing tells it from others but
@@ -178,30 +172,6 @@ pub(super) async fn attach(
     }
 }
 
-/// What is noted of an attachment. Whoever drops it without having it forgotten leaves the attachment to
-/// [`end_left`].
-struct Note {
-    store: Arc<Store>,
-    name: String,
-}
-
-impl Note {
-    async fn keep(&self, held: &Held) -> Result<()> {
-        let text = serde_json::to_string(held).unwrap_or_default();
-        self.store.ledger().note(&self.store.name, &self.name, &text).await
-    }
-
-    async fn forget(&self) {
-        self.store.ledger().forget(&self.name).await;
-    }
-}
-
-impl Drop for Note {
-    fn drop(&mut self) {
-        self.store.ledger().hand_over(&self.name);
-    }
-}
-
 /// Reserves a volume: its attachment, and the note of it.
 async fn reserve(
     store: &Arc<Store>,
@@ -212,7 +182,7 @@ async fn reserve(
     let before = before.into_iter().map(|found| found.id).collect();
     let mut held = Held { volume: volume.clone(), attachment: None, before, since: unix_seconds() };
     let name = format!("{volume}-{:016x}", fastrand::u64(..));
-    let note = Arc::new(Note { store: Arc::clone(store), name });
+    let note = Arc::new(Note::new(store.ledger(), &store.name, name));
     note.keep(&held).await?;
     let attachment = match try_to_reserve(store, volume, mode).await {
         Ok(Reserved::Attachment(attachment)) => attachment.id,
@@ -266,7 +236,7 @@ async fn attached_elsewhere(store: &Store, volume: &location::Volume, refused: E
     Error::new(Kind::Unavailable, what).because(refused)
 }
 
-/// Ends an attachment; what cannot be ended now is left to [`end_left`].
+/// Ends an attachment; what cannot be ended now is left to [`super::left`].
 async fn end(store: &Store, attachment: &location::Volume, note: &Note) {
     match store.api.detach(attachment).await {
         Ok(_) => note.forget().await,
@@ -343,35 +313,14 @@ pub(super) async fn let_go(attached: &Attached) -> Result<()> {
             Ok(())
         }
         (Err(error), _) | (Ok(()), Err(error)) => {
-            store.ledger().hand_over(&note.name);
+            note.hand_over();
             Err(error.leaving(format!("attachment {attachment} of volume {volume}")))
         }
     }
 }
 
-/// Ends the attachments that this store had when an earlier process ended, or that could not be ended since.
-pub(super) async fn end_left(store: &Store) -> Result<()> {
-    let mut failed = None;
-    for (name, held) in store.ledger().left(&store.name).await? {
-        let Ok(held) = serde_json::from_str::<Held>(&held) else {
-            tracing::error!(
-                store = store.name,
-                note = name,
-                "a note of an attachment cannot be read"
-            );
-            continue;
-        };
-        match end_held(store, &held).await {
-            Ok(true) => store.ledger().forget(&name).await,
-            Ok(false) => {}
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
 /// Ends what is noted; whether there is nothing to come of it any more.
-async fn end_held(store: &Store, held: &Held) -> Result<bool> {
+pub(super) async fn end_held(store: &Store, held: &Held) -> Result<bool> {
     let volume = &held.volume;
     let found = match &held.attachment {
         Some(attachment) => store.api.attachment(attachment).await?.into_iter().collect(),
@@ -387,7 +336,8 @@ async fn end_held(store: &Store, held: &Held) -> Result<bool> {
     }
     let over = held.attachment.is_some() || !found.is_empty();
     // A volume that is gone has none, nor one whose attachment does not come any more.
-    Ok(over || !held.may_come(store.config.transition) || store.api.volume(volume).await?.is_none())
+    let awaited = may_come(held.since, store.config.transition);
+    Ok(over || !awaited || store.api.volume(volume).await?.is_none())
 }
 
 /// The attachments that may be the one whose request was not answered: those that came since, were never connected,

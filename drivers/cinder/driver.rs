@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use super::{
     attach::{self, Lease, evict},
     config::Config,
-    copy, location, needs,
+    copy, left, location, needs,
     store::Store,
     upload,
     volume::{Volume, kept},
@@ -143,7 +143,7 @@ impl Driver for Cinder {
     }
 
     async fn purge(&self) -> Result<()> {
-        attach::end_left(&self.0).await
+        left::end(&self.0).await
     }
 
     async fn locate(&self, id: &ImageId) -> Result<Location> {

@@ -10,9 +10,10 @@
 //! one id at a time the older volume stays, once each has looked again.
 //! # Residue
 //! A volume `image-<id>` whose metadata `imaged_upload` names the upload, or `imaged-seal-<nonce>` with
-//! `imaged_seal`; `recover` and `unseal` remove them, with their attachments. Attachments are noted in the daemon's
-//! ledger before they are asked for, and `purge` ends those of an earlier process and those that an answer that was
-//! lost has made.
+//! `imaged_seal`; `recover` and `unseal` remove them, with their attachments. Volumes and attachments are noted in the
+//! daemon's ledger before they are asked for, and `purge` removes and ends those of an earlier process, and those that
+//! an answer that was lost has made, also where Cinder makes them when the journal knows of nothing any more: for
+//! `cinder_state_transition_timeout` after they were asked for.
 //! # Blocking
 //! Files, block devices and the connector program: on the store's lanes. The API and Ceph do not block.
 //! # Limits
@@ -55,8 +56,10 @@ mod export;
 mod failure;
 #[cfg(feature = "iscsi")]
 mod iscsi;
+mod left;
 mod location;
 mod needs;
+mod note;
 mod program;
 mod store;
 mod upload;

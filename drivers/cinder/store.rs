@@ -7,16 +7,18 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::{
-    api::{Api, NewVolume, Removal, gone},
+    api::{Api, Made, NewVolume, Removal, gone},
     config::Config,
     connect::Connections,
     failure::is_unsure,
     location::{self, Location},
+    note::{Making, Note},
     volume::{Metadata, Volume, name},
 };
 use crate::{
     contract::{Claim, Error, Host, ImageId, Kind, Result},
     kit::{
+        clock::unix_seconds,
         http::{Client, Settings},
         keystone::{Service, Tokens},
         ledger::Ledger,
@@ -142,27 +144,24 @@ impl Store {
         Ok(whole.min_by(|one, other| one.age().cmp(&other.age())))
     }
 
-    /// Makes a volume of an image, and waits for it; one that does not come to be is removed. What became of a
-    /// request whose answer was lost is looked for by the nonce that the metadata have.
+    /// Makes a volume of an image, and waits for it; one that does not come to be is removed.
     pub(super) async fn make(&self, new: &NewVolume<'_>, claim: &Claim) -> Result<Volume> {
-        let made = match self.api.create(new).await {
-            Ok(made) => made,
-            Err(error) if is_unsure(&error) => {
-                let found = self.api.volumes_named(new.name).await;
-                let of = |found: Vec<Volume>| {
-                    found.into_iter().find(|volume| volume.is_of(claim.nonce()))
-                };
-                match found.map(of) {
-                    Ok(Some(made)) => made,
-                    Ok(None) => return Err(error),
-                    Err(unknown) => {
-                        let left = new.name.to_owned();
-                        return Err(error.because(unknown.chain()).leaving(left));
-                    }
-                }
-            }
-            Err(error) => return Err(error),
+        let making = Making {
+            name: new.name.to_owned(),
+            nonce: claim.nonce().to_owned(),
+            since: unix_seconds(),
         };
+        let note = Note::new(self.ledger(), &self.name, format!("volume-{}", claim.nonce()));
+        note.keep(&making).await?;
+        let made = match self.asked_for(new, claim).await? {
+            Made::Volume(made) => made,
+            Made::Refused(error) => {
+                note.forget().await;
+                return Err(error);
+            }
+        };
+        // From here on the nonce in the journal finds it.
+        note.forget().await;
         point::pass("cinder-made");
         let ready =
             self.until(&made.id, &["creating", "downloading"], &["available"], "make").await;
@@ -170,6 +169,24 @@ impl Store {
             Ok(volume) => Ok(volume),
             Err(error) => Err(self.undone(&made.id, error).await),
         }
+    }
+
+    /// Asks for a volume. What became of a request whose answer was lost is looked for by the nonce that the
+    /// metadata have; after a failure it may come to be yet.
+    async fn asked_for(&self, new: &NewVolume<'_>, claim: &Claim) -> Result<Made> {
+        let error = match self.api.create(new).await {
+            Ok(answered) => return Ok(answered),
+            Err(error) if is_unsure(&error) => error,
+            Err(error) => return Ok(Made::Refused(error)),
+        };
+        let found = match self.api.volumes_named(new.name).await {
+            Ok(found) => found,
+            Err(unknown) => {
+                return Err(error.because(unknown.chain()).leaving(new.name.to_owned()));
+            }
+        };
+        let made = found.into_iter().find(|volume| volume.is_of(claim.nonce()));
+        made.map(Made::Volume).ok_or(error)
     }
 
     /// A failure, after which the volume that was begun is removed.

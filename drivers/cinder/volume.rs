@@ -121,7 +121,12 @@ impl Volume {
 
     /// Whether the work of this nonce made it, or began to.
     pub(super) fn is_of(&self, nonce: &str) -> bool {
-        [UPLOAD, MADE, SEAL].iter().any(|name| self.text(name) == Some(nonce))
+        self.is_begun_by(nonce) || self.text(MADE) == Some(nonce)
+    }
+
+    /// Whether the work of this nonce began to make it, and has not made it an image.
+    pub(super) fn is_begun_by(&self, nonce: &str) -> bool {
+        [UPLOAD, SEAL].iter().any(|name| self.text(name) == Some(nonce))
     }
 
     /// The length of its image in bytes. One that others have put there without a length fills it.

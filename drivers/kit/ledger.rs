@@ -86,16 +86,18 @@ impl Ledger {
         self.0.lane.run("note what is held", write).await
     }
 
-    /// It is not held any more.
+    /// It is not held any more, or is known by other means. A note that cannot be removed stays this process's own,
+    /// and is left to the next one.
     pub async fn forget(&self, name: &str) {
-        self.0.own.lock().remove(name);
-        let Some(dir) = &self.0.dir else { return };
-        let file = dir.join(format!("{name}.json"));
-        let removed = self.0.lane.run("forget what was held", move || durable::remove(&file));
-        if let Err(error) = removed.await {
-            // Harmless: what it names is not there any more when it is looked for.
-            tracing::warn!(error = %error.chain(), "a note of what was held stays");
+        if let Some(dir) = &self.0.dir {
+            let file = dir.join(format!("{name}.json"));
+            let remove = move || durable::remove(&file);
+            if let Err(error) = self.0.lane.run("forget what was held", remove).await {
+                tracing::warn!(error = %error.chain(), "a note of what was held stays");
+                return;
+            }
         }
+        self.0.own.lock().remove(name);
     }
 
     /// This process does not hold it any more, and could not give it back: it is among what is left.
@@ -112,10 +114,8 @@ impl Ledger {
         let Some(dir) = self.0.dir.clone() else { return Ok(Vec::new()) };
         let inner = Arc::clone(&self.0);
         let read = move || read(&dir, |name| inner.own.lock().contains(name));
-        let all = self.0.lane.run("read what was held", read).await?;
-        let own = self.0.own.lock();
-        let left =
-            all.into_iter().filter(|(name, note)| note.store == store && !own.contains(name));
+        let left = self.0.lane.run("read what was held", read).await?;
+        let left = left.into_iter().filter(|(_, note)| note.store == store);
         Ok(left.map(|(name, note)| (name, note.held)).collect())
     }
 }
@@ -131,9 +131,8 @@ fn write(dir: &Path, file: &Path, note: &Note) -> Result<()> {
     })
 }
 
-/// All notes. What a process that was killed had not written to its end, which is none of those that are `written`
-/// now, is removed.
-fn read(dir: &Path, written: impl Fn(&str) -> bool) -> Result<Vec<(String, Note)>> {
+/// All notes but this process's `own`. What a process that was killed had not written to its end is removed.
+fn read(dir: &Path, own: impl Fn(&str) -> bool) -> Result<Vec<(String, Note)>> {
     let fail = |error| Error::io("read", dir.display(), error);
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -145,7 +144,7 @@ fn read(dir: &Path, written: impl Fn(&str) -> bool) -> Result<Vec<(String, Note)
         let Some(name) = file.file_stem().and_then(|name| name.to_str()) else { continue };
         match file.extension().and_then(|end| end.to_str()) {
             Some("json") => {}
-            Some("new") if !written(name) => {
+            Some("new") if !own(name) => {
                 let _gone = fs::remove_file(&file);
                 continue;
             }
@@ -157,6 +156,8 @@ fn read(dir: &Path, written: impl Fn(&str) -> bool) -> Result<Vec<(String, Note)
             text => text.map_err(fail).map(|text| serde_json::from_slice::<Note>(&text))?,
         };
         match note {
+            // It is this process's own, or was until it was forgotten a moment ago.
+            Ok(_) if own(name) || !file.exists() => {}
             Ok(note) if note.v == VERSION => all.push((name.to_owned(), note)),
             Ok(_) | Err(_) => tracing::error!(
                 file = %file.display(),

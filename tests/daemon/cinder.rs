@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    cinder::{Cinder, TYPE},
+    cinder::{Call, Cinder, Fault, Rule, TYPE},
     daemon::{Daemon, noise},
     raw::{Answer, Raw, ask_as},
 };
@@ -142,6 +142,34 @@ fn a_reader_s_attachment_is_ended_by_the_next_daemon() {
     // A daemon that ends in order leaves nothing attached.
     assert!(daemon.stop().success());
     assert_eq!(rig.cinder.attachments().len(), 0);
+}
+
+#[test]
+fn a_volume_that_cinder_makes_when_the_next_daemon_has_cleared_up_already_goes_too() {
+    let rig = Rig::new();
+    let volume = rig.volume(b"somebody's");
+    let seal = json!({"source": {"cinder_volume": volume}}).to_string();
+    for (method, body) in [("POST", seal.as_bytes()), ("PUT", b"an image")] {
+        let mut daemon = rig.daemon(&[]);
+        rig.cinder.fail(Rule::new(Fault::Late).on(Call::CreateVolume).times(1));
+        let mut raw = Raw::connect(&daemon.socket);
+        let length = format!("content-length: {}\r\n", body.len());
+        raw.head(method, "/v1/stores/volumes/images/x", &length);
+        raw.stream.write_all(body).unwrap();
+        daemon.wait_until("Cinder to be asked", |_| rig.cinder.held() == 1);
+        daemon.kill();
+        let daemon = daemon.restart(&[]);
+        daemon.wait_until_idle();
+        assert_eq!(rig.cinder.left(&[&volume]), [""; 0], "{method}: there is none yet");
+        rig.cinder.heal();
+        // It is noted until it was found.
+        daemon.wait_until(&format!("{method}: the volume to be found"), |daemon| {
+            fs::read_dir(daemon.path("state/held")).unwrap().next().is_none()
+        });
+        assert_eq!(rig.cinder.left(&[&volume]), [""; 0], "{method}");
+        assert_eq!(daemon.put("volumes", "x", b"another").status, 201, "{method}");
+        assert_eq!(daemon.ask("DELETE", "/v1/stores/volumes/images/x").status, 204, "{method}");
+    }
 }
 
 #[test]

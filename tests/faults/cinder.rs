@@ -67,6 +67,17 @@ impl Rig {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
+    /// Has rounds of clearing up until nothing is noted.
+    async fn until_forgotten(&self, driver: &dyn Driver) {
+        soon("all to be ended and forgotten", async {
+            while !self.held().is_empty() {
+                driver.purge().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     async fn until_detached(&self) {
         self.cinder.until("all to be detached", |cinder| cinder.attachments().is_empty()).await;
     }
@@ -131,7 +142,8 @@ async fn whatever_is_answered_once_the_image_is_whole_or_absent() {
         for call in Call::OF_IMAGES {
             let what = format!("{fault:?} of {call:?}");
             let rig = Rig::new();
-            let driver = rig.open(&[("cinder_http_retries", "0")]).await;
+            let options = [("cinder_http_retries", "0"), ("cinder_state_transition_timeout", "1")];
+            let driver = rig.open(&options).await;
             let bytes = image(Look::Random, 300_000, 3);
             let held = Held::new(&id());
             rig.cinder.fail(Rule::new(fault).on(call).times(1));
@@ -152,7 +164,7 @@ async fn whatever_is_answered_once_the_image_is_whole_or_absent() {
             if error.left().is_none() && error.kind() != Kind::Timeout {
                 assert!(!matches!(found, Recovered::Whole), "{what}: {error:?}");
             }
-            driver.purge().await.unwrap();
+            rig.until_forgotten(&*driver).await;
             if found == Recovered::Whole {
                 let at = driver.locate(&id()).await.unwrap();
                 assert_reads(&*driver, &at, &bytes, &what).await;
@@ -502,6 +514,79 @@ async fn a_sealed_volume_is_one_clone_that_becomes_the_image_or_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_comes_to_be_when_nobody_waits_for_it_is_removed_and_no_other() {
+    for fault in [Fault::Late, Fault::CutAfter, Fault::CutBefore] {
+        for work in ["seal", "put", "copy"] {
+            let what = format!("{fault:?} of a {work}");
+            let rig = Rig::new();
+            let driver = rig.open(&[("cinder_http_retries", "0")]).await;
+            let volume = rig.cinder.place("a volume", 1, &[]);
+            let named = Volume::Cinder(volume.parse().unwrap());
+            let other = Held::new(&"other".parse().unwrap());
+            let bytes = image(Look::Random, 50_000, 17);
+            let there = put_bytes(&*driver, &other, &bytes).await.unwrap();
+            // Another seal of the same volume, and another upload of the same id, are under way.
+            let (theirs, sealing) = (Held::new(&id()), Held::new(&id()));
+            let volumes = driver.volumes().unwrap();
+            volumes.seal(&named, &sealing.claim).await.unwrap();
+            let upload = theirs.create(&*driver, Some(5000)).await.unwrap();
+            let beside = rig.cinder.volumes().len();
+            imaged_drivers::let_go().await;
+
+            rig.cinder.fail(Rule::new(fault).on(Call::CreateVolume).times(1));
+            let held = Held::new(&id());
+            let made = match work {
+                "seal" => volumes.seal(&named, &held.claim).await.map(drop),
+                "put" => put_bytes(&*driver, &held, &bytes).await.map(drop),
+                _ => {
+                    let stat = driver.stat(&there).await.unwrap();
+                    let from = imaged_drivers::Source {
+                        at: there.clone(),
+                        version: stat.version,
+                        size: stat.size,
+                        digests: None,
+                        file: None,
+                    };
+                    driver.copies().unwrap().copy(from, &held.claim).await.map(drop)
+                }
+            };
+            // What is there after all is found, and taken.
+            if fault == Fault::CutAfter {
+                made.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+                rig.cinder.heal();
+                upload.abort().await.unwrap();
+                continue;
+            }
+            let error = made.expect_err(&what);
+            assert!(matches!(error.kind(), Kind::Unavailable | Kind::Timeout), "{what}: {error:?}");
+            // The journal has its look, finds nothing, and forgets it.
+            match work {
+                "seal" => volumes.unseal(&named, &held.claim).await.unwrap(),
+                _ => assert_eq!(held.recovered(&*driver).await, Recovered::Nothing, "{what}"),
+            }
+            // Another process may be the one that removes it.
+            let late = fault == Fault::Late;
+            let waits = ("cinder_state_transition_timeout", if late { "60" } else { "1" });
+            let next = rig.open(&[waits]).await;
+            next.purge().await.unwrap();
+            rig.cinder.heal();
+            soon(&what, async {
+                while rig.held().iter().any(|note| note.display().to_string().contains("volume-")) {
+                    next.purge().await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            assert_eq!(rig.cinder.volumes().len(), beside, "{what}");
+            upload.abort().await.unwrap();
+            volumes.unseal(&named, &sealing.claim).await.unwrap();
+            assert_reads(&*next, &there, &bytes, &what).await;
+            assert_eq!(rig.left().await.len(), 2, "{what}: the volume and the other image");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attachment_that_nobody_was_told_of_is_ended_and_no_other() {
     let rig = Rig::new();
     rig.cinder.add_type("shared", true);
@@ -523,13 +608,7 @@ async fn an_attachment_that_nobody_was_told_of_is_ended_and_no_other() {
         let next = rig.open(&options).await;
         next.purge().await.unwrap();
         rig.cinder.heal();
-        soon(&what, async {
-            while !rig.held().is_empty() {
-                next.purge().await.unwrap();
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        rig.until_forgotten(&*next).await;
         let left: Vec<_> = rig.cinder.attachments().into_iter().map(|one| one.id).collect();
         assert_eq!(left, others, "{what}");
         assert_reads(&*driver, &at, &bytes, &what).await;
