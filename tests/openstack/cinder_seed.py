@@ -22,6 +22,15 @@ TYPES = {
     "backed": ("backed", None),
     "backed-to-volumes": ("backed", "volumes"),
     "stream": ("stream", "ceph"),
+} | {
+    name: told
+    for kind in ("disks", "files")
+    for name, told in {
+        kind: (kind, "ceph"),
+        f"{kind}-to-volumes": (kind, f"volumes-{kind}"),
+        f"{kind}-backed": (f"{kind}-backed", None),
+        f"{kind}-backed-to-ceph": (f"{kind}-backed", "ceph"),
+    }.items()
 }
 
 
@@ -34,7 +43,9 @@ def main(keystone, password):
         volumes.create_type(name=name, extra_specs=specs)
     deadline = time.monotonic() + 60
     while True:
-        pools = {pool.name for pool in volumes.backend_pools()}
+        # Without details: Cinder stumbles over them where all of it is in one process.
+        answer = volumes.get("/scheduler-stats/get_pools").json()
+        pools = {pool["name"] for pool in answer["pools"]}
         if len(pools) == len({backend for backend, _ in TYPES.values()}):
             return
         if time.monotonic() > deadline:

@@ -294,6 +294,8 @@ class Rig:
         for one in connected.block_storage.volumes(all_projects=True):
             if not (one.name or "").startswith("image-"):
                 continue
+            if one.volume_type != facts["volume_type"]:
+                continue
             known = one.metadata.get("glance_image_id")
             size = int(one.metadata.get("image_size", one.size << 30))
             if known and "imaged_upload" not in one.metadata:

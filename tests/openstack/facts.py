@@ -1,6 +1,6 @@
 """Writes rig.json, what tests and benchmarks need to know of the rig.
 
-facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER CINDER_USER
+facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER CINDER_USER DEFAULT_STORE
 """
 
 import json
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 
-def main(folder, mode, keystone, glance, files, password, script, glance_user, cinder_user):
+def main(
+    folder, mode, keystone, glance, files, password, script, glance_user, cinder_user, default
+):
     folder = Path(folder)
 
     def pid(name):
@@ -83,12 +85,17 @@ def main(folder, mode, keystone, glance, files, password, script, glance_user, c
             "fast",
             "swift",
         ],
-        "default_store": "fast",
+        "default_store": default,
         "pids": {name: pid(name) for name in ("keystone", "glance", "cinder", "imaged", "files")},
     }
     if mode == "imaged":
-        rig["stores"]["volumes"] = cinder
-        rig["switched"].append("volumes")
+        for name, volume_type in (
+            ("volumes", "backed"),
+            ("volumes-disks", "disks-backed"),
+            ("volumes-files", "files-backed"),
+        ):
+            rig["stores"][name] = {**cinder, "volume_type": volume_type}
+            rig["switched"].append(name)
     (folder / "rig.json.new").write_text(json.dumps(rig, indent=2) + "\n")
     os.replace(folder / "rig.json.new", folder / "rig.json")
 

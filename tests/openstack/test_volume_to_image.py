@@ -95,6 +95,37 @@ def test_copied_to_a_store_elsewhere(cinder, imaged, rig, raw, whole, store, fir
     assert rig.held(store) == {}
 
 
+@pytest.mark.parametrize(
+    "kind, store",
+    [
+        ("disks", "ceph"),
+        ("disks-to-volumes", "volumes-disks"),
+        ("disks-backed", "volumes-disks"),
+        # Glance refuses where a clone is in a store that is named, and Cinder streams.
+        ("disks-backed-to-ceph", "ceph"),
+        ("files", "ceph"),
+        ("files-to-volumes", "volumes-files"),
+        # Cinder's NFS driver does not clone a volume that is being uploaded, and streams.
+        ("files-backed", "fast"),
+        ("files-backed-to-ceph", "ceph"),
+    ],
+)
+def test_of_volumes_behind_iscsi_and_in_files(cinder, imaged, rig, raw, whole, kind, store):
+    """By Cinder's own drivers, without its clones and with them."""
+    volume = cinder.volume(kind, content=raw)
+    image = cinder.uploaded(volume)
+    # What is written afterwards is not in it.
+    cinder.write(volume, b"later")
+    # Cinder does not wait for Glance, which reads a clone for its digest.
+    until("the digest", lambda: imaged.show(image).get("os_hash_value"))
+    check(rig, imaged, image, whole, store)
+    cinder.delete(volume)
+    made = cinder.volume(kind, image_id=image)
+    imaged.delete(image)
+    assert rig.held(store) == {}
+    assert digest(cinder.read(made), "sha512") == whole
+
+
 def test_an_image_of_another_format_is_cinder_s_own(cinder, imaged, rig, whole, raw, tmp_path):
     image = cinder.uploaded(cinder.volume("clone", content=raw), disk_format="qcow2")
     assert imaged.show(image)["disk_format"] == "qcow2"
