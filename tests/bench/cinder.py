@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Images of volumes with imaged beside Cinder and Glance without: one rig, one run.
+"""Images of volumes and images in volumes, with imaged and without: one run.
 
-    tests/bench/cinder.py [--size GIB] [--written MIB] [--runs N] [--only plain,stream,copy,clone]
-                          [--rig DIR] [--imaged PROGRAM] [--keep] [--json]
+    tests/bench/cinder.py [--size GIB] [--written MIB] [--unknown MIB] [--disk MIB] [--runs N]
+                          [--only plain,stream,copy,clone,put,iscsi-put,iscsi-get]
+                          [--rig DIR] [--dir DIR] [--imaged PROGRAM] [--keep] [--json]
 
 Brings up ci/openstack in --rig, and takes it down at the end unless it was up before or --keep is
 given; builds imaged, unless --imaged names a program. A volume in Ceph of --size, of which --written
@@ -18,6 +19,9 @@ step are from the request until Cinder answered, until the image was active, and
 available again. CPU seconds are of Cinder, of Glance, of the daemon and of the OSD until then, but
 where digests follow (clone), Glance and the daemon read the image afterwards. What was made is
 removed after its turn, untimed. The cluster holds all of it in memory.
+
+Then, on ci/cinder, images in volumes: tests/bench/cinder_store.py tells what put, iscsi-put and
+iscsi-get are. It needs glance_store, root, and Debian's qemu-block-extra.
 """
 
 import argparse
@@ -29,7 +33,19 @@ import time
 import urllib.error
 from pathlib import Path
 
-from beside import GIB, MIB, cpu, in_turn, middle, ratio, show, table, tell
+import cinder_store
+from beside import (
+    GIB,
+    MIB,
+    cpu,
+    in_turn,
+    middle,
+    ratio,
+    release_build,
+    show,
+    table,
+    tell,
+)
 from glance import Rig, family, with_rig
 
 # The types of volumes of ci/openstack.
@@ -151,17 +167,33 @@ def one_turn(args, rig, name):
 
 
 def measure(args, rig):
+    names = [name for name in args.only if name in TYPES]
     # The first bytes into new memory are many times slower, and processes load more as they go.
-    for name in args.only:
+    for name in names:
         one_turn(args, rig, name)
-    found = {name: [] for name in args.only}
+    found = {name: [] for name in names}
     for turn in range(args.runs):
-        for name in in_turn(args.only, turn):
+        for name in in_turn(names, turn):
             found[name].append(one_turn(args, rig, name))
     return found
 
 
 def report(args, found):
+    of_volumes, in_volumes = found["of volumes"], found["in volumes"]
+    if of_volumes:
+        report_volumes(args, of_volumes)
+    cinder_store.report(args, in_volumes)
+    print()
+    goals = [
+        (f"`{name}`, times `plain`", show(ratio(of_volumes, name, "plain")), wanted)
+        for name, wanted in GOALS.items()
+        if name in of_volumes and "plain" in of_volumes
+    ]
+    goals += cinder_store.goals(args, in_volumes)
+    table(("figure", "found", "wanted"), goals)
+
+
+def report_volumes(args, found):
     print(
         f"A volume of {args.size} GiB with {args.written * MIB / GIB:.2f} GiB of data; Ceph in "
         f"memory on loopback; medians of {args.runs}; seconds.\n"
@@ -175,22 +207,23 @@ def report(args, found):
 
     heads = (*STEPS, *(f"CPU {name}" for name in PROCESSES), "times plain")
     table(("volume to image", *heads), rows())
-    print()
-    goals = [
-        (f"`{name}`, times `plain`", show(ratio(found, name, "plain")), wanted)
-        for name, wanted in GOALS.items()
-        if name in found and "plain" in found
-    ]
-    table(("figure", "found", "wanted"), goals)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--size", type=int, default=5, metavar="GIB", help="of the volume")
     parser.add_argument("--written", type=int, default=1024, metavar="MIB", help="of it")
+    parser.add_argument(
+        "--unknown", type=int, default=4096, metavar="MIB", help="of the image of group put"
+    )
+    parser.add_argument(
+        "--disk", type=int, default=1024, metavar="MIB", help="of the images behind iSCSI"
+    )
     parser.add_argument("--runs", type=int, default=3, metavar="N")
-    parser.add_argument("--only", default=",".join(TYPES), help=f"of {', '.join(TYPES)}")
+    names = [*TYPES, *cinder_store.GROUPS]
+    parser.add_argument("--only", default=",".join(names), help=f"of {', '.join(names)}")
     parser.add_argument("--rig", type=Path, default="/tmp/imaged-openstack", metavar="DIR")
+    parser.add_argument("--dir", type=Path, default="/dev/shm", help="for the files, not on a disk")
     parser.add_argument("--imaged", type=Path, metavar="PROGRAM", help="instead of a release build")
     parser.add_argument("--keep", action="store_true", help="the rig, for another run")
     parser.add_argument("--json", action="store_true", help="all that was measured")
@@ -198,13 +231,20 @@ def main():
     args.only = args.only.split(",")
     if (
         not 1 <= args.written <= args.size * 1024
-        or args.runs < 1
-        or not set(args.only) <= set(TYPES)
+        or min(args.runs, args.unknown, args.disk) < 1
+        or not set(args.only) <= set(names)
     ):
-        parser.error(f"what is written fits, --runs is at least 1, --only of {', '.join(TYPES)}")
-    # Asked to end, it still takes the rig down.
+        parser.error(f"what is written fits, numbers are at least 1, --only of {', '.join(names)}")
+    # Asked to end, it still takes the rigs down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    tell(args, with_rig(args, lambda rig: measure(args, rig), Volumes), report)
+    args.imaged = (args.imaged or release_build()).resolve()
+    found = {"of volumes": {}, "in volumes": {}}
+    if set(args.only) & set(TYPES):
+        found["of volumes"] = with_rig(args, lambda rig: measure(args, rig), Volumes)
+    groups = [name for name in args.only if name in cinder_store.GROUPS]
+    if groups:
+        found["in volumes"] = cinder_store.measure(args, groups)
+    tell(args, found, report)
 
 
 if __name__ == "__main__":
