@@ -6,7 +6,7 @@ import kept
 import pytest
 
 
-@pytest.mark.parametrize("name", ["tempest.txt", "functional.txt", "interop.txt"])
+@pytest.mark.parametrize("name", ["tempest.txt", "functional.txt", "interop.txt", "volumes.txt"])
 def test_a_test_that_is_not_there_any_more_is_missed(capsys, name):
     listed = Path(kept.__file__).with_name(name).read_text().split()
     assert len(listed) > 20 and len(set(listed)) == len(listed)

@@ -28,6 +28,7 @@ KNOWN = {
     ("metadef_objects.update", 500): NESTED,
     ("metadef_properties.create", 500): NESTED,
     ("metadef_properties.update", 500): NESTED,
+    ("metadef_namespaces.index", 500): "a sort key that namespaces do not have is not refused",
     ("metadef_tags.index", 500): "a sort key that tags do not have is not refused",
     ("metadef_tags.create_tags", 500): "a body without tags is not refused",
     ("tasks.create", 500): "a task whose input is null is not refused",
