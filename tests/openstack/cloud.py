@@ -271,9 +271,16 @@ class Rig:
             return self._in_container(facts)
         if facts["type"] == "cinder":
             return self._in_volumes(facts)
-        found = {}
+        found, of_images = {}, None
         with self.pool(store) as ioctx:
             for name in rbd.RBD().list(ioctx):
+                # The volume of an image in a store of type cinder, which has its own account.
+                if name.startswith("volume-") and self["mode"] == "imaged":
+                    of_images = of_images or {
+                        f"volume-{one.id}" for one in self._image_volumes(self["stores"]["volumes"])
+                    }
+                    if name in of_images:
+                        continue
                 # What Cinder leaves of a volume that it had cloned, when both are gone.
                 if name.endswith(".deleted"):
                     continue
@@ -287,15 +294,20 @@ class Rig:
                 found[f"trash/{entry['name']}"] = None
         return found
 
+    def _image_volumes(self, facts):
+        """The volumes of images of a store."""
+        connected = _service(facts["auth"], facts["user"], facts["key"], self["region"])
+        listed = connected.block_storage.volumes(all_projects=True)
+        return [
+            one
+            for one in listed
+            if (one.name or "").startswith("image-") and one.volume_type == facts["volume_type"]
+        ]
+
     def _in_volumes(self, facts):
         """Images in volumes, of any project; a volume that is no image yet is by its own name."""
-        connected = _service(facts["auth"], facts["user"], facts["key"], self["region"])
         found = {}
-        for one in connected.block_storage.volumes(all_projects=True):
-            if not (one.name or "").startswith("image-"):
-                continue
-            if one.volume_type != facts["volume_type"]:
-                continue
+        for one in self._image_volumes(facts):
             known = one.metadata.get("glance_image_id")
             size = int(one.metadata.get("image_size", one.size << 30))
             if known and "imaged_upload" not in one.metadata:
