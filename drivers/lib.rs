@@ -48,9 +48,9 @@ pub mod swift;
 pub use config::{Config, TYPES, UNSERVED, open};
 pub use contract::{
     Access, Asker, Body, Capacity, Caps, Claim, Committed, Common, Context, Copied, Copies,
-    Digests, Driver, Error, Hold, Host, ImageId, Kind, Listed, Need, NewImage, Part, Pieces,
-    Progress, Properties, Reader, Recovered, Result, Shares, Site, Source, Span, Standing, Stat,
-    Upload, Usable, Volumes,
+    Digests, Driver, Error, Extent, Hold, Host, ImageId, Kind, Listed, Need, NewImage, Part,
+    Pieces, Progress, Properties, Reader, Recovered, Result, Shares, Site, Source, Span, Standing,
+    Stat, Upload, Usable, Volumes,
 };
 pub use kit::{
     DropOnLane, clock, durable, lane, ledger, memory, open_file, options, parts, point, refusals,

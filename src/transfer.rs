@@ -25,9 +25,12 @@ use bytes::Bytes;
 use futures_util::{
     StreamExt as _,
     future::{join_all, select_all},
-    stream::BoxStream,
+    stream::{self, BoxStream},
 };
-use imaged_drivers::{Context, Digests, Error, ImageId, Kind, Result};
+use imaged_drivers::{
+    Body, Context, Digests, Error, Extent, ImageId, Kind, Result,
+    window::{zero_pieces, zeros},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +51,8 @@ use crate::{
 pub enum Frame {
     /// The next bytes, never empty.
     Data(Bytes),
+    /// So many bytes of a hole, at most a chunk ([`CHUNK`](imaged_drivers::window::CHUNK)), and never 0.
+    Hole(usize),
     /// The body is over and whole.
     End,
     /// The body failed.
@@ -71,7 +76,7 @@ pub enum ImageBody {
     /// A caller, who may go away.
     Caller(mpsc::Receiver<Frame>),
     /// Another image; whole when the stream ends without an error.
-    Image(BoxStream<'static, Result<Bytes>>),
+    Image(BoxStream<'static, Result<Frame>>),
 }
 
 impl fmt::Debug for ImageBody {
@@ -81,6 +86,21 @@ impl fmt::Debug for ImageBody {
 }
 
 impl ImageBody {
+    /// The body of an image that is copied. Of a hole a chunk comes at a time: so whoever moves it can be
+    /// stopped, and its progress be seen.
+    #[must_use]
+    pub fn copied(body: Body) -> Self {
+        let frames = body.into_source().flat_map(|extent| {
+            let (first, hole) = match extent {
+                Ok(Extent::Data(bytes)) => (Some(Ok(Frame::Data(bytes))), 0),
+                Ok(Extent::Hole(len)) => (None, len),
+                Err(error) => (Some(Err(error)), 0),
+            };
+            stream::iter(first.into_iter().chain(zero_pieces(hole).map(|len| Ok(Frame::Hole(len)))))
+        });
+        Self::Image(frames.boxed())
+    }
+
     /// The end of a body is a message, [`Frame::End`]: a channel that closes without it is a caller
     /// who left, never the end of an image.
     async fn next(&mut self) -> Frame {
@@ -92,7 +112,7 @@ impl ImageBody {
                 ))
             }),
             Self::Image(stream) => match stream.next().await {
-                Some(Ok(bytes)) => Frame::Data(bytes),
+                Some(Ok(frame)) => frame,
                 Some(Err(error)) => Frame::Failed(error),
                 None => Frame::End,
             },
@@ -255,8 +275,9 @@ impl<'a> Transfer<'a> {
                     continue;
                 }
             };
-            let chunk = match next {
-                Frame::Data(chunk) => chunk,
+            let (chunk, hole) = match next {
+                Frame::Data(chunk) => (chunk, false),
+                Frame::Hole(len) => (zeros(len), true),
                 Frame::End => {
                     point::pass("put-ended");
                     break self.put.is_whole(size);
@@ -272,7 +293,11 @@ impl<'a> Transfer<'a> {
             if counted.is_err() {
                 break counted;
             }
-            self.hand_on(&Step::Data(chunk, since.elapsed())).await;
+            let step = match hole {
+                true => Step::Hole(chunk.len() as u64, since.elapsed()),
+                false => Step::Data(chunk, since.elapsed()),
+            };
+            self.hand_on(&step).await;
             if !self.all_are_free(&count).await {
                 return;
             }

@@ -3,12 +3,15 @@
 use std::{fmt, ops::Range};
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
-use super::{error::Result, image::Digests};
+use super::{error::Result, extent::Extent, image::Digests};
 use crate::{
     Location,
-    kit::file_body::{FileBody, SharedFile},
+    kit::{
+        file_body::{FileBody, SharedFile},
+        window::filled,
+    },
 };
 
 /// An image opened for reading.
@@ -34,7 +37,7 @@ impl Reader {
     pub fn source(&self) -> Source {
         let file = match &self.body {
             Body::File(body) => Some(body.shared()),
-            Body::Stream(_) => None,
+            Body::Stream(_) | Body::Extents(_) => None,
         };
         Source {
             at: self.at.clone(),
@@ -50,27 +53,51 @@ impl Reader {
 pub enum Body {
     /// As they come. Ends in an error or with the last byte of the range, never short of it.
     Stream(BoxStream<'static, Result<Bytes>>),
+    /// The same of a backend that knows where there are holes.
+    Extents(BoxStream<'static, Result<Extent>>),
     /// In an open file, which may also be handed to the caller.
     File(FileBody),
 }
 
 impl Body {
-    /// The bytes as they come, whatever the form. What is changed meanwhile ends in an error.
+    /// Whether it may have holes that its backend knows of.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        match self {
+            Self::Stream(_) => false,
+            Self::Extents(_) => true,
+            Self::File(file) => file.has_holes(),
+        }
+    }
+
+    /// The bytes as they come, whatever the form; holes read as zeros. What is changed meanwhile ends in
+    /// an error.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
         match self {
             Self::Stream(stream) => stream,
+            Self::Extents(extents) => filled(extents).boxed(),
             Self::File(file) => file.into_stream(),
+        }
+    }
+
+    /// The same, with holes as they are known.
+    #[must_use]
+    pub fn into_extents(self) -> BoxStream<'static, Result<Extent>> {
+        match self {
+            Self::Stream(stream) => stream.map_ok(Extent::Data).boxed(),
+            Self::Extents(extents) => extents,
+            Self::File(file) => file.into_extents(),
         }
     }
 
     /// The same for a copy, which outlives its source: a backend whose images others can change
     /// believes less.
     #[must_use]
-    pub fn into_source(self) -> BoxStream<'static, Result<Bytes>> {
+    pub fn into_source(self) -> BoxStream<'static, Result<Extent>> {
         match self {
-            Self::Stream(stream) => stream,
             Self::File(file) => file.into_source(),
+            Self::Stream(_) | Self::Extents(_) => self.into_extents(),
         }
     }
 }
@@ -79,6 +106,7 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stream(_) => "Stream",
+            Self::Extents(_) => "Extents",
             Self::File(_) => "File",
         })
     }

@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     Location,
-    kit::{options::Secret, parts::Parts},
+    kit::{
+        options::Secret,
+        parts::Parts,
+        window::{zero_pieces, zeros},
+    },
 };
 
 /// An image that is to be.
@@ -53,6 +57,15 @@ pub trait Upload: Send + fmt::Debug {
     /// `Full`, `Unavailable`, ...; abort is the only move left.
     async fn write(&mut self, chunk: Bytes) -> Result<()>;
 
+    /// Appends `len` zeros, more than none, of which a backend that leaves out zeros writes none
+    /// [a-hole-is-zeros-and-takes-no-space-where-zeros-are-left-out].
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    async fn skip(&mut self, len: u64) -> Result<()> {
+        write_zeros(self, len).await
+    }
+
     /// Waits for a chunk that was taken to fail, also by taking longer than the backend is given; never
     /// returns while all goes well. Whoever waits for the next chunk waits for this too: that one may be
     /// waiting for the memory of those in flight. May be dropped and called again.
@@ -83,6 +96,17 @@ pub trait Upload: Send + fmt::Debug {
     /// # Errors
     /// Something was left; the error says what.
     async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Appends `len` zeros as bytes: [`Upload::skip`] where a backend keeps them.
+///
+/// # Errors
+/// As [`Upload::write`].
+pub async fn write_zeros<U: Upload + ?Sized>(upload: &mut U, len: u64) -> Result<()> {
+    for piece in zero_pieces(len) {
+        upload.write(zeros(piece)).await?;
+    }
+    Ok(())
 }
 
 /// What `commit` made.

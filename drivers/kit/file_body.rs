@@ -9,16 +9,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, TryFutureExt as _, stream, stream::BoxStream};
 use rustix::fs::{Advice, fadvise};
 
 use super::{
     drop_on_lane::DropOnLane,
     lane::Lane,
-    open_file::{Next, OpenFile, Unchanged, fill, next_data},
-    window::{self, Buffer, Window},
+    open_file::{Next, OpenFile, Unchanged, fill, next_data, next_hole},
+    window::{Buffer, CHUNK, Run, Window, filled},
+    zeros::{block_end, block_start},
 };
-use crate::contract::{Error, Result};
+use crate::contract::{Error, Extent, Result};
 
 /// Reads under way of one stream: one that is ready to be sent, one being read.
 const AHEAD: usize = 2;
@@ -76,33 +77,53 @@ impl FileBody {
         self.file.clone()
     }
 
+    /// Whether the file takes less space than it is long.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        self.file.sparse
+    }
+
     /// The bytes of the range, in order. Ends in `Mismatch` once the
     /// file's bytes are changed.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
-        self.stream(Unchanged::Bytes)
+        // Also while a long hole is passed on.
+        filled(self.extents(Unchanged::Bytes, CHUNK as u64)).boxed()
     }
 
-    /// The same for a copy: ends in `Mismatch` once anything about the file is changed.
+    /// What the range holds, in order. Ends in `Mismatch`, at its end at the latest, if the file's bytes
+    /// are changed.
     #[must_use]
-    pub fn into_source(self) -> BoxStream<'static, Result<Bytes>> {
-        self.stream(Unchanged::Everything)
+    pub fn into_extents(self) -> BoxStream<'static, Result<Extent>> {
+        self.extents(Unchanged::Bytes, u64::MAX)
     }
 
-    fn stream(self, unchanged: Unchanged) -> BoxStream<'static, Result<Bytes>> {
+    /// The same for a copy: ends in `Mismatch` if anything about the file is changed.
+    #[must_use]
+    pub fn into_source(self) -> BoxStream<'static, Result<Extent>> {
+        self.extents(Unchanged::Everything, u64::MAX)
+    }
+
+    /// The file is looked at again at least after every `longest` bytes of a hole.
+    fn extents(self, unchanged: Unchanged, longest: u64) -> BoxStream<'static, Result<Extent>> {
         let Self { file: opened, range, lane, window } = self;
         let _hint = fadvise(&opened.file, range.start, None, Advice::Sequential);
         let (last, closing) = (opened.clone(), lane.clone());
-        let pieces = window.pieces(range, AHEAD, move |start, buffer| {
+        let (looked, its_lane) = (opened.clone(), lane.clone());
+        let look = move |at| {
+            let look = look(looked.clone(), at, unchanged, its_lane.clone());
+            look.map_ok(move |run| match run {
+                Run::Hole(end) => Run::Hole(end.min(at.saturating_add(longest))),
+                data @ Run::Data(_) => data,
+            })
+        };
+        let extents = window.extents(range, AHEAD, look, move |start, buffer| {
             let (opened, lane) = (opened.clone(), lane.clone());
             read_piece(opened, start, unchanged, lane, buffer)
         });
-        if unchanged == Unchanged::Bytes {
-            return pieces.boxed();
-        }
         // Also of a file that had no byte, and of one that has grown since its last one.
         let end = async move { closing.run("look at", move || last.check(unchanged)).await.err() };
-        pieces.chain(stream::once(end).filter_map(async |changed| changed.map(Err))).boxed()
+        extents.chain(stream::once(end).filter_map(async |changed| changed.map(Err))).boxed()
     }
 }
 
@@ -123,11 +144,6 @@ async fn read_piece(
     mut buffer: Buffer,
 ) -> Result<Bytes> {
     lane.run("read", move || {
-        let len = buffer.capacity();
-        if opened.sparse && is_hole(&opened, start, len)? {
-            opened.check(unchanged)?;
-            return Ok(window::zeros(len));
-        }
         let whole = fill(&opened.file, start, &mut buffer)
             .map_err(|error| Error::io("read", opened.path.display(), error.into()))?;
         if !whole {
@@ -139,13 +155,109 @@ async fn read_piece(
     .await
 }
 
-/// Whether there is no data in the `len` bytes at `start`.
-fn is_hole(opened: &OpenFile, start: u64, len: usize) -> Result<bool> {
-    let next = next_data(&opened.file, start, opened.size)
-        .map_err(|error| Error::io("look for data in", opened.path.display(), error.into()))?;
-    match next {
-        Next::Data(at) => Ok(at >= start.saturating_add(len as u64)),
-        Next::Hole => Ok(true),
-        Next::Short(_) => Err(opened.changed()),
+/// What comes at `at`: only a file with holes is asked.
+async fn look(opened: SharedFile, at: u64, unchanged: Unchanged, lane: Lane) -> Result<Run> {
+    if !opened.sparse {
+        return Ok(Run::Data(opened.size));
+    }
+    lane.run("look for holes", move || {
+        let run = run(&opened, at)?;
+        opened.check(unchanged)?;
+        Ok(run)
+    })
+    .await
+}
+
+/// The same. Holes are whole blocks of [`BLOCK`](super::zeros::BLOCK), so that a file of many small ones
+/// is not read in as many pieces. Blocks.
+fn run(opened: &OpenFile, at: u64) -> Result<Run> {
+    let data_after = |from| match next_data(&opened.file, from, opened.size) {
+        Ok(Next::Data(data)) => Ok(Some(data)),
+        Ok(Next::Hole) => Ok(None),
+        Ok(Next::Short(_)) => Err(opened.changed()),
+        Err(errno) => Err(Error::io("look for data in", opened.path.display(), errno.into())),
+    };
+    let mut data = match data_after(at)? {
+        None => return Ok(Run::Hole(opened.size)),
+        Some(data) if block_start(data) > at => return Ok(Run::Hole(block_start(data))),
+        Some(data) => data,
+    };
+    // As far as one piece may go.
+    let enough = at.saturating_add(CHUNK as u64).min(opened.size);
+    loop {
+        let end = block_end(next_hole(&opened.file, data, opened.size));
+        match data_after(end)? {
+            Some(next) if end < enough && block_start(next) <= end => data = next,
+            _ => return Ok(Run::Data(end)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::FileExt as _};
+
+    use super::{super::zeros::BLOCK, *};
+
+    /// A file of `size` bytes with a byte at each of `at`.
+    fn file(at: &[u64], size: u64) -> OpenFile {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        for at in at {
+            file.write_all_at(b"x", *at).unwrap();
+        }
+        let stat = rustix::fs::fstat(&file).unwrap();
+        OpenFile::new(file, "image".into(), &stat)
+    }
+
+    /// All that it is told of.
+    fn runs(opened: &OpenFile) -> Vec<Run> {
+        let (mut at, mut runs) = (0, Vec::new());
+        while at < opened.size {
+            let run = run(opened, at).unwrap();
+            let (Run::Data(end) | Run::Hole(end)) = run;
+            assert!(end > at, "{run:?}");
+            runs.push(run);
+            at = end;
+        }
+        runs
+    }
+
+    #[test]
+    fn holes_are_whole_blocks_and_the_end_may_be_anywhere() {
+        let block = BLOCK as u64;
+        assert_eq!(runs(&file(&[], 10 * block + 7)), [Run::Hole(10 * block + 7)]);
+        assert_eq!(
+            runs(&file(&[3 * block + 9, 10 * block + 6], 10 * block + 7)),
+            [
+                Run::Hole(3 * block),
+                Run::Data(4 * block),
+                Run::Hole(10 * block),
+                Run::Data(11 * block)
+            ]
+        );
+        // One page of each of many blocks: read as one.
+        let pages: Vec<_> = (0..8).map(|n| n * block + 8192).collect();
+        assert_eq!(
+            runs(&file(&pages, 9 * block + 1)),
+            [Run::Data(8 * block), Run::Hole(9 * block + 1)]
+        );
+    }
+
+    #[test]
+    fn a_look_goes_no_further_than_a_piece() {
+        let size = 64 << 20;
+        let pages: Vec<_> = (0..size / 8192).map(|n| n * 8192).collect();
+        let opened = file(&pages, size);
+        let first = run(&opened, 0).unwrap();
+        assert!(matches!(first, Run::Data(end) if end >= CHUNK as u64), "{first:?}");
+    }
+
+    #[test]
+    fn a_file_that_was_cut_has_no_hole_at_its_end() {
+        let opened = file(&[0], 10 << 20);
+        fs::File::set_len(&opened.file, 4096).unwrap();
+        let error = run(&opened, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), crate::Kind::Mismatch);
     }
 }

@@ -15,8 +15,8 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
-    Stream, StreamExt as _,
-    future::{Either, ready},
+    Stream, StreamExt as _, TryFutureExt as _,
+    future::{Either, ok, ready},
     stream::{self, BoxStream},
 };
 use memmap2::MmapMut;
@@ -25,7 +25,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use super::memory::PAGE;
 use super::memory::{For, Memory, Share, map};
-use crate::contract::Result;
+use crate::contract::{Extent, Result};
 
 /// Bytes of a chunk: what digests and backends are given at a time, at most.
 pub const CHUNK: usize = 4 << 20;
@@ -41,6 +41,36 @@ static ZEROS: Zeros = Zeros([0; CHUNK]);
 #[must_use]
 pub fn zeros(len: usize) -> Bytes {
     Bytes::from_static(ZEROS.0.get(..len).unwrap_or(&ZEROS.0))
+}
+
+/// The lengths of the pieces of at most [`CHUNK`] bytes that `len` bytes of zeros are cut into, each for
+/// [`zeros`].
+pub fn zero_pieces(len: u64) -> impl Iterator<Item = usize> + Send {
+    let (whole, rest) =
+        (len / CHUNK as u64, usize::try_from(len % CHUNK as u64).unwrap_or_default());
+    (0..whole).map(|_| CHUNK).chain((rest > 0).then_some(rest))
+}
+
+/// The bytes of `extents`, with zeros for holes.
+pub(crate) fn filled(
+    extents: impl Stream<Item = Result<Extent>>,
+) -> impl Stream<Item = Result<Bytes>> {
+    extents.flat_map(|extent| match extent {
+        Ok(Extent::Data(bytes)) => Either::Left(stream::once(ready(Ok(bytes)))),
+        Ok(Extent::Hole(len)) => {
+            Either::Right(stream::iter(zero_pieces(len).map(|piece| Ok(zeros(piece)))))
+        }
+        Err(error) => Either::Left(stream::once(ready(Err(error)))),
+    })
+}
+
+/// What comes at an offset of an image, and the offset where that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Bytes.
+    Data(u64),
+    /// Nothing, which reads as zeros.
+    Hole(u64),
 }
 
 /// The buffers of one transfer. Clones share them.
@@ -139,24 +169,57 @@ impl Window {
         self,
         range: Range<u64>,
         in_flight: usize,
-        mut read: F,
+        read: F,
     ) -> impl Stream<Item = Result<Bytes>>
     where
         F: FnMut(u64, Buffer) -> R,
         R: Future<Output = Result<Bytes>>,
     {
-        let buffers = stream::try_unfold((self, range.start), move |(window, at)| async move {
-            let left = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX);
-            if left == 0 {
+        let end = range.end;
+        filled(self.extents(range, in_flight, move |_| ok(Run::Data(end)), read))
+    }
+
+    /// The same of an image with holes, which take no buffer and no reading. `look` says what comes at an
+    /// offset: it is asked at the start, and where what it has told of last ends.
+    pub(crate) fn extents<F, R, L, T>(
+        self,
+        range: Range<u64>,
+        in_flight: usize,
+        look: L,
+        mut read: F,
+    ) -> impl Stream<Item = Result<Extent>>
+    where
+        F: FnMut(u64, Buffer) -> R,
+        R: Future<Output = Result<Bytes>>,
+        L: Fn(u64) -> T,
+        T: Future<Output = Result<Run>>,
+    {
+        let begin = (self, look, range.start, range.start);
+        let parts = stream::try_unfold(begin, move |(window, look, at, mut known)| async move {
+            if at >= range.end {
                 return Ok(None);
             }
+            if at >= known {
+                match look(at).await? {
+                    // What is told of ends at least a byte further on.
+                    Run::Data(end) => known = end.max(at.saturating_add(1)).min(range.end),
+                    Run::Hole(end) => {
+                        let end = end.max(at.saturating_add(1)).min(range.end);
+                        let part = (at, None, end.saturating_sub(at));
+                        return Ok(Some((part, (window, look, end, end))));
+                    }
+                }
+            }
+            let left = usize::try_from(known.saturating_sub(at)).unwrap_or(usize::MAX);
             let buffer = window.buffer(at, left).await?;
-            let next = at.saturating_add(buffer.capacity() as u64);
-            Ok(Some(((at, buffer), (window, next))))
+            let len = buffer.capacity() as u64;
+            let next = at.saturating_add(len);
+            Ok(Some(((at, Some(buffer), len), (window, look, next, known))))
         });
-        buffers
-            .map(move |piece| match piece {
-                Ok((at, buffer)) => Either::Left(read(at, buffer)),
+        parts
+            .map(move |part| match part {
+                Ok((at, Some(buffer), _)) => Either::Left(read(at, buffer).map_ok(Extent::Data)),
+                Ok((_, None, len)) => Either::Right(ok(Extent::Hole(len))),
                 Err(error) => Either::Right(ready(Err(error))),
             })
             .buffered(in_flight.max(1))

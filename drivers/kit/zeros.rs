@@ -2,6 +2,19 @@
 
 /// Zeros are looked for in blocks of this many bytes.
 pub const BLOCK: usize = 64 << 10;
+
+/// Where the block begins that has the byte at `at`.
+#[must_use]
+pub fn block_start(at: u64) -> u64 {
+    at - at % BLOCK as u64
+}
+
+/// Where the block ends that has the byte before `at`.
+#[must_use]
+pub fn block_end(at: u64) -> u64 {
+    at.checked_next_multiple_of(BLOCK as u64).unwrap_or(at)
+}
+
 static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
 /// The stretches of `chunk` that are not zeros, as offsets from its start: blocks that follow each

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     contract::{
-        Asker, Body, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host,
-        ImageId, Kind, Listed, Need, NewImage, Pieces, Progress, Properties, Reader, Recovered,
-        Result, Site, Source, Span, Stat, Upload, Volumes, is_uuid,
+        Asker, Capacity, Caps, Claim, Copied, Copies, Digests, Driver, Error, Hold, Host, ImageId,
+        Kind, Listed, Need, NewImage, Pieces, Progress, Properties, Reader, Recovered, Result,
+        Site, Source, Span, Stat, Upload, Volumes, is_uuid,
     },
     kit::{
         refusals::{foreign, missing, unreached},
@@ -233,11 +233,11 @@ impl Driver for Rbd {
             })
             .await?
         };
-        let body = read::stream(live, Arc::new(reading), name, range.clone(), extents, window);
+        let body = read::body(live, Arc::new(reading), name, range.clone(), extents, window);
         // Of a location without a snapshot no clone can be made.
         let at = if seen.at_head() { at.clone() } else { place };
         let Stat { size, digests, version } = seen.stat;
-        Ok(Reader { at, version, size, range, digests, body: Body::Stream(body) })
+        Ok(Reader { at, version, size, range, digests, body })
     }
 
     async fn stat(&self, at: &crate::Location) -> Result<Stat> {
@@ -467,8 +467,7 @@ impl Volumes for Rbd {
             })
             .await?
         };
-        let body = read::stream(live, Arc::new(reading), name, 0..size, extents, window);
-        let body = Body::Stream(body);
+        let body = read::body(live, Arc::new(reading), name, 0..size, extents, window);
         Ok(Reader { at, version, size, range: 0..size, digests: None, body })
     }
 

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{TryStreamExt as _, stream::BoxStream};
+use futures_util::{TryFutureExt as _, future::ok};
 use imaged_ffi::{Errno, Extent, Image, Pool, sys};
 use tokio::time::timeout;
 
@@ -19,9 +19,12 @@ use super::{
     store::Store,
 };
 use crate::{
-    contract::{Error, Kind, Pieces, Result, Stat},
-    kit::refusals::missing,
-    window::{self, Buffer, CHUNK, Window, ends_with_the_last},
+    contract::{Body, Error, Kind, Pieces, Result, Stat},
+    kit::{
+        refusals::missing,
+        zeros::{block_end, block_start},
+    },
+    window::{Buffer, CHUNK, Run, Window, ends_with_the_last},
 };
 
 /// Bytes of one read, and how many reads are in flight.
@@ -155,12 +158,13 @@ pub(super) fn reading(
     name: &str,
     range: Range<u64>,
     unwatched: Option<Snapshot>,
-) -> Result<(Reading, Option<Vec<Extent>>)> {
+) -> Result<(Reading, Option<Vec<Range<u64>>>)> {
     let looked = || {
         // Before the extents, which come from the same map.
         let mapped = image.overlap()? > 0 && image.features()? & sys::RBD_FEATURE_OBJECT_MAP != 0;
         let long = range.end.saturating_sub(range.start) > READS.chunk as u64;
-        Ok((mapped, long.then(|| image.extents(range)).transpose()?))
+        let extents = long.then(|| image.extents(range.clone())).transpose()?;
+        Ok((mapped, extents.map(|extents| whole_blocks(extents, &range))))
     };
     let (mapped, extents) = match looked() {
         Ok(looked) => looked,
@@ -178,50 +182,54 @@ pub(super) fn reading(
     Ok((reading, extents))
 }
 
-/// The bytes of `range`, which come over `live`; `extents` is what may hold something, in order, if that is
+/// What `range` holds, which comes over `live`; `extents` is what may hold something, in order, if that is
 /// known.
-pub(super) fn stream(
+pub(super) fn body(
     live: Arc<Live>,
     reading: Arc<Reading>,
     name: String,
     range: Range<u64>,
     extents: Option<Vec<Range<u64>>>,
     window: Window,
-) -> BoxStream<'static, Result<Bytes>> {
-    let extents = Arc::new(extents);
-    let parts = window.pieces(range, READS.in_flight, move |start, buffer| {
+) -> Body {
+    let read = move |start, buffer| {
         let (reading, name) = (Arc::clone(&reading), name.clone());
-        let extents = Arc::clone(&extents);
-        async move { read_part(&reading, &name, start, extents.as_deref(), buffer).await }
-    });
-    let parts = parts.inspect_err(move |error| {
-        if is_shut_out(error) {
-            live.shut_out();
+        let live = Arc::clone(&live);
+        async move {
+            let part = read_part(&reading, &name, start, buffer);
+            part.inspect_err(|error| {
+                if is_shut_out(error) {
+                    live.shut_out();
+                }
+            })
+            .await
         }
-    });
-    ends_with_the_last(parts)
+    };
+    match extents.filter(|extents| *extents != [range.clone()]) {
+        None => Body::Stream(ends_with_the_last(window.pieces(range, READS.in_flight, read))),
+        Some(extents) => {
+            let look = move |at| ok(run(&extents, at));
+            let extents = window.extents(range, READS.in_flight, look, read);
+            Body::Extents(ends_with_the_last(extents))
+        }
+    }
 }
 
 async fn read_part(
     reading: &Arc<Reading>,
     name: &str,
     start: u64,
-    extents: Option<&[Range<u64>]>,
     buffer: Buffer,
 ) -> Result<Bytes> {
     let fail = |errno| failed("read", name, errno);
     let len = buffer.capacity();
-    let part = start..start.saturating_add(len as u64);
-    if extents.is_some_and(|extents| is_hole(extents, &part)) {
-        return Ok(window::zeros(len));
-    }
     let Some(image) = reading.image() else {
         return Err(Error::new(Kind::Internal, "an image was closed while it was read"));
     };
     // Each read has as long as one answer may take, so that a stream goes on as long as something comes.
     let landed = async {
         let slot = image.slot().await?;
-        image.read_at(slot, buffer, part.start)?.await
+        image.read_at(slot, buffer, start)?.await
     };
     let landed = timeout(reading.patience(), landed).await;
     let (got, mut buffer) =
@@ -237,10 +245,30 @@ async fn read_part(
     Ok(buffer.freeze())
 }
 
-/// Whether none of `extents` has a byte of `part`.
-fn is_hole(extents: &[Range<u64>], part: &Range<u64>) -> bool {
-    let before = extents.partition_point(|extent| extent.end <= part.start);
-    extents.get(before).is_none_or(|extent| extent.start >= part.end)
+/// `extents`, which are in order, in whole blocks of [`BLOCK`](crate::kit::zeros::BLOCK) within `range`: so
+/// that many small ones are not as many reads.
+fn whole_blocks(extents: Vec<Range<u64>>, range: &Range<u64>) -> Vec<Range<u64>> {
+    let mut whole: Vec<Range<u64>> = Vec::with_capacity(extents.len());
+    for extent in extents {
+        let start = block_start(extent.start).max(range.start);
+        let end = block_end(extent.end).min(range.end);
+        match whole.last_mut() {
+            Some(last) if last.end >= start => last.end = last.end.max(end),
+            _ if start < end => whole.push(start..end),
+            _ => {}
+        }
+    }
+    whole
+}
+
+/// What comes at `at`, of which `extents` may hold something.
+fn run(extents: &[Range<u64>], at: u64) -> Run {
+    let before = extents.partition_point(|extent| extent.end <= at);
+    match extents.get(before) {
+        Some(extent) if extent.start <= at => Run::Data(extent.end),
+        Some(extent) => Run::Hole(extent.start),
+        None => Run::Hole(u64::MAX),
+    }
 }
 
 #[cfg(test)]
@@ -250,16 +278,31 @@ mod tests {
     #[test]
     fn a_hole_is_where_no_extent_is() {
         let extents = [10..20, 30..40];
-        for (part, hole) in [
-            (0..10, true),
-            (0..11, false),
-            (19..20, false),
-            (20..30, true),
-            (25..31, false),
-            (40..99, true),
+        for (at, next) in [
+            (0, Run::Hole(10)),
+            (9, Run::Hole(10)),
+            (10, Run::Data(20)),
+            (19, Run::Data(20)),
+            (20, Run::Hole(30)),
+            (35, Run::Data(40)),
+            (40, Run::Hole(u64::MAX)),
         ] {
-            assert_eq!(is_hole(&extents, &part), hole, "{part:?}");
+            assert_eq!(run(&extents, at), next, "{at}");
         }
-        assert!(is_hole(&[], &(0..1)));
+        assert_eq!(run(&[], 0), Run::Hole(u64::MAX));
+    }
+
+    #[test]
+    fn extents_become_whole_blocks_of_what_is_read() {
+        const K: u64 = 1 << 10;
+        let whole = |extents: &[(u64, u64)], (start, end): (u64, u64)| {
+            let extents = extents.iter().map(|(start, end)| start * K..end * K).collect();
+            let whole = whole_blocks(extents, &(start * K..end * K));
+            whole.into_iter().map(|found| (found.start / K, found.end / K)).collect::<Vec<_>>()
+        };
+        assert_eq!(whole(&[(70, 71), (100, 130)], (0, 999)), [(64, 192)]);
+        assert_eq!(whole(&[(0, 1), (300, 301)], (0, 999)), [(0, 64), (256, 320)]);
+        assert_eq!(whole(&[(70, 200)], (71, 72)), [(71, 72)]);
+        assert_eq!(whole(&[], (0, 5)), []);
     }
 }

@@ -18,7 +18,7 @@ use super::{
     store::{Store, no_data_pool, on_lane, on_long_lane},
 };
 use crate::{
-    contract::{Claim, Committed, Digests, Error, Kind, NewImage, Result, Upload},
+    contract::{Claim, Committed, Digests, Error, Kind, NewImage, Result, Upload, write_zeros},
     kit::{lane::Going, zeros},
 };
 
@@ -211,16 +211,22 @@ impl Writing {
         }
     }
 
-    async fn append(&mut self, chunk: Bytes) -> Result<()> {
+    /// Takes note of `len` bytes more, for which there is then room, and gives where they begin.
+    async fn advance(&mut self, len: u64) -> Result<u64> {
         self.failed.take().map_or(Ok(()), Err)?;
         while let Some(landed) = self.in_flight.try_join_next() {
             self.write_result(landed)?;
         }
         let start = self.size;
-        self.size = self.size.saturating_add(chunk.len() as u64);
+        self.size = self.size.saturating_add(len);
         if self.size > self.length {
             self.grow(self.size).await?;
         }
+        Ok(start)
+    }
+
+    async fn append(&mut self, chunk: Bytes) -> Result<()> {
+        let start = self.advance(chunk.len() as u64).await?;
         let runs: Vec<_> = if self.store().config.thin {
             zeros::data(&chunk, start).collect()
         } else {
@@ -246,6 +252,15 @@ impl Upload for Writing {
         let appended = self.append(chunk).await;
         let appended = self.remember_if_lost(appended);
         self.explained(appended).await
+    }
+
+    async fn skip(&mut self, len: u64) -> Result<()> {
+        if !self.store().config.thin {
+            return write_zeros(self, len).await;
+        }
+        let skipped = self.advance(len).await.map(drop);
+        let skipped = self.remember_if_lost(skipped);
+        self.explained(skipped).await
     }
 
     async fn failing(&mut self) -> Error {

@@ -45,7 +45,7 @@ pub async fn copy_to_all(
         }
     };
     put.size = Some(reader.size);
-    let body = ImageBody::Image(reader.body.into_source());
+    let body = ImageBody::copied(reader.body);
     let (ready, _readied) = oneshot::channel();
     Ok(put_to_all(stores, all_or_none, put, body, ready).await)
 }

@@ -115,7 +115,7 @@ impl Store {
         account: &mut Account,
     ) -> Result<Receipt> {
         put.size = Some(from.size);
-        let body = ImageBody::Image(from.body.into_source());
+        let body = ImageBody::copied(from.body);
         let (ready, _readied) = oneshot::channel();
         self.put_alone(put, body, ready, account).await
     }

@@ -18,6 +18,8 @@ use crate::{metrics::Stage, point};
 pub(super) enum Step {
     /// The next bytes.
     Data(Bytes, Duration),
+    /// So many bytes of a hole.
+    Hole(u64, Duration),
     /// All have come, and are as promised.
     End(Arc<Digests>, Duration),
     /// No more will come.
@@ -142,6 +144,14 @@ impl Target {
                     size += chunk.len() as u64;
                     account.moved(chunk.len() as u64);
                     upload.write(chunk).await?;
+                    account.lap(Stage::Backend);
+                    point::pass("put-written");
+                }
+                Some(Step::Hole(len, digested)) => {
+                    account.digested(digested);
+                    size += len;
+                    account.moved(len);
+                    upload.skip(len).await?;
                     account.lap(Stage::Backend);
                     point::pass("put-written");
                 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
 use imaged::{digest::Algo, store::Store, wire::records::Mode};
 use imaged_drivers::{
-    Body, Caps, Driver, Hold, ImageId, Kind, Listed, Location, Recovered, Result, Source, Span,
-    Volume,
+    Body, Caps, Driver, Extent, Hold, ImageId, Kind, Listed, Location, Recovered, Result, Source,
+    Span, Volume,
     memory::Share,
     window::{CHUNK, PAGE},
+    zeros,
 };
 
 pub(super) use super::{
@@ -17,7 +19,7 @@ pub(super) use super::{
 use crate::harness::stores::{
     Fixture, Held, Modest, aligned_chunks, assert_reads, assert_same, claim,
     content::{Look, digests, image, pieces},
-    drained, new_image, order, put, read, window, write_image,
+    drained, filled, new_image, order, put, read, window, write_image,
 };
 
 /// The kind of a failure that must be one.
@@ -101,6 +103,79 @@ async fn at_of(f: &Fixture, id: &ImageId) -> Location {
     f.driver.locate(id).await.unwrap()
 }
 
+/// A part of an image that is written: so many bytes, or so many of a hole.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    Data(usize),
+    Hole(usize),
+}
+
+pub(crate) async fn a_hole_is_zeros_and_takes_no_space_where_zeros_are_left_out(f: &Fixture) {
+    use Written::{Data, Hole};
+    const BLOCK: usize = zeros::BLOCK;
+    for (n, parts) in [
+        &[Hole(17 * BLOCK), Data(4 * PAGE), Hole(2 * BLOCK)][..],
+        // The end of an image may be anywhere.
+        &[Data(PAGE), Hole(PAGE), Data(BLOCK), Hole(5 * CHUNK + 3 * PAGE), Data(PAGE + 7)],
+        &[Data(3 * BLOCK + PAGE), Hole(4 * CHUNK + 12_345)],
+        &[Hole(1)],
+        &[Hole(3 * CHUNK), Hole(CHUNK + 1)],
+        &[Data(5)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut bytes = Vec::new();
+        for part in parts {
+            bytes.extend(match *part {
+                Data(len) => image(Look::Random, len, n as u64),
+                Hole(len) => image(Look::Zeros, len, 0),
+            });
+        }
+        let bytes = Bytes::from(bytes);
+        // Of no known length every other one, which a backend may have to make longer as it comes.
+        let size = (n % 2 == 0).then_some(bytes.len() as u64);
+        let id = f.id();
+        let mut upload = f.driver.create(&new_image(&id, size)).await.unwrap();
+        let (at, mut done) = (upload.at().clone(), 0);
+        for part in parts {
+            let (Data(len) | Hole(len)) = *part;
+            match part {
+                Hole(_) => upload.skip(len as u64).await.unwrap(),
+                Data(_) => {
+                    for chunk in aligned_chunks(&bytes.slice(done..done + len)) {
+                        upload.write(chunk).await.unwrap();
+                    }
+                }
+            }
+            done += len;
+        }
+        let what = format!("{parts:?}");
+        let committed = upload.commit(&digests(&bytes, Algo::Md5)).await.unwrap();
+        assert_reads(&*f.driver, &at, &bytes, &what).await;
+        let reader = f.driver.open(&at, Span::All, window(CHUNK)).await.unwrap();
+        let known = reader.body.has_holes();
+        let (found, holes) = filled(reader.body.into_extents()).await.unwrap();
+        assert_same(&found, &bytes, &what);
+        assert!(known || holes == 0, "{what}");
+        if f.caps().seek {
+            for span in [Span::From(bytes.len() as u64 - 1), Span::Part(PAGE as u64 + 5, u64::MAX)]
+            {
+                let Ok(range) = span.of(bytes.len() as u64) else { continue };
+                let reader = f.driver.open(&at, span, window(f.finest())).await.unwrap();
+                let (found, _) = filled(reader.body.into_extents()).await.unwrap();
+                let from = usize::try_from(range.start).unwrap();
+                assert_same(&found, &bytes[from..], &what);
+            }
+        }
+        f.remove(&at).await;
+        // Who sends zeros stores no less.
+        let same = write_image(&*f.driver, &f.id(), size, aligned_chunks(&bytes)).await.unwrap();
+        assert!(committed.stored_bytes <= same.1.stored_bytes, "{what}: {committed:?} {same:?}");
+        f.remove(&same.0).await;
+    }
+}
+
 pub(crate) async fn uploads_do_not_mix(f: &Fixture) {
     let images: Vec<_> =
         (0..12).map(|n| (f.id(), image(Look::Mixed, 200_000 + n * 777, n as u64))).collect();
@@ -130,12 +205,13 @@ pub(crate) async fn spans_are_slices(f: &Fixture) {
     ] {
         let reader = f.driver.open(&at, span, window(f.finest())).await.unwrap();
         assert_eq!((reader.size, reader.range.clone()), (size, from..to), "{span:?}");
-        let mut stream = reader.body.into_stream();
-        let mut found = Vec::new();
-        while let Some(chunk) = stream.try_next().await.unwrap() {
-            assert!(!chunk.is_empty() && chunk.len() <= f.finest(), "{span:?}: {}", chunk.len());
-            found.extend_from_slice(&chunk);
-        }
+        let finest = f.finest();
+        let extents = reader.body.into_extents().inspect_ok(move |extent| {
+            if let Extent::Data(chunk) = extent {
+                assert!(chunk.len() <= finest, "{span:?}: {}", chunk.len());
+            }
+        });
+        let (found, _) = filled(extents.boxed()).await.unwrap();
         let wanted = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
         assert_same(&found, wanted, &format!("{span:?}"));
     }

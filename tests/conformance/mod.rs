@@ -22,6 +22,7 @@ macro_rules! every_case {
             clauses: [
                 a_copy_is_independent(copy)
                 a_foreign_location_is_invalid
+                a_hole_is_zeros_and_takes_no_space_where_zeros_are_left_out(write)
                 a_location_it_gave_is_one_it_serves
                 a_missing_capability_is_unsupported
                 a_missing_image_is_not_found

@@ -18,7 +18,7 @@ use imaged_drivers::{Body, Kind, Location, Span, window::CHUNK};
 use crate::harness::{
     daemon::{Daemon, IMAGED, STORES, noise},
     raw::Raw,
-    stores::{self, Fixture, assert_free, assert_same, claim, drained, order, soon, window},
+    stores::{self, Fixture, assert_free, assert_same, claim, filled, order, soon, window},
 };
 
 const MIB: u64 = 1 << 20;
@@ -162,12 +162,12 @@ async fn read_over(f: &Fixture, at: &Location, path: &Path, change: Change, copy
     let reader = f.driver.open(at, Span::All, window(CHUNK)).await.unwrap();
     let mut stream = match copy {
         true => reader.body.into_source(),
-        false => reader.body.into_stream(),
+        false => reader.body.into_extents(),
     };
     let first = stream.next().await.unwrap().unwrap();
     drop(first);
     change.make(path);
-    match drained(stream).await {
+    match filled(stream).await {
         Ok(_) => true,
         Err(error) => {
             assert_eq!(error.kind(), Kind::Mismatch, "{change:?}: {error:?}");
@@ -279,7 +279,7 @@ async fn an_empty_file_that_grows_while_it_is_copied_is_no_empty_image() {
         Change::Grown.make(&path);
         let error = match inside {
             true => f.driver.copies().unwrap().copy(source, &claim(&f.id())).await.unwrap_err(),
-            false => drained(reader.body.into_source()).await.unwrap_err(),
+            false => filled(reader.body.into_source()).await.unwrap_err(),
         };
         assert_eq!(error.kind(), Kind::Mismatch, "{inside}: {error:?}");
         fs::remove_file(&path).unwrap();

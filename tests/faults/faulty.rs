@@ -177,11 +177,11 @@ impl Driver for Faulty {
         let mut reader = self.script.pass("open", self.inner.open(at, span, window)).await?;
         if self.streams {
             let script = Arc::clone(&self.script);
-            let stream = reader.body.into_stream().map(move |chunk| match script.call("read") {
-                None => chunk,
+            let extents = reader.body.into_extents().map(move |next| match script.call("read") {
+                None => next,
                 Some(failure) => Err(planted("read", failure)),
             });
-            reader.body = Body::Stream(stream.boxed());
+            reader.body = Body::Extents(extents.boxed());
         }
         Ok(reader)
     }
@@ -264,6 +264,10 @@ struct Writing {
 impl Upload for Writing {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
         self.script.pass("write", self.inner.write(chunk)).await
+    }
+
+    async fn skip(&mut self, len: u64) -> Result<()> {
+        self.script.pass("write", self.inner.skip(len)).await
     }
 
     async fn failing(&mut self) -> Error {

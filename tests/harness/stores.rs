@@ -45,8 +45,8 @@ use imaged::{
     wire::records::Receipt,
 };
 use imaged_drivers::{
-    Caps, Committed, Config as Section, Context, Driver, Hold, ImageId, Kind, Listed, Location,
-    Result, Span,
+    Caps, Committed, Config as Section, Context, Driver, Extent, Hold, ImageId, Kind, Listed,
+    Location, Result, Span,
     mem::Mem,
     memory::{Memory, Share},
     window::{CHUNK, PAGE, Window},
@@ -565,6 +565,27 @@ pub(crate) async fn idle(store: &Arc<Store>) {
         }
     })
     .await;
+}
+
+/// What extents have left, with zeros for holes, and how many of the bytes were holes.
+pub(crate) async fn filled(
+    mut extents: futures_util::stream::BoxStream<'static, Result<Extent>>,
+) -> Result<(Vec<u8>, u64)> {
+    let (mut bytes, mut holes) = (Vec::new(), 0);
+    while let Some(extent) = extents.next().await {
+        match extent? {
+            Extent::Data(data) => {
+                assert!(!data.is_empty());
+                bytes.extend_from_slice(&data);
+            }
+            Extent::Hole(len) => {
+                assert!(len > 0);
+                holes += len;
+                bytes.resize(bytes.len() + usize::try_from(len).unwrap(), 0);
+            }
+        }
+    }
+    Ok((bytes, holes))
 }
 
 /// What a stream has left, without holding on to its chunks: there are only so many.

@@ -22,7 +22,7 @@ use imaged_drivers::{
     DropOnLane, Error, Kind, Result,
     lane::Lane,
     open_file::{Version, fill},
-    window::{self, Buffer},
+    window::Buffer,
 };
 use rustix::{
     fs::{FileType, Mode, OFlags, SeekFrom, fcntl_getfl, fstat, open, seek, tell},
@@ -80,9 +80,9 @@ impl Source {
                 (Arc::clone(&self.file), supply.buffer(at - self.from, left).await?);
             let len = buffer.capacity();
             let read = move || file.read(at, buffer);
-            let bytes = on_lane(&self.lane, "read the passed file", read).await?;
+            let read = on_lane(&self.lane, "read the passed file", read).await?;
             at = at.saturating_add(len as u64);
-            Frame::Data(bytes).send(frames).await?;
+            read.map_or(Frame::Hole(len), Frame::Data).send(frames).await?;
         }
         let (file, was) = (Arc::clone(&self.file), self.was);
         on_lane(&self.lane, "look at the passed file again", move || file.is_still(was)).await
@@ -162,10 +162,10 @@ impl Passed {
         Version::of(&*self.descriptor).map_err(failed("look at"))
     }
 
-    /// As many bytes from `at` on as `buffer` has room for.
-    fn read(&self, at: u64, mut buffer: Buffer) -> Result<Bytes> {
+    /// As many bytes from `at` on as `buffer` has room for; `None` if they are a hole.
+    fn read(&self, at: u64, mut buffer: Buffer) -> Result<Option<Bytes>> {
         if self.is_hole(at, buffer.capacity()) {
-            return Ok(window::zeros(buffer.capacity()));
+            return Ok(None);
         }
         if !fill(&*self.descriptor, at, &mut buffer).map_err(failed("read"))? {
             let end = at.saturating_add(buffer.len() as u64);
@@ -173,7 +173,7 @@ impl Passed {
                 "the passed file ended early while it was read: end=`{end}`"
             )));
         }
-        Ok(buffer.freeze())
+        Ok(Some(buffer.freeze()))
     }
 
     /// Whether `len` bytes from `at` on are a hole, or past the end of a file that was cut: which of
