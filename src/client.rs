@@ -39,7 +39,7 @@ use self::{
     connection::{Outgoing, Pool},
 };
 pub use self::{
-    answer::{Answer, Content, Download, Got, Listing, Stat},
+    answer::{Answer, Content, Download, Extents, Got, Listing, Stat},
     connection::Body,
     error::{Error, Result},
 };
@@ -90,6 +90,25 @@ pub enum Which<'a> {
 impl<'a> From<&'a str> for Which<'a> {
     fn from(id: &'a str) -> Self {
         Self::Id(id)
+    }
+}
+
+/// A form in which an image can be had beside its plain bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A descriptor of the file that it is in.
+    Descriptor,
+    /// What it holds, without its holes.
+    Extents,
+}
+
+impl Form {
+    /// Its name in `Imaged-Accept`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Descriptor => "fd",
+            Self::Extents => "extents",
+        }
     }
 }
 
@@ -332,7 +351,7 @@ impl Client {
         answer.accepted().await?.json().await
     }
 
-    /// The bytes of an image, whole or part; by a descriptor if `accept_fd` and the store can.
+    /// The bytes of an image, whole or part, in one of the forms `accepted` if the store can.
     ///
     /// # Errors
     /// Any.
@@ -341,14 +360,15 @@ impl Client {
         store: &str,
         image: impl Into<Which<'_>>,
         span: Span,
-        accept_fd: bool,
+        accepted: &[Form],
     ) -> Result<Got> {
         let mut headers = HeaderMap::new();
         if let Some(part) = range::write(span) {
             set(&mut headers, RANGE, &part)?;
         }
-        if accept_fd {
-            headers.insert(ACCEPT, HeaderValue::from_static("fd"));
+        if !accepted.is_empty() {
+            let names: Vec<_> = accepted.iter().map(|form| form.name()).collect();
+            set(&mut headers, ACCEPT, &names.join(", "))?;
         }
         let target = image_target(store, image.into());
         let answer = self.request(Method::GET, &target, headers, Body::empty()).await?;

@@ -2,6 +2,7 @@
 //! stand on this, and neither knows the other.
 
 pub mod digests;
+pub mod extents;
 pub mod headers;
 pub mod problem;
 pub mod range;

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{TryFutureExt as _, future::ok};
-use imaged_ffi::{Errno, Extent, Image, Pool, sys};
+use imaged_ffi::{Errno, Image, Pool, sys};
 use tokio::time::timeout;
 
 use super::{

@@ -1,17 +1,26 @@
 //! Bodies of responses, and the guard that tells the wire when one is over.
 
 use std::{
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use imaged_drivers::{Error, Kind, Result};
+use imaged_drivers::{self as drivers, Error, Extent, Kind, Result};
 
-use crate::{daemon::Daemon, metrics::Stage, transfer::Account, wire::stream::Wire};
+use crate::{
+    daemon::Daemon,
+    metrics::Stage,
+    transfer::Account,
+    wire::{extents, stream::Wire},
+};
 
 /// The body of a response.
 #[derive(Debug)]
@@ -108,7 +117,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Full(bytes) => bytes.is_none(),
-            Content::Image(sending) => sending.left == 0,
+            Content::Image(sending) => sending.is_over(),
             Content::Lines(_) => false,
         }
     }
@@ -118,18 +127,79 @@ impl HttpBody for Body {
             Content::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::Image(sending) => SizeHint::with_exact(sending.left),
+            Content::Image(sending) => {
+                sending.length().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
             Content::Lines(_) => SizeHint::default(),
         }
     }
 }
 
+/// In which form an image is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Its bytes.
+    Plain,
+    /// What it holds, without its holes: see [`extents`].
+    Extents,
+}
+
+/// Some bytes of a body, and how many of the image they bring.
+struct Part {
+    bytes: Bytes,
+    of_image: u64,
+}
+
+impl From<Bytes> for Part {
+    fn from(bytes: Bytes) -> Self {
+        Self { of_image: bytes.len() as u64, bytes }
+    }
+}
+
+/// The body of an image of which `range` is sent, as [`extents`] has it. A hole counts with what comes
+/// after it.
+fn records(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Result<Part>> {
+    let (mut at, mut hole) = (range.start, 0);
+    let extents = content.into_extents().map(Some).chain(stream::iter([None]));
+    let parts = extents.flat_map(move |extent| {
+        let mut head =
+            |at, len| Part { bytes: extents::head(at, len), of_image: std::mem::take(&mut hole) };
+        let parts = match extent {
+            Some(Ok(Extent::Data(bytes))) => {
+                let head = head(at, bytes.len() as u64);
+                at = at.saturating_add(bytes.len() as u64);
+                [Some(Ok(head)), Some(Ok(bytes.into()))]
+            }
+            Some(Ok(Extent::Hole(len))) => {
+                at = at.saturating_add(len);
+                hole = hole.saturating_add(len);
+                [None, None]
+            }
+            Some(Err(error)) => [Some(Err(error)), None],
+            None if at < range.end => [Some(Err(stopped())), None],
+            None => [Some(Ok(head(at, 0))), None],
+        };
+        stream::iter(parts.into_iter().flatten())
+    });
+    parts.boxed()
+}
+
+/// The failure of a backend whose images end early.
+fn stopped() -> Error {
+    Error::new(Kind::Unavailable, "the store stopped before the end")
+}
+
 /// An image on its way to a caller, until its one line in the log.
 ///
-/// A failure after the head cuts the connection short of Content-Length: a short body is the error.
+/// A failure after the head cuts the connection short of Content-Length, or of the last chunk and the last
+/// record: a short body is the error.
 pub struct Sending {
-    stream: BoxStream<'static, Result<Bytes>>,
+    parts: BoxStream<'static, Result<Part>>,
+    form: Form,
+    /// Bytes of the image that are still to come.
     left: u64,
+    /// The last record has come, of an image that is sent as extents.
+    ended: bool,
     account: Option<Account>,
     daemon: Arc<Daemon>,
     /// Whether the next piece has been asked for.
@@ -143,20 +213,39 @@ impl std::fmt::Debug for Sending {
 }
 
 impl Sending {
-    /// `length` bytes from `stream`, accounted to `account`.
+    /// `range` of an image, which is what `content` has, in the form `form`, accounted to `account`.
     #[must_use]
     pub fn new(
-        stream: BoxStream<'static, Result<Bytes>>,
-        length: u64,
+        form: Form,
+        content: drivers::Body,
+        range: Range<u64>,
         mut account: Account,
         daemon: Arc<Daemon>,
     ) -> Self {
         account.skip();
-        Self { stream, left: length, account: Some(account), daemon, asked: false }
+        let left = range.end.saturating_sub(range.start);
+        let parts = match form {
+            Form::Plain => content.into_stream().map_ok(Part::from).boxed(),
+            Form::Extents => records(content, range),
+        };
+        let (account, asked, ended) = (Some(account), false, false);
+        Self { parts, form, left, ended, account, daemon, asked }
+    }
+
+    fn is_over(&self) -> bool {
+        match self.form {
+            Form::Plain => self.left == 0,
+            Form::Extents => self.ended,
+        }
+    }
+
+    /// Bytes of the body that are still to come, if that is known.
+    fn length(&self) -> Option<u64> {
+        (self.form == Form::Plain).then_some(self.left)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        if self.left == 0 {
+        if self.is_over() {
             return Poll::Ready(None);
         }
         if self.daemon.shared.stop.is_cancelled() {
@@ -170,16 +259,16 @@ impl Sending {
             account.lap(Stage::Receive);
             self.asked = true;
         }
-        let next = ready!(self.stream.as_mut().poll_next(cx));
+        let next = ready!(self.parts.as_mut().poll_next(cx));
         if let Some(account) = &mut self.account {
             account.lap(Stage::Backend);
             self.asked = false;
         }
         let result = match next {
-            Some(Ok(bytes)) if bytes.len() as u64 <= self.left => {
-                self.left -= bytes.len() as u64;
+            Some(Ok(Part { bytes, of_image })) if of_image <= self.left => {
+                self.left -= of_image;
                 if let Some(account) = &mut self.account {
-                    account.moved(bytes.len() as u64);
+                    account.moved(of_image);
                 }
                 Ok(bytes)
             }
@@ -187,7 +276,11 @@ impl Sending {
                 Err(Error::new(Kind::Internal, "the store sent more than was asked for"))
             }
             Some(Err(error)) => Err(error),
-            None => Err(Error::new(Kind::Unavailable, "the store stopped before the end")),
+            None if self.form == Form::Extents && self.left == 0 => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            None => Err(stopped()),
         };
         if let Err(error) = &result {
             self.end(Some(error));

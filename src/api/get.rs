@@ -1,6 +1,6 @@
 //! Reading, looking at and removing an image.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use hyper::{
     Response, StatusCode,
@@ -16,7 +16,7 @@ use imaged_drivers::{
 
 use super::{
     answer::{self, no_content},
-    body::{Body, Sending},
+    body::{Body, Form, Sending},
     call::Call,
     conditions::{self, Conditions, Verdict, etag},
     route::Image,
@@ -28,7 +28,7 @@ use crate::{
     store::Store,
     transfer::Account,
     wire::{
-        digests,
+        digests, extents,
         headers::{self, ACCEPT, BODY, REPR_DIGEST, SIZE},
         range,
         records::{Recovery, Remains},
@@ -92,9 +92,10 @@ pub(super) async fn get(
             account.end(&call.daemon.shared.metrics, None);
             Ok(response)
         }
-        Ok((mut response, Some((stream, length)))) => {
+        Ok((mut response, Some((form, content, range)))) => {
             let daemon = Arc::clone(&call.daemon);
-            *response.body_mut() = Body::image(Sending::new(stream, length, account, daemon));
+            let sending = Sending::new(form, content, range, account, daemon);
+            *response.body_mut() = Body::image(sending);
             Ok(response)
         }
         Err(error) => {
@@ -104,16 +105,17 @@ pub(super) async fn get(
     }
 }
 
-type Stream = futures_util::stream::BoxStream<'static, Result<bytes::Bytes>>;
+/// What follows a head: which part of the image, and in which form.
+type Following = (Form, drivers::Body, Range<u64>);
 
-/// The head of the answer, and the bytes to follow unless a descriptor takes their place.
+/// The head of the answer, and what is to follow unless a descriptor takes its place.
 async fn open(
     call: &Call,
     store: &Arc<Store>,
     image: &Image,
     conditions: &Conditions,
     account: &mut Account,
-) -> Result<(Response<Body>, Option<(Stream, u64)>)> {
+) -> Result<(Response<Body>, Option<Following>)> {
     if call.daemon.shared.closing.is_cancelled() {
         return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
     }
@@ -132,8 +134,9 @@ async fn open(
         // A part of another image would be of no use to the caller.
         span = Span::All;
     }
-    let by_descriptor = call.header(&ACCEPT)?.is_some_and(|form| form == "fd")
-        && store.caps().is_some_and(|caps| caps.descriptor);
+    let accepted = call.header(&ACCEPT)?.unwrap_or_default();
+    let accepts = |form: &str| accepted.split(',').any(|accepted| accepted.trim() == form);
+    let by_descriptor = accepts("fd") && store.caps().is_some_and(|caps| caps.descriptor);
     let chunk = (call.daemon.settings().get_window / 2 / PAGE * PAGE).max(PAGE);
     let reader = match store.open(&at, span, chunk, Share::Get(store.name().into())).await {
         Ok(reader) => reader,
@@ -153,15 +156,19 @@ async fn open(
         set(&mut response, CONTENT_RANGE, &range::write_content(&part, size));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
-    let length = part.end - part.start;
     if by_descriptor && let drivers::Body::File(file) = &body {
         call.wire.send(file.descriptor()?);
         set(&mut response, BODY, "fd");
         set(&mut response, SIZE, &size.to_string());
-        account.passed_by(length);
+        account.passed_by(part.end - part.start);
         return Ok((response, None));
     }
-    Ok((response, Some((body.into_stream(), length))))
+    if !accepts("extents") || !body.has_holes() {
+        return Ok((response, Some((Form::Plain, body, part))));
+    }
+    set(&mut response, CONTENT_TYPE, extents::MEDIA_TYPE);
+    set(&mut response, SIZE, &size.to_string());
+    Ok((response, Some((Form::Extents, body, part))))
 }
 
 /// The answer to a caller who already has the image of these digests.

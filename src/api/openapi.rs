@@ -7,6 +7,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::{
     config::Role,
     wire::{
+        extents,
         problem::{InStore, Problem, Results},
         records::{Access, Jobs, Mode, Receipt, Recovery, Remains, Shown, Stores, View, Wanted},
     },
@@ -70,7 +71,7 @@ pub const ROUTES: &[Line] = &[
     Line { method: "PUT", path: IMAGE, at: false, role: Some(Role::Member), status: "201",
         summary: "stores the body as an image; `hash_algo` chooses the multihash; with `Imaged-Body: fd` the bytes come by descriptor", answer: Answer::Json("Receipt") },
     Line { method: "GET", path: IMAGE, at: false, role: Some(Role::Service), status: "200",
-        summary: "the bytes, or one `Range` of them (206); with `Imaged-Accept: fd` perhaps a descriptor", answer: Answer::Bytes },
+        summary: "the bytes, or one `Range` of them (206); with `Imaged-Accept: fd` perhaps a descriptor, with `extents` perhaps records of what it holds", answer: Answer::Bytes },
     Line { method: "HEAD", path: IMAGE, at: false, role: Some(Role::Reader), status: "200",
         summary: "size and digests", answer: Answer::Nothing },
     Line { method: "DELETE", path: IMAGE, at: false, role: Some(Role::Admin), status: "204",
@@ -121,7 +122,7 @@ pub fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0"},
             "description": "HTTP/1.1 on a unix socket. A GET that fails after its head is cut \
-                            short of Content-Length: a short body is the error.",
+                            short of Content-Length, or of its last chunk: a short body is the error.",
         },
         "paths": paths,
         "components": {"schemas": schemas()},
@@ -155,7 +156,7 @@ fn operation(line: &Line) -> Value {
     }
     let success = match line.answer {
         Answer::Nothing => json!({"description": "done"}),
-        Answer::Bytes => content("application/octet-stream", &binary()),
+        Answer::Bytes => image(),
         Answer::Text(kind) => content(kind, &json!({"type": "string"})),
         Answer::Json(name) => content("application/json", &reference(name)),
     };
@@ -191,6 +192,26 @@ fn operation(line: &Line) -> Value {
         operation.insert("requestBody".to_owned(), body);
     }
     operation
+}
+
+/// An image, in either of two forms.
+fn image() -> Value {
+    let mut image = content("application/octet-stream", &binary());
+    let mut extents = binary();
+    if let Some(extents) = extents.as_object_mut() {
+        let text = "To who sends `Imaged-Accept: extents`, of an image that may have holes: records, each \
+                    of two unsigned numbers of 64 bits, the most significant byte first, an offset in the \
+                    image and a length, and of so many bytes. They come in the order of their offsets \
+                    and do not overlap; what is left out reads as zeros. The last has the length 0, and \
+                    the offset at which the image, or the range that was asked for, ends: a body without \
+                    it is not whole. `Imaged-Size` has the size of the image; `ETag` and `Repr-Digest` \
+                    are those of its bytes.";
+        extents.insert("description".to_owned(), text.into());
+    }
+    if let Some(content) = image.get_mut("content").and_then(Value::as_object_mut) {
+        content.insert(extents::MEDIA_TYPE.to_owned(), json!({"schema": extents}));
+    }
+    image
 }
 
 fn binary() -> Value {

@@ -26,7 +26,7 @@ use super::{
     pattern::Pattern,
     process::{Process, Watch, own_cpu},
 };
-use crate::client::{self, Client, Content};
+use crate::client::{self, Client, Content, Form};
 
 /// Failures that are told; all are counted.
 const TOLD: usize = 10;
@@ -331,7 +331,8 @@ impl Load {
 
     async fn get(&self, image: &Image) -> client::Result<u64> {
         let (store, descriptor) = (self.args.store(), &self.args.descriptor);
-        let got = self.client.get(store, image.id.as_str(), Span::All, *descriptor).await?;
+        let forms: &[Form] = if *descriptor { &[Form::Descriptor] } else { &[] };
+        let got = self.client.get(store, image.id.as_str(), Span::All, forms).await?;
         self.same_size(got.size)?;
         let wrong =
             |at: u64| client::Error::Broken(format!("other bytes came back: offset=`{at}`"));
@@ -346,6 +347,9 @@ impl Load {
                     at += bytes.len() as u64;
                 }
                 self.same_size(at)?;
+            }
+            Content::Extents(_) => {
+                return Err(client::Error::Broken("nobody asked for extents".to_owned()));
             }
             Content::Descriptor(descriptor) => {
                 let (file, pattern) = (File::from(descriptor), image.pattern.clone());

@@ -181,6 +181,9 @@ pub(crate) struct Get {
     /// Only these bytes, counted from 0 and both included; A- to the end, -N the last N
     #[arg(long, value_name = "A-B", value_parser = span, allow_hyphen_values = true)]
     pub(crate) range: Option<Span>,
+    /// Do not compare the image with its known digest
+    #[arg(long)]
+    pub(crate) no_verify: bool,
     #[command(flatten)]
     pub(crate) daemon: Daemon,
 }

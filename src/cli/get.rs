@@ -2,13 +2,12 @@
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, path::PathBuf, thread};
 
-use bytes::Bytes;
 use imaged::{
-    client::{Content, Download, Got, Which},
+    client::{self, Content, Form, Got, Which},
     digest::Algo,
 };
 use imaged_drivers::{
-    Span,
+    Extent, Span,
     open_file::{Next, Version, next_data, next_hole},
 };
 use rustix::fs::copy_file_range;
@@ -44,7 +43,8 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
         return Err(Failure::usage("with --json, name a FILE: standard output has the JSON"));
     }
     let span = args.range.unwrap_or(Span::All);
-    let got = talk.client.get(&args.store, image, span, true).await?;
+    let forms = [Form::Descriptor, Form::Extents];
+    let got = talk.client.get(&args.store, image, span, &forms).await?;
     let Got { size, range, digests, content } = got;
     // Not here, where a FIFO that nobody reads would keep signals from being heard.
     #[expect(clippy::disallowed_methods, reason = "once, in a process that ends afterwards")]
@@ -52,7 +52,7 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     let target = target.unwrap_or_else(|_| Err(lost()))?;
     let length = range.end.saturating_sub(range.start);
     let progress = Progress::new(&args.id, Some(length));
-    let known = if span == Span::All { best(digests) } else { None };
+    let known = if span == Span::All && !args.no_verify { best(digests) } else { None };
     let sink = Sink::new(&target, known, progress.meter())?;
     let verified = transfer(content, size, range.clone(), sink).await;
     drop(progress);
@@ -77,6 +77,7 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     talk.output.answer(&document, |out| {
         let verified = match verified {
             Some(algo) => format!(", {algo} verified"),
+            None if span == Span::All && args.no_verify => ", not verified".to_owned(),
             None if span == Span::All => ", not verified: no digest is known".to_owned(),
             None => format!(" of {}, from offset {}", bytes(size), range.start),
         };
@@ -84,10 +85,19 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
     })
 }
 
-/// What the connection tells the writing thread.
-enum Piece {
-    Bytes(Bytes),
-    End,
+/// What comes over the connection.
+enum Download {
+    Bytes(client::Download),
+    Extents(client::Extents),
+}
+
+impl Download {
+    async fn next(&mut self) -> client::Result<Option<Extent>> {
+        match self {
+            Self::Bytes(download) => Ok(download.chunk().await?.map(Extent::Data)),
+            Self::Extents(extents) => extents.next().await,
+        }
+    }
 }
 
 /// Moves the bytes into `sink`, on a thread of its own, and gives what [`Sink::finish`] does.
@@ -102,15 +112,17 @@ async fn transfer(
     let (pieces, mut come) = mpsc::channel(BETWEEN);
     let (file, download) = match content {
         Content::Descriptor(descriptor) => (Some(File::from(descriptor)), None),
-        Content::Stream(download) => (None, Some(download)),
+        Content::Stream(download) => (None, Some(Download::Bytes(download))),
+        Content::Extents(extents) => (None, Some(Download::Extents(extents))),
     };
     let work = move || {
         match file {
             Some(file) => copy(&file, size, range, &mut sink)?,
             None => loop {
                 match come.blocking_recv() {
-                    Some(Piece::Bytes(bytes)) => sink.data(&bytes)?,
-                    Some(Piece::End) => break,
+                    Some(Some(Extent::Data(bytes))) => sink.data(&bytes)?,
+                    Some(Some(Extent::Hole(len))) => sink.hole(len)?,
+                    Some(None) => break,
                     // Whoever fed this knows why.
                     None => return Err(Failure::here("Broken", "the image did not come whole")),
                 }
@@ -134,15 +146,16 @@ fn lost() -> Failure {
     Failure::here("Internal", "the writing thread was lost")
 }
 
-async fn feed(mut download: Download, pieces: mpsc::Sender<Piece>) -> Result<(), Failure> {
-    while let Some(bytes) = download.chunk().await? {
-        if pieces.send(Piece::Bytes(bytes)).await.is_err() {
-            // The thread has failed, and tells why.
+/// Hands what comes to the writing thread, and `None` when all has come.
+async fn feed(mut download: Download, pieces: mpsc::Sender<Option<Extent>>) -> Result<(), Failure> {
+    loop {
+        let next = download.next().await?;
+        let over = next.is_none();
+        // A thread that takes no more has failed, and tells why.
+        if pieces.send(next).await.is_err() || over {
             return Ok(());
         }
     }
-    drop(pieces.send(Piece::End).await);
-    Ok(())
 }
 
 /// Copies a range of `file`, whose image has `size` bytes, its holes as holes.

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use imaged::{client::Promise, digest::Algo};
+use imaged_drivers::window::{zero_pieces, zeros};
 use imaged_ffi_stdio::stdout_was_closed;
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, fstat, linkat},
@@ -26,11 +27,9 @@ use super::{
     progress::Meter,
 };
 
-/// Zeros, for holes that somebody must see.
-const ZEROS: &[u8] = &[0; 64 << 10];
-
 /// The granularity in which zeros become holes, in bytes.
 const BLOCK: usize = 4096;
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Where the bytes are to go.
 #[derive(Debug)]
@@ -306,10 +305,7 @@ impl Sink {
 
     /// Takes bytes.
     pub(crate) fn data(&mut self, bytes: &Bytes) -> Result<(), Failure> {
-        if let Some(digest) = &self.digest {
-            // Of a thread that was lost its end will tell.
-            let _taken = digest.pieces.send(bytes.clone());
-        }
+        self.hash(bytes);
         if self.holes {
             let mut rest: &[u8] = bytes;
             while let Some(first) = rest.chunks(BLOCK).next() {
@@ -333,18 +329,27 @@ impl Sink {
     }
 
     /// Takes so many zeros.
-    pub(crate) fn hole(&mut self, mut count: u64) -> Result<(), Failure> {
+    pub(crate) fn hole(&mut self, count: u64) -> Result<(), Failure> {
         if self.blind().is_some() {
             self.copied(count);
             return Ok(());
         }
-        while count > 0 {
-            let zeros = count.min(ZEROS.len() as u64);
-            let some = ZEROS.get(..usize::try_from(zeros).unwrap_or(0)).unwrap_or(ZEROS);
-            self.data(&Bytes::from_static(some))?;
-            count -= zeros;
+        for piece in zero_pieces(count) {
+            let zeros = zeros(piece);
+            self.hash(&zeros);
+            if !self.holes {
+                self.out.write_all(&zeros).map_err(|error| self.failed(&error))?;
+            }
+            self.copied(piece as u64);
         }
         Ok(())
+    }
+
+    fn hash(&self, bytes: &Bytes) {
+        if let Some(digest) = &self.digest {
+            // Of a thread that was lost its end will tell.
+            let _taken = digest.pieces.send(bytes.clone());
+        }
     }
 
     /// All that comes has come: it must be `length` bytes, and have the known digest. Gives the

@@ -7,8 +7,9 @@ use http_body_util::BodyExt as _;
 use hyper::{
     HeaderMap, Method, StatusCode,
     body::{Body as _, Incoming},
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, HeaderName},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName},
 };
+use imaged_drivers::Extent;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::wire::{
     digests::{self, Promise},
+    extents::{self, Decoder},
     headers::{BODY, PROBLEM, REPR_DIGEST, SIZE, decoded},
     range,
     records::Entry,
@@ -201,7 +203,7 @@ pub struct Got {
     pub content: Content,
 }
 
-/// The bytes of an image, in one of two forms.
+/// The bytes of an image, in one of three forms.
 #[derive(Debug)]
 pub enum Content {
     /// A file that holds the whole image from offset 0; read it by offset, of which only
@@ -209,6 +211,8 @@ pub enum Content {
     Descriptor(OwnedFd),
     /// The bytes asked for.
     Stream(Download),
+    /// The same, with the holes among them.
+    Extents(Extents),
 }
 
 impl Got {
@@ -227,6 +231,13 @@ impl Got {
             let range = part.map_or(0..size, |(range, _)| range);
             return Ok(Self { size, range, digests, content: Content::Descriptor(descriptor) });
         }
+        if answer.text(&CONTENT_TYPE) == Some(extents::MEDIA_TYPE) {
+            let size = answer.number(&SIZE)?;
+            let range = part.map_or(0..size, |(range, _)| range);
+            let decoder = Decoder::new(range.clone());
+            let extents = Extents { download: answer.download(), decoder, came: Bytes::new() };
+            return Ok(Self { size, range, digests, content: Content::Extents(extents) });
+        }
         let (range, size) = match part {
             Some(part) => part,
             None => {
@@ -235,6 +246,39 @@ impl Got {
             }
         };
         Ok(Self { size, range, digests, content: Content::Stream(answer.download()) })
+    }
+}
+
+/// The extents of an image being read.
+#[derive(Debug)]
+pub struct Extents {
+    download: Download,
+    decoder: Decoder,
+    /// What has come and was not taken.
+    came: Bytes,
+}
+
+impl Extents {
+    /// The next bytes, or the next hole; `None` at the end.
+    ///
+    /// # Errors
+    /// `Broken`: they ended before the image was whole, or are none.
+    pub async fn next(&mut self) -> Result<Option<Extent>> {
+        loop {
+            let next = self.decoder.next(&mut self.came);
+            if let Some(extent) = next.map_err(|error| Error::Broken(error.to_string()))? {
+                return Ok(Some(extent));
+            }
+            match self.download.chunk().await? {
+                Some(came) => self.came = came,
+                None if self.decoder.is_over() => return Ok(None),
+                None => {
+                    return Err(Error::Broken(
+                        "the daemon's answer ends before the image does".to_owned(),
+                    ));
+                }
+            }
+        }
     }
 }
 

@@ -30,7 +30,8 @@ pub fn decoded(value: &str) -> Cow<'_, str> {
 
 /// Says where a body is: `fd`, in a descriptor beside the bytes.
 pub const BODY: HeaderName = HeaderName::from_static("imaged-body");
-/// Says that a caller can take a descriptor: `fd`.
+/// Says in which forms a caller can take an image beside its plain bytes, with commas between: `fd`, a
+/// descriptor; `extents`, see [`extents`](super::extents).
 pub const ACCEPT: HeaderName = HeaderName::from_static("imaged-accept");
 /// Says how many bytes an image has that is not in the body.
 pub const SIZE: HeaderName = HeaderName::from_static("imaged-size");

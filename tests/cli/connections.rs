@@ -1,6 +1,6 @@
 //! The client under the command line: one connection for many requests, and what breaks it.
 
-use imaged::client::{Client, Content, Error};
+use imaged::client::{Client, Content, Error, Form};
 use imaged_drivers::{Kind, Span};
 
 use super::{bytes, daemon};
@@ -16,7 +16,7 @@ async fn one_connection_serves_many_requests() {
         let pieces = futures_util::stream::iter(pieces.collect::<Vec<_>>());
         let receipt = client.put_stream("memory", &id, None, None, pieces).await.unwrap();
         assert_eq!(receipt.size, 5 << 20);
-        let got = client.get("memory", id.as_str(), Span::All, true).await.unwrap();
+        let got = client.get("memory", id.as_str(), Span::All, &[Form::Descriptor]).await.unwrap();
         let Content::Stream(mut download) = got.content else { panic!("memory has no descriptor") };
         let mut back = Vec::new();
         while let Some(chunk) = download.chunk().await.unwrap() {
@@ -42,7 +42,8 @@ async fn descriptors_go_both_ways_on_a_kept_connection() {
         let file = std::fs::File::open(&path).unwrap();
         let receipt = client.put_fd("fast", &id, &file, None).await.unwrap();
         assert_eq!(receipt.size, image.len() as u64);
-        let got = client.get("fast", id.as_str(), Span::Part(5, 10), true).await.unwrap();
+        let got =
+            client.get("fast", id.as_str(), Span::Part(5, 10), &[Form::Descriptor]).await.unwrap();
         assert_eq!((got.size, got.range), (image.len() as u64, 5..10));
         let Content::Descriptor(descriptor) = got.content else { panic!("file has descriptors") };
         let mut back = vec![0; image.len()];

@@ -3,8 +3,13 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+    os::unix::{
+        fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -58,6 +63,115 @@ fn zeros_that_come_through_the_socket_become_holes() {
     line(&daemon, &format!("get memory x {}", back.display())).done();
     assert!(fs::read(&back).unwrap() == image);
     assert!(fs::metadata(&back).unwrap().blocks() * 512 < 1 << 20);
+}
+
+/// Says this to every caller, and then nothing more.
+fn server(dir: &Path, said: Vec<u8>) -> PathBuf {
+    let socket = dir.join("server");
+    let _gone = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        for caller in listener.incoming() {
+            let (mut caller, mut head) = (caller.unwrap(), [0; 65536]);
+            let _head = caller.read(&mut head).unwrap();
+            let _gone = caller.write_all(&said);
+        }
+    });
+    socket
+}
+
+/// An answer with extents, in chunks of any length, of an image of which this is the body.
+fn with_extents(size: u64, headers: &str, body: &[u8], whole: bool) -> Vec<u8> {
+    let kind = imaged::wire::extents::MEDIA_TYPE;
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nimaged-size: {size}\r\n{headers}\
+         transfer-encoding: chunked\r\n\r\n"
+    )
+    .into_bytes();
+    for chunk in body.chunks(1003) {
+        answer.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        answer.extend(chunk);
+        answer.extend(b"\r\n");
+    }
+    if whole {
+        answer.extend(b"0\r\n\r\n");
+    }
+    answer
+}
+
+fn record(at: u64, bytes: &[u8]) -> Vec<u8> {
+    [&imaged::wire::extents::head(at, bytes.len() as u64), bytes].concat()
+}
+
+#[test]
+fn extents_become_a_sparse_file_and_their_digest_is_of_all_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (some, size) = (bytes(10_000), 80_u64 << 20);
+    let mut image = vec![0; usize::try_from(size).unwrap()];
+    image[50 << 20..(50 << 20) + 10_000].copy_from_slice(&some);
+    let records = [record(50 << 20, &some), record(size, b"")].concat();
+    let digest = |image: &[u8]| {
+        let mut hasher = imaged::digest::Algo::Sha256.hasher();
+        hasher.update(image);
+        let digest = hasher.finish();
+        let raw = data_encoding::HEXLOWER.decode(digest.as_bytes()).unwrap();
+        format!("repr-digest: sha-256=:{}:\r\n", data_encoding::BASE64.encode(&raw))
+    };
+    let (right, wrong) = (digest(&image), digest(b"another"));
+    for (digest, words, code, told) in [
+        (&right, "", 0, "sha256 verified"),
+        (&right, "--no-verify", 0, "not verified"),
+        (&wrong, "--no-verify", 0, "not verified"),
+        (&wrong, "", 1, "sha256"),
+    ] {
+        let socket = server(dir.path(), with_extents(size, digest, &records, true));
+        let back = dir.path().join("back");
+        // What was there is replaced, or stays.
+        fs::write(&back, "precious").unwrap();
+        let line = format!("get fast x {} {words}", back.display());
+        let got = super::finish(command(&socket, line.split_whitespace()), b"");
+        assert_eq!(got.code, code, "{got:?}");
+        assert!(format!("{}{}", got.text(), got.err).contains(told), "{got:?}");
+        if code == 0 {
+            assert!(fs::read(&back).unwrap() == image);
+            assert!(fs::metadata(&back).unwrap().blocks() * 512 < 1 << 20, "{words}");
+        } else {
+            assert_eq!(fs::read(&back).unwrap(), b"precious");
+        }
+        // A pipe has no holes.
+        let got = super::finish(command(&socket, ["get", "fast", "x", "-"]), b"");
+        assert!(got.out == image);
+    }
+}
+
+#[test]
+fn extents_without_their_end_are_no_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (some, size) = (bytes(100_000), 1_u64 << 20);
+    let whole = [record(5, &some), record(500_000, &some), record(size, b"")].concat();
+    let mut other = whole.clone();
+    other.extend(b"x");
+    let past = record(size - 1, b"ab");
+    let back = [record(5, &some), record(4, b"a"), record(size, b"")].concat();
+    for (what, body, ended) in [
+        ("in the middle of a record", &whole[..60_000], false),
+        ("in the middle of a head", &whole[..100_016 + 7], false),
+        ("before the last record", &whole[..whole.len() - 16], false),
+        ("before the last chunk", &whole[..], false),
+        ("within, as if it were whole", &whole[..60_000], true),
+        ("without the last record, as if it were whole", &whole[..whole.len() - 16], true),
+        ("with more after it", &other[..], true),
+        ("past its end", &past[..], true),
+        ("out of order", &back[..], true),
+        ("with nothing at all", b"", true),
+    ] {
+        let socket = server(dir.path(), with_extents(size, "", body, ended));
+        let target = dir.path().join("target");
+        let got = command(&socket, ["get", "fast", "x", target.to_str().unwrap()]);
+        let got = super::finish(got, b"");
+        assert_eq!(got.code, 1, "{what}: {got:?}");
+        assert!(!target.exists(), "{what}");
+    }
 }
 
 #[test]

@@ -1,10 +1,16 @@
 //! Stores of type rbd, as the cluster shows them.
 
+use std::{
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    process::Command,
+};
+
 use imaged_drivers::Recovered;
 use serde_json::Value;
 
 use crate::harness::{
-    daemon::{Daemon, noise},
+    daemon::{Daemon, IMAGED, noise},
+    raw::Raw,
     stores::{
         self,
         ceph::{Ceph, POOL},
@@ -48,6 +54,70 @@ fn images_have_the_size_features_and_pool_that_the_section_says() {
     for pool in [POOL, "small"] {
         ceph.assert_empty_pool(pool);
     }
+}
+
+/// What holes cost, from one end to the other: neither reading, nor sending, nor writing.
+#[test]
+fn a_sparse_image_costs_what_it_holds_whichever_way_it_goes() {
+    let ceph = Ceph::up();
+    let options = ceph.options();
+    let daemon = Daemon::start(&format!(
+        "[DEFAULT]\nenabled_backends = fast:rbd, thick:rbd, dir:file\n[glance_store]\n\
+         default_backend = fast\n[fast]\n{options}\n[thick]\n{options}\n\
+         rbd_thin_provisioning = false\n[dir]\nfilesystem_store_datadir = {{dir}}/fast\n"
+    ));
+    let (size, some) = ((96_u64 << 20) + 4097, noise(100_000, 97));
+    let source = daemon.path("source");
+    let file = std::fs::File::create(&source).unwrap();
+    file.set_len(size).unwrap();
+    file.write_all_at(&some, 41 << 20).unwrap();
+    file.write_all_at(&some[..7], size - 7).unwrap();
+    let image = std::fs::read(&source).unwrap();
+    let run = |words: &str| {
+        let mut command = Command::new(IMAGED);
+        let ran = command.args(words.split_whitespace()).env("IMAGED_SOCKET", &daemon.socket);
+        let ran = ran.output().unwrap();
+        assert!(ran.status.success(), "{words}: {ran:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    let stored = |receipt: String| {
+        let receipt: Value = serde_json::from_str(&receipt).unwrap();
+        assert_eq!(receipt["size"], size);
+        receipt["stored_bytes"].as_u64().unwrap()
+    };
+    assert!(stored(run(&format!("put fast a {} --json", source.display()))) < 1 << 20);
+    // To a file, whose holes are its filesystem's, from there to Ceph, and to where zeros are kept.
+    let location = |store: &str, id: &str| {
+        let head = daemon.ask("HEAD", &format!("/v1/stores/{store}/images/{id}"));
+        head.headers["content-location"].clone()
+    };
+    let from = location("fast", "a");
+    assert!(stored(run(&format!("copy dir b --from {from} --mode stream --json"))) < 1 << 20);
+    assert!(daemon.path("fast/b").metadata().unwrap().blocks() * 512 < 1 << 20);
+    let from = location("dir", "b");
+    assert!(stored(run(&format!("copy fast c --from {from} --json"))) < 1 << 20);
+    assert_eq!(stored(run(&format!("copy thick d --from {from} --json"))), size);
+    for (store, id) in [("fast", "a"), ("dir", "b"), ("fast", "c"), ("thick", "d")] {
+        assert!(daemon.get(store, id).body == image, "{store} {id}");
+        let back = daemon.path("back");
+        for words in ["", "--no-verify", "--range 5-"] {
+            let told = run(&format!("get {store} {id} {} {words}", back.display()));
+            assert!(told.contains("verified") == (words != "--range 5-"), "{told}");
+            let from = if words == "--range 5-" { 5 } else { 0 };
+            assert!(std::fs::read(&back).unwrap() == image[from..], "{store} {id} {words}");
+            assert!(back.metadata().unwrap().blocks() * 512 < 2 << 20, "{store} {id} {words}");
+        }
+        let mut raw = Raw::connect(&daemon.socket);
+        let path = format!("/v1/stores/{store}/images/{id}");
+        raw.head("GET", &path, "imaged-accept: extents\r\n");
+        let answer = raw.answer("GET");
+        assert!(answer.whole && answer.status == 200);
+        // Objects of 8 MiB have something or have nothing.
+        let most = if store == "thick" { image.len() } else { 17 << 20 };
+        assert!(answer.body.len() <= most, "{store} {id}: {}", answer.body.len());
+        assert_eq!(daemon.ask("DELETE", &path).status, 204);
+    }
+    ceph.assert_empty();
 }
 
 /// An id may be the name of somebody else's image.

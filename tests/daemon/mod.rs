@@ -11,6 +11,7 @@ mod cinder_schedules;
 mod conditions;
 mod descriptors;
 mod ends;
+mod extents;
 mod framing;
 mod hangs;
 mod keys;

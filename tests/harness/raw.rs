@@ -219,6 +219,13 @@ impl Raw {
         Some(Answer { status, headers, body, whole })
     }
 
+    /// Waits until something of an answer has come.
+    pub(crate) fn wait_for_a_byte(&mut self) {
+        if self.ahead.is_empty() {
+            assert!(self.more().unwrap() > 0);
+        }
+    }
+
     fn read_exact(&mut self, length: usize, body: &mut Vec<u8>) -> bool {
         while self.ahead.len() < length {
             if self.more().unwrap_or(0) == 0 {
