@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import errors, records
+from .extents import Extents, are_in, zeros
 from .source import Watch
 from .wire import READ, Connection, Head
 
@@ -32,6 +35,8 @@ class Body(io.RawIOBase):
     as they come. An error stays: after it no read can be taken for the end. If all of the image is
     read and a digest of it is known, the bytes have that digest, or the last read raises
     `Mismatch`: `verified` says by which.
+
+    Holes of an image, where its store knows of them, are not sent, and are read as the same zeros.
 
     Dropped or closed before its end, it ends its connection, and with it the daemon's work. Where
     the daemon has a plain file, it gives a descriptor of it, and the bytes are read here.
@@ -56,6 +61,9 @@ class Body(io.RawIOBase):
         self._failed: errors.Error | None = None
         self._at = self._end = 0
         self._version = (0, 0)
+        self._extents: Extents | None = None
+        # Up to where a file need not be asked for holes: behind its data, or all of a hole.
+        self._data = self._hole = 0
         #: How many bytes come in all.
         self.size = connection.left
         #: How many the whole image has.
@@ -65,6 +73,9 @@ class Body(io.RawIOBase):
             self.total = int(whole)
         if head.headers.get("imaged-body") == "fd":
             self._open(connection, head, span)
+        elif are_in(head):
+            self._span(head, span)
+            self._extents = Extents(connection, self._at, self._end)
         #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
         self.digests = records.digests(head.headers.get("repr-digest", ""))
         #: What `if_match` and `if_none_match` take; None while no digest is known.
@@ -80,7 +91,7 @@ class Body(io.RawIOBase):
             self._let_go()
             self._verify()
 
-    def _open(self, connection: Connection, head: Head, span: str) -> None:
+    def _span(self, head: Head, span: str) -> None:
         self.total = head.number("imaged-size")
         self._end = self.total
         if span:
@@ -88,6 +99,9 @@ class Body(io.RawIOBase):
             self._at = head.number("content-range", first)
             self._end = head.number("content-range", last) + 1
         self.size = self._end - self._at
+
+    def _open(self, connection: Connection, head: Head, span: str) -> None:
+        self._span(head, span)
         self._file = connection.descriptor()
         self._connection = None
         self._give_back(connection)
@@ -95,6 +109,9 @@ class Body(io.RawIOBase):
         if self._version[0] != self.total:
             self._let_go()
             raise _changed()
+        if os.fstat(self._file).st_blocks * 512 >= self.total:
+            # All of it is data.
+            self._data = self.total
 
     def _piece(self, most: int) -> bytes:
         """Some bytes, `most` at most; none at the end, and only there."""
@@ -145,7 +162,9 @@ class Body(io.RawIOBase):
 
     def _read_file(self, file: int, most: int) -> bytes:
         try:
-            piece = os.pread(file, min(most, self._end - self._at), self._at)
+            most = min(most, self._end - self._at)
+            hole = self._hole_of(file)
+            piece = zeros(min(most, hole)) if hole else os.pread(file, most, self._at)
             # Before a byte is passed on: what is still like it was then has not been changed.
             same = _version(file) == self._version
         except OSError as error:
@@ -157,9 +176,33 @@ class Body(io.RawIOBase):
             self._let_go()
         return piece
 
+    def _hole_of(self, file: int) -> int:
+        """How many bytes of a hole come next, of one that is worth it."""
+        if self._at >= max(self._data, self._hole):
+            try:
+                found = min(os.lseek(file, self._at, os.SEEK_DATA), self._end)
+            except OSError as error:
+                # No data up to the end, or a filesystem that cannot tell.
+                found = self._end if error.errno == errno.ENXIO else self._at
+            if found - self._at >= READ:
+                self._hole = found
+            elif found < self._end:
+                with contextlib.suppress(OSError):
+                    found = os.lseek(file, found, os.SEEK_HOLE)
+                # Where nothing can be told, as far as one piece goes.
+                self._data = max(found, self._at + READ)
+            else:
+                self._data = self._end
+        return max(self._hole - self._at, 0)
+
     def _read_connection(self, connection: Connection, most: int) -> bytes:
-        piece = connection.read(most)
-        if not connection.left:
+        if self._extents is None:
+            piece = connection.read(most)
+            over = not connection.left
+        else:
+            piece = self._extents.read(most)
+            over = self._extents.over
+        if over:
             self._connection = None
             self._give_back(connection)
         return piece

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-from . import errors, records, request, source
+from . import errors, extents, records, request, source
 from .body import Body
 from .listing import Images
 from .records import Health, Job, Receipt, Stat, Store
@@ -241,8 +241,7 @@ class Client:
         """
         request.check_watch(watch)
         headers = request.conditions(if_match, if_none_match)
-        if by_descriptor:
-            headers["Imaged-Accept"] = "fd"
+        headers["Imaged-Accept"] = "fd, extents" if by_descriptor else "extents"
         offset = operator.index(offset)
         length = None if length is None else operator.index(length)
         if offset or length is not None:
@@ -490,7 +489,7 @@ class Client:
             try:
                 connection.send(said)
                 head = connection.head(timeout)
-                connection.begin_body(head, method, listed=listed)
+                connection.begin_body(head, method, chunked=listed or extents.are_in(head))
                 return connection, head
             except TimeoutError as error:
                 connection.close()

@@ -58,7 +58,7 @@ class Images(Iterator[Image]):
             at = len(self._came)
             if at > LONGEST_LINE:
                 raise errors.Internal("the daemon's answer has a line without an end")
-            piece = self._connection.read_listed()
+            piece = self._connection.read_chunked()
             if not piece:
                 if self._came:
                     raise errors.Internal("the daemon's answer ends in the middle of a line")

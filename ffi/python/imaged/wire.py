@@ -209,11 +209,11 @@ class Connection:
             headers[name.strip().lower()] = value.strip()
         return Head(int(first[1]), headers)
 
-    def begin_body(self, head: Head, method: str, *, listed: bool = False) -> None:
-        """Make ready to read the body that follows a head; a list's may come in chunks."""
+    def begin_body(self, head: Head, method: str, *, chunked: bool = False) -> None:
+        """Make ready to read the body that follows a head; `chunked`, it may come in chunks."""
         none = method == "HEAD" or head.status in (204, 304)
         told = "content-length" in head.headers
-        if listed and head.headers.get("transfer-encoding", "").lower() == "chunked":
+        if chunked and head.headers.get("transfer-encoding", "").lower() == "chunked":
             self._chunks = True
             self._end_by(head)
             return
@@ -243,10 +243,10 @@ class Connection:
         self.left -= len(piece)
         return piece
 
-    def read_listed(self) -> bytes:
+    def read_chunked(self, most: int = READ) -> bytes:
         """Some bytes of a body that may come in chunks; none at its end, and only there."""
         if not self._chunks:
-            return self.read()
+            return self.read(most)
         if not self.left:
             size = self._line().partition(b";")[0].strip()
             if not size or size.strip(b"0123456789abcdefABCDEF"):
@@ -257,7 +257,7 @@ class Connection:
                     pass
                 self._chunks = False
                 return b""
-        piece = self.read()
+        piece = self.read(most)
         if not self.left and self._line():
             raise Internal("the answer has a chunk that is longer than it says")
         return piece

@@ -411,7 +411,7 @@ def test_a_list_that_was_interrupted_is_not_at_its_end(client, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(imaged.wire.Connection, "read_listed", interrupted)
+        patch.setattr(imaged.wire.Connection, "read_chunked", interrupted)
         next(images)
     with pytest.raises(ValueError, match="closed"):
         next(images)

@@ -259,11 +259,11 @@ def test_a_connection_is_not_used_again_before_the_end_of_a_list(server):
     server.answers = [OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"]
     connection = wire.Connection(server.path, 5)
     connection.send(b"GET")
-    connection.begin_body(connection.head(), "GET", listed=True)
+    connection.begin_body(connection.head(), "GET", chunked=True)
     assert not connection.reusable
-    assert connection.read_listed() == b"x" and not connection.reusable
-    assert connection.read_listed() == b"" and connection.reusable
-    assert connection.read_listed() == b""
+    assert connection.read_chunked() == b"x" and not connection.reusable
+    assert connection.read_chunked() == b"" and connection.reusable
+    assert connection.read_chunked() == b""
     connection.close()
 
 
