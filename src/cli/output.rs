@@ -6,7 +6,7 @@ use std::{
 };
 
 use imaged::client;
-use imaged_ffi_stdio::{stdin_was_closed, stdout_was_closed};
+use imaged_ffi_linux::stdio::{stdin_was_closed, stdout_was_closed};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::{Value, json};

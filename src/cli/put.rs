@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use imaged::client::{Client, Receipt, Results, ToAll};
-use imaged_ffi_stdio::stdin_was_closed;
+use imaged_ffi_linux::stdio::stdin_was_closed;
 use tokio::sync::mpsc;
 
 use super::{

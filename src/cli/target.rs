@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use imaged::{client::Promise, digest::Algo};
 use imaged_drivers::window::{zero_pieces, zeros};
-use imaged_ffi_stdio::stdout_was_closed;
+use imaged_ffi_linux::stdio::stdout_was_closed;
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, fstat, linkat},
     io::Errno,

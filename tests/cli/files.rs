@@ -411,7 +411,7 @@ fn a_fifo_whose_reader_leaves_is_a_failure_that_is_told() {
     };
     let since = Instant::now();
     while !waits() && since.elapsed() < Duration::from_secs(2) {
-        std::thread::yield_now();
+        thread::yield_now();
     }
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let since = Instant::now();
@@ -421,7 +421,7 @@ fn a_fifo_whose_reader_leaves_is_a_failure_that_is_told() {
             break;
         }
         assert!(since.elapsed() < Duration::from_secs(20), "it hangs");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 

@@ -4,8 +4,6 @@
 //! What is written there seems to have been taken, and an image that is read there seems to be empty: by then
 //! nobody can tell any more. So this looks earlier, when the C library calls what is to run before `main`.
 
-#![expect(unsafe_code, reason = "this is the room for it")]
-
 use std::{
     os::fd::{BorrowedFd, RawFd},
     sync::atomic::{AtomicBool, Ordering},
