@@ -57,11 +57,6 @@ impl Both {
         Stream::update_all(kernel, &mut sha512);
     }
 
-    /// The two apart, for a thread each.
-    pub fn apart(&mut self) -> (&mut Stream<Md5>, &mut Stream<Sha512>) {
-        (&mut self.md5, &mut self.sha512)
-    }
-
     /// The digests of all bytes taken, MD5 first.
     #[must_use]
     pub fn finish(self) -> (Vec<u8>, Vec<u8>) {

@@ -30,7 +30,7 @@ use super::{
     process::own_cpu,
     rate::Rate,
 };
-use crate::digest::{Algo, Computing, IDLE_FOR_TWO, Pass};
+use crate::digest::{Algo, Computing, Pass};
 
 /// The most that one stream writes to the disk in a round.
 const DISK: u64 = 512 << 20;
@@ -124,9 +124,10 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     }
     // As the daemon does it with the threads that it has here.
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let one_pass = Pass::of(wanted.algo, true, kernel) == [Pass::Both] && cores < IDLE_FOR_TWO;
-    let passes: Vec<_> =
-        if one_pass { vec![Pass::Both] } else { algos.iter().copied().map(Pass::One).collect() };
+    let passes = match Pass::of(wanted.algo, true, kernel, cores).as_slice() {
+        [Pass::Both] => vec![Pass::Both],
+        _ => algos.iter().copied().map(Pass::One).collect(),
+    };
     let digests_at_once = digest(1, &passes).await?;
     let socket = best(async || socket(&lane, &region, bytes, wanted).await).await?;
     let (mut disk_write, mut disk_read, mut disk_note) = (None, None, None);
