@@ -133,6 +133,13 @@ impl Error {
         self
     }
 
+    /// The same failure, after which what it left was removed.
+    #[must_use]
+    pub fn leaving_nothing(mut self) -> Self {
+        self.0.left = None;
+        self
+    }
+
     /// The same failure, after which clean-up ended like this: where that failed, its failure is the cause, and
     /// what it left is left.
     #[must_use]

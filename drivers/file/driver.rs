@@ -11,6 +11,7 @@ use super::{
     directory::Directory,
     location::Location,
     note::Note,
+    removing::Removing,
     store::{Listing, Store},
     upload,
 };
@@ -54,6 +55,7 @@ impl File {
             refused: Note::default(),
             lane: lane.clone(),
             naming: Mutex::new(()),
+            removing: Removing::default(),
         };
         let open = move || {
             store.survey()?;
@@ -201,7 +203,7 @@ impl Driver for File {
         let at = at.clone();
         let remove = move |store: &Arc<Store>| {
             let _until_done = hold;
-            store.entry(&at)?.remove()
+            store.remove(&at)
         };
         self.run("delete an image", remove).await
     }

@@ -46,6 +46,7 @@ mod links;
 mod location;
 mod note;
 mod place;
+mod removing;
 mod store;
 mod upload;
 

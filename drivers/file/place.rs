@@ -111,8 +111,7 @@ impl<'a> Entry<'a> {
             Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(self.missing),
             Err(error) => return Err(self.dir.error("look at", &self.name, error)),
         }
-        // It was here a moment ago. If it is not any more, another has removed it meanwhile, or this very call
-        // has: NFS sends one again whose answer was lost, and that finds nothing.
+        // It was here a moment ago: see `removing`.
         let _removed = self.dir.remove(&self.name)?;
         self.dir.sync()
     }

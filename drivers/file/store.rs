@@ -15,6 +15,7 @@ use super::{
     directory::Directory,
     note::Note,
     place::Entry,
+    removing::Removing,
 };
 use crate::{
     contract::{Capacity, Claim, Error, ImageId, Kind, Listed, Part, Properties, Result, Usable},
@@ -42,6 +43,7 @@ pub(super) struct Store {
     pub(super) lane: Lane,
     /// Held while a file gets its name, where there are several directories.
     pub(super) naming: Mutex<()>,
+    pub(super) removing: Removing,
 }
 
 /// An entry of `filesystem_store_metadata_file`.
@@ -77,6 +79,13 @@ impl Store {
         // Links lead on from where images are written, and no further.
         let links = dir.priority.is_some().then_some(self.also.as_slice());
         Entry::beneath(dir.open()?, rest, refusals, links)
+    }
+
+    /// Removes the image at `at`.
+    pub(super) fn remove(&self, at: &crate::Location) -> Result<()> {
+        let removal = self.removing.begin(at.to_string());
+        self.entry(at)?.remove()?;
+        if removal.is_first() { Ok(()) } else { Err(missing(at, &self.name)) }
     }
 
     /// Whether the path of `dir` still leads to it: it may have been replaced, or unmounted.

@@ -25,7 +25,7 @@ fn kind_of(errno: Errno) -> Kind {
         Errno::EXIST => Kind::Exists,
         Errno::BUSY | Errno::NOTEMPTY | Errno::ROFS | Errno::STALE => Kind::InUse,
         Errno::NOSPC | Errno::DQUOT => Kind::Full,
-        Errno::TIMEDOUT | Errno::SHUTDOWN | Errno::IO => Kind::Unavailable,
+        Errno::TIMEDOUT | Errno::SHUTDOWN | Errno::CANCELED | Errno::IO => Kind::Unavailable,
         _ => Kind::Internal,
     }
 }

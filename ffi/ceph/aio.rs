@@ -59,7 +59,7 @@ impl<B> Future for Landing<B> {
         Pin::new(&mut self.0).poll(cx).map(|landed| match landed {
             Ok(Landed { answer, buf, _slot }) => check_len(answer).map(|len| (len, buf)),
             // The callback always sends; without it the operation is still in flight.
-            Err(_closed) => Err(Errno::SHUTDOWN),
+            Err(_closed) => Err(Errno::CANCELED),
         })
     }
 }
@@ -120,7 +120,7 @@ impl Image {
     /// Waits for the right to one operation.
     ///
     /// # Errors
-    /// `SHUTDOWN` if the image is being closed.
+    /// `CANCELED` if the image is being closed.
     pub async fn slot(&self) -> Result<Slot> {
         self.slots().take().await
     }

@@ -38,7 +38,7 @@ impl Errno {
     pub const NOTEMPTY: Self = Self(39);
     /// `EOPNOTSUPP`: images of this kind cannot do that.
     pub const OPNOTSUPP: Self = Self(95);
-    /// `ESHUTDOWN`
+    /// `ESHUTDOWN`: the cluster has shut this client out.
     pub const SHUTDOWN: Self = Self(108);
     /// `ETIMEDOUT`: no answer in time.
     pub const TIMEDOUT: Self = Self(110);
@@ -46,6 +46,8 @@ impl Errno {
     pub const STALE: Self = Self(116);
     /// `EDQUOT`: the pool is full.
     pub const DQUOT: Self = Self(122);
+    /// `ECANCELED`: this side has ended it. No answer of the cluster.
+    pub const CANCELED: Self = Self(125);
 
     /// The number.
     #[must_use]

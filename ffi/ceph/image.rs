@@ -345,7 +345,7 @@ impl Image {
     /// Implements: `int rbd_flatten_with_progress(rbd_image_t, librbd_progress_fn_t, void *)`
     ///
     /// # Errors
-    /// `INVAL` if it has no parent; `ROFS` if another has its lock; what `progress` ended is `SHUTDOWN`.
+    /// `INVAL` if it has no parent; `ROFS` if another has its lock; what `progress` ended is `CANCELED`.
     pub fn flatten<F>(&self, progress: F) -> Result<()>
     where
         F: Fn(u64, u64) -> bool + Sync,

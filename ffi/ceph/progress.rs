@@ -22,5 +22,5 @@ where
     // SAFETY: as the caller says; nobody has it for himself.
     let progress = unsafe { &*data.cast::<F>() };
     // Any negative number ends it; this one is not mistaken for a failure of the cluster.
-    if progress(done, all) { 0 } else { -Errno::SHUTDOWN.number() }
+    if progress(done, all) { 0 } else { -Errno::CANCELED.number() }
 }

@@ -32,7 +32,7 @@ impl Slots {
     }
 
     pub(crate) async fn take(&self) -> Result<Slot> {
-        let gone = |_closed: AcquireError| Errno::SHUTDOWN;
+        let gone = |_closed: AcquireError| Errno::CANCELED;
         let permit = Arc::clone(&self.0).acquire_owned().await.map_err(gone)?;
         Ok(Slot { _permit: permit })
     }

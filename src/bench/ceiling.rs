@@ -124,10 +124,9 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     }
     // As the daemon does it with the threads that it has here.
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let passes = match Pass::of(wanted.algo, true, kernel, cores).as_slice() {
-        [Pass::Both] => vec![Pass::Both],
-        _ => algos.iter().copied().map(Pass::One).collect(),
-    };
+    let one_pass = Pass::of(wanted.algo, true, kernel, cores) == [Pass::Both];
+    let passes: Vec<_> =
+        if one_pass { vec![Pass::Both] } else { algos.iter().copied().map(Pass::One).collect() };
     let digests_at_once = digest(1, &passes).await?;
     let socket = best(async || socket(&lane, &region, bytes, wanted).await).await?;
     let (mut disk_write, mut disk_read, mut disk_note) = (None, None, None);

@@ -96,7 +96,8 @@ impl Store {
     pub async fn take_up(self: &Arc<Self>, intent: &Intent, begun: Begun) {
         let (image, choice) = (&intent.image, intent.choice());
         if let (Work::Seal, Some(volume)) = (intent.work, &intent.volume) {
-            return self.unseal(volume, begun).await;
+            let _told = self.unseal(volume, begun).await;
+            return;
         }
         if intent.work == Work::Digest {
             return self.follow(begun, choice);

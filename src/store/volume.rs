@@ -67,9 +67,12 @@ impl Store {
                 begun.end().await;
                 return Err(error);
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                let unsealed = via.unseal(volume, begun).await;
+                return Err(error.leaving_nothing().after_clearing(unsealed));
+            }
         };
-        via.unseal(volume, begun).await;
+        let _told = via.unseal(volume, begun).await;
         made
     }
 
@@ -92,7 +95,10 @@ impl Store {
     }
 
     /// Removes the seal of a volume; if it cannot be removed now, the intent stays for later.
-    pub(super) async fn unseal(&self, volume: &Volume, begun: Begun) {
+    ///
+    /// # Errors
+    /// Why it cannot, which the log has too.
+    pub(super) async fn unseal(&self, volume: &Volume, begun: Begun) -> Result<()> {
         let unsealed = match self.driver() {
             Ok(driver) => match driver.volumes() {
                 Some(volumes) => volumes.unseal(volume, begun.claim()).await,
@@ -100,7 +106,7 @@ impl Store {
             },
             Err(down) => Err(down),
         };
-        match unsealed {
+        match &unsealed {
             Ok(()) => begun.end().await,
             // The user may have lost the right to it for ever.
             Err(error) => tracing::warn!(
@@ -108,6 +114,7 @@ impl Store {
                 "a volume cannot be unsealed yet"
             ),
         }
+        unsealed
     }
 
     /// The refusal of a source that no store reaches.

@@ -251,10 +251,12 @@ async fn judge(f: &Fixture, id: &ImageId, error: &Error, what: &str) {
 
 /// How many of these calls a caller is told of. What follows is tried until it succeeds, or does no harm.
 fn told_of(scenario: Scenario, trace: &[&str]) -> usize {
-    let last = match scenario {
-        Scenario::Clone | Scenario::Volume => "rbd_snap_protect",
-        Scenario::Flatten => "rbd_flatten_with_progress",
-        _ => return trace.len(),
+    let last = if matches!(scenario, Scenario::Clone | Scenario::Volume) {
+        "rbd_snap_protect"
+    } else if scenario == Scenario::Flatten {
+        "rbd_flatten_with_progress"
+    } else {
+        return trace.len();
     };
     trace.iter().position(|call| *call == last).map_or(trace.len(), |at| at + 1)
 }

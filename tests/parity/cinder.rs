@@ -77,6 +77,8 @@ fn each_reads_sizes_and_deletes_what_the_other_wrote(project: Project) {
     let mut pair = Pair::start(project);
     pair.exchange(0, &noise(70_003, 1), true);
     pair.exchange(1, &noise((9 << 20) + 512, 2), false);
+    // glance_store does not wait for Cinder to have deleted a volume.
+    pair.daemon.wait_until("all volumes are gone", |_| pair.backend.left(&[]).is_empty());
     assert!(pair.daemon.stop().success());
     assert_eq!(pair.backend.left(&[]), [""; 0]);
 }

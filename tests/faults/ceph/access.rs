@@ -178,7 +178,8 @@ fn a_user_who_may_only_read_reads_what_is_there_and_nothing_else() {
         let refused = daemon.ask(method, &format!("/v1/stores/reader/images/{id}"));
         assert_eq!((refused.status, refused.code().as_str()), (502, "BackendDenied"), "{method}");
         let told = refused.detail();
-        for word in ["profile rbd pool=images", "rbd_store_user=`readonly`", "not permitted"] {
+        for word in ["profile rbd pool=images", "rbd_store_user=`readonly`", "caps do not allow it"]
+        {
             assert!(told.contains(word), "{method}: `{word}` is not in: {told}");
         }
     }

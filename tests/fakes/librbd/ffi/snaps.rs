@@ -143,7 +143,7 @@ async fn a_clone_of_the_first_format_needs_protection() {
         seen.lock().unwrap().push((done, all));
         done < 1
     });
-    assert_eq!((ended, seen.into_inner().unwrap()), (Err(Errno::SHUTDOWN), vec![(0, 3), (1, 3)]));
+    assert_eq!((ended, seen.into_inner().unwrap()), (Err(Errno::CANCELED), vec![(0, 3), (1, 3)]));
     child.flatten(|_, _| true).unwrap();
     assert_eq!(child.flatten(|_, _| true), Err(Errno::INVAL));
     assert_eq!(child.overlap().unwrap(), 0);
