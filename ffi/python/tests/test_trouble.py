@@ -193,8 +193,10 @@ def test_a_child_process_has_connections_of_its_own(shared):
     if not child:
         try:
             kept = [connection.pid == os.getpid() for connection in client._idle]
+            # Some bytes may have come with the head.
             with pytest.raises(imaged.Lost):
-                body.read(READ_ALL)
+                while body.read(READ_ALL):
+                    pass
             for _ in range(3):
                 assert len(b"".join(client.get("fast", id))) == 8 << 20
             os.write(theirs, b"whole" if not any(kept) else b"kept")
