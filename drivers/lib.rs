@@ -53,8 +53,8 @@ pub use contract::{
     Stat, Upload, Usable, Volumes,
 };
 pub use kit::{
-    DropOnLane, clock, durable, lane, ledger, memory, open_file, options, parts, point, refusals,
-    window, zeros,
+    DropOnLane, clock, durable, lane, ledger, meminfo, memory, open_file, options, parts, point,
+    refusals, window, zeros,
 };
 pub use location::{Location, Volume};
 

@@ -174,7 +174,7 @@ impl Driver for File {
                 Ok(DropOnLane::new(&store.lane, upload::Target::create(store, claim, size)?))
             })
             .await?;
-        Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target, size)))
+        Ok(Box::new(upload::Writing::new(self.0.lane.clone(), target)))
     }
 
     async fn open(&self, at: &crate::Location, span: Span, window: Window) -> Result<Reader> {

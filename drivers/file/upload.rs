@@ -76,6 +76,8 @@ pub(super) struct Target {
     at: crate::Location,
     dir: Dir,
     file: fs::File,
+    /// What of it may be left in the page cache.
+    room: Room,
     staged: Option<String>,
     /// Whether the staged name is not ours to remove any more.
     ended: AtomicBool,
@@ -102,6 +104,7 @@ impl Target {
             at,
             dir,
             file: fd.into(),
+            room: store.config.page_cache.room().of(size),
             staged,
             ended: AtomicBool::new(false),
         };
@@ -291,9 +294,8 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn new(lane: Lane, target: DropOnLane<Target>, size: Option<u64>) -> Self {
-        let config = &target.store.config;
-        let pen = Pen::new(&target.file, config.thin, config.page_cache.room().of(size));
+    pub(super) fn new(lane: Lane, target: DropOnLane<Target>) -> Self {
+        let pen = Pen::new(&target.file, target.store.config.thin, target.room);
         Self { lane, target: Arc::new(target), pen, size: 0, under_way: None }
     }
 }
@@ -462,10 +464,9 @@ pub(super) async fn copy(
     let target = Arc::new(target);
     let (mut at, mut stored_bytes) = (0, 0_u64);
     let size = source.size;
-    let room = target.store.config.page_cache.room().of(Some(size));
     while at < size {
         let (from, to) = (source.clone(), Arc::clone(&target));
-        match lane.run("copy", move || copy_step(&from, &to.file, at, room)).await {
+        match lane.run("copy", move || copy_step(&from, &to, at)).await {
             Ok(Some((next, data))) => {
                 at = next;
                 stored_bytes = stored_bytes.saturating_add(data);
@@ -493,12 +494,7 @@ async fn abandoned(lane: &Lane, target: Arc<DropOnLane<Target>>, error: Error) -
 
 /// Copies the next stretch of data at or after `at`, and says where it ended and how long it was;
 /// `None` if the filesystem cannot copy between these two files.
-fn copy_step(
-    source: &OpenFile,
-    target: &fs::File,
-    at: u64,
-    room: Room,
-) -> Result<Option<(u64, u64)>> {
+fn copy_step(source: &OpenFile, target: &Target, at: u64) -> Result<Option<(u64, u64)>> {
     let fail = |error: Errno| Error::io("copy", source.path.display(), error.into());
     let start = match next_data(&source.file, at, source.size).map_err(fail)? {
         Next::Data(start) => start,
@@ -507,9 +503,10 @@ fn copy_step(
     };
     let end = next_hole(&source.file, start, source.size).min(start.saturating_add(COPY_STEP));
     let (mut from, mut to) = (start, start);
+    let file = &target.file;
     while from < end {
         let len = usize::try_from(end - from).unwrap_or(usize::MAX);
-        match copy_file_range(&source.file, Some(&mut from), target, Some(&mut to), len) {
+        match copy_file_range(&source.file, Some(&mut from), file, Some(&mut to), len) {
             Ok(0) => return Err(source.changed()),
             Ok(_) | Err(Errno::INTR) => {}
             // A filter of system calls refuses what it does not know.
@@ -520,10 +517,10 @@ fn copy_step(
         }
     }
     source.check(Unchanged::Everything)?;
-    if room.is_for(source.size) {
-        let _hint = start_writeback(target, start, end.saturating_sub(start));
+    if target.room.is_for(source.size) {
+        let _hint = start_writeback(file, start, end.saturating_sub(start));
     } else {
-        let _hint = fadvise(target, start.saturating_sub(BEHIND), None, Advice::DontNeed);
+        let _hint = fadvise(file, start.saturating_sub(BEHIND), None, Advice::DontNeed);
     }
     Ok(Some((end, end.saturating_sub(start))))
 }

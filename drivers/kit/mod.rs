@@ -28,6 +28,7 @@ pub mod lane;
 #[cfg(feature = "s3")]
 pub(crate) mod latest;
 pub mod ledger;
+pub mod meminfo;
 pub mod memory;
 pub mod open_file;
 pub mod options;

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use chrono::DateTime;
+use imaged_drivers::meminfo;
 use serde::Serialize;
 
 /// What has to be known of the machine beside every figure.
@@ -32,9 +33,7 @@ impl Machine {
             model: field(&read("/proc/cpuinfo"), "model name")
                 .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            memory_bytes: field(&read("/proc/meminfo"), "MemTotal")
-                .and_then(|text| text.strip_suffix(" kB")?.parse::<u64>().ok())
-                .map(|kib| kib * 1024),
+            memory_bytes: meminfo::bytes("MemTotal"),
             filesystem: dir
                 .and_then(|dir| fs::canonicalize(dir).ok())
                 .and_then(|dir| filesystem(&read("/proc/self/mounts"), &dir)),
