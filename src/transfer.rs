@@ -85,6 +85,14 @@ impl fmt::Debug for ImageBody {
     }
 }
 
+/// What an extent reads as, a hole being no longer than a chunk.
+fn bytes_of(extent: &Extent) -> Bytes {
+    match extent {
+        Extent::Data(bytes) => bytes.clone(),
+        Extent::Hole(len) => zeros(usize::try_from(*len).unwrap_or(usize::MAX)),
+    }
+}
+
 impl ImageBody {
     /// The body of an image that is copied. Of a hole a chunk comes at a time: so whoever moves it can be
     /// stopped, and its progress be seen.
@@ -275,29 +283,25 @@ impl<'a> Transfer<'a> {
                     continue;
                 }
             };
-            let (chunk, hole) = match next {
-                Frame::Data(chunk) => (chunk, false),
-                Frame::Hole(len) => (zeros(len), true),
+            let extent = match next {
+                Frame::Data(chunk) => Extent::Data(chunk),
+                Frame::Hole(len) => Extent::Hole(len as u64),
                 Frame::End => {
                     point::pass("put-ended");
                     break self.put.is_whole(size);
                 }
                 Frame::Failed(error) => break Err(error),
             };
-            size += chunk.len() as u64;
+            size += extent.len();
             let since = Instant::now();
             let counted = match self.put.allows(size) {
-                Ok(()) => digesting.update(&chunk).await,
+                Ok(()) => digesting.update(&bytes_of(&extent)).await,
                 longer => longer,
             };
             if counted.is_err() {
                 break counted;
             }
-            let step = match hole {
-                true => Step::Hole(chunk.len() as u64, since.elapsed()),
-                false => Step::Data(chunk, since.elapsed()),
-            };
-            self.hand_on(&step).await;
+            self.hand_on(&Step::Next(extent, since.elapsed())).await;
             if !self.all_are_free(&count).await {
                 return;
             }

@@ -10,3 +10,15 @@ pub enum Extent {
     /// So many bytes that read as zeros and take no space, never 0.
     Hole(u64),
 }
+
+impl Extent {
+    /// How many bytes of the image it is.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Data(bytes) => bytes.len() as u64,
+            Self::Hole(len) => *len,
+        }
+    }
+}

@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use imaged_drivers::{Digests, Error, Kind, Result, Upload};
+use imaged_drivers::{Digests, Error, Extent, Kind, Result, Upload};
 use tokio::sync::{Barrier, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +15,8 @@ use crate::{metrics::Stage, point};
 /// What a target is given next; the time went into the digests.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// The next bytes.
-    Data(Bytes, Duration),
-    /// So many bytes of a hole.
-    Hole(u64, Duration),
+    /// The next bytes, or the next hole.
+    Next(Extent, Duration),
     /// All have come, and are as promised.
     End(Arc<Digests>, Duration),
     /// No more will come.
@@ -139,19 +136,14 @@ impl Target {
             };
             account.lap(Stage::Receive);
             match step {
-                Some(Step::Data(chunk, digested)) => {
+                Some(Step::Next(extent, digested)) => {
                     account.digested(digested);
-                    size += chunk.len() as u64;
-                    account.moved(chunk.len() as u64);
-                    upload.write(chunk).await?;
-                    account.lap(Stage::Backend);
-                    point::pass("put-written");
-                }
-                Some(Step::Hole(len, digested)) => {
-                    account.digested(digested);
-                    size += len;
-                    account.moved(len);
-                    upload.skip(len).await?;
+                    size += extent.len();
+                    account.moved(extent.len());
+                    match extent {
+                        Extent::Data(chunk) => upload.write(chunk).await?,
+                        Extent::Hole(len) => upload.skip(len).await?,
+                    }
                     account.lap(Stage::Backend);
                     point::pass("put-written");
                 }
