@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -194,6 +195,22 @@ pub(crate) fn stdin() -> io::Result<io::Stdin> {
         return Err(Errno::BADF.into());
     }
     Ok(io::stdin())
+}
+
+/// Whether `path` is a name of standard output, which was closed: something else has come to be there.
+pub(crate) fn is_closed_stdout(path: &Path) -> bool {
+    stdout_was_closed() && is_stream(path, "stdout", 1)
+}
+
+/// The same of standard input.
+pub(crate) fn is_closed_stdin(path: &Path) -> bool {
+    stdin_was_closed() && is_stream(path, "stdin", 0)
+}
+
+fn is_stream(path: &Path, name: &str, number: u8) -> bool {
+    let names =
+        [format!("/dev/{name}"), format!("/dev/fd/{number}"), format!("/proc/self/fd/{number}")];
+    names.iter().any(|name| path == Path::new(name))
 }
 
 /// Writes to standard output.

@@ -15,12 +15,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use imaged::client::{Client, Receipt, Results, ToAll};
-use imaged_ffi_linux::stdio::stdin_was_closed;
 use tokio::sync::mpsc;
 
 use super::{
     args::Put,
-    output::{Done, Failure, bytes, fields, stdin},
+    output::{Done, Failure, bytes, fields, is_closed_stdin, stdin},
     progress::Progress,
     talk::Talk,
 };
@@ -183,16 +182,12 @@ enum Pipe {
     Named(PathBuf),
 }
 
-/// What standard input is called where it was closed, and something else has come to be there.
-const NAMES: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
-
 impl Source {
     fn of(path: &Path) -> Result<Self, Failure> {
         let fail = |error: io::Error| {
             Failure::io(format_args!("read the image: file=`{}`", path.display()), &error)
         };
-        let closed = stdin_was_closed() && NAMES.map(Path::new).contains(&path);
-        let file = if path == Path::new("-") || closed {
+        let file = if path == Path::new("-") || is_closed_stdin(path) {
             File::from(stdin().map_err(fail)?.as_fd().try_clone_to_owned().map_err(fail)?)
         } else if fs::metadata(path).map_err(fail)?.file_type().is_fifo() {
             return Ok(Self::Pipe(Pipe::Named(path.to_owned()), None));

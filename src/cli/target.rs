@@ -15,7 +15,6 @@ use std::{
 use bytes::Bytes;
 use imaged::{client::Promise, digest::Algo};
 use imaged_drivers::window::{zero_pieces, zeros};
-use imaged_ffi_linux::stdio::stdout_was_closed;
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, fstat, linkat},
     io::Errno,
@@ -23,13 +22,12 @@ use rustix::{
 use uuid::Uuid;
 
 use super::{
-    output::{Failure, stdout},
+    output::{Failure, is_closed_stdout, stdout},
     progress::Meter,
 };
 
 /// The granularity in which zeros become holes, in bytes.
 const BLOCK: usize = 4096;
-static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Where the bytes are to go.
 #[derive(Debug)]
@@ -84,12 +82,9 @@ impl Target {
     }
 }
 
-/// What standard output is called where it was closed, and something else has come to be there.
-const NAMES: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
-
 /// Whether `path` is standard output, by whatever name; what takes any bytes and shows none is not.
 pub(crate) fn is_stdout(path: &Path) -> bool {
-    if path == Path::new("-") || (stdout_was_closed() && NAMES.map(Path::new).contains(&path)) {
+    if path == Path::new("-") || is_closed_stdout(path) {
         return true;
     }
     let (Ok(found), Ok(stdout)) = (fs::metadata(path), fstat(io::stdout())) else { return false };
@@ -401,5 +396,5 @@ impl Sink {
 }
 
 fn zero(block: &[u8]) -> bool {
-    ZEROS.get(..block.len()) == Some(block)
+    zeros(block.len()) == block
 }
