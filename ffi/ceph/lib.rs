@@ -1,5 +1,5 @@
-//! Ceph's C libraries. Of all rooms of the house unsafe code may be in `ffi` alone; it is here, but for
-//! one call into OpenSSL in `ffi/digest`.
+//! Ceph's C libraries. Of all rooms of the house unsafe code may be in `ffi` alone; it is here, in
+//! `ffi/iscsi` and `ffi/linux`, and a little of it in `ffi/digest`.
 //!
 //! Rules of the room: every unsafe block holds one operation and says why it is sound; safe types
 //! outside, C inside; nothing here knows of stores, images of Glance, or HTTP. Names are the C
