@@ -49,6 +49,15 @@ EXTENDED = "Extend volume request issued successfully"
 PAUSE = 0.1
 
 
+def size_of(args, name):
+    """Of a group's image, in MiB."""
+    return args.unknown if name == "put" else args.disk
+
+
+def nothing():
+    """What there is to do after a group that leaves nothing."""
+
+
 class Volumes:
     """Cinder's API, as the daemon's user."""
 
@@ -172,7 +181,7 @@ class Bench:
             self.peer("delete", put["uri"])
             return took
 
-        return {"imaged": ours, "glance_store": theirs}
+        return {"imaged": ours, "glance_store": theirs}, nothing
 
     def qemu(self, *words):
         return timed("qemu-img", "convert", "-f", "raw", "-O", "raw", "-W", "-m", "8", *words)
@@ -197,7 +206,7 @@ class Bench:
                 self.volumes.removed(volume, attachment)
             return {"seconds": seconds, "whole": seconds}
 
-        return {"imaged": ours, "qemu-img": theirs}
+        return {"imaged": ours, "qemu-img": theirs}, nothing
 
     def iscsi_get(self):
         self.cli("put", "disks", "kept", self.full)
@@ -224,15 +233,12 @@ class Bench:
         return {"imaged": ours, "qemu-img": theirs}, after
 
     def group(self, name):
-        after = lambda: None
-        if name == "put":
-            size, subjects = self.args.unknown, self.put()
-            write_source(self.full, size * MIB)
-        else:
-            write_source(self.full, self.args.disk * MIB)
-            subjects = self.iscsi_put() if name == "iscsi-put" else None
-            if subjects is None:
-                subjects, after = self.iscsi_get()
+        write_source(self.full, size_of(self.args, name) * MIB)
+        subjects, after = {
+            "put": self.put,
+            "iscsi-put": self.iscsi_put,
+            "iscsi-get": self.iscsi_get,
+        }[name]()
         found = {subject: [] for subject in subjects}
         try:
             for turn in range(self.args.runs):
@@ -262,7 +268,6 @@ def measure(args, names):
 
 
 def report(args, found):
-    sizes = {"put": args.unknown, "iscsi-put": args.disk, "iscsi-get": args.disk}
     titles = {
         "put": "put, size unknown, in Ceph",
         "iscsi-put": "put, iSCSI",
@@ -277,7 +282,7 @@ def report(args, found):
                 yield (
                     subject,
                     show(seconds),
-                    f"{sizes[name] * MIB / seconds / 1e6:.0f}" if seconds else "-",
+                    f"{size_of(args, name) * MIB / seconds / 1e6:.0f}" if seconds else "-",
                     show(ratio(subjects, subject, other)) if subject != other else "",
                     show(middle(runs, lambda one: one.get("whole", one["seconds"]))),
                     show(middle(runs, lambda one: one["extends"]), "{:.0f}")
@@ -286,7 +291,7 @@ def report(args, found):
                 )
 
         print()
-        head = f"{titles[name]}: {sizes[name]} MiB"
+        head = f"{titles[name]}: {size_of(args, name)} MiB"
         table((head, "s", "MB/s", f"times {other}", "s with Cinder's part", "extends"), rows())
 
 
