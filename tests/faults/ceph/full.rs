@@ -1,6 +1,10 @@
 //! A pool at its quota.
 
-use std::{io::Write as _, thread, time::Duration};
+use std::{
+    io::Write as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{MIB, TIMEOUT_S, assert_others_go_on, conf};
 use crate::harness::{
@@ -16,10 +20,32 @@ const SMALL: &str = "small";
 struct Quota<'a>(&'a Ceph);
 
 impl<'a> Quota<'a> {
+    /// Sets it on the pool, emptied of what a test that failed has left.
     fn set(ceph: &'a Ceph, bytes: usize) -> Self {
         let quota = Self(ceph);
+        for image in ceph.rbd(&["ls", SMALL]).lines() {
+            ceph.rbd(&["snap", "unprotect", &format!("{SMALL}/{image}@snap")]);
+            ceph.rbd(&["snap", "purge", &format!("{SMALL}/{image}")]);
+            ceph.rbd_must(&["rm", &format!("{SMALL}/{image}")]);
+        }
+        // The quota before may still be in force.
+        quota.wait_until_full(false);
         quota.be(bytes);
         quota
+    }
+
+    /// Waits until the cluster has noticed that the pool is at its quota, or no longer.
+    fn wait_until_full(&self, full: bool) {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        loop {
+            let pools = self.0.admin(&["osd", "pool", "ls", "detail"]);
+            let pool = pools.lines().find(|line| line.contains(&format!(" '{SMALL}' "))).unwrap();
+            if pool.contains("full_quota") == full {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never noticed: {pool}");
+            pause(Duration::from_millis(100));
+        }
     }
 
     fn be(&self, bytes: usize) {
@@ -47,8 +73,8 @@ fn assert_full(answer: &Answer, what: &str) {
     assert!(answer.detail().contains("the pool is full"), "{what}: {}", answer.detail());
 }
 
-/// Puts a piece at a time, so that the quota is noticed before the cluster is full in earnest.
-fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
+/// Puts an image the first half of which is more than the quota, and the rest when that is noticed.
+fn put_slowly(daemon: &Daemon, quota: &Quota<'_>, id: &str, known: bool, image: &[u8]) -> Answer {
     let mut raw = Raw::connect(&daemon.socket);
     let path = format!("/v1/stores/slow/images/{id}");
     if known {
@@ -56,7 +82,10 @@ fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
     } else {
         raw.head("PUT", &path, "transfer-encoding: chunked\r\n");
     }
-    for piece in image.chunks(MIB) {
+    for (number, piece) in image.chunks(MIB).enumerate() {
+        if number * MIB == image.len() / 2 {
+            quota.wait_until_full(true);
+        }
         let mut bytes = Vec::new();
         if !known {
             bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
@@ -69,7 +98,6 @@ fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
         if raw.stream.write_all(&bytes).is_err() {
             break;
         }
-        pause(Duration::from_millis(30));
     }
     if !known {
         let _sent = raw.stream.write_all(b"0\r\n\r\n");
@@ -77,25 +105,15 @@ fn put_slowly(daemon: &Daemon, id: &str, known: bool, image: &[u8]) -> Answer {
     raw.answer("PUT")
 }
 
-/// Removes what a test that failed has left.
-fn empty(ceph: &Ceph) {
-    for image in ceph.rbd(&["ls", SMALL]).lines() {
-        ceph.rbd(&["snap", "unprotect", &format!("{SMALL}/{image}@snap")]);
-        ceph.rbd(&["snap", "purge", &format!("{SMALL}/{image}")]);
-        ceph.rbd_must(&["rm", &format!("{SMALL}/{image}")]);
-    }
-}
-
 #[test]
 fn a_pool_at_its_quota_of_objects_is_full_too() {
     let ceph = Ceph::up();
-    empty(&ceph);
     let quota = Quota::set(&ceph, 0);
     quota.be_objects(12);
     let text = ceph.options_of("glance", SMALL, TIMEOUT_S) + "rbd_store_chunk_size = 1\n";
     let daemon = Daemon::start(&conf(&text));
     let image = noise(64 * MIB, 43);
-    assert_full(&put_slowly(&daemon, "many", true, &image), "while it grows");
+    assert_full(&put_slowly(&daemon, &quota, "many", true, &image), "while it grows");
     assert_full(&daemon.put("slow", "more", &image[..MIB]), "while it is full");
     assert_eq!(daemon.files("state/journal"), [""; 0], "nothing is left to clear away");
     assert_eq!(ceph.rbd_must(&["ls", SMALL]), "", "what was written is removed");
@@ -110,7 +128,6 @@ fn a_pool_at_its_quota_of_objects_is_full_too() {
 #[test]
 fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
     let ceph = Ceph::up();
-    empty(&ceph);
     let quota = Quota::set(&ceph, 16 * MIB);
     let daemon = Daemon::start(&conf(&ceph.options_of("glance", SMALL, TIMEOUT_S)));
     let (small, large) = (noise(8 * MIB, 41), noise(256 * MIB, 42));
@@ -120,8 +137,8 @@ fn a_pool_at_its_quota_refuses_at_once_and_gives_space_back() {
     // Two grow until the quota is noticed.
     thread::scope(|scope| {
         for (id, known) in [("known", true), ("unknown", false)] {
-            let (daemon, large) = (&daemon, &large);
-            scope.spawn(move || assert_full(&put_slowly(daemon, id, known, large), id));
+            let (daemon, quota, large) = (&daemon, &quota, &large);
+            scope.spawn(move || assert_full(&put_slowly(daemon, quota, id, known, large), id));
         }
     });
     assert_full(&daemon.put("slow", "more", &small), "while it is full");
