@@ -26,6 +26,7 @@ iscsi-get are. It needs glance_store, root, and Debian's qemu-block-extra.
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -48,6 +49,8 @@ from beside import (
 )
 from glance import Rig, family, with_rig
 
+# What the cluster is to hold beside the volume and its image, of which not even zeros are left out.
+SPARE_MIB = 2048
 # The types of volumes of ci/openstack.
 TYPES = {
     "plain": "plain-to-plain",
@@ -61,6 +64,8 @@ PROCESSES = ("cinder", "glance", "daemon", "OSD")
 GOALS = {"stream": "2", "copy": "2", "clone": "20"}
 # Seconds: each question costs Cinder and Glance some of the CPU that is counted.
 PAUSE = 0.1
+# Seconds that an upload may take: where the cluster is full it waits for ever.
+LIMIT = 900
 # Questions about the image before one about the volume, which tells that an upload has failed.
 ROUNDS = 20
 
@@ -144,6 +149,8 @@ class Volumes(Rig):
         rounds = 0
         while self.ask("GET", f"/v2/images/{image}")["status"] != "active":
             rounds += 1
+            if time.perf_counter() - since > LIMIT:
+                sys.exit("the upload does not end; see the rig's cinder.log, and whether Ceph is full")
             if rounds % ROUNDS == 0 and self.status(volume) == "available":
                 # It may have become active between the two questions.
                 if self.ask("GET", f"/v2/images/{image}")["status"] != "active":
@@ -240,6 +247,7 @@ def main():
     args.imaged = (args.imaged or release_build()).resolve()
     found = {"of volumes": {}, "in volumes": {}}
     if set(args.only) & set(TYPES):
+        os.environ["CEPH_MIB"] = str(args.size * 1024 + args.written + SPARE_MIB)
         found["of volumes"] = with_rig(args, lambda rig: measure(args, rig), Volumes)
     groups = [name for name in args.only if name in cinder_store.GROUPS]
     if groups:
