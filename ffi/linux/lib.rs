@@ -4,7 +4,9 @@
 
 #![expect(unsafe_code, reason = "this is the room for it")]
 
+mod receive;
 pub mod stdio;
 mod writeback;
 
+pub use receive::{Came, receive};
 pub use writeback::start_writeback;

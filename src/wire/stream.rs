@@ -35,13 +35,14 @@ use std::{
 };
 
 use imaged_drivers::{DropOnLane, lane::Lane};
+use imaged_ffi_linux::Came;
 use nix::{libc, setsockopt_impl, sys::socket::setsockopt};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
+        RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
     },
 };
 use tokio::{
@@ -50,9 +51,6 @@ use tokio::{
     sync::watch,
     time::{Instant, Sleep},
 };
-
-/// As many descriptors as Linux sends with one message.
-const SCM_MAX_FD: usize = 253;
 
 /// As many bytes are read at a time, at most.
 const READ: usize = 128 << 10;
@@ -307,25 +305,17 @@ impl Stream {
         loop {
             ready!(self.socket().poll_read_ready(cx))?;
             let got = self.socket().try_io(Interest::READABLE, || {
-                let mut most = buf.remaining().min(READ).min(self.there());
+                let mut most = buf.remaining().min(READ);
                 if self.wire.lane.is_clogged() {
                     most = self.without_descriptors(buf.initialize_unfilled_to(most))?;
                 }
-                self.receive(buf.initialize_unfilled_to(most))
+                self.receive(buf, most)
             });
-            let bytes = match got {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                other => other?,
-            };
-            buf.advance(bytes);
-            return Poll::Ready(Ok(()));
+            match got {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
         }
-    }
-
-    /// Bytes that can be read now, at least one: so much of a buffer is cleared before it is read into.
-    fn there(&self) -> usize {
-        let there = rustix::io::ioctl_fionread(self.socket()).unwrap_or(READ as u64);
-        usize::try_from(there).unwrap_or(READ).max(1)
     }
 
     /// How many bytes can be read into `room` before a descriptor comes; an error if one comes with
@@ -343,26 +333,19 @@ impl Stream {
         Ok(got.bytes)
     }
 
-    /// Receives bytes, and keeps or closes the descriptors that come with them.
-    fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let into = &mut [IoSliceMut::new(room)];
-        let got = recvmsg(self.socket(), into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-        let mut came = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                came.extend(descriptors);
-            }
-        }
+    /// Receives up to `most` bytes, and keeps or closes the descriptors that come with them.
+    fn receive(&self, buf: &mut ReadBuf<'_>, most: usize) -> io::Result<()> {
+        let before = buf.filled().len();
+        let Came { descriptors: came, lost } = imaged_ffi_linux::receive(self.socket(), buf, most)?;
+        let bytes = buf.filled().len() - before;
         let mut exchange = self.wire.exchange();
         if exchange.phase == Phase::Serving {
             drop(exchange);
             self.wire.close(came);
-            return Ok(got.bytes);
+            return Ok(());
         }
         // There was room for all: this process has as many open files as it may have.
-        exchange.lost |= got.flags.contains(ReturnFlags::CTRUNC);
+        exchange.lost |= lost;
         exchange.came.extend(came);
         if exchange.came.len() > UNCLAIMED {
             let many = exchange.came.drain(..).collect();
@@ -373,10 +356,10 @@ impl Stream {
                 "more descriptors than a request can claim",
             ));
         }
-        if got.bytes > 0 && exchange.phase == Phase::Idle {
+        if bytes > 0 && exchange.phase == Phase::Idle {
             exchange.phase = Phase::Head(Instant::now());
         }
-        Ok(got.bytes)
+        Ok(())
     }
 
     /// When a read that has just stopped must go on. While a request is served there is no clock
