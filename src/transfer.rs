@@ -53,6 +53,8 @@ pub enum Frame {
     Data(Bytes),
     /// So many bytes of a hole, at most a chunk ([`CHUNK`](imaged_drivers::window::CHUNK)), and never 0.
     Hole(usize),
+    /// A digest that all bytes must have, which is told only now.
+    Promised(Promise),
     /// The body is over and whole.
     End,
     /// The body failed.
@@ -196,9 +198,9 @@ impl Put {
     }
 
     /// The digests of its bytes that it gets, of all that were computed; refuses bytes that have others
-    /// than promised.
-    fn has_promised(&self, mut digests: Digests) -> Result<Digests> {
-        for promise in &self.promises {
+    /// than promised, before they came or `late`.
+    fn has_promised(&self, mut digests: Digests, late: &[Promise]) -> Result<Digests> {
+        for promise in self.promises.iter().chain(late) {
             let md5 = digests.checksum.as_ref().filter(|_| promise.algo == Algo::Md5);
             promise.holds(md5.unwrap_or(&digests.hash_value))?;
         }
@@ -273,6 +275,7 @@ impl<'a> Transfer<'a> {
         // The caller may be gone already; the body then says so.
         let _caller_left = ready.send(taking);
         let mut size: u64 = 0;
+        let mut late = Vec::new();
         let whole = loop {
             let next = tokio::select! {
                 next = body.next() => next,
@@ -286,6 +289,10 @@ impl<'a> Transfer<'a> {
             let extent = match next {
                 Frame::Data(chunk) => Extent::Data(chunk),
                 Frame::Hole(len) => Extent::Hole(len as u64),
+                Frame::Promised(promise) => {
+                    late.push(promise);
+                    continue;
+                }
                 Frame::End => {
                     point::pass("put-ended");
                     break self.put.is_whole(size);
@@ -307,7 +314,7 @@ impl<'a> Transfer<'a> {
             }
         };
         match whole {
-            Ok(()) => self.end(digesting).await,
+            Ok(()) => self.end(digesting, &late).await,
             Err(error) => self.fail(error).await,
         }
     }
@@ -343,10 +350,10 @@ impl<'a> Transfer<'a> {
     }
 
     /// The body is whole: gives the targets its digests, if they are as promised.
-    async fn end(self, digesting: Digesting) {
+    async fn end(self, digesting: Digesting, late: &[Promise]) {
         let since = Instant::now();
         let digested = digesting.finish().await;
-        match digested.and_then(|digests| self.put.has_promised(digests)) {
+        match digested.and_then(|digests| self.put.has_promised(digests, late)) {
             Ok(digests) => {
                 point::pass("put-digested");
                 self.hand_on(&Step::End(Arc::new(digests), since.elapsed())).await;

@@ -17,7 +17,9 @@ use crate::{
     store::Store,
     wire::{
         digests::{self, Promise},
-        headers::{AUTH_TOKEN, CONTENT_DIGEST, CONTENT_MD5, PROJECT_ID, REPR_DIGEST, REQUEST_ID},
+        headers::{
+            AUTH_TOKEN, CONTENT_DIGEST, CONTENT_MD5, DIGEST, PROJECT_ID, REPR_DIGEST, REQUEST_ID,
+        },
         stream::Wire,
     },
 };
@@ -69,34 +71,7 @@ impl Call {
 
     /// The text of a header, if it is there once and is text.
     pub(super) fn header(&self, name: &HeaderName) -> Result<Option<&str>> {
-        let mut values = self.headers.get_all(name).iter();
-        let Some(value) = values.next() else { return Ok(None) };
-        match (value.to_str(), values.next()) {
-            (Ok(text), None) => Ok(Some(text.trim())),
-            _ => Err(Error::new(
-                Kind::Invalid,
-                format!("a header is given twice or is no text: header=`{name}`"),
-            )),
-        }
-    }
-
-    /// The digests that the caller promises of the body, whose bytes are as they are: so what is
-    /// promised of the content holds of what it represents too.
-    ///
-    /// # Errors
-    /// `Invalid` if one cannot be read: what a caller promises is never left unchecked.
-    pub(super) fn promises(&self) -> Result<Vec<(HeaderName, Promise)>> {
-        let mut promised = Vec::new();
-        for name in [REPR_DIGEST, CONTENT_DIGEST] {
-            for (member, promise) in digests::read(self.header(&name)?.unwrap_or_default()) {
-                promised.push((name.clone(), promise.ok_or_else(|| unread(&name, member))?));
-            }
-        }
-        if let Some(field) = self.header(&CONTENT_MD5)? {
-            let promise = digests::read_md5(field).ok_or_else(|| unread(&CONTENT_MD5, field))?;
-            promised.push((CONTENT_MD5, promise));
-        }
-        Ok(promised)
+        text_of(&self.headers, name)
     }
 
     /// On whose behalf the request is made.
@@ -147,7 +122,7 @@ impl Call {
         let Some(body) = body.take() else {
             return Err(Error::new(Kind::Internal, "the request's body was read twice"));
         };
-        let promised = self.promises()?;
+        let mut promised = promises(&self.headers)?;
         let patience = self.daemon.settings().header_timeout;
         let come = tokio::select! {
             come = tokio::time::timeout(patience, Limited::new(body, LARGEST).collect()) => come,
@@ -168,6 +143,9 @@ impl Call {
                 Error::new(Kind::Mismatch, "the request ended before its body").because(error)
             }
         })?;
+        if let Some(trailers) = bytes.trailers() {
+            promised.extend(promises(trailers)?);
+        }
         let bytes = bytes.to_bytes();
         for (_, promise) in promised {
             promise.holds_of(&bytes)?;
@@ -193,8 +171,50 @@ impl Call {
     }
 }
 
+/// The text of a header, if it is there once and is text.
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    match (value.to_str(), values.next()) {
+        (Ok(text), None) => Ok(Some(text.trim())),
+        _ => Err(Error::new(
+            Kind::Invalid,
+            format!("a header is given twice or is no text: header=`{name}`"),
+        )),
+    }
+}
+
+/// The digests that the caller promises, in the headers or in the trailers of a body, whose bytes are as they
+/// are: so what is promised of the content holds of what it represents too.
+///
+/// # Errors
+/// `Invalid` if one cannot be read: what a caller promises is never left unchecked.
+pub(super) fn promises(headers: &HeaderMap) -> Result<Vec<(HeaderName, Promise)>> {
+    let mut promised = Vec::new();
+    let mut add = |name: &HeaderName, member: &str, promise: Option<Promise>| {
+        promised.push((name.clone(), promise.ok_or_else(|| unread(name, member))?));
+        Ok::<_, Error>(())
+    };
+    for name in [REPR_DIGEST, CONTENT_DIGEST] {
+        for (member, promise) in digests::read(text_of(headers, &name)?.unwrap_or_default()) {
+            add(&name, member, promise)?;
+        }
+    }
+    for (member, promise) in digests::read_old(text_of(headers, &DIGEST)?.unwrap_or_default()) {
+        add(&DIGEST, member, promise)?;
+    }
+    if let Some(field) = text_of(headers, &CONTENT_MD5)? {
+        add(&CONTENT_MD5, field, digests::read_md5(field))?;
+    }
+    Ok(promised)
+}
+
 fn unread(header: &HeaderName, value: &str) -> Error {
-    let form = if *header == CONTENT_MD5 { "BASE64" } else { "md5=:BASE64: or sha-512=:BASE64:" };
+    let form = match header {
+        _ if *header == CONTENT_MD5 => "BASE64",
+        _ if *header == DIGEST => "MD5=BASE64 or SHA-512=BASE64",
+        _ => "md5=:BASE64: or sha-512=:BASE64:",
+    };
     Error::new(Kind::Invalid, format!("a digest is promised as {form}: {header}=`{value}`"))
 }
 

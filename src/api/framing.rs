@@ -12,7 +12,7 @@ use hyper::{
 use imaged_drivers::{Error, Kind};
 
 use super::{route::Action, status::Refused};
-use crate::wire::headers::BODY;
+use crate::wire::{extents, headers::BODY};
 
 /// Refuses a request whose head cannot be taken as it is meant, whatever it asks for.
 pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Refused> {
@@ -88,11 +88,12 @@ fn whole_and_plain(headers: &HeaderMap) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Whether what has this media type holds other things. What `curl --data-binary` calls a form is sent
-/// as it is.
+/// Whether what has this media type holds other things, as the form does in which a caller may have got an
+/// image. What `curl --data-binary` calls a form is sent as it is.
 fn is_wrapping(kind: &[u8]) -> bool {
     let kind = kind.trim_ascii().to_ascii_lowercase();
-    [b"multipart/".as_slice(), b"message/"].iter().any(|family| kind.starts_with(family))
+    let wrappings = ["multipart/", "message/", "application/http", extents::MEDIA_TYPE];
+    wrappings.iter().any(|wrapping| kind.starts_with(wrapping.as_bytes()))
 }
 
 fn refused(status: StatusCode, kind: Kind, what: &'static str) -> Refused {

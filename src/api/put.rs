@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Buf as _;
 use http_body_util::BodyExt as _;
 use hyper::{
-    Response, StatusCode,
+    HeaderMap, Response, StatusCode,
     body::{Body as _, Incoming},
 };
 use imaged_drivers::{
@@ -23,7 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::supply::Supply;
-use super::{answer::json, body::Body, call::Call};
+use super::{
+    answer::json,
+    body::Body,
+    call::{self, Call},
+};
 use crate::{
     digest::Algo,
     jobs::Ticket,
@@ -31,7 +35,7 @@ use crate::{
     transfer::{self, Frame, Put, Taking},
     wire::{
         digests::Promise,
-        headers::{BODY, IMAGE_SIZE, REPR_DIGEST},
+        headers::{BODY, DIGEST, IMAGE_SIZE, REPR_DIGEST},
     },
 };
 
@@ -79,7 +83,7 @@ impl Order {
             return Err(Error::new(Kind::Unavailable, "the daemon is stopping; try again"));
         }
         let choice = call.choice(algo)?;
-        let promises = promises(call, choice.algo, call.headers.contains_key(BODY))?;
+        let promises = promises(&call.headers, choice.algo, call.headers.contains_key(BODY))?;
         let inline = body.and_then(|body| body.size_hint().exact());
         let descriptor = passed(call, inline).await?;
         let known = descriptor.as_ref().map(descriptor::Source::size).or(inline);
@@ -104,7 +108,7 @@ impl Order {
         begin: impl FnOnce(Put, transfer::ImageBody, oneshot::Sender<Taking>) -> F,
     ) -> Result<T> {
         let Self { put, descriptor, share, window } = self;
-        let (size, cancel) = (put.size, put.cancel.clone());
+        let (size, cancel, late) = (put.size, put.cancel.clone(), Late::of(&put));
         // Fires too if this call is dropped with its connection.
         let _gone = cancel.clone().drop_guard();
         let (frames, incoming) = mpsc::channel(BETWEEN);
@@ -121,7 +125,7 @@ impl Order {
                 let stall = call.daemon.settings().stall_timeout;
                 match descriptor {
                     Some(source) => source.send(&frames, &mut supply).await,
-                    None => send(body, &frames, &mut supply, stall).await,
+                    None => send(body, &frames, &mut supply, stall, late).await,
                 }
             };
             let sent: Result<()> = tokio::select! {
@@ -211,10 +215,10 @@ fn too_large(size: &str) -> Error {
 }
 
 /// The digests that the caller promises of the image.
-fn promises(call: &Call, algo: Algo, by_descriptor: bool) -> Result<Vec<Promise>> {
-    let promised = call.promises()?;
+fn promises(headers: &HeaderMap, algo: Algo, by_descriptor: bool) -> Result<Vec<Promise>> {
+    let promised = call::promises(headers)?;
     for (header, promise) in &promised {
-        if by_descriptor && *header != REPR_DIGEST {
+        if by_descriptor && ![REPR_DIGEST, DIGEST].contains(header) {
             return Err(Error::new(
                 Kind::Invalid,
                 format!(
@@ -236,6 +240,33 @@ fn promises(call: &Call, algo: Algo, by_descriptor: bool) -> Result<Vec<Promise>
     Ok(promised.into_iter().map(|(_, promise)| promise).collect())
 }
 
+/// What may still be promised of an image when its bytes have come, in the trailers of a body in chunks.
+#[derive(Clone, Copy)]
+struct Late {
+    algo: Algo,
+    /// Whether an md5 is computed.
+    md5: bool,
+}
+
+impl Late {
+    fn of(put: &Put) -> Self {
+        let promised = put.promises.iter().any(|promise| promise.algo == Algo::Md5);
+        Self { algo: put.choice.algo, md5: put.choice.checksum || promised }
+    }
+
+    fn promises(self, trailers: &HeaderMap) -> Result<Vec<Promise>> {
+        let promised = promises(trailers, self.algo, false)?;
+        let known = |promise: &Promise| promise.algo == self.algo || self.md5;
+        match promised.iter().all(known) {
+            true => Ok(promised),
+            false => Err(Error::new(
+                Kind::Invalid,
+                "no md5 was computed: promise one in the head of the request, not in a trailer",
+            )),
+        }
+    }
+}
+
 /// The memory for an image of `size`, at most `window` bytes: a small one takes little.
 fn for_image(call: &Call, share: Share, size: Option<u64>, window: usize) -> Window {
     let most = window / CHUNK;
@@ -251,6 +282,7 @@ async fn send(
     frames: &mpsc::Sender<Frame>,
     supply: &mut Supply,
     stall: Duration,
+    late: Late,
 ) -> Result<()> {
     // A full buffer is handed over before the next is asked for: a small image has only one.
     let mut filling: Option<Buffer> = None;
@@ -271,7 +303,17 @@ async fn send(
                 );
             }
         };
-        let Ok(mut bytes) = frame.into_data() else { continue };
+        let mut bytes = match frame.into_data() {
+            Ok(bytes) => bytes,
+            Err(other) => {
+                if let Some(trailers) = other.trailers_ref() {
+                    for promise in late.promises(trailers)? {
+                        Frame::Promised(promise).send(frames).await?;
+                    }
+                }
+                continue;
+            }
+        };
         while bytes.has_remaining() {
             let mut buffer = match filling.take() {
                 Some(buffer) => buffer,

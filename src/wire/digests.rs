@@ -47,15 +47,32 @@ impl Promise {
 /// Each member of the field as it is written, and the digest that it tells, unless it cannot be
 /// read or its algorithm is not one of ours.
 pub fn read(field: &str) -> impl Iterator<Item = (&str, Option<Promise>)> {
-    let members = field.split(',').map(str::trim).filter(|member| !member.is_empty());
-    members.map(|member| (member, one(member)))
+    members(field).map(|member| {
+        let told = || {
+            let (name, value) = member.split_once('=')?;
+            told(name, value.strip_prefix(':')?.strip_suffix(':')?)
+        };
+        (member, told())
+    })
 }
 
-fn one(member: &str) -> Option<Promise> {
-    let (name, value) = member.split_once('=')?;
+/// The same of a `Digest`, as it was before (RFC 3230): `MD5=BASE64,SHA-512=BASE64`.
+pub fn read_old(field: &str) -> impl Iterator<Item = (&str, Option<Promise>)> {
+    members(field).map(|member| {
+        let told = member
+            .split_once('=')
+            .and_then(|(name, value)| told(&name.to_ascii_lowercase(), value));
+        (member, told)
+    })
+}
+
+fn members(field: &str) -> impl Iterator<Item = &str> {
+    field.split(',').map(str::trim).filter(|member| !member.is_empty())
+}
+
+fn told(name: &str, base64: &str) -> Option<Promise> {
     let algo = Algo::ALL.into_iter().find(|algo| algo.field_name() == Some(name))?;
-    let value = value.strip_prefix(':')?.strip_suffix(':')?;
-    let bytes = BASE64.decode(value.as_bytes()).ok().filter(|bytes| !bytes.is_empty())?;
+    let bytes = BASE64.decode(base64.as_bytes()).ok().filter(|bytes| !bytes.is_empty())?;
     Some(Promise { algo, value: HEXLOWER.encode(&bytes) })
 }
 
@@ -122,5 +139,8 @@ mod tests {
         for bad in ["", " , ", "md5", "md5=", "md5=:", "md5=::", "md5=:QR==:", "MD5=:QQ==:"] {
             assert!(read(bad).all(|(_, promise)| promise.is_none()), "{bad:?}");
         }
+        let old = "MD5=kAFQmDzST7DWlj99KOF/cg==, sha-512=QQ==,unixsum=30637,md5=:QQ==:";
+        let found: Vec<_> = read_old(old).map(|(_, promise)| promise.is_some()).collect();
+        assert_eq!(found, [true, true, false, false]);
     }
 }

@@ -45,6 +45,8 @@ pub const PROBLEM: HeaderName = HeaderName::from_static("imaged-problem");
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// The digests of the content as it is sent (RFC 9530).
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+/// The digests of the whole image by the name that they had before (RFC 3230).
+pub const DIGEST: HeaderName = HeaderName::from_static("digest");
 /// The md5 of the content as it is sent (RFC 1864), in base64.
 pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// The caller's own token for the cloud, for backends that ask on whose behalf they are used.
