@@ -19,6 +19,7 @@ use std::{
 };
 
 pub use copy::copy_to_all;
+pub use delete::Judge;
 use futures_util::{StreamExt as _, stream};
 use imaged_drivers::{
     self as drivers, Capacity, Caps, Common, Digests, Driver, Error, ImageId, Kind, Location,

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     config::Role,
     socket::Peer,
-    store::Store,
+    store::{Judge, Store},
     transfer::Account,
     wire::{
         digests, extents,
@@ -121,18 +121,19 @@ async fn open(
     }
     let mut span = call.header(&RANGE)?.map_or(Ok(Span::All), range::read)?;
     let at = locate(store, image).await?;
-    if !conditions.is_empty() {
-        let stat = store.stat(&at).await?;
-        if conditions.judge_read(stat.digests.as_ref())? == Verdict::NotModified {
-            return Ok((not_modified(stat.digests.as_ref()), None));
+    let within = if span == Span::All { None } else { call.header(&IF_RANGE)? };
+    // What was judged, if anything was.
+    let mut judged = None;
+    if !conditions.is_empty() || within.is_some() {
+        let digests = store.stat(&at).await?.digests;
+        if conditions.judge_read(digests.as_ref())? == Verdict::NotModified {
+            return Ok((not_modified(digests.as_ref()), None));
         }
-    }
-    if span != Span::All
-        && let Some(asked) = call.header(&IF_RANGE)?
-        && store.stat(&at).await?.digests.as_ref().map(etag).as_deref() != Some(asked)
-    {
-        // A part of another image would be of no use to the caller.
-        span = Span::All;
+        if within.is_some_and(|asked| digests.as_ref().map(etag).as_deref() != Some(asked)) {
+            // A part of another image would be of no use to the caller.
+            span = Span::All;
+        }
+        judged = digests;
     }
     let accepted = call.header(&ACCEPT)?.unwrap_or_default();
     let accepts = |form: &str| accepted.split(',').any(|accepted| accepted.trim() == form);
@@ -148,6 +149,12 @@ async fn open(
         }
         Err(error) => return Err(error),
     };
+    if judged.is_some() && reader.digests.is_some() && judged != reader.digests {
+        return Err(Error::new(
+            Kind::Unavailable,
+            format!("the image gave way to another one meanwhile; try again: image=`{at}`"),
+        ));
+    }
     let mut response = Response::new(Body::empty());
     set(&mut response, CONTENT_TYPE, "application/octet-stream");
     describe(&mut response, reader.digests.as_ref());
@@ -228,16 +235,18 @@ pub(super) async fn delete(
     peer: &Peer,
 ) -> Result<Response<Body>> {
     let store = call.store(store)?;
-    let at = to_change(&store, image, conditions).await?;
+    let at = found(&store, image).await?;
     // Of a daemon that could not go on for a while: the caller has long been told that it failed.
     if call.wire.is_gone() {
         return Err(Error::new(Kind::Unavailable, "the caller left before the delete began"));
     }
+    let judge = |digests: Option<&Digests>| conditions.judge_change(digests);
+    let judge: Option<Judge<'_>> = if conditions.is_empty() { None } else { Some(&judge) };
     let Err(refused) = peer.needs(Role::Admin) else {
-        store.delete(&at, &call.request).await?;
+        store.delete_if(&at, &call.request, None, judge).await?;
         return Ok(no_content());
     };
-    match store.take_back(&at, &call.request, peer.uid()).await {
+    match store.delete_if(&at, &call.request, Some(peer.uid()), judge).await {
         Err(error) if error.kind() == Kind::Denied => {
             Err(Error::new(refused.kind(), format!("{error}; {refused}")))
         }
@@ -245,17 +254,22 @@ pub(super) async fn delete(
     }
 }
 
-/// Where the image is that is to be changed or removed, if the conditions hold.
+/// Where the image is that is to be removed. It is looked for, so that what is no image goes by its location
+/// only.
+async fn found(store: &Store, image: Image) -> Result<Location> {
+    match image {
+        Image::Id(id) => store.driver()?.locate(&id).await,
+        Image::At(at) => Ok(at),
+    }
+}
+
+/// Where the image is that is to be changed, if the conditions hold.
 pub(super) async fn to_change(
     store: &Store,
     image: Image,
     conditions: &Conditions,
 ) -> Result<Location> {
-    // Looked for, so that what is no image goes by its location only.
-    let at = match image {
-        Image::Id(id) => store.driver()?.locate(&id).await?,
-        Image::At(at) => at,
-    };
+    let at = found(store, image).await?;
     if !conditions.is_empty() {
         let stat = store.stat(&at).await?;
         conditions.judge_change(stat.digests.as_ref())?;

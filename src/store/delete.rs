@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use imaged_drivers::{Driver, Error, Hold, Kind, Location, Result};
+use imaged_drivers::{Digests, Driver, Error, Hold, Kind, Location, Result};
 
 use super::Store;
 use crate::{journal::Work, transfer::Account};
@@ -11,33 +11,29 @@ use crate::{journal::Work, transfer::Account};
 const TRIES: u32 = 200;
 const BETWEEN: Duration = Duration::from_millis(25);
 
+/// Whether an image that has these digests may go.
+pub type Judge<'a> = &'a (dyn Fn(Option<&Digests>) -> Result<()> + Send + Sync);
+
 impl Store {
     /// Removes an image.
     ///
     /// # Errors
     /// See [`Driver::delete`]; `Unsupported` if the store is read-only.
     pub async fn delete(self: &Arc<Self>, at: &Location, request: &str) -> Result<()> {
-        self.delete_as(at, request, None).await
+        self.delete_if(at, request, None, None).await
     }
 
-    /// Removes an image if `maker` has had it made, and is the one who may take it back.
+    /// Removes an image if `judge` has nothing against that, and `maker`, if one is named, has had it made and
+    /// is the one who may take it back.
     ///
     /// # Errors
-    /// As [`Store::delete`]; `Denied` if it is another.
-    pub async fn take_back(
-        self: &Arc<Self>,
-        at: &Location,
-        request: &str,
-        maker: u32,
-    ) -> Result<()> {
-        self.delete_as(at, request, Some(maker)).await
-    }
-
-    async fn delete_as(
+    /// As [`Store::delete`]; `Denied` if another has had it made; what `judge` says.
+    pub async fn delete_if(
         self: &Arc<Self>,
         at: &Location,
         request: &str,
         maker: Option<u32>,
+        judge: Option<Judge<'_>>,
     ) -> Result<()> {
         // Before it looks whether the image is being made: whoever makes one looks in the other order.
         let hold = self.shared.ids.hold(self.name(), at);
@@ -47,7 +43,7 @@ impl Store {
                 Kind::NotFound,
                 format!("no such image, it is being made: image=`{at}` store=`{}`", self.name()),
             )),
-            Ok(driver) => match self.may_take_back(&*driver, at, maker).await {
+            Ok(driver) => match self.may_go(&*driver, at, maker, judge).await {
                 Ok(()) => self.delete_held(&*driver, at, hold.clone()).await,
                 Err(refused) => Err(refused),
             },
@@ -62,18 +58,28 @@ impl Store {
         result
     }
 
-    /// Refuses a `maker` who has not had this very image made. The hold keeps another from coming to be
-    /// there meanwhile.
-    async fn may_take_back(
+    /// Refuses a `maker` who has not had this very image made, and what `judge` refuses. The hold keeps another
+    /// image from coming to be there meanwhile.
+    async fn may_go(
         &self,
         driver: &dyn Driver,
         at: &Location,
         maker: Option<u32>,
+        judge: Option<Judge<'_>>,
     ) -> Result<()> {
-        let Some(maker) = maker else { return Ok(()) };
-        let version = driver.stat(at).await?.version;
+        if maker.is_none() && judge.is_none() {
+            return Ok(());
+        }
+        let stat = driver.stat(at).await?;
+        if let Some(maker) = maker {
+            self.may_take_back(at, maker, stat.version.as_deref())?;
+        }
+        judge.map_or(Ok(()), |judge| judge(stat.digests.as_ref()))
+    }
+
+    fn may_take_back(&self, at: &Location, maker: u32, version: Option<&str>) -> Result<()> {
         let noted = self.shared.ids.made().version(maker, self.name(), at);
-        if noted.is_some() && noted == version {
+        if noted.is_some() && noted.as_deref() == version {
             return Ok(());
         }
         Err(Error::new(

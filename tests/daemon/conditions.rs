@@ -1,8 +1,17 @@
 //! Requests that say of what they speak: `If-Match` and `If-None-Match`, for every method.
 
+use std::thread;
+
+use imaged_drivers::{Digests, Error, Hold, Kind};
+
 use crate::harness::{
     daemon::{Daemon, STORES},
     raw::{Answer, Raw},
+    stores::{
+        self, assert_free,
+        content::{Look, image},
+        order, put,
+    },
 };
 
 const IMAGE: &str = "/v1/stores/fast/images/x";
@@ -125,4 +134,29 @@ fn what_has_no_etag_matches_nothing_but_a_star() {
     }
     let none = ask(&daemon, "DELETE", "/v1/jobs/none", "if-match: \"a\"\r\n", b"");
     assert_eq!(none.status, 404);
+}
+
+/// Another image of that name cannot take the place of the one that is judged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_judged_is_what_is_deleted() {
+    let f = stores::file().await;
+    let bytes = image(Look::Random, 100_000, 7);
+    let (id, size) = (f.id(), Some(bytes.len() as u64));
+    let at = f.place(&id, &bytes).await;
+    let runtime = tokio::runtime::Handle::current();
+    let (store, driver) = (&f.store, &f.driver);
+    let another = |digests: Option<&Digests>| {
+        assert!(digests.is_some());
+        let come = async {
+            driver.delete(&at, Hold::default()).await.unwrap();
+            put(store, order(&id, size), &bytes).await.unwrap_err()
+        };
+        let refused = thread::scope(|scope| scope.spawn(|| runtime.block_on(come)).join().unwrap());
+        assert_eq!(refused.kind(), Kind::Unavailable, "{refused:?}");
+        Err(Error::new(Kind::Precondition, "another"))
+    };
+    let error = store.delete_if(&at, "r", None, Some(&another)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Precondition, "{error:?}");
+    assert_free(&f, &id, "judged").await;
+    f.assert_empty().await;
 }
