@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    os::fd::AsFd,
     path::Path,
     process::ExitCode,
 };
@@ -153,6 +154,10 @@ impl Output {
 
     /// Tells why the command failed, if it did, and gives its exit code.
     pub(crate) fn end(self, done: Done) -> ExitCode {
+        let done = match done {
+            Ok(()) | Err(Failure::Told) => printed().and(done),
+            failed => failed,
+        };
         let failure = match done {
             Ok(()) => return ExitCode::SUCCESS,
             Err(failure @ (Failure::Enough | Failure::Told)) => {
@@ -160,10 +165,11 @@ impl Output {
             }
             Err(failure) => failure,
         };
-        let printed = self.json
+        let error = || self.answer(&json!({"error": failure.error()}), |_| Ok(()));
+        let told = self.json
             && !matches!(failure, Failure::Unprinted(_))
-            && self.answer(&json!({"error": failure.error()}), |_| Ok(())).is_ok();
-        if !printed {
+            && error().and_then(|()| printed()).is_ok();
+        if !told {
             self.say(&format!("imaged: {}", failure.what()));
             if let Failure::Daemon(client::Error::Refused(problem)) = &failure {
                 for one in &problem.results {
@@ -217,6 +223,20 @@ fn is_stream(path: &Path, name: &str, number: u8) -> bool {
 pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Done {
     let mut out = io::BufWriter::new(stdout()?.lock());
     write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))
+}
+
+/// Whether what was written to `file` got there, as far as the system tells when a file is closed: what goes
+/// to another machine, as over NFS, is sent then at the latest, and may find no room.
+pub(crate) fn written(file: &impl AsFd) -> io::Result<()> {
+    Ok(nix::unistd::close(file.as_fd().try_clone_to_owned()?)?)
+}
+
+/// The same of all that was printed.
+fn printed() -> Done {
+    if stdout_was_closed() {
+        return Ok(());
+    }
+    written(&io::stdout()).map_err(|error| Failure::stdout(&error))
 }
 
 /// Writes `rows` as columns below `head`, the last one as long as it likes.

@@ -22,7 +22,7 @@ use rustix::{
 use uuid::Uuid;
 
 use super::{
-    output::{Failure, is_closed_stdout, stdout},
+    output::{Failure, is_closed_stdout, stdout, written},
     progress::Meter,
 };
 
@@ -362,6 +362,7 @@ impl Sink {
         if self.holes {
             self.out.set_len(length).map_err(|error| self.failed(&error))?;
         }
+        written(&self.out).map_err(|error| self.failed(&error))?;
         let Some(digest) = self.digest else { return Ok(None) };
         let Some((promise, found)) = digest.end() else {
             return Err(Failure::here("Internal", "the digest was lost; nothing was kept"));

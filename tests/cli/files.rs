@@ -35,11 +35,6 @@ fn a_sparse_file_comes_back_sparse() {
     let receipt = line(&daemon, &format!("put fast x {file} --json")).done().json();
     assert_eq!(receipt["size"], 200 << 20);
     assert!(receipt["stored_bytes"].as_u64().unwrap() < 1 << 20, "{receipt}");
-    line(&daemon, "copy memory x --from-store fast --from")
-        .text()
-        .is_empty()
-        .then_some(())
-        .unwrap();
     // Whole, with a digest to verify; and a range, without.
     for range in ["", "--range 0-"] {
         let back = daemon.path("back").display().to_string();
@@ -199,6 +194,26 @@ fn a_flipped_byte_is_found_and_no_file_is_left() {
 
     // Standard output has it already; the exit code tells.
     assert_eq!(line(&daemon, "get fast x -").code, 1);
+}
+
+#[test]
+fn what_finds_no_room_as_late_as_when_it_is_closed_is_no_file() {
+    let daemon = daemon();
+    let target = daemon.path("out/x");
+    fs::create_dir(daemon.path("out")).unwrap();
+    fs::write(&target, "precious").unwrap();
+    // By descriptor, and as a stream.
+    for store in ["fast", "memory"] {
+        feed(&daemon, ["put", store, "x", "-"], &bytes(100_000)).done();
+        for more in ["", " --no-verify", " --range 5-"] {
+            let words = format!("get {store} x {}{more}", target.display());
+            let got = Lost::Late.run(command(&daemon.socket, words.split_whitespace()));
+            assert_eq!(got.code, 1, "{words}: {got:?}");
+            assert!(got.err.contains("out/x") && got.err.contains("quota"), "{words}: {got:?}");
+            assert_eq!(fs::read(&target).unwrap(), b"precious", "{words}");
+            assert_eq!(names(&daemon, "out"), ["x"], "{words}");
+        }
+    }
 }
 
 #[test]

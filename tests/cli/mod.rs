@@ -12,8 +12,9 @@ use std::{
     ffi::OsStr,
     fs,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::LazyLock,
     thread,
 };
 
@@ -108,10 +109,12 @@ enum Lost {
     Closed,
     /// Whoever read it has left.
     Left,
+    /// It was taken, and there is no room for it, which is told as late as when a file is closed: as by NFS.
+    Late,
 }
 
 impl Lost {
-    const ALL: [Self; 3] = [Self::Full, Self::Closed, Self::Left];
+    const ALL: [Self; 4] = [Self::Full, Self::Closed, Self::Left, Self::Late];
 
     /// Runs a command whose answer is lost so, and tells what is left of it.
     fn run(self, mut command: Command) -> Ran {
@@ -139,6 +142,9 @@ impl Lost {
                 }
                 command = shell;
             }
+            Self::Late => {
+                command.env("LD_PRELOAD", &*CLOSES_LATE).stdout(Stdio::null());
+            }
         }
         let ran = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
         let err = String::from_utf8(ran.stderr).unwrap();
@@ -153,6 +159,22 @@ impl Lost {
         assert!(told || left, "{what}: {self:?}: {ran:?}");
     }
 }
+
+/// A library that has each file told to lack room when it is closed.
+static CLOSES_LATE: LazyLock<PathBuf> = LazyLock::new(|| {
+    const CLOSE: &[u8] = b"#include <errno.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+        int close(int file) { syscall(SYS_close, file); errno = EDQUOT; return -1; }\n";
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (whole, own) = (dir.join("late.so"), dir.join(format!("late-{}.so", std::process::id())));
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-x", "c", "-", "-o"]).arg(&own).stdin(Stdio::piped());
+    let mut cc = cc.spawn().unwrap();
+    cc.stdin.take().unwrap().write_all(CLOSE).unwrap();
+    assert!(cc.wait().unwrap().success());
+    // Other tests, which are other processes, may be at it too.
+    fs::rename(own, &whole).unwrap();
+    whole
+});
 
 /// Bytes that do not repeat soon.
 fn bytes(length: usize) -> Vec<u8> {
