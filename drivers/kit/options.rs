@@ -206,6 +206,8 @@ pub struct Options {
     own: Section,
     fallback: Section,
     asked: BTreeSet<String>,
+    /// Which of them may have several values.
+    several: BTreeSet<String>,
     /// Which of them are secret, of whose values nothing is said.
     secrets: BTreeSet<String>,
     open: bool,
@@ -360,6 +362,7 @@ impl Options {
     /// Every value of an option that may be repeated, in order, without blank ones.
     pub fn multi(&mut self, name: &str) -> Vec<String> {
         self.asked.insert(name.to_owned());
+        self.several.insert(name.to_owned());
         let (values, section) = match (self.own.get(name), self.fallback.get(name)) {
             (Some(values), _) => (values.clone(), self.section.clone()),
             (None, Some(values)) => (values.clone(), FALLBACK.to_owned()),
@@ -439,8 +442,22 @@ impl Options {
         self.found
     }
 
+    /// The value that counts of an option that one file sets twice, and where that has another for it. A later
+    /// file is meant to be over an earlier one.
+    fn set_twice(&self, name: &str) -> Option<(&Value, &str, &str)> {
+        let own = self.own.get(name).map(|values| (values, self.section.as_str()));
+        let (values, section) =
+            own.or_else(|| self.fallback.get(name).map(|values| (values, FALLBACK)))?;
+        let (last, before) = values.split_last()?;
+        let (file, _) = last.at.as_ref()?.rsplit_once(':')?;
+        let before = before.iter().filter(|value| value.written != last.written);
+        let mut before = before.filter_map(|value| value.at.as_deref()?.rsplit_once(':'));
+        let (_, line) = before.rfind(|(other, _)| *other == file)?;
+        (!self.several.contains(name)).then_some((last, section, line))
+    }
+
     /// Says of each value that was taken as it is, and holds a line or a comment that was hardly meant
-    /// to be in it.
+    /// to be in it, or took the place of another.
     fn note_swallowed(&mut self) {
         let told = |name: &str| {
             self.found.problems.iter().any(|finding| finding.option.as_deref() == Some(name))
@@ -449,6 +466,13 @@ impl Options {
         for name in names.collect::<Vec<_>>() {
             if let Some((value, section)) = self.commented(&name) {
                 let note = Finding::new(section, &name, INLINE_COMMENT).at(value.at.clone());
+                self.found.notes.push(note);
+            }
+            if let Some((value, section, line)) = self.set_twice(&name) {
+                let what = format!(
+                    "has another value in line {line} of the same file, which does not count: remove one"
+                );
+                let note = Finding::new(section, &name, what).at(value.at.clone());
                 self.found.notes.push(note);
             }
             if let Some((value, section)) = self.look(&name, false)

@@ -51,6 +51,10 @@ pub(super) fn read(layers: &Layers, found: &mut Findings) -> (Vec<Store>, String
         found.add(missing(layers, &mut options, &mut library));
     }
     let (entries, names) = entries(&text.unwrap_or_default(), &mut options);
+    options.no_longer_matters(
+        "config_source",
+        "what Glance reads from there is not read here: write it in a file",
+    );
     found.add(options.finish());
 
     let mut known = BTreeSet::new();

@@ -351,6 +351,44 @@ fn options_where_nobody_reads_them_are_told() {
 }
 
 #[test]
+fn a_value_that_another_one_takes_the_place_of_is_told() {
+    let base = "[DEFAULT]\nenabled_backends = a:file\nconfig_source = elsewhere\n[a]\n\
+                filesystem_store_datadir = /one\nweight = 1\nweight = 1\n[A]\n\
+                filesystem_store_datadir = /two\n[backend_defaults]\nimaged_read_only = yes\n\
+                imaged_read_only = no\n[imaged]\nlog_level = info\nlog_level = debug\n";
+    let (config, notes) = parsed(base);
+    assert_eq!(file(config.store("a")).datadirs[0].path, Path::new("/two"));
+    let not_counted = |line: u8| {
+        format!(
+            "has another value in line {line} of the same file, which does not count: remove one"
+        )
+    };
+    assert_eq!(
+        notes,
+        [
+            format!("a.conf:15: [imaged] log_level: {}", not_counted(14)),
+            "a.conf:3: [DEFAULT] config_source: changes nothing: what Glance reads from there is not \
+             read here: write it in a file"
+                .to_owned(),
+            format!("a.conf:9: [a] filesystem_store_datadir: {}", not_counted(5)),
+            format!("a.conf:12: [backend_defaults] imaged_read_only: {}", not_counted(11)),
+        ]
+    );
+    // What may be repeated is no such thing, nor is a file over another.
+    let (_, notes) = parsed(
+        "[DEFAULT]\nenabled_backends = a:file\n[a]\nfilesystem_store_datadirs = /a:1\n\
+         filesystem_store_datadirs = /b:2\n",
+    );
+    assert_eq!(notes, [""; 0]);
+    let mut layers = Layers::default();
+    for name in ["a.conf", "b.conf"] {
+        let text = "[DEFAULT]\nenabled_backends = a:file\n[a]\nfilesystem_store_datadir = ";
+        assert_eq!(layers.lay(name, &format!("{text}/{name}\n")), []);
+    }
+    assert_eq!(Config::read(&layers, Findings::default()).unwrap().1, []);
+}
+
+#[test]
 fn comments_and_lines_that_became_part_of_a_value_are_named() {
     let store = |lines: &str| format!("[DEFAULT]\nenabled_backends = a:file\n[a]\n{lines}");
     let behind = "what seems to be a comment behind the value is part of it";
