@@ -1,11 +1,11 @@
 //! What there is under a name that may be no image yet, and what is told of it.
 
-use imaged_ffi::{Image, Pool};
+use imaged_ffi::{Errno, Image, Pool};
 
 use super::{
     config::ALSO,
     handles::is_made,
-    image::{close, id_of, is_sealed},
+    image::{close, has_id, id_of, is_sealed},
     location::SNAP,
     metadata,
     store::Store,
@@ -63,13 +63,7 @@ pub(super) fn find(
 /// What is under a name that is taken, though there is no whole image, in words, with the remedy where there is
 /// one; `None` of what daemons have not made. `watched`: the handle watches it. Blocks.
 fn told(store: &Store, image: &Image, name: &str, watched: bool) -> Option<String> {
-    let clears = |what: &str| {
-        let of = &store.name;
-        // In the other pools of a store nothing is recovered.
-        (store.option != ALSO).then(|| {
-            format!("{what}: unless it ends yet, `imaged recover {of} {name}` clears it away")
-        })
-    };
+    let clears = |what| clears(store, name, what);
     match find(store, image, name, watched).ok()? {
         Found::Alive(address) => Some(format!("it is being made by who has it open at {address}")),
         Found::Abandoned | Found::Own => clears("an upload that was broken off has left this"),
@@ -78,9 +72,34 @@ fn told(store: &Store, image: &Image, name: &str, watched: bool) -> Option<Strin
     }
 }
 
+/// The same where no image can be opened: what makes or removes one takes its name first, and gives it back last.
+/// Blocks.
+fn told_of_name(store: &Store, pool: &Pool, name: &str) -> Option<String> {
+    let taken = has_id(pool, name).ok()?;
+    taken
+        .then(|| clears(store, name, "only the name is left of one that was made or removed"))
+        .flatten()
+}
+
+/// `what` there is, and what clears it away. In the other pools of a store nothing is recovered.
+fn clears(store: &Store, name: &str, what: &str) -> Option<String> {
+    let of = &store.name;
+    (store.option != ALSO)
+        .then(|| format!("{what}: unless it ends yet, `imaged recover {of} {name}` clears it away"))
+}
+
 /// [`missing`], with what is there instead. Blocks.
 pub(super) fn unfinished(store: &Store, image: &Image, name: &str, watched: bool) -> Error {
-    match told(store, image, name, watched) {
+    no_image(store, name, told(store, image, name, watched))
+}
+
+/// The same where no image can be opened. Blocks.
+pub(super) fn unopened(store: &Store, pool: &Pool, name: &str) -> Error {
+    no_image(store, name, told_of_name(store, pool, name))
+}
+
+fn no_image(store: &Store, name: &str, told: Option<String>) -> Error {
+    match told {
         None => missing(name, &store.name),
         Some(why) => Error::new(
             Kind::NotFound,
@@ -91,11 +110,15 @@ pub(super) fn unfinished(store: &Store, image: &Image, name: &str, watched: bool
 
 /// [`already_exists`], with what it is that has the name if that is no image. Blocks.
 pub(super) fn taken(store: &Store, pool: &Pool, name: &str) -> Error {
-    let told = Image::open_unwatched(pool, name, None).ok().and_then(|image| {
-        let told = told(store, &image, name, false);
-        close(image, name);
-        told
-    });
+    let told = match Image::open_unwatched(pool, name, None) {
+        Ok(image) => {
+            let told = told(store, &image, name, false);
+            close(image, name);
+            told
+        }
+        Err(Errno::NOENT) => told_of_name(store, pool, name),
+        Err(_) => None,
+    };
     match told {
         None => already_exists(name, &store.name),
         Some(why) => Error::new(

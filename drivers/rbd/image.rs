@@ -71,11 +71,19 @@ pub(super) fn is_still(pool: &Pool, name: &str, internal: &str) -> imaged_ffi::R
             found => Ok(found? == internal),
         };
     }
+    // A length of four bytes, then the id.
+    Ok(id_object(pool, name)?.is_some_and(|found| found.get(4..) == Some(internal.as_bytes())))
+}
+
+/// Whether there is an internal id of this name, be there an image that has it or not. Blocks.
+pub(super) fn has_id(pool: &Pool, name: &str) -> imaged_ffi::Result<bool> {
+    Ok(id_object(pool, name)?.is_some())
+}
+
+fn id_object(pool: &Pool, name: &str) -> imaged_ffi::Result<Option<Vec<u8>>> {
     match pool.read(&format!("rbd_id.{name}"), ID_OBJECT) {
-        // A length of four bytes, then the id.
-        Ok(found) => Ok(found.get(4..) == Some(internal.as_bytes())),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno),
+        Err(Errno::NOENT) => Ok(None),
+        found => found.map(Some),
     }
 }
 

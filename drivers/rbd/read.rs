@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{
     cluster::Live,
     failure::{failed, is_shut_out},
-    found::unfinished,
+    found,
     handles::{Reading, Snapshot, close_later, is_made},
     image::{close, id_of, is_still},
     location::{SNAP, Unsnapped},
@@ -83,7 +83,12 @@ fn whole(
         Err(Errno::NOENT) if unsnapped != Unsnapped::Never => (open(None), false),
         opened => (opened, true),
     };
-    let (image, watched) = opened.map_err(|errno| unopened(store, name, errno))?;
+    // A list leaves out what is no image.
+    let tells = matches!(unsnapped, Unsnapped::No | Unsnapped::Yes);
+    let (image, watched) = opened.map_err(|errno| match errno {
+        Errno::NOENT if tells => found::unopened(store, pool, name),
+        errno => unopened(store, name, errno),
+    })?;
     let looked = || {
         let (internal, size) = (id_of(&image, name)?, image.size()?);
         let digests = metadata::digests(&image, &internal, size)?;
@@ -98,10 +103,7 @@ fn whole(
         Ok(Seen { internal, stat, watched, odd })
     };
     let found = looked().map_err(|errno| match errno {
-        // A list leaves it out.
-        Errno::NOENT if matches!(unsnapped, Unsnapped::No | Unsnapped::Yes) => {
-            unfinished(store, &image, name, watched)
-        }
+        Errno::NOENT if tells => found::unfinished(store, &image, name, watched),
         errno => unopened(store, name, errno),
     });
     // By now the client has heard what the OSD knows of the pool.

@@ -11,6 +11,10 @@ use crate::harness::{
     stores::ceph::{Ceph, POOL},
 };
 
+fn named(image: &str) -> String {
+    format!("{POOL}/{image}")
+}
+
 /// A daemon that clears away what has been abandoned for so many seconds; by hand only if 0.
 fn daemon(ceph: &Ceph, after_s: u32) -> Daemon {
     let options = ceph.options_of("glance", POOL, 20);
@@ -167,6 +171,18 @@ fn imaged_recover_says_what_it_found() {
     let (code, out, _) = recover("slow", "empty", &["--json"]);
     let document: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &document["found"]), (0, &"removed".into()), "{document}");
+    // Or this, if it died while the cluster made that; or while the cluster removed it.
+    ceph.rbd_must(&["create", "--size", "10M", "--image-feature", "layering", &named("name")]);
+    ceph.remove_header("name");
+    for answer in [daemon.put("slow", "name", b"x"), daemon.get("slow", "name")] {
+        assert!([409, 404].contains(&answer.status), "{answer:?}");
+        let why = "only the name is left of one that was made or removed: unless it ends yet, `imaged recover slow \
+                   name` clears it away";
+        assert!(answer.detail().contains(why), "{}", answer.detail());
+    }
+    let (code, out, error) = recover("slow", "name", &[]);
+    assert_eq!((code, out.contains("removed")), (0, true), "{out}{error}");
+    assert_free(&daemon, "name");
     // Stores of other types know nothing of other daemons.
     let (code, _, error) = recover("cheap", "x", &[]);
     assert_eq!(code, 1, "{error}");

@@ -29,6 +29,10 @@ pub(crate) const VOLUMES: &str = "volumes";
 /// What a rados object of an image begins its name with.
 const PARTS: [&str; 4] = ["rbd_id.", "rbd_header.", "rbd_object_map.", "rbd_data."];
 
+fn is_part(object: &str) -> bool {
+    PARTS.iter().any(|part| object.starts_with(part))
+}
+
 /// How long a watch may outlive its client, and what waits for it with it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -80,6 +84,10 @@ impl Ceph {
 
     /// Removes what a test that failed has left.
     fn empty(&self) {
+        // Nearly always that is nothing, which two commands tell.
+        if self.is_bare(POOL) && self.is_bare(VOLUMES) {
+            return;
+        }
         self.until("the pools to be emptied", |this| {
             let empty = || this.is_empty_pool(POOL) && this.is_empty_pool(VOLUMES);
             if empty() {
@@ -262,10 +270,19 @@ impl Ceph {
 
     /// The parts of images that a pool holds, whether or not an image is there that has them.
     pub(crate) fn parts(&self, pool: &str) -> Vec<String> {
+        self.objects(pool).lines().filter(|name| is_part(name)).map(str::to_owned).collect()
+    }
+
+    /// Whether a pool holds no object of an image, of either format.
+    fn is_bare(&self, pool: &str) -> bool {
+        let old = |name: &str| name.ends_with(".rbd") || name.starts_with("rb.");
+        !self.objects(pool).lines().any(|name| old(name) || is_part(name))
+    }
+
+    fn objects(&self, pool: &str) -> String {
         let (said, error) = self.say("rados", "client.admin", &["-p", pool, "ls"]);
         assert_eq!(error, None);
-        let is_part = |name: &&str| PARTS.iter().any(|part| name.starts_with(part));
-        said.lines().filter(is_part).map(str::to_owned).collect()
+        said
     }
 
     /// Leaves an image as a removal does that was broken off half way: in the trash, and noted there
@@ -292,6 +309,13 @@ impl Ceph {
         std::fs::write(&file, noted).unwrap();
         rados(&["setomapval", "rbd_trash", &key, "--input-file", path]);
         std::fs::remove_file(&file).unwrap();
+    }
+
+    /// Takes from an image all but its name and its bytes.
+    pub(crate) fn remove_header(&self, image: &str) {
+        let header = format!("rbd_header.{}", self.info(image)["id"].as_str().unwrap());
+        let removed = self.say("rados", "client.admin", &["-p", POOL, "rm", &header]);
+        assert_eq!(removed.1, None, "{header}");
     }
 
     /// Whether an object is there as it is now, and not only as a removed snapshot had it.
@@ -382,16 +406,28 @@ with rados.Rados(conffile=conf, name="client.glance") as cluster:
 impl Opener {
     /// Opens an image of the pool.
     pub(crate) fn open(ceph: &Ceph, image: &str) -> Self {
-        let mut child = Command::new("/usr/bin/python3")
-            .args(["-c", OPENER])
-            .args([ceph.conf().to_str().unwrap(), POOL, image])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut python = Command::new("/usr/bin/python3");
+        python.args(["-c", OPENER]).args([ceph.conf().to_str().unwrap(), POOL, image]);
+        Self::begin(python, "open\n")
+    }
+
+    /// Holds an image of the pool as the kernel's driver does (krbd, `rbd map`), which knows nothing of librbd:
+    /// by a watch on the object that is its header, and by that alone.
+    pub(crate) fn map(ceph: &Ceph, image: &str) -> Self {
+        let header = format!("rbd_header.{}", ceph.info(image)["id"].as_str().unwrap());
+        let mut rados = Command::new("rados");
+        rados.arg("-c").arg(ceph.conf()).args(["-n", "client.glance", "-p", POOL]);
+        rados.args(["watch", &header]);
+        Self::begin(rados, "press enter to exit...\n")
+    }
+
+    /// Who says so when it has the image, and has it until its input ends.
+    fn begin(mut command: Command, says: &str) -> Self {
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
         let mut said = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "open\n");
+        assert_eq!(said, says);
         Self(child)
     }
 
