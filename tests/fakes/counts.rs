@@ -3,6 +3,7 @@
 use std::{pin::pin, task::Poll};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use imaged::digest::Algo;
 use imaged_drivers::window::{CHUNK, PAGE};
 
@@ -105,4 +106,30 @@ async fn an_upload_has_a_window_of_writes_in_flight_and_no_more() {
     upload.commit(&digests(&bytes, Algo::Sha256)).await.unwrap();
     assert_eq!(fake.peak(), (SLOTS, SLOTS * PAGE));
     assert_reads(&*f.driver, &at, &bytes, "after a full window").await;
+}
+
+/// So that it takes the same memory whatever their number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_names_of_a_list_are_asked_for_a_page_at_a_time() {
+    let f = stores::rbd().await;
+    let fake = &ceph(&f).fake;
+    let id = f.id();
+    f.place(&id, &image(Look::Random, PAGE, 1)).await;
+    let mut wanted = vec![id.to_string()];
+    for n in 0..1100 {
+        let name = format!("00000000-0000-4000-8000-{n:012}");
+        fake.clone_image(POOL, id.as_str(), &name, 2);
+        wanted.push(name);
+    }
+    wanted.sort_unstable();
+    fake.forget();
+    let mut list = f.driver.list();
+    let mut found = vec![list.next().await.unwrap().unwrap().id.to_string()];
+    assert_eq!(lengths(&f, "rados_exec"), [512], "the next page waits until it is wanted");
+    while let Some(next) = list.next().await {
+        found.push(next.unwrap().id.to_string());
+    }
+    found.sort_unstable();
+    assert!(found == wanted, "{} of {}", found.len(), wanted.len());
+    assert_eq!(lengths(&f, "rados_exec"), [512; 3]);
 }
