@@ -251,13 +251,13 @@ fn memory_does_not_grow_with_the_locations() {
         }
     };
     // The pipe holds few of them, so nearly all were read when they were written.
-    write(100);
+    write(20);
     let before = most(&child);
-    write(1000);
+    write(200);
     let after = most(&child);
     drop(stdin);
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert!(after < before + 4096, "{before} KiB before, {after} KiB after a million lines more");
+    assert!(after < before + 4096, "{before} KiB before, {after} KiB after 200,000 lines more");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::outlived::{assert_stored, begin, download_goes_on, remove};
 use crate::harness::{
+    again,
     daemon::{Daemon, noise},
     rigs::Own,
     stores::buckets::Bucket,
@@ -17,7 +18,7 @@ fn daemon(bucket: &Bucket) -> Daemon {
 
 async fn wait_for_parts(bucket: &Bucket, count: usize) {
     while bucket.parts().await < count {
-        tokio::task::yield_now().await;
+        again().await;
     }
 }
 
@@ -41,7 +42,7 @@ async fn killed_in_forty_parts(bucket: Bucket) {
     assert!(bucket.parts().await >= 26);
     let daemon = daemon.restart(&[]);
     while !bucket.left().await.is_empty() {
-        tokio::task::yield_now().await;
+        again().await;
     }
     daemon.wait_until_idle();
     let spooled = daemon.path("state/spool");

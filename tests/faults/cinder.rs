@@ -12,6 +12,7 @@ use imaged_drivers::{
 use tempfile::TempDir;
 
 use crate::harness::{
+    again,
     cinder::{Call, Cinder, Fault, Rule, SECRET, Step, TYPE, USER, Wrong},
     stores::{
         Held, aligned_chunks, assert_reads,
@@ -72,7 +73,7 @@ impl Rig {
         soon("all to be ended and forgotten", async {
             while !self.held().is_empty() {
                 driver.purge().await.unwrap();
-                tokio::task::yield_now().await;
+                again().await;
             }
         })
         .await;
@@ -89,7 +90,7 @@ impl Rig {
         // What is detached is forgotten a moment later.
         soon("all to be forgotten", async {
             while !self.held().is_empty() {
-                tokio::task::yield_now().await;
+                again().await;
             }
         })
         .await;
@@ -573,7 +574,7 @@ async fn a_volume_that_comes_to_be_when_nobody_waits_for_it_is_removed_and_no_ot
             soon(&what, async {
                 while rig.held().iter().any(|note| note.display().to_string().contains("volume-")) {
                     next.purge().await.unwrap();
-                    tokio::task::yield_now().await;
+                    again().await;
                 }
             })
             .await;

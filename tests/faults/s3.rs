@@ -2,10 +2,12 @@
 //! whole afterwards, or nothing is left of it and its id is free.
 
 use bytes::Bytes;
+use futures_util::future::{join, join_all};
 use imaged::wire::records::Receipt;
 use imaged_drivers::{Kind, Location, Result, Span};
 
 use crate::harness::{
+    again,
     objects::{Call, Fault, Objects, Rule, SECRET},
     stores::{
         Fixture, IN_PARTS, aligned_chunks, assert_free, assert_reads, assert_same, begin,
@@ -71,7 +73,7 @@ async fn a_put_that_is_carried_out_after_it_was_given_up_leaves_nothing() {
     pair.objects().heal();
     soon("it to appear", async {
         while pair.objects().left().is_empty() {
-            tokio::task::yield_now().await;
+            again().await;
         }
     })
     .await;
@@ -102,7 +104,7 @@ impl Pair {
         soon(what, async {
             while !self.objects().left().is_empty() || !self.f.shared().ids.is_empty() {
                 self.f.settle().await;
-                tokio::task::yield_now().await;
+                again().await;
             }
         })
         .await;
@@ -137,18 +139,17 @@ fn one_piece() -> Bytes {
 /// Each request of a put goes wrong once, in each of these ways.
 async fn each_request_goes_wrong_once(more: &str, bytes: Bytes, faults: &[Fault]) {
     // What waits for time limits waits side by side.
-    let each_fault_of = |call: Call| {
-        let bytes = bytes.clone();
-        async move {
-            let pair = Pair::new(more).await;
-            for fault in faults {
-                let what = format!("{call:?} {fault:?}");
-                let rule = Rule::new(*fault).on(call).times(1);
-                let _ended = pair.put_despite(rule, &bytes, &what).await;
-            }
-        }
-    };
-    futures_util::future::join_all(OF_A_PUT.map(each_fault_of)).await;
+    join_all(OF_A_PUT.map(|call| goes_wrong_once(more, &bytes, call, faults))).await;
+}
+
+/// One request of a put goes wrong once, in each of these ways.
+async fn goes_wrong_once(more: &str, bytes: &Bytes, call: Call, faults: &[Fault]) {
+    let pair = Pair::new(more).await;
+    for fault in faults {
+        let what = format!("{call:?} {fault:?}");
+        let rule = Rule::new(*fault).on(call).times(1);
+        let _ended = pair.put_despite(rule, bytes, &what).await;
+    }
 }
 
 #[tokio::test]
@@ -163,8 +164,13 @@ async fn an_image_in_parts_is_whole_or_nothing_whatever_a_server_answers() {
 
 #[tokio::test]
 async fn an_image_is_whole_or_nothing_when_a_server_goes_silent() {
-    let more = format!("{IN_PARTS}imaged_s3_timeout_s = 1\n");
-    each_request_goes_wrong_once(&more, three_parts(), &SILENT).await;
+    let (more, bytes) = (format!("{IN_PARTS}imaged_s3_timeout_s = 1\n"), three_parts());
+    // A part has as long as its bytes take by a slow line, whatever the option says: those wait abreast too.
+    let parts = SILENT.each_ref().map(std::slice::from_ref);
+    let parts = parts.map(|fault| goes_wrong_once(&more, &bytes, Call::UploadPart, fault));
+    let others = OF_A_PUT.into_iter().filter(|call| *call != Call::UploadPart);
+    let others = others.map(|call| goes_wrong_once(&more, &bytes, call, &SILENT));
+    join(join_all(parts), join_all(others)).await;
 }
 
 #[tokio::test]

@@ -14,7 +14,10 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::raw::{Answer, Raw};
+use super::{
+    AGAIN, pause,
+    raw::{Answer, Raw},
+};
 
 /// The binary under test.
 pub(crate) const IMAGED: &str = env!("CARGO_BIN_EXE_imaged");
@@ -112,7 +115,7 @@ impl Daemon {
                 return;
             }
             assert!(Instant::now() < deadline, "the daemon is not ready\n{}", self.log());
-            std::thread::yield_now();
+            pause(AGAIN);
         }
     }
 
@@ -138,7 +141,7 @@ impl Daemon {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !so(self) {
             assert!(Instant::now() < deadline, "waited for: {what}\n{}", self.log());
-            std::thread::yield_now();
+            pause(AGAIN);
         }
     }
 

@@ -67,7 +67,7 @@ use tokio_util::sync::CancellationToken;
 use volumes::Volumes;
 use web::Web;
 
-use super::objects::Objects;
+use super::{again, objects::Objects};
 
 /// How long a test waits for what must come, before it says that it did not.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -291,7 +291,7 @@ impl Fixture {
         soon("the journal to be empty", async {
             while !self.shared().ids.is_empty() {
                 self.settle().await;
-                tokio::task::yield_now().await;
+                again().await;
             }
         })
         .await;
@@ -550,7 +550,7 @@ pub(crate) async fn assert_free(fixture: &Fixture, id: &ImageId, what: &str) {
 pub(crate) async fn delete_when_free(driver: &dyn Driver, at: &Location) {
     loop {
         match driver.delete(at, Hold::default()).await {
-            Err(error) if error.kind() == Kind::InUse => tokio::task::yield_now().await,
+            Err(error) if error.kind() == Kind::InUse => again().await,
             deleted => return deleted.unwrap(),
         }
     }

@@ -13,6 +13,7 @@ use imaged_drivers::{
 };
 
 use super::soon;
+use crate::harness::again;
 
 /// A claim on `id` that nobody else knows of: for calls to a driver alone.
 pub(crate) fn claim(id: &ImageId) -> Claim {
@@ -90,7 +91,7 @@ async fn recovered_under(driver: &dyn Driver, claim: &Claim) -> Recovered {
     soon("an upload to be over", async {
         loop {
             match driver.recover(claim, None).await {
-                Err(error) if error.kind() == Kind::Unavailable => tokio::task::yield_now().await,
+                Err(error) if error.kind() == Kind::Unavailable => again().await,
                 recovered => return recovered.unwrap(),
             }
         }
