@@ -8,6 +8,9 @@ use serde::Serialize;
 use super::error::{Error, Result};
 use crate::digest::Algo;
 
+/// Bytes of the smallest block that is zeros or not.
+const LEAST_BLOCK: u64 = 4 << 10;
+
 /// Throughput, latency, CPU and memory of a store, against what the machine could do.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -32,12 +35,18 @@ pub struct Args {
     /// How many times each image is looked at
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub stats: u32,
-    /// The share of 64 KiB blocks that are zeros, 0 to 1
+    /// The share of blocks that are zeros, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub zeros: f64,
+    /// Size of such a block: a store knows of holes as large as its objects or its filesystem's blocks
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size, requires = "zeros")]
+    pub block: u64,
     /// Pass file descriptors instead of the bytes
     #[arg(long)]
     pub descriptor: bool,
+    /// Read what images hold, and nothing of their holes, where the store knows of any
+    #[arg(long)]
+    pub extents: bool,
     /// Where to keep the file that --descriptor passes [default: the system's temporary directory]
     #[arg(long, value_name = "DIR", requires = "descriptor")]
     pub scratch: Option<PathBuf>,
@@ -57,6 +66,9 @@ impl Args {
         }
         if self.size == 0 {
             return Err(Error::Usage("--size is at least 1".to_owned()));
+        }
+        if self.block < LEAST_BLOCK {
+            return Err(Error::Usage(format!("--block is at least 4KiB: `{}`", self.block)));
         }
         Ok(())
     }
@@ -184,6 +196,7 @@ mod tests {
         let args = parse(&["fast"]).unwrap();
         assert_eq!((args.size, args.count, args.jobs), (1 << 30, 4, 1));
         assert_eq!(args.ops, Op::ALL);
+        assert_eq!((args.block, args.extents), (64 << 10, false));
         args.check().unwrap();
     }
 
@@ -193,6 +206,10 @@ mod tests {
         assert_eq!(args.ops, [Op::Stat, Op::Put]);
         assert_eq!(args.hash_algo, Some(Algo::Sha256));
         assert!(parse(&["fast", "--zeros", "1.5"]).unwrap().check().is_err());
+        assert!(parse(&["fast", "--zeros", "0.5", "--block", "1KiB"]).unwrap().check().is_err());
+        let sparse = parse(&["fast", "--zeros", "0.95", "--block", "1MiB", "--extents"]).unwrap();
+        assert_eq!((sparse.block, sparse.extents), (1 << 20, true));
+        assert!(parse(&["fast", "--block", "1MiB"]).is_err());
         assert!(parse(&["fast", "--ops", "copy"]).is_err());
         assert!(parse(&["fast", "--count", "0"]).is_err());
     }

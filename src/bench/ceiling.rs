@@ -93,6 +93,8 @@ pub(super) struct Wanted<'a> {
     pub(super) size: u64,
     pub(super) streams: u32,
     pub(super) algo: Algo,
+    /// Whether images get an md5 beside that.
+    pub(super) md5: bool,
     /// The store's directory, or why there is none.
     pub(super) dir: std::result::Result<&'a Path, String>,
     /// Bytes free in it.
@@ -106,9 +108,9 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     let lane = Lane::new("bench", 4, Duration::from_secs(3600));
     let region = wanted.pattern.region();
     let bytes = wanted.size.clamp(MEMORY.0, MEMORY.1) / CHUNK as u64 * CHUNK as u64;
-    let mut algos = vec![Algo::Md5];
-    if wanted.algo != Algo::Md5 {
-        algos.push(wanted.algo);
+    let mut algos = vec![wanted.algo];
+    if wanted.md5 && wanted.algo != Algo::Md5 {
+        algos.insert(0, Algo::Md5);
     }
     let kernel = Kernel::best();
     let digest = async |images, passes: &[Pass]| {
@@ -124,7 +126,7 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     }
     // As the daemon does it with the threads that it has here.
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let one_pass = Pass::of(wanted.algo, true, kernel, cores) == [Pass::Both];
+    let one_pass = Pass::of(wanted.algo, wanted.md5, kernel, cores) == [Pass::Both];
     let passes: Vec<_> =
         if one_pass { vec![Pass::Both] } else { algos.iter().copied().map(Pass::One).collect() };
     let digests_at_once = digest(1, &passes).await?;
@@ -344,9 +346,9 @@ mod tests {
     use super::*;
 
     async fn ceilings(dir: std::result::Result<&Path, String>, free: Option<u64>) -> Ceilings {
-        let (pattern, stop) = (Pattern::new(0.0), CancellationToken::new());
-        let (size, streams, algo) = (5 << 20, 2, Algo::Sha256);
-        let wanted = Wanted { size, streams, algo, dir, free, pattern: &pattern, stop: &stop };
+        let (pattern, stop) = (Pattern::dense(), CancellationToken::new());
+        let (size, streams, algo, md5) = (5 << 20, 2, Algo::Sha256, free.is_none());
+        let wanted = Wanted { size, streams, algo, md5, dir, free, pattern: &pattern, stop: &stop };
         measure(&wanted).await.unwrap()
     }
 
@@ -373,15 +375,17 @@ mod tests {
         assert!(found.disk_note.unwrap().contains("cannot write into /nowhere"));
         let found = ceilings(Ok(Path::new("/tmp")), Some(1 << 20)).await;
         assert!(found.disk_note.unwrap().contains("too little room"));
+        let names: Vec<_> = found.digests.iter().map(|digest| digest.algo.as_str()).collect();
+        assert_eq!(names, ["sha256"], "alone where images get no md5");
     }
 
     #[tokio::test]
     async fn measuring_can_be_stopped() {
-        let (pattern, stop) = (Pattern::new(0.0), CancellationToken::new());
+        let (pattern, stop) = (Pattern::dense(), CancellationToken::new());
         stop.cancel();
-        let (size, streams, algo) = (1 << 40, 1, Algo::Sha512);
+        let (size, streams, algo, md5) = (1 << 40, 1, Algo::Sha512, true);
         let (dir, free) = (Ok(Path::new("/tmp")), None);
-        let wanted = Wanted { size, streams, algo, dir, free, pattern: &pattern, stop: &stop };
+        let wanted = Wanted { size, streams, algo, md5, dir, free, pattern: &pattern, stop: &stop };
         assert!(measure(&wanted).await.is_err());
     }
 }

@@ -88,7 +88,7 @@ pub async fn kernels() -> Result<Kernels> {
 async fn measure(bytes: u64, rounds: usize) -> Result<Kernels> {
     let stop = CancellationToken::new();
     let lane = Lane::new("bench", 4, Duration::from_secs(3600));
-    let region = Pattern::new(0.0).region();
+    let region = Pattern::dense().region();
     let mut all: Vec<_> = Kernel::all().into_iter().flat_map(Wanted::of).collect();
     for _ in 0..rounds {
         for one in &mut all {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use imaged_drivers::{Kind, Span, lane::Lane};
+use imaged_drivers::{Extent, Kind, Span, lane::Lane};
 use nix::sys::resource::UsageWho;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
@@ -121,10 +121,12 @@ pub(super) struct Load {
     source: Option<Arc<File>>,
     lane: Lane,
     stop: CancellationToken,
-    /// The algorithm that the daemon used.
-    algo: Mutex<Option<String>>,
+    /// The algorithm that the daemon used, and whether it computed an md5 too.
+    digests: Mutex<Option<(String, bool)>>,
     /// Whether a descriptor was asked for and did not come.
     streamed: AtomicBool,
+    /// Whether extents were asked for and plain bytes came.
+    filled: AtomicBool,
 }
 
 impl Load {
@@ -151,8 +153,9 @@ impl Load {
             source: None,
             lane,
             stop: stop.clone(),
-            algo: Mutex::default(),
+            digests: Mutex::default(),
             streamed: AtomicBool::new(false),
+            filled: AtomicBool::new(false),
         };
         if args.descriptor {
             load.source = Some(Arc::new(load.scratch().await?));
@@ -186,14 +189,19 @@ impl Load {
         written.await.map_err(|error| Error::Local(error.to_string()))
     }
 
-    /// The algorithm that the daemon used, if an image was stored.
-    pub(super) fn algo(&self) -> Option<String> {
-        self.algo.lock().clone()
+    /// The algorithm that the daemon used, and whether it computed an md5 too, if an image was stored.
+    pub(super) fn digests(&self) -> Option<(String, bool)> {
+        self.digests.lock().clone()
     }
 
     /// Whether a descriptor was asked for and bytes came.
     pub(super) fn streamed(&self) -> bool {
         self.streamed.load(Ordering::Relaxed)
+    }
+
+    /// Whether extents were asked for and plain bytes came.
+    pub(super) fn filled(&self) -> bool {
+        self.filled.load(Ordering::Relaxed)
     }
 
     /// Sends all requests of one kind and measures them.
@@ -314,8 +322,8 @@ impl Load {
         match receipt {
             Ok(receipt) => {
                 *image.presence() = Presence::Stored;
-                let mut algo = self.algo.lock();
-                algo.get_or_insert(receipt.hash_algo);
+                let mut digests = self.digests.lock();
+                digests.get_or_insert((receipt.hash_algo, receipt.checksum.is_some()));
                 self.same_size(receipt.size).map(|()| *size)
             }
             Err(error) => {
@@ -330,15 +338,18 @@ impl Load {
     }
 
     async fn get(&self, image: &Image) -> client::Result<u64> {
-        let (store, descriptor) = (self.args.store(), &self.args.descriptor);
-        let forms: &[Form] = if *descriptor { &[Form::Descriptor] } else { &[] };
-        let got = self.client.get(store, image.id.as_str(), Span::All, forms).await?;
+        let Args { descriptor, extents, .. } = self.args;
+        let asked = [(descriptor, Form::Descriptor), (extents, Form::Extents)];
+        let forms: Vec<_> =
+            asked.into_iter().filter_map(|(asked, form)| asked.then_some(form)).collect();
+        let got = self.client.get(self.args.store(), image.id.as_str(), Span::All, &forms).await?;
         self.same_size(got.size)?;
         let wrong =
             |at: u64| client::Error::Broken(format!("other bytes came back: offset=`{at}`"));
         match got.content {
             Content::Stream(mut download) => {
-                self.streamed.fetch_or(*descriptor, Ordering::Relaxed);
+                self.streamed.fetch_or(descriptor, Ordering::Relaxed);
+                self.filled.fetch_or(extents, Ordering::Relaxed);
                 let mut at = 0;
                 while let Some(bytes) = download.chunk().await? {
                     if !image.pattern.resembles(at, &bytes) {
@@ -348,8 +359,22 @@ impl Load {
                 }
                 self.same_size(at)?;
             }
-            Content::Extents(_) => {
-                return Err(client::Error::Broken("nobody asked for extents".to_owned()));
+            Content::Extents(mut found) => {
+                self.streamed.fetch_or(descriptor, Ordering::Relaxed);
+                let mut at = 0;
+                while let Some(extent) = found.next().await? {
+                    let (alike, len) = match extent {
+                        Extent::Data(bytes) => {
+                            (image.pattern.resembles(at, &bytes), bytes.len() as u64)
+                        }
+                        Extent::Hole(len) => (image.pattern.is_hole(at, len), len),
+                    };
+                    if !alike {
+                        return Err(wrong(at));
+                    }
+                    at += len;
+                }
+                self.same_size(at)?;
             }
             Content::Descriptor(descriptor) => {
                 let (file, pattern) = (File::from(descriptor), image.pattern.clone());

@@ -136,7 +136,7 @@ async fn measure(
     let process = Process::behind(client.peer_pid().await?)
         .map_err(|note| notes.push(format!("no CPU time and memory of the daemon: {note}")))
         .ok();
-    let pattern = Pattern::new(args.zeros);
+    let pattern = Pattern::new(args.zeros, args.block);
     if args.descriptor {
         say(progress, "writing the file whose descriptor is passed");
     }
@@ -154,8 +154,9 @@ async fn measure(
     }
     let phases = phases?;
     say(progress, "measuring what each stage can do alone");
-    let hash_algo = load.algo().unwrap_or_else(|| args.hash_algo.unwrap_or_default().to_string());
-    let ceilings = ceilings(args, shown, data_dir.as_deref(), &hash_algo, &pattern, stop).await;
+    let digests =
+        load.digests().unwrap_or_else(|| (args.hash_algo.unwrap_or_default().to_string(), true));
+    let ceilings = ceilings(args, shown, data_dir.as_deref(), &digests, &pattern, stop).await;
     if stop.is_cancelled() {
         return Err(Error::Interrupted(left));
     }
@@ -164,12 +165,19 @@ async fn measure(
     if load.streamed() {
         notes.push("the store passes no descriptors: images were read by the socket".to_owned());
     }
+    if load.filled() {
+        notes.push(
+            "the store knows of no holes in these images: they were read with their zeros; holes in rbd are \
+             whole objects, so try a larger --block"
+                .to_owned(),
+        );
+    }
     let place = Place {
         id: shown.id.clone(),
         kind: shown.kind.clone(),
         data_dir: data_dir.map(|dir| dir.display().to_string()),
     };
-    let report = Report::new(args, machine, place, hash_algo, ceilings, &phases);
+    let report = Report::new(args, machine, place, digests, ceilings, &phases);
     let series = watch.series(report::POINTS).into_iter();
     let rss = series.map(|(seconds, bytes)| Point { seconds, bytes }).collect();
     Ok(Report { begun_unix_s, rss, left, notes, ..report })
@@ -180,7 +188,7 @@ async fn ceilings(
     args: &Args,
     shown: &Shown,
     data_dir: Option<&Path>,
-    hash_algo: &str,
+    (hash_algo, md5): &(String, bool),
     pattern: &Pattern,
     stop: &CancellationToken,
 ) -> Result<Ceilings> {
@@ -188,6 +196,7 @@ async fn ceilings(
         size: args.size,
         streams: args.jobs,
         algo: hash_algo.parse().unwrap_or_default(),
+        md5: *md5,
         dir: data_dir
             .ok_or_else(|| format!("a store of type {} has no directory to measure", shown.kind)),
         free: shown.capacity.and_then(|capacity| capacity.available),

@@ -3,15 +3,13 @@
 //! One region of 17 MiB is filled with pseudo-random bytes once. A piece of 1 MiB of an image is a
 //! slice of it, at an offset that depends on the image's seed and the piece's number: nothing is
 //! computed or copied for each byte, and neither images nor pieces are alike. Blocks of zeros are
-//! spread evenly, which is the hardest way for a store that skips them.
+//! spread evenly, which for small blocks is the hardest way for a store that skips them.
 
 use std::io;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 
-/// Bytes of a block that is zeros or not: what stores look at.
-const BLOCK: u64 = 64 << 10;
 /// Bytes that lie together in the region.
 const PIECE: u64 = 1 << 20;
 /// Where a piece may begin in the region: below this, at each 64 bytes.
@@ -28,11 +26,13 @@ pub(super) struct Pattern {
     seed: u64,
     /// Blocks of zeros in a million.
     zeros: u64,
+    /// Bytes of a block that is zeros or not.
+    block: u64,
 }
 
 impl Pattern {
-    /// The first image, with this share of blocks of zeros.
-    pub(super) fn new(zeros: f64) -> Self {
+    /// The first image, with this share of blocks of zeros, of `block` bytes each.
+    pub(super) fn new(zeros: f64, block: u64) -> Self {
         let mut region = Vec::new();
         let mut state = 0;
         while (region.len() as u64) < STARTS + PIECE {
@@ -45,12 +45,17 @@ impl Pattern {
             reason = "0 to a million"
         )]
         let zeros = (zeros.clamp(0.0, 1.0) * 1e6).round() as u64;
-        Self { region: region.into(), seed: 0, zeros }
+        Self { region: region.into(), seed: 0, zeros, block: block.max(1) }
+    }
+
+    /// The first image, without zeros.
+    pub(super) fn dense() -> Self {
+        Self::new(0.0, PIECE)
     }
 
     /// Another image.
     pub(super) fn seeded(&self, seed: u64) -> Self {
-        Self { region: self.region.clone(), seed, zeros: self.zeros }
+        Self { seed, ..self.clone() }
     }
 
     /// 16 MiB without zeros.
@@ -60,11 +65,14 @@ impl Pattern {
 
     /// As many bytes as lie together at `offset`, at most `most`; never none of them.
     pub(super) fn at(&self, offset: u64, most: u64) -> Bytes {
-        let zero = self.is_zero(offset / BLOCK);
+        let block = offset / self.block;
+        let zero = self.is_zero(block);
         let piece = offset / PIECE;
-        let ends = (offset / BLOCK + 1..)
-            .find(|block| block * BLOCK / PIECE != piece || self.is_zero(*block) != zero);
-        let end = ends.map_or(offset + 1, |block| block * BLOCK).min(offset + most.max(1));
+        let last = (piece + 1) * PIECE;
+        let ends = (block + 1..)
+            .take_while(|block| block * self.block < last)
+            .find(|block| self.is_zero(*block) != zero);
+        let end = ends.map_or(last, |block| block * self.block).min(offset + most.max(1));
         let count = usize::try_from(end - offset).unwrap_or(0);
         if zero {
             return Bytes::from_static(ZEROS.get(..count).unwrap_or(&ZEROS));
@@ -75,8 +83,19 @@ impl Pattern {
     }
 
     fn is_zero(&self, block: u64) -> bool {
-        let before = |blocks: u64| u128::from(blocks) * u128::from(self.zeros) / 1_000_000;
-        before(block + 1) > before(block)
+        self.zeros_before(block + 1) > self.zeros_before(block)
+    }
+
+    /// How many of the first `blocks` blocks are zeros.
+    fn zeros_before(&self, blocks: u64) -> u128 {
+        u128::from(blocks) * u128::from(self.zeros) / 1_000_000
+    }
+
+    /// Whether the `len` bytes at `offset` are zeros, all of them.
+    pub(super) fn is_hole(&self, offset: u64, len: u64) -> bool {
+        let (first, end) = (offset / self.block, (offset + len).div_ceil(self.block));
+        let blocks = u128::from(end.saturating_sub(first));
+        len == 0 || self.zeros_before(end) - self.zeros_before(first) == blocks
     }
 
     /// The pieces of an image of `size` bytes.
@@ -132,13 +151,15 @@ fn mix(state: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const BLOCK: u64 = 64 << 10;
+
     fn whole(pattern: &Pattern, size: u64) -> Vec<u8> {
         pattern.clone().pieces(size).flatten().collect()
     }
 
     #[test]
     fn an_image_is_as_long_as_asked_and_the_same_each_time() {
-        let pattern = Pattern::new(0.3).seeded(7);
+        let pattern = Pattern::new(0.3, BLOCK).seeded(7);
         for size in [1, 4095, 65536, 3_000_001] {
             let bytes = whole(&pattern, size);
             assert_eq!(bytes.len() as u64, size);
@@ -149,7 +170,7 @@ mod tests {
 
     #[test]
     fn images_and_pieces_are_not_alike() {
-        let pattern = Pattern::new(0.0);
+        let pattern = Pattern::new(0.0, BLOCK);
         let (one, other) = (whole(&pattern.seeded(1), 2 << 20), whole(&pattern.seeded(2), 2 << 20));
         assert_ne!(one, other);
         assert_ne!(one[..1 << 20], one[1 << 20..]);
@@ -160,16 +181,34 @@ mod tests {
     #[test]
     fn the_share_of_zeros_is_exact() {
         for (share, blocks) in [(0.0, 0), (0.25, 40), (0.9, 144), (1.0, 160)] {
-            let bytes = whole(&Pattern::new(share).seeded(3), 10 << 20);
+            let bytes = whole(&Pattern::new(share, BLOCK).seeded(3), 10 << 20);
             let zero = |block: &&[u8]| block.iter().all(|byte| *byte == 0);
             assert_eq!(bytes.chunks(1 << 16).filter(zero).count(), blocks, "{share}");
         }
     }
 
     #[test]
+    fn blocks_of_zeros_have_the_size_that_was_asked_for() {
+        for block in [4096, 3 << 16, 1 << 20, 3 << 20, 8 << 20, 5_000_000] {
+            let pattern = Pattern::new(0.75, block).seeded(3);
+            let bytes = whole(&pattern, 40 << 20);
+            let length = usize::try_from(block).unwrap();
+            let zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
+            for (n, one) in bytes.chunks(length).enumerate() {
+                assert_eq!(zero(one), n % 4 != 0, "{block}: {n}");
+                let (n, len) = (n as u64, one.len() as u64);
+                assert_eq!(pattern.is_hole(n * block, len), zero(one), "{block}: {n}");
+                assert_eq!(pattern.is_hole(n * block + 1, 1), zero(one), "{block}: {n}");
+            }
+            assert!(pattern.is_hole(block, 3 * block) && pattern.is_hole(7, 0));
+            assert!(!pattern.is_hole(block, 3 * block + 1) && !pattern.is_hole(block - 1, 2));
+        }
+    }
+
+    #[test]
     fn every_byte_value_is_as_frequent_as_the_others() {
         let mut counts = [0_u32; 256];
-        whole(&Pattern::new(0.0).seeded(5), 1 << 20)
+        whole(&Pattern::new(0.0, BLOCK).seeded(5), 1 << 20)
             .iter()
             .for_each(|byte| counts[usize::from(*byte)] += 1);
         assert!(counts.iter().all(|count| (3600..4600).contains(count)), "{counts:?}");

@@ -55,11 +55,11 @@ impl Report {
         args: &Args,
         machine: Machine,
         store: Place,
-        hash_algo: String,
+        digests: (String, bool),
         ceilings: Ceilings,
         phases: &[Phase],
     ) -> Self {
-        let load = Shape::new(args, hash_algo);
+        let load = Shape::new(args, digests);
         let measured = phases.iter().filter(|phase| args.measures(phase.op));
         let ops = measured.map(|phase| Measured::new(phase, &load, &ceilings, machine.cores));
         Self {
@@ -102,18 +102,24 @@ pub struct Shape {
     pub jobs: u32,
     /// How many times each was looked at.
     pub stats: u32,
-    /// The share of 64 KiB blocks that are zeros.
+    /// The share of blocks that are zeros.
     pub zeros: f64,
+    /// Bytes of such a block.
+    pub block: u64,
     /// Whether descriptors were passed instead of bytes.
     pub descriptor: bool,
+    /// Whether images were asked for without their holes.
+    pub extents: bool,
     /// The multihash algorithm.
     pub hash_algo: String,
+    /// Whether images got an md5 too, as `checksum` says.
+    pub md5: bool,
 }
 
 impl Shape {
-    fn new(args: &Args, hash_algo: String) -> Self {
-        let Args { size, count, jobs, stats, zeros, descriptor, .. } = *args;
-        Self { size, count, jobs, stats, zeros, descriptor, hash_algo }
+    fn new(args: &Args, (hash_algo, md5): (String, bool)) -> Self {
+        let Args { size, count, jobs, stats, zeros, block, descriptor, extents, .. } = *args;
+        Self { size, count, jobs, stats, zeros, block, descriptor, extents, hash_algo, md5 }
     }
 }
 
@@ -309,7 +315,11 @@ fn stages(
         all.push(("disk", disk.mb_per_s / data));
     }
     if !shape.descriptor {
-        all.push(("socket", ceilings.socket.mb_per_s));
+        // Nor are holes on the socket, where they are left out.
+        let sent = if op == Op::Get && shape.extents { data } else { 1.0 };
+        if sent > 0.0 {
+            all.push(("socket", ceilings.socket.mb_per_s / sent));
+        }
     }
     if let Some(cpu) = cpu_per_gib.filter(|cpu| *cpu > 0.0) {
         all.push(("cores", cores / cpu * GIB / 1e6));
@@ -363,7 +373,19 @@ pub(super) mod tests {
 
     fn shape(jobs: u32, zeros: f64, descriptor: bool) -> Shape {
         let hash_algo = "sha512".to_owned();
-        Shape { size: 1 << 30, count: 4, jobs, stats: 200, zeros, descriptor, hash_algo }
+        let (size, block) = (1 << 30, 64 << 10);
+        Shape {
+            size,
+            count: 4,
+            jobs,
+            stats: 200,
+            zeros,
+            block,
+            descriptor,
+            extents: false,
+            hash_algo,
+            md5: true,
+        }
     }
 
     fn phase(op: Op, seconds: f64) -> Phase {
@@ -447,6 +469,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn holes_are_not_on_the_socket_where_they_are_left_out() {
+        let shape = Shape { extents: true, ..shape(1, 0.75, false) };
+        let of = |op| {
+            let found = Measured::new(&phase(op, 8.0), &shape, &ceilings(), 2);
+            found.stages.iter().find(|one| one.stage == "socket").unwrap().mb_per_s
+        };
+        assert!(near(of(Op::Get), 4.0 * of(Op::Put)), "{} {}", of(Op::Get), of(Op::Put));
+    }
+
+    #[test]
     fn digests_of_several_images_share_the_cores() {
         let one = 671.09;
         assert!(near(digests(&ceilings(), 1, 2.0), one));
@@ -476,6 +508,9 @@ pub(super) mod tests {
             "/store/type",
             "/store/data_dir",
             "/load/hash_algo",
+            "/load/block",
+            "/load/extents",
+            "/load/md5",
             "/ops/0/op",
             "/ops/0/mb_per_s",
             "/ops/0/requests_per_s",

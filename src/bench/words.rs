@@ -13,13 +13,15 @@ pub(super) fn load(report: &Report) -> String {
     let images =
         if load.count == 1 { "1 image".to_owned() } else { format!("{} images", load.count) };
     let zeros = if load.zeros > 0.0 {
-        format!("{} of zeros", share(load.zeros))
+        format!("{} of zeros in blocks of {}", share(load.zeros), bytes(load.block))
     } else {
         "incompressible".to_owned()
     };
     let way = if load.descriptor { "descriptor" } else { "socket" };
+    let holes = if load.extents { ", read without holes" } else { "" };
+    let md5 = if load.md5 && load.hash_algo != "md5" { "md5 and " } else { "" };
     format!(
-        "{images} of {}, {} at a time, {zeros}, by {way}, md5 and {}, into `{}` ({}{})",
+        "{images} of {}, {} at a time, {zeros}, by {way}{holes}, {md5}{}, into `{}` ({}{})",
         bytes(load.size),
         load.jobs,
         load.hash_algo,

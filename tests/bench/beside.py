@@ -126,6 +126,17 @@ def write_source(path, size):
         os.fsync(out.fileno())
 
 
+def write_sparse(path, mib, every):
+    """One MiB in so many that no one can shorten, and holes between them."""
+    with open(path, "wb") as out:
+        for at in range(0, mib, every):
+            out.seek(at * MIB)
+            out.write(os.urandom(min(mib - at, 1) * MIB))
+        out.truncate(mib * MIB)
+        out.flush()
+        os.fsync(out.fileno())
+
+
 def in_turn(names, run):
     """The names, beginning with another one in each run."""
     first = run % len(names)

@@ -235,7 +235,7 @@ def clean_up(daemon):
     while time.monotonic() < until:
         client = Client(daemon.socket)
         client.head("GET", "/metrics", [])
-        _, length, text = client.opened()
+        _, length, text, _ = client.opened()
         while len(text) < length:
             text += client.some()
         client.wire.close()

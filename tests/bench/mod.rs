@@ -65,6 +65,36 @@ fn every_kind_of_request_is_measured_and_nothing_is_left() {
 }
 
 #[test]
+fn sparse_images_are_read_without_their_holes_where_the_store_knows_of_them() {
+    let daemon = Daemon::start(STORES);
+    let words = "--size 9MiB --count 2 --zeros 0.75 --block 1MiB --ops get --extents";
+    for (store, note) in [("fast", None), ("small", Some("knows of no holes"))] {
+        let report = document(&daemon, &format!("{store} {words}"));
+        let load = &report["load"];
+        assert_eq!((&load["extents"], &load["block"]), (&true.into(), &(1 << 20).into()));
+        let get = &report["ops"][0];
+        assert_eq!((&get["errors"], &get["bytes"]), (&0.into(), &(18 << 20).into()), "{report}");
+        let notes = report["notes"].to_string();
+        assert_eq!(notes.contains("holes"), note.is_some(), "{store}: {notes}");
+        assert!(note.is_none_or(|note| notes.contains(note)), "{store}: {notes}");
+    }
+    // A descriptor goes before extents, as of every reader that takes both.
+    let report = document(&daemon, &format!("fast {words} --descriptor"));
+    assert_eq!((&report["ops"][0]["errors"], &report["notes"]), (&0.into(), &Value::Array(vec![])));
+    daemon.assert_empty();
+}
+
+#[test]
+fn digests_that_images_do_not_get_are_no_ceiling() {
+    let daemon = Daemon::start(&format!("{STORES}[imaged]\nchecksum = none\n"));
+    let report = document(&daemon, "fast --size 1MiB --count 1 --ops put");
+    assert_eq!(report["load"]["md5"], false);
+    let digests = report["ceilings"]["digests"].as_array().unwrap();
+    let names: Vec<_> = digests.iter().map(|digest| digest["algo"].as_str().unwrap()).collect();
+    assert_eq!(names, ["sha512"]);
+}
+
+#[test]
 fn people_get_a_table_and_a_page_that_needs_nothing_else() {
     let daemon = Daemon::start(STORES);
     let page = daemon.path("report.html");
@@ -89,6 +119,8 @@ fn what_cannot_be_measured_is_refused_before_a_byte_is_written() {
         ("nowhere", 4, "no such store"),
         ("small --size 1GiB", 2, "too little"),
         ("fast --zeros 2", 2, "--zeros"),
+        ("fast --zeros 0.5 --block 1", 2, "--block"),
+        ("fast --block 1MiB", 2, "--zeros"),
         ("fast --size 0", 2, "--size"),
         ("fast --size many", 2, "unknown unit"),
         ("fast --report /nonexistent/report.html", 2, "/nonexistent/report.html"),
@@ -142,12 +174,30 @@ fn compared(script: &str, words: &str, figures: &[&str]) {
 
 #[test]
 fn the_comparison_with_glance_store_on_files_runs() {
-    let figures = ["beside glance_store", "by descriptor", "0 errors", "resident memory"];
-    compared("tests/bench/file.py", "--size 8 --rounds 1", &figures);
+    let figures = [
+        "beside glance_store",
+        "by descriptor",
+        "as extents",
+        "--no-verify",
+        "sha256 alone",
+        "0 errors",
+        "resident memory",
+    ];
+    compared("tests/bench/file.py", "--size 8 --sparse 40 --rounds 1", &figures);
+    // The groups that are asked for, and no others.
+    compared("tests/bench/file.py", "--only sha256 --size 8 --rounds 1", &figures[4..5]);
 }
 
 #[test]
 fn the_comparison_with_glance_store_on_ceph_runs() {
-    let figures = ["| imaged, by descriptor |", "| glance_store |", "not seen before"];
+    let figures = [
+        "| imaged, by descriptor |",
+        "| imaged, by descriptor, sha256 alone |",
+        "| imaged, as extents |",
+        "| imaged, Python's client |",
+        "| imaged get --no-verify, to a file |",
+        "| glance_store |",
+        "not seen before",
+    ];
     compared("tests/bench/rbd.py", "--size 16 --sparse 40 --runs 1", &figures);
 }

@@ -12,8 +12,8 @@ was stored is removed after its turn, untimed.
 
 CPU seconds are of the daemon, of the client (what sends or reads, all of its processes; for
 glance_store, `rbd` and qemu-img that is everything but the cluster) and of the OSD, each for a GiB
-of the image. imaged always computes md5; what the digests cost shows in the row with md5 alone,
-which is the least that there is.
+of the image. What the digests cost shows in the rows with md5 alone, and with sha256 alone: that
+one is of a second daemon on the same pool, with `checksum = none` and `hash_algo = sha256`.
 
 The cluster holds in memory up to twice what is stored: 10 GiB for the default sizes.
 """
@@ -48,8 +48,12 @@ from beside import (
     table,
     tell,
     write_source,
+    write_sparse,
 )
 from wire import Client, Refused
+
+sys.path.append(str(HOME / "ffi/python"))
+import imaged
 
 CLUSTER = RIGS / "ceph-bench"
 CONF = CLUSTER / "ceph.conf"
@@ -59,6 +63,7 @@ CHUNK = 8
 EVERY = 20
 VOLUME_EVERY = 10
 STATS = 50
+SHA256 = "imaged, by descriptor, sha256 alone"
 GROUPS = ("put", "sparse", "get", "sparse-get", "stat", "volume")
 
 
@@ -69,9 +74,11 @@ def image(name, more=""):
 class Rig:
     """All that takes part, and the images to put."""
 
-    def __init__(self, args, directory, daemon, peer, qemu):
-        self.args, self.dir, self.daemon, self.peer, self.qemu = args, directory, daemon, peer, qemu
-        self.client = Client(daemon.socket)
+    def __init__(self, args, directory, daemons, peer, qemu):
+        self.args, self.dir, self.peer, self.qemu = args, directory, peer, qemu
+        self.daemons, self.daemon = daemons, daemons[0]
+        self.client, self.sha256 = (Client(daemon.socket) for daemon in daemons)
+        self.python = imaged.Client(self.daemon.socket)
         self.osd = int((CLUSTER / "run/osd.pid").read_text())
         self.fsid = self.rbd_tool("ceph", "fsid", user="admin").strip()
         self.full, self.sparse = directory / "full", directory / "sparse"
@@ -88,12 +95,15 @@ class Rig:
     def target(self, name):
         return f"rbd:images/{name}:conf={CONF}:id=glance"
 
+    def cpus(self):
+        return sum(cpu(one.process.pid) for one in self.daemons), own_cpu(), cpu(self.osd)
+
     def measured(self, work):
-        before = (cpu(self.daemon.process.pid), own_cpu(), cpu(self.osd))
+        before = self.cpus()
         since = time.perf_counter()
         said = work()
         seconds = time.perf_counter() - since
-        after = (cpu(self.daemon.process.pid), own_cpu(), cpu(self.osd))
+        after = self.cpus()
         daemon, client, osd = (now - then for now, then in zip(after, before))
         if isinstance(said, dict) and "cpu_seconds" in said:
             # The peer leaves out its start.
@@ -142,10 +152,10 @@ def putting(rig, source):
 
         return put
 
-    def descriptor(path):
+    def descriptor(path, client=rig.client):
         def put():
             with open(source, "rb") as file:
-                rig.client.ask("PUT", path, headers=["imaged-body: fd"], descriptor=file.fileno())
+                client.ask("PUT", path, headers=["imaged-body: fd"], descriptor=file.fileno())
 
         return put
 
@@ -175,6 +185,7 @@ def putting(rig, source):
             descriptor(image("ours", "?hash_algo=md5")),
             gone,
         ),
+        SHA256: (nothing, descriptor(uris, rig.sha256), gone),
         "glance_store": (nothing, peer(), unpeered),
         "glance_store, size unknown": (nothing, peer("--unknown-size"), unpeered),
         "glance_store, thin": (nothing, peer(thin=True), unpeered),
@@ -198,6 +209,7 @@ def sparse(rig):
     names = (
         "imaged, by descriptor",
         "imaged, through the socket",
+        SHA256,
         "glance_store, thin",
         "rbd import",
         "qemu-img convert --target-is-zero",
@@ -222,6 +234,10 @@ def getting(rig, name):
     get = [rig.daemon.program, "get", "--socket", rig.daemon.socket, "fast", name]
     export = f"rbd --no-progress -c {CONF} -n client.glance export images/{name}@snap"
 
+    def python():
+        for _ in rig.python.get("fast", name, verify=False):
+            pass
+
     def piped(command):
         command = f"set -o pipefail; {command} - | cat >/dev/null"
         return lambda: run("bash", "-c", command, stderr=subprocess.PIPE)
@@ -232,7 +248,14 @@ def getting(rig, name):
 
     return {
         "imaged, through the socket": (nothing, lambda: rig.client.get(image(name)), nothing),
+        "imaged, as extents": (nothing, lambda: rig.client.get(image(name), extents=True), nothing),
+        "imaged, Python's client": (nothing, python, nothing),
         "imaged get, to a file": (nothing, lambda: run(*get, out, stderr=subprocess.PIPE), unlink),
+        "imaged get --no-verify, to a file": (
+            nothing,
+            lambda: run(*get, "--no-verify", out, stderr=subprocess.PIPE),
+            unlink,
+        ),
         "imaged get - | cat": (nothing, piped(" ".join(map(str, get))), nothing),
         "glance_store": (nothing, lambda: rig.peer("get", rig.uri(name), "/dev/null"), nothing),
         "rbd export - | cat": (nothing, piped(export), nothing),
@@ -344,7 +367,7 @@ def rows(found, size, beside):
 BESIDE = {
     "put": "glance_store",
     "sparse": "glance_store, thin",
-    "get": "rbd export - | cat",
+    "get": "glance_store",
     "sparse-get": "qemu-img convert, to a file",
 }
 
@@ -372,6 +395,8 @@ def goals(found):
         ("put, size known, times glance_store: socket", of("put", socket, peer), "1.7"),
         ("put, size known, times glance_store: descriptor", of("put", descriptor, peer), "1.7"),
         ("put, CPU of the daemon, times all of glance_store's", daemon_cpu(), "at most 0.85"),
+        ("put with sha256 alone, times glance_store", of("put", SHA256, peer), "3"),
+        ("put with sha256 alone, times rbd import", of("put", SHA256, "rbd import"), "0.8"),
         ("put, size unknown, times size known", of("put", unknown, socket), "0.95"),
         (
             "put of a sparse image, times glance_store, thin: descriptor",
@@ -383,15 +408,25 @@ def goals(found):
             of("sparse", socket, "glance_store, thin"),
             "4",
         ),
-        ("get through the socket, times rbd export - | cat", of("get", socket, BESIDE["get"]), "1"),
+        ("get through the socket, times glance_store", of("get", socket, peer), "1.2"),
         (
             "imaged get - | cat, times rbd export - | cat",
-            of("get", "imaged get - | cat", BESIDE["get"]),
+            of("get", "imaged get - | cat", "rbd export - | cat"),
             "1",
         ),
         (
-            "get of a sparse image to a file, times qemu-img",
-            of("sparse-get", "imaged get, to a file", BESIDE["sparse-get"]),
+            "get of a sparse image to a file, --no-verify, times qemu-img",
+            of("sparse-get", "imaged get --no-verify, to a file", BESIDE["sparse-get"]),
+            "1",
+        ),
+        (
+            "get of a sparse image as extents, times glance_store",
+            of("sparse-get", "imaged, as extents", peer),
+            "1",
+        ),
+        (
+            "get of a sparse image by Python's client, times glance_store",
+            of("sparse-get", "imaged, Python's client", peer),
             "1",
         ),
         ("stat, p50, not seen before", milliseconds("imaged, not seen before"), "under 5 ms"),
@@ -441,14 +476,6 @@ def report(args, found):
     table(("figure", "found", "wanted"), measured)
 
 
-def write_sparse(path, mib, every):
-    with open(path, "wb") as out:
-        for at in range(0, mib, every):
-            out.seek(at * MIB)
-            out.write(os.urandom(min(mib - at, 1) * MIB))
-        out.truncate(mib * MIB)
-
-
 def find_qemu():
     try:
         return run(HOME / "ci/qemu-rbd", RIGS / "qemu").strip()
@@ -466,7 +493,7 @@ def measure(args, directory):
     # takes its time to go.
     stored_mib = max(2 * args.size, args.sparse) + 1024
     run(HOME / "ci/ceph", "up", CLUSTER, "--size", stored_mib)
-    daemon = None
+    daemons = []
     try:
         options = {
             "rbd_store_ceph_conf": CONF,
@@ -474,8 +501,10 @@ def measure(args, directory):
             "rbd_store_pool": "images",
             "rbd_store_chunk_size": CHUNK,
         }
-        daemon = Daemon(program, directory, "rbd", options)
-        rig = Rig(args, directory, daemon, Peer("rbd", options), qemu)
+        for name, more in (("default", ""), ("sha256", "checksum = none\nhash_algo = sha256")):
+            (directory / name).mkdir()
+            daemons.append(Daemon(program, directory / name, "rbd", options, more))
+        rig = Rig(args, directory, daemons, Peer("rbd", options), qemu)
         # The first bytes into new memory are many times slower.
         for name in ("warm", "warmer"):
             rig.rbd("import", "--object-size", f"{CHUNK}M", rig.full, f"images/{name}")
@@ -484,7 +513,7 @@ def measure(args, directory):
         doing = {group: globals()[group.replace("-", "_")] for group in GROUPS}
         return {group: doing[group](rig) for group in GROUPS if group in args.only}
     finally:
-        if daemon:
+        for daemon in daemons:
             daemon.stop()
         run(HOME / "ci/ceph", "down", CLUSTER)
 

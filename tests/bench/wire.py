@@ -34,7 +34,7 @@ class Client:
             self.wire.sendmsg([text], [passed])
 
     def answer(self, method):
-        status, length, bytes_ = self.opened()
+        status, length, bytes_, _ = self.opened()
         while method != "HEAD" and len(bytes_) < length:
             bytes_ += self.some()
         if status >= 400:
@@ -42,14 +42,14 @@ class Client:
         return json.loads(bytes_) if method != "HEAD" and bytes_ else None
 
     def opened(self):
-        """Reads an answer's head: status, length of the body, what came of it already."""
+        """Reads an answer's head: status, length of the body, what came of it already, fields."""
         ahead = b""
         while b"\r\n\r\n" not in ahead:
             ahead += self.some()
         head, _, rest = ahead.partition(b"\r\n\r\n")
         lines = head.decode().lower().split("\r\n")
         fields = dict(line.split(": ", 1) for line in lines[1:])
-        return int(lines[0].split()[1]), int(fields.get("content-length", 0)), rest
+        return int(lines[0].split()[1]), int(fields.get("content-length", 0)), rest, fields
 
     def some(self):
         got = self.wire.recv(64 << 10)
@@ -76,14 +76,29 @@ class Client:
         if self.wire.sendmsg(parts) != sum(map(len, parts)):
             raise Refused("the connection took only a part")
 
-    def get(self, path):
-        """Reads an image and forgets it."""
-        self.head("GET", path, [])
-        status, length, ahead = self.opened()
-        left = length - len(ahead)
+    def get(self, path, extents=False):
+        """Reads an image, without its holes if it is to come as extents, and forgets it."""
+        self.head("GET", path, ["imaged-accept: extents"] if extents else [])
+        status, length, ahead, fields = self.opened()
         if status >= 400:
             raise Refused(f"{path}: {status}")
-        while left:
+        if fields.get("transfer-encoding") != "chunked":
+            self.forget(path, length - len(ahead))
+            return
+        while True:
+            while b"\r\n" not in ahead:
+                ahead += self.some()
+            size, _, ahead = ahead.partition(b"\r\n")
+            # With the end of its line.
+            chunk = int(size, 16) + 2
+            self.forget(path, chunk - len(ahead))
+            ahead = ahead[chunk:]
+            if chunk == 2:
+                return
+
+    def forget(self, path, left):
+        """Reads so many bytes."""
+        while left > 0:
             got = self.wire.recv_into(self.room, min(left, PIECE))
             if not got:
                 raise Refused(f"{path}: {left} bytes short")
