@@ -59,6 +59,15 @@ def test_one_store_of_the_glance_that_the_catalog_names(imaged, rig):
     assert checks["copy-image", "import"][0] == "note"
 
 
+def test_images_that_have_no_md5(imaged, rig):
+    none = "[imaged]\nchecksum = none\n"
+    with rig.configured(lambda text: text.replace("[imaged]\n", none, 1)):
+        code, checks = run(rig, "--glance", "--store", "fast")
+    assert code == 0, checks
+    verdict, told = checks["fast", "facts and digests"]
+    assert verdict == "right" and "there is no md5" in told
+
+
 def test_an_administrator_copies_too(imaged, rig):
     code, checks = run(rig, "--glance", "--store", "fast", "--store", "ceph", user="admin")
     assert code == 0, checks
