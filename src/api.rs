@@ -22,7 +22,7 @@ use std::{sync::Arc, time::Duration};
 
 use http_body_util::BodyExt as _;
 use hyper::{
-    Method, Request, Response, StatusCode,
+    Method, Request, Response, StatusCode, Version,
     body::{Body as _, Incoming},
     header::{EXPECT, HeaderValue},
     http::request::Parts,
@@ -69,9 +69,13 @@ pub async fn serve(
     if let Ok(value) = HeaderValue::from_str(&call.request) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    if surplus || call.daemon.shared.closing.is_cancelled() {
+    // HTTP/1.0 has no chunks: a body of no known length ends with its connection.
+    let unframed = head.version < Version::HTTP_11 && response.body().size_hint().exact().is_none();
+    if surplus || unframed || call.daemon.shared.closing.is_cancelled() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(hyper::header::CONNECTION, close);
+        // Of an answer of another version than its request's hyper would say that it stays open.
+        *response.version_mut() = head.version;
     }
     response.body_mut().finishes(finish);
     response

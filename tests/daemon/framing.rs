@@ -103,6 +103,24 @@ fn a_request_names_its_host_once() {
 }
 
 #[test]
+fn what_has_no_length_ends_a_connection_of_http_1_0_and_says_so() {
+    let daemon = Daemon::start(STORES);
+    daemon.put("fast", "x", b"image");
+    let keep = "connection: keep-alive\r\n";
+    for (path, connection) in [("/v1/stores/fast/images", "close"), (IMAGE, "keep-alive")] {
+        let mut raw = Raw::connect(&daemon.socket);
+        raw.send(format!("GET {path} HTTP/1.0\r\n{keep}\r\n").as_bytes());
+        let (status, headers) = raw.read_head().unwrap();
+        assert_eq!((status, headers["connection"].as_str()), (200, connection), "{path}");
+        assert_eq!(headers.contains_key("content-length"), connection == "keep-alive", "{path}");
+        if connection == "close" {
+            let body = raw.rest(usize::MAX);
+            assert!(body.starts_with(b"{") && body.ends_with(b"}\n"), "{path}");
+        }
+    }
+}
+
+#[test]
 fn a_digest_of_the_content_is_a_promise_whatever_its_header() {
     let daemon = Daemon::start(STORES);
     let put = |id: &str, headers: &str| {
