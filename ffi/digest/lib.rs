@@ -234,6 +234,20 @@ mod tests {
     }
 
     #[test]
+    fn streams_of_every_length_go_abreast() {
+        let all = bytes(2000);
+        let lengths: Vec<usize> = (0..=1100).collect();
+        for several in lengths.chunks(19) {
+            let streams: Vec<_> = several
+                .iter()
+                .map(|length| vec![all.split_at(length % 67).1.split_at(*length).0.to_vec()])
+                .collect();
+            abreast::<Md5>(&streams, md5);
+            abreast::<Sha512>(&streams, sha512);
+        }
+    }
+
+    #[test]
     fn any_number_of_streams_of_any_length_go_abreast() {
         for count in 0..=20_usize {
             let piece = |n: usize, turn: usize| {

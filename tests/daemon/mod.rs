@@ -14,6 +14,7 @@ mod ends;
 mod extents;
 mod framing;
 mod hangs;
+mod kernels;
 mod keys;
 mod kills;
 mod limits;
