@@ -12,8 +12,8 @@ use imaged_drivers::{Digests, Kind, Location, Result, window::CHUNK};
 
 use crate::harness::stores::{
     Fixture, aligned_chunks, assert_free, assert_reads,
-    content::{Look, digests, image},
-    order, write_image,
+    content::{Look, digest, digests, image},
+    order, put, write_image,
 };
 
 const MODES: [Mode; 4] = [Mode::Auto, Mode::Clone, Mode::Copy, Mode::Stream];
@@ -118,6 +118,70 @@ pub(super) async fn digests_follow_a_clone_as_a_job(f: &Fixture) {
         gone(f, &(Arc::clone(&f.store), at)).await;
     }
     gone(f, &source).await;
+}
+
+/// The choice of images that are to have an md5, or none.
+fn chosen(checksum: bool) -> Choice {
+    Choice { algo: Algo::Sha256, checksum }
+}
+
+/// Images with an md5 and without one lie in one store once the option was changed.
+pub(super) async fn a_copy_has_an_md5_if_it_is_told_to_whatever_its_source_has(f: &Fixture) {
+    let bytes = image(Look::Mixed, 300_001, 18);
+    let md5 = digest(&bytes, Algo::Md5);
+    let writes = f.caps().write;
+    // What is only read is copied elsewhere.
+    let target = if writes { Arc::clone(&f.store) } else { f.store_named("memory") };
+    let sources: &[&str] = if writes { &SOURCES } else { &["main"] };
+    for (name, has) in sources.iter().flat_map(|name| [(*name, true), (*name, false)]) {
+        let store = f.store_named(name);
+        let from = if writes {
+            let mut planted = order(&f.id(), None);
+            planted.choice = chosen(has);
+            put(&store, planted, &bytes).await.unwrap().location.parse().unwrap()
+        } else {
+            f.place(&f.id(), &bytes).await
+        };
+        let source = (store, from);
+        let known = source.0.stat(&source.1).await.unwrap().digests;
+        let told = known.as_ref().and_then(|known| known.checksum.as_ref());
+        assert!(
+            !writes || told.is_none() || (has && told == Some(&md5)),
+            "{name} {has}: {known:?}"
+        );
+        for (wants, mode) in MODES.iter().flat_map(|mode| [(true, *mode), (false, *mode)]) {
+            let what = format!("from {name}, which has one: {has}; wanted: {wants}; by {mode:?}");
+            let mut order = order(&f.id(), None);
+            order.choice = chosen(wants);
+            let copied =
+                Arc::clone(&target).copy(order, Arc::clone(&source.0), source.1.clone(), mode);
+            let receipt = match copied.await {
+                Err(error) if error.kind() == Kind::Unsupported => {
+                    assert!(matches!(mode, Mode::Clone | Mode::Copy), "{what}: {error:?}");
+                    continue;
+                }
+                copied => copied.expect(&what),
+            };
+            let at: Location = receipt.location.parse().unwrap();
+            // What comes along inside a backend is true of the copy too.
+            let inside = mode != Mode::Stream && writes && f.shares_backend_with(name);
+            let is_right = |found: Option<&String>| match found {
+                Some(found) => *found == md5 && (wants || (has && inside)),
+                None => !wants,
+            };
+            match &receipt.digest_job {
+                Some(job) => assert_eq!(job_over(f, job).await, State::Done, "{what}"),
+                None => assert!(is_right(receipt.checksum.as_ref()), "{what}: {receipt:?}"),
+            }
+            if let Some(kept) = target.stat(&at).await.unwrap().digests {
+                assert!(is_right(kept.checksum.as_ref()), "{what}: {kept:?}");
+                assert_eq!(kept.hash_value, digest(&bytes, Algo::Sha256), "{what}");
+            }
+            assert_reads(&*target.driver().unwrap(), &at, &bytes, &what).await;
+            gone(f, &(Arc::clone(&target), at)).await;
+        }
+        gone(f, &source).await;
+    }
 }
 
 pub(super) async fn a_copy_onto_a_taken_id_is_refused(f: &Fixture) {

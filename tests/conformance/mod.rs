@@ -70,6 +70,7 @@ macro_rules! every_case {
             ]
             copies: [
                 a_cancelled_copy_leaves_nothing(write)
+                a_copy_has_an_md5_if_it_is_told_to_whatever_its_source_has
                 a_copy_of_nothing_leaves_nothing(write)
                 a_copy_onto_a_taken_id_is_refused(write)
                 digests_follow_a_clone_as_a_job(write copy)

@@ -1,12 +1,12 @@
 //! Images with and without their md5, as `checksum` says.
 
-use std::fs;
+use std::{fs, os::unix::fs::FileExt as _, process::Command};
 
 use data_encoding::{BASE64, HEXLOWER};
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    daemon::{Daemon, STORES, noise},
+    daemon::{Daemon, IMAGED, STORES, noise},
     raw::{Answer, Raw},
 };
 
@@ -57,6 +57,45 @@ fn without_checksums_a_promised_md5_is_still_held_to() {
     let wrong = put("ndTkYSaMgDT1yFZOFVxnpA==");
     assert_eq!((wrong.status, wrong.code()), (422, "Mismatch".to_owned()));
     assert_without(&daemon, &put("ndTkYSaMgDT1yFZOFVxnpg=="));
+}
+
+/// What `imaged get` says of an image.
+fn got(daemon: &Daemon, id: &str, words: &str) -> (i32, String) {
+    let back = daemon.path("back");
+    let line = format!("get fast {id} {} {words}", back.display());
+    let mut get = Command::new(IMAGED);
+    get.args(line.split_whitespace()).env("IMAGED_SOCKET", &daemon.socket);
+    let ran = get.output().unwrap();
+    let text = [ran.stdout, ran.stderr].concat();
+    (ran.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn images_with_an_md5_and_without_one_are_read_and_verified_side_by_side() {
+    let image = noise(3 << 20, 3);
+    let daemon = Daemon::start(STORES);
+    let first = daemon.put("fast", "first", &image).json();
+    assert!(first["checksum"].is_string(), "{first}");
+    let conf = fs::read_to_string(daemon.path("conf")).unwrap();
+    fs::write(daemon.path("conf"), format!("{conf}checksum = none\n")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_log("configuration reloaded");
+    assert_without(&daemon, &daemon.put("fast", "second", &image));
+    // What is there keeps its md5, and conditions on it hold.
+    let headers = daemon.ask("HEAD", "/v1/stores/fast/images/first").headers;
+    assert_eq!(headers["etag"], format!("\"{}\"", first["checksum"].as_str().unwrap()));
+    assert!(headers["repr-digest"].contains("md5=:"), "{headers:?}");
+    for id in ["first", "second"] {
+        assert!(daemon.get("fast", id).body == image, "{id}");
+        let (code, told) = got(&daemon, id, "");
+        assert!(code == 0 && told.contains("sha512 verified"), "{id}: {told}");
+        let path = daemon.path(&format!("fast/{id}"));
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(&[image[1_000_000] ^ 1], 1_000_000).unwrap();
+        let (code, told) = got(&daemon, id, "");
+        assert!(code == 1 && told.contains("sha512"), "{id}: {told}");
+        assert_eq!(got(&daemon, id, "--no-verify").0, 0, "{id}");
+    }
 }
 
 #[test]

@@ -111,6 +111,30 @@ fn a_volume_becomes_an_image_in_every_mode() {
 }
 
 #[test]
+fn an_image_of_a_volume_has_no_md5_where_images_have_none() {
+    let ceph = Ceph::up();
+    let bytes = content();
+    ceph.volume("volume-1", &bytes);
+    let daemon = Daemon::start(&format!("{}[imaged]\nchecksum = none\n", config(&ceph)));
+    let source = json!({"rbd_volume": format!("{VOLUMES}/volume-1")});
+    let wanted = digests(&bytes, Algo::Sha256).hash_value;
+    for mode in ["clone", "copy", "stream"] {
+        let made = post(&daemon, IMAGE, &source, mode);
+        assert_eq!(made.status, 201, "{mode}: {}", String::from_utf8_lossy(&made.body));
+        assert_eq!(made.json().get("checksum"), None, "{mode}");
+        daemon.wait_until_idle();
+        for method in ["HEAD", "GET"] {
+            let headers = daemon.ask(method, IMAGE).headers;
+            assert_eq!(headers["etag"], format!("\"{wanted}\""), "{mode}");
+            assert!(!headers["repr-digest"].contains("md5="), "{mode}: {headers:?}");
+        }
+        assert!(daemon.get("fast", "x").body == bytes, "{mode}");
+        delete(&daemon);
+    }
+    assert_clean(&ceph, &daemon, "without md5");
+}
+
+#[test]
 fn a_volume_is_streamed_into_a_store_of_another_kind() {
     let ceph = Ceph::up();
     let bytes = content();
