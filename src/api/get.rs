@@ -6,7 +6,7 @@ use hyper::{
     Response, StatusCode,
     header::{
         ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-        HeaderName, HeaderValue, IF_MATCH, IF_RANGE, RANGE,
+        HeaderName, HeaderValue, IF_MATCH, IF_RANGE, RANGE, VARY,
     },
 };
 use imaged_drivers::{
@@ -216,6 +216,8 @@ pub(super) async fn head(
 /// The headers that every answer about an image has.
 fn describe(response: &mut Response<Body>, known: Option<&Digests>) {
     set(response, ACCEPT_RANGES, "bytes");
+    // The ETag is that of the bytes in whichever form they are sent.
+    set(response, VARY, ACCEPT.as_str());
     let Some(known) = known else { return };
     set(response, ETAG, &etag(known));
     set(response, REPR_DIGEST, &digests::write(known));

@@ -319,6 +319,31 @@ fn an_image_is_copied_to_several_stores_in_one_pass() {
     daemon.assert_empty();
 }
 
+/// A hole is passed on as one to whoever keeps holes, and as zeros to whoever keeps bytes.
+#[test]
+fn a_sparse_image_is_copied_to_stores_with_and_without_holes_in_one_pass() {
+    let daemon = Daemon::start(STORES);
+    let mut image = vec![0; 7 * MIB + 5];
+    image[2 * MIB..2 * MIB + 1000].copy_from_slice(&noise(1000, 64));
+    let put = daemon.put("cheap", "y", &image).json();
+    let source = serde_json::json!({"location": put["location"], "store": "cheap"});
+    let wanted = serde_json::json!({"source": source, "stores": ["small", "fast"]});
+    let all = copy(&daemon, "x", &wanted);
+    assert_eq!(all.status, 201, "{all:?}");
+    for one in all.json()["results"].as_array().unwrap() {
+        let receipt = &one["receipt"];
+        for digest in ["checksum", "hash_value", "size"] {
+            assert_eq!(receipt[digest], put[digest], "{one}");
+        }
+        let stored = receipt["stored_bytes"].as_u64().unwrap();
+        match one["store"].as_str() {
+            Some("small") => assert_eq!(stored, image.len() as u64, "{one}"),
+            _ => assert!(stored < MIB as u64, "{one}"),
+        }
+        assert!(daemon.get(one["store"].as_str().unwrap(), "x").body == image, "{one}");
+    }
+}
+
 #[test]
 fn a_copy_to_several_that_cannot_be_is_refused_with_the_remedy() {
     let daemon = Daemon::start(STORES);
