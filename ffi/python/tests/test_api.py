@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import glance.db
 import pytest
@@ -12,11 +16,13 @@ import sqlalchemy
 from glance.context import RequestContext
 from glance.db.sqlalchemy import api as db
 from glance.db.sqlalchemy import models_metadef as models
+from keystoneauth1 import exceptions as auth_exceptions
+from openstack import exceptions as sdk_exceptions
 from oslo_limit import limit
 from oslo_messaging.notify import _impl_test as told
 
 from imaged.glance import api as routes
-from imaged.glance import usage
+from imaged.glance import rules, usage
 
 SECTIONS = """\
 [paste_deploy]
@@ -121,6 +127,15 @@ def test_a_type_of_the_same_name_is_refused(plain):
         ({"name": "n", "protected": True}, 400),
         ({"name": "n", "prefix": "hw_"}, 400),
         ({"name": "four bytes \N{GRINNING FACE}"}, 400),
+        # Half of a character, which no database can hold.
+        ({"name": "n\ud800"}, 400),
+        ({"name": "n", "n\ud800": 1}, 400),
+        # A path would name another, or none.
+        ({"name": "n/"}, 400),
+        ({"name": "/n"}, 400),
+        ({"name": "n//n"}, 400),
+        ({"name": "."}, 400),
+        ({"name": "n/../n"}, 400),
         # As Glance answers it everywhere.
         ({"name": "n", "created_at": "2026-01-01T00:00:00Z"}, 403),
     ],
@@ -128,12 +143,21 @@ def test_a_type_of_the_same_name_is_refused(plain):
 def test_what_is_no_type_is_refused(plain, body, status):
     assert send(plain, "POST", TYPES, body).status_int == status
     assert names(plain).isdisjoint({"", "n", "n" * 81})
+    assert not events()
 
 
 def test_no_body_and_no_json_are_refused(plain):
     assert plain.ask("POST", TYPES).status_int == 400
     assert plain.ask("POST", TYPES, b"{").status_int == 400
     assert plain.ask("DELETE", f"{TYPES}/any", b"{}").status_int == 400
+    assert not events()
+
+
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data", "application/x-www-form-urlencoded; charset=none"]
+)
+def test_a_form_that_cannot_be_read_is_refused(plain, kind):
+    assert plain.ask("POST", TYPES, b"--", Content_Type=kind).status_int == 400
 
 
 def test_members_may_not_unless_a_policy_lets_them(extended, tmp_path):
@@ -150,6 +174,14 @@ def test_members_may_not_unless_a_policy_lets_them(extended, tmp_path):
     api = extended(f"[oslo_policy]\npolicy_file = {policies}\n")
     assert api.ask("DELETE", f"{TYPES}/{name}", **MEMBER).status_int == 204
     assert send(api, "POST", TYPES, {"name": name}, **MEMBER).status_int == 403
+
+
+def test_their_policies_are_known_to_the_generator_of_samples():
+    generator = Path(sys.prefix) / "bin" / "oslopolicy-sample-generator"
+    told = subprocess.run(
+        [generator, "--namespace", "imaged"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert all(f'"{rule.name}": "{rule.check_str}"' in told for rule in rules.list_rules())
 
 
 def test_a_protected_type_stays(plain):
@@ -184,12 +216,44 @@ def test_a_created_type_can_be_associated(plain):
     assert [(one["name"], one["prefix"]) for one in listed] == [(name, "hw_")]
 
 
-def test_a_name_may_have_slashes(plain):
-    space, name = namespace(plain), new("a/b.c/")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "n" * 80,
+        "\N{LATIN SMALL LETTER U WITH DIAERESIS}\N{CJK UNIFIED IDEOGRAPH-65E5}" * 40,
+        "a b",
+        "100%41?b#c&_method=DELETE",
+        "a/b.c/d",
+        ".a/.../a.",
+        # A route's pattern may end before the last line break.
+        "a\n",
+        "a\nb",
+        " ",
+        "\x00",
+    ],
+)
+def test_any_name_can_be_created_associated_and_deleted(plain, name):
+    space = namespace(plain)
     path = f"/metadefs/namespaces/{space}/resource_types"
+    send(plain, "POST", TYPES, {"name": "a"})
     assert send(plain, "POST", path, {"name": name}).status_int == 201
     assert plain.ask("DELETE", f"/metadefs/namespaces/{space}").status_int == 204
-    assert plain.ask("DELETE", f"{TYPES}/{name}").status_int == 204
+    at = f"{TYPES}/{quote(name, safe='')}"
+    assert plain.ask("DELETE", at).status_int == 204
+    answer = send(plain, "POST", TYPES, {"name": name})
+    assert (answer.status_int, answer.json["name"]) == (201, name)
+    assert answer.location.endswith(f"/v2{at}")
+    assert plain.ask("DELETE", at).status_int == 204
+    assert name not in names(plain)
+    # No other went with it.
+    assert "a" in names(plain)
+
+
+def test_a_name_that_none_can_have_is_not_found(plain):
+    for name in ("n" * 1000, quote("\N{GRINNING FACE}")):
+        assert plain.ask("DELETE", f"{TYPES}/{name}").status_int == 404
+    # It is no text.
+    assert plain.ask("DELETE", f"{TYPES}/%FF").status_int == 400
 
 
 def test_a_type_that_goes_while_it_is_associated_is_made_anew(plain, monkeypatch):
@@ -227,6 +291,11 @@ def test_a_method_override_is_refused(plain):
     send(plain, "POST", TYPES, {"name": name})
     assert plain.ask("GET", f"{TYPES}/{name}?_method=DELETE").status_int == 400
     assert plain.ask("GET", "/images?_method=").status_int == 400
+    for query in ("x=_method&%5Fmethod=DELETE", "x=%FF&_method=DELETE", "_method=%FF"):
+        assert plain.ask("GET", f"{TYPES}/{name}?{query}").status_int == 400
+    assert plain.ask("PUT", f"{TYPES}/{name}?_method=DELETE").status_int == 400
+    # Such a name is none for Routes.
+    assert plain.ask("GET", f"{TYPES}/{name}?%5Fmethod=DELETE").status_int == 405
     form = {"Content_Type": "application/x-www-form-urlencoded"}
     answer = plain.ask("POST", f"{TYPES}/{name}", b"_method=DELETE", **form)
     assert answer.status_int == 400
@@ -236,10 +305,17 @@ def test_a_method_override_is_refused(plain):
     assert plain.ask("GET", "/images?name=_method").status_int == 200
 
 
-def test_an_unknown_glance_is_refused(extended, monkeypatch):
-    monkeypatch.setattr(routes.importlib.metadata, "version", lambda _: "34.0.0")
-    with pytest.raises(RuntimeError, match=r"finds 34\.0\.0.*paste\.app_factory back"):
+@pytest.mark.parametrize("version", ["32.1.0", "34.0.0", "34.0.0.0rc1", "330.0.0", "3.3", ""])
+def test_an_unknown_glance_is_refused(extended, monkeypatch, version):
+    monkeypatch.setattr(routes.importlib.metadata, "version", lambda _: version)
+    told = rf"finds {version.replace('.', '[.]')}: .*paste\.app_factory back"
+    with pytest.raises(RuntimeError, match=told):
         extended()
+
+
+@pytest.mark.parametrize("version", ["33.0.0", "33.1.2", "33.0.0.0rc1", "33.0.1.dev7"])
+def test_a_known_glance_is_not_refused(version):
+    assert routes.version_refused(version) is None
 
 
 # Usage
@@ -390,14 +466,60 @@ def test_administrators_see_any_project_and_others_their_own(limited):
     assert api.ask("GET", asked, **MEMBER, **of(mine)).status_int == 403
     assert count(api.ask("GET", asked, **MEMBER, **of(other)))["usage"] == 1
     assert count(api.ask("GET", "/info/usage", **MEMBER, **of(mine)))["limit"] == 5
-    assert api.ask("GET", "/info/usage?project_id=").status_int == 400
     assert api.ask("GET", f"{asked}&project_id={mine}").status_int == 400
+    # None that there is: the limits of all, and no usage.
+    unknown = count(api.ask("GET", "/info/usage?project_id=unknown"))
+    assert (unknown["limit"], unknown["usage"]) == (5, 0)
+    # With a token of no project.
+    assert count(api.ask("GET", "/info/usage", **of("")))["limit"] == 5
+
+
+@pytest.mark.parametrize(
+    "project", ["", " ", "a b", "..", "a%0A", "%FF", "%00", "%C3%BC", "p" * 65]
+)
+def test_what_is_no_id_of_a_project_is_refused(limited, project):
+    """As Keystone refuses it, which is no fault of Keystone's."""
+    api = limited({"image_count_total": 5})
+    assert api.ask("GET", f"/info/usage?project_id={quote(project, '%')}").status_int == 400
 
 
 def test_without_limits_in_keystone_there_is_no_usage(plain):
     answer = plain.ask("GET", "/info/usage")
     assert (answer.status_int, answer.json) == (200, {"usage": {}})
     assert plain.ask("GET", "/info/usage?project_id=x", **MEMBER).status_int == 403
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        auth_exceptions.ConnectFailure("it is down"),
+        auth_exceptions.Unauthorized("the password is wrong"),
+        sdk_exceptions.ForbiddenException("no role of the system"),
+        # What oslo.limit makes of an endpoint that it does not find.
+        ValueError("Service not found"),
+        # And of an answer that is an error.
+        KeyError("model"),
+    ],
+)
+def test_a_keystone_that_fails_is_said(extended, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    connection = Keystone({})
+    connection.registered_limits = fail
+    monkeypatch.setattr(limit, "_SDK_CONNECTION", connection)
+    answer = extended(LIMITED).ask("GET", "/info/usage")
+    assert answer.status_int == 503
+    assert "Keystone" in answer.text
+
+
+def test_another_model_of_limits_is_said(extended, monkeypatch):
+    """oslo.limit has no code for it."""
+    connection = Keystone({})
+    model = {"model": {"name": "strict-two-level"}}
+    connection.get = lambda _: SimpleNamespace(json=lambda: model)
+    monkeypatch.setattr(limit, "_SDK_CONNECTION", connection)
+    assert extended(LIMITED).ask("GET", "/info/usage").status_int == 503
 
 
 def test_a_keystone_that_cannot_be_asked_is_said(extended, monkeypatch):

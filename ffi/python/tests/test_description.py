@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
 
 import pytest
@@ -19,20 +20,42 @@ COMMITTED = "conf/glance-openapi.json"
 EXTENDED = "[paste_deploy]\nflavor = extended\n"
 # Examples of each operation; 1000 take an hour.
 EXAMPLES = int(os.environ.get("IMAGED_EXAMPLES", "50"))
-# What Glance 33 answers though it should not, and where the fault is: none is in the routes here.
-NESTED = "what is in namespaces and the like is read by WSME, whose errors nobody catches"
-KNOWN = {
-    ("metadef_namespaces.create", 500): NESTED,
-    ("metadef_namespaces.update", 500): NESTED,
-    ("metadef_objects.create", 500): NESTED,
-    ("metadef_objects.update", 500): NESTED,
-    ("metadef_properties.create", 500): NESTED,
-    ("metadef_properties.update", 500): NESTED,
-    ("metadef_namespaces.index", 500): "a sort key that namespaces do not have is not refused",
-    ("metadef_tags.index", 500): "a sort key that tags do not have is not refused",
-    ("metadef_tags.create_tags", 500): "a body without tags is not refused",
-    ("tasks.create", 500): "a task whose input is null is not refused",
-}
+# Operations, by a regular expression that their ids begin with.
+OPERATIONS = re.compile(os.environ.get("IMAGED_OPERATIONS", ""))
+# What Glance 33 answers 500 though it should not, where the fault is its own: in which operations,
+# what its log says, and why. None is in the routes here.
+FAULTS = (
+    (
+        r"metadef_(namespaces|objects|properties)\.(create|update)",
+        r"wsme\.exc\.",
+        "what is in namespaces and the like is read by WSME, whose errors nobody catches",
+    ),
+    (
+        r"metadef_namespaces\.create",
+        "'Namespace' object is not callable",
+        "a name with a line break cannot be told by a Location header",
+    ),
+    (
+        r"metadef_(namespaces|tags)\.index",
+        r"oslo_db\.exception\.InvalidSortKey",
+        "a sort key that they do not have is not refused",
+    ),
+    (
+        r"metadef_(objects|properties)\.update",
+        r"sqlalchemy\.exc\.PendingRollbackError",
+        "that a name is taken is told from a transaction that has failed",
+    ),
+    (
+        r"metadef_tags\.create_tags",
+        "'UnsetType' object is not iterable",
+        "a body without tags is not refused",
+    ),
+    (
+        r"tasks\.create",
+        "'NoneType' object has no attribute 'get'",
+        "a task whose input is null is not refused",
+    ),
+)
 
 # JSON too.
 for media_type in description.PATCHES:
@@ -123,13 +146,16 @@ def exercise(operation, there, unexpected, log):
             answer = case.call()
         except Exception as error:
             # What Glance does not catch is answered by its server.
-            at = (told["operationId"], 500)
-            unexpected[at].append(f"{error!r} {case.as_curl_command()}")
-            return
-        if str(answer.status_code) not in told["responses"] or answer.status_code >= 500:
-            at = (told["operationId"], answer.status_code)
-            said = " ".join(log.text.split()) or answer.text
-            unexpected[at].append(f"{said[-300:]} {case.as_curl_command()}")
+            status, said = 500, repr(error)
+        else:
+            status, said = answer.status_code, log.text or answer.text
+        known_fault = status == 500 and any(
+            re.fullmatch(operations, told["operationId"]) and re.search(words, said)
+            for operations, words, _ in FAULTS
+        )
+        if not known_fault and (str(status) not in told["responses"] or status >= 500):
+            said = " ".join(said.split())[-300:]
+            unexpected[told["operationId"], status].append(f"{said} {case.as_curl_command()}")
 
     run()
 
@@ -139,6 +165,8 @@ def test_glance_answers_as_described(extended, caplog):
     schema.app = extended.application
     unexpected = defaultdict(list)
     for found in schema.get_all_operations():
-        exercise(found.ok(), seeds(extended), unexpected, caplog)
-    new = {at: shown[:2] for at, shown in unexpected.items() if at not in KNOWN}
-    assert not new, json.dumps(list(new.items()), indent=1)
+        operation = found.ok()
+        if OPERATIONS.match(operation.definition.raw["operationId"]):
+            exercise(operation, seeds(extended), unexpected, caplog)
+    new = [(at, shown[:2]) for at, shown in unexpected.items()]
+    assert not new, json.dumps(new, indent=1)

@@ -23,7 +23,6 @@ Everything else is Glance's, unchanged, and so is all of it once the line is wha
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
 from typing import Any
 
 import webob
@@ -32,19 +31,15 @@ import webob.exc
 from glance.api import policy
 from glance.api.v2 import router
 from glance.common import wsgi
-from oslo_policy import policy as oslo_policy
 from routes.middleware import is_form_post
 
-from . import resource_types, usage
+from . import resource_types, rules, usage
 
 KNOWN = (33,)
+# A name may have slashes, and line breaks: without the last one it would be another's.
+TYPE = r"/metadefs/resource_types/{name:[\s\S]+}"
 # For those that Glance has not at a path: it has none for these.
 OTHERS = ["HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-
-
-def list_rules() -> Iterator[oslo_policy.RuleDefault]:
-    """The policies of these routes, with their defaults."""
-    yield from resource_types.RULES
 
 
 def version_refused(version: str) -> str | None:
@@ -76,11 +71,11 @@ class API(router.API):  # type: ignore[misc]
         if refused:
             raise RuntimeError(refused)
         enforcer = policy.Enforcer()
-        enforcer.register_defaults(list(list_rules()))
+        enforcer.register_defaults(list(rules.list_rules()))
         types = resource_types.create_resource(enforcer)
         for path, resource, method, action in (
             ("/metadefs/resource_types", types, "POST", "add"),
-            ("/metadefs/resource_types/{name:.+}", types, "DELETE", "remove"),
+            (TYPE, types, "DELETE", "remove"),
             ("/metadefs/namespaces/{namespace}/resource_types", types, "POST", "create"),
             ("/info/usage", usage.create_resource(enforcer), "GET", "get_usage"),
         ):
@@ -95,7 +90,7 @@ class API(router.API):  # type: ignore[misc]
         reject = wsgi.Resource(wsgi.RejectMethodController())
         for path, allowed, others in (
             ("/metadefs/resource_types", "GET, POST", OTHERS),
-            ("/metadefs/resource_types/{name:.+}", "DELETE", ["GET", *OTHERS]),
+            (TYPE, "DELETE", ["GET", *OTHERS]),
         ):
             mapper.connect(
                 path,
@@ -109,7 +104,13 @@ class API(router.API):  # type: ignore[misc]
     @webob.dec.wsgify  # type: ignore[untyped-decorator]
     def __call__(self, request: webob.Request) -> Any:
         """Route a request."""
-        if overridden(request):
+        try:
+            refused = overridden(request)
+        except (ValueError, DeprecationWarning) as error:
+            # No text, a form without a boundary, or a charset that WebOb does not read.
+            told = f"the query, or the form, cannot be read: {error}"
+            raise webob.exc.HTTPBadRequest(explanation=told) from error
+        if refused:
             raise webob.exc.HTTPBadRequest(
                 explanation="_method is not allowed: send the request with that method"
             )

@@ -35,7 +35,7 @@ with warnings.catch_warnings():
     from glance.common import config, wsgi
     from oslo_config import cfg
 
-    from . import api, resource_types, usage
+    from . import api, resource_types, rules, usage
 
 from .operations import HEADERS, OPERATIONS, QUERIES, Operation
 
@@ -147,7 +147,7 @@ def anonymous(path: str) -> str:
 def policies_of() -> dict[tuple[str, str], dict[str, str]]:
     """The policies of each operation, with their defaults."""
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for rule in (*policies.list_rules(), *api.list_rules()):
+    for rule in (*policies.list_rules(), *rules.list_rules()):
         for one in getattr(rule, "operations", ()):
             key = (one["method"], anonymous(one["path"].removeprefix("/v2")))
             found.setdefault(key, {})[rule.name] = rule.check_str

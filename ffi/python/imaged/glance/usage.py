@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -45,6 +46,8 @@ UNLIMITED = -1
 GONE = ("killed", "deleted", "pending_delete")
 STAGED = ("uploading", "importing")
 ARRIVING = ("saving", *STAGED)
+# What Keystone takes for one. Others it refuses, and it would seem to be out of reach.
+PROJECT = re.compile(r"[a-zA-Z0-9-]{1,64}")
 
 
 def used(project: str | None) -> dict[str, int]:
@@ -125,8 +128,13 @@ class Controller(upstream.InfoController):  # type: ignore[misc]
             limit_exception.SessionInitError,
             auth_exceptions.ClientException,
             sdk_exceptions.SDKException,
+            # What oslo.limit raises where Keystone has no such endpoint, an error for an answer, or
+            # a model of limits that it has no code for.
+            ValueError,
+            LookupError,
+            NotImplementedError,
         ) as error:
-            LOG.error("The limits cannot be read from Keystone; check [oslo_limit]: %s", error)
+            LOG.error("The limits cannot be read from Keystone; check [oslo_limit]: %r", error)
             raise webob.exc.HTTPServiceUnavailable(
                 explanation="the limits cannot be read from Keystone; Glance's log says why"
             ) from error
@@ -152,7 +160,7 @@ class Deserializer(wsgi.JSONRequestDeserializer):  # type: ignore[misc]
         asked = request.GET.getall("project_id")
         if not asked:
             return {}
-        if len(asked) > 1 or not asked[0]:
+        if len(asked) > 1 or not PROJECT.fullmatch(asked[0]):
             raise webob.exc.HTTPBadRequest(explanation="project_id is the id of one project")
         return {"project": asked[0]}
 
