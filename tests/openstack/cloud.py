@@ -452,9 +452,9 @@ class Glance:
         assert self.show(image)["status"] == "active"
         return image
 
-    def stage(self, image, body):
+    def stage(self, image, body, expect=204):
         headers = {"Content-Type": "application/octet-stream"}
-        self.ask("PUT", f"/images/{image}/stage", 204, data=body, headers=headers)
+        return self.ask("PUT", f"/images/{image}/stage", expect, data=body, headers=headers)
 
     def fetch(self, image, method, stores, all_must_succeed=True, expect=202, **more):
         """Begins an import."""

@@ -1,5 +1,8 @@
 """The image cache, which a read fills, and which can be told to fetch."""
 
+import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -88,13 +91,49 @@ def test_clean_and_prune(glance, empty_cache, rig, raw):
     image = glance.active(raw, "ceph")
     assert glance.download(image).content == raw
     until("the cache to have it", lambda: cached(glance) == {image: len(raw)}, 10)
+    folder = Path(rig["glance_conf"]).parent / "cache"
+    broken, stalled, fresh = (
+        folder / name for name in ("invalid/1", "incomplete/2", "incomplete/3")
+    )
+    for path in (broken, stalled, fresh):
+        path.write_bytes(b"bytes")
+    # Longer ago than image_cache_stall_time.
+    os.utime(stalled, (time.time() - 100_000,) * 2)
     glance.ask("POST", "/cache/clean", 200)
+    assert [path.exists() for path in (broken, stalled, fresh)] == [False, False, True]
+    fresh.unlink()
     told = glance.ask("POST", "/cache/prune", 200).json()
     assert told == {"total_files_pruned": 0, "total_bytes_pruned": 0}
     assert cached(glance) == {image: len(raw)}
     assert glance.download(image).content == raw
     nodes = glance.ask("GET", f"/cache/nodes/{image}", 200).json()
     assert rig["glance"] in str(nodes)
+
+
+@pytest.mark.imaged
+def test_a_cache_that_is_too_large_is_pruned(imaged, rig, raw):
+    """Of what was read longest ago."""
+    folder = Path(rig["glance_conf"]).parent / "cache-beside"
+    folder.mkdir()
+    shutil.chown(folder, rig["glance_user"])
+    conf = (
+        f"[DEFAULT]\nimage_cache_dir = {folder}\nimage_cache_max_size = {len(raw)}\n"
+        "[paste_deploy]\nflavor = keystone+cachemanagement\n"
+    )
+    images = [imaged.active(raw, store) for store in ("ceph", "fast")]
+    try:
+        with rig.beside(conf) as url:
+            small = Glance(rig, url=url)
+            for image in images:
+                assert small.download(image).content == raw
+                until("the cache to have it", lambda image=image: image in cached(small), 10)
+            told = small.ask("POST", "/cache/prune", 200).json()
+            assert told == {"total_files_pruned": 1, "total_bytes_pruned": len(raw)}
+            assert cached(small) == {images[1]: len(raw)}
+            assert small.download(images[0]).content == raw
+            small.ask("DELETE", "/cache", 204)
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.mark.imaged

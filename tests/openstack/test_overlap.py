@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from changes import Fault, patch, tag
+from changes import Fault, deactivate, patch, tag
 from cloud import Glance, until
 
 pytestmark = [
@@ -63,7 +63,8 @@ def slow(rig, gate):
         f"[DEFAULT]\nproperty_protection_file = {path}\n"
         "property_protection_rule_format = policies\n"
     )
-    policy = f'"everyone": "@"\n"gate": "http://127.0.0.1:{gate.server_port}/"\n'
+    asked = f'"http://127.0.0.1:{gate.server_port}/"'
+    policy = f'"everyone": "@"\n"gate": {asked}\n"deactivate": {asked}\n'
     with rig.beside(conf, policy) as url:
         yield Glance(rig, url=url)
     path.unlink()
@@ -181,3 +182,12 @@ def test_a_change_during_an_upload(imaged):
     # Both are lost.
     all_are(None, [facts.get("x_new"), *(facts["tags"] or [None])])
     assert (facts["x_new"], facts["tags"]) == ("value", ["one"])
+
+
+def test_a_server_that_decides_about_an_image(imaged, gate, slow):
+    """A policy may name one that is asked; of images Glance cannot ask it."""
+    image = imaged.active(b"bytes", "fast", x_held="yes")
+    gate.opened.set()
+    status = deactivate(slow, image)
+    all_are(500, [status])
+    assert status == 204

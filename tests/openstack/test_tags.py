@@ -61,3 +61,13 @@ def test_a_name_that_is_too_long(namespace):
     assert tags(namespace) == {"one"}
     if answer.status_code == 500:
         raise Fault("it is taken for an error of the server's")
+
+
+@pytest.mark.xfail(raises=Fault, strict=True, reason="Glance reads paths as ISO 8859-1")
+def test_a_tag_of_an_image_that_is_not_ascii(imaged):
+    image = imaged.create()
+    imaged.ask("PUT", f"/images/{image}/tags/%C3%BC", 204)
+    (tag,) = imaged.show(image)["tags"]
+    if tag == "\N{LATIN SMALL LETTER U WITH DIAERESIS}".encode().decode("iso-8859-1"):
+        raise Fault("it is two others")
+    assert tag == "\N{LATIN SMALL LETTER U WITH DIAERESIS}"
