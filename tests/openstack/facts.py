@@ -1,6 +1,8 @@
 """Writes rig.json, what tests and benchmarks need to know of the rig.
 
-facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER CINDER_USER DEFAULT_STORE
+facts.py DIR MODE KEYSTONE GLANCE FILES PASSWORD SCRIPT GLANCE_USER CINDER_USER DEFAULT_STORE STORES
+
+STORES, as in `enabled_backends`, are those that are there; none are all.
 """
 
 import json
@@ -10,7 +12,17 @@ from pathlib import Path
 
 
 def main(
-    folder, mode, keystone, glance, files, password, script, glance_user, cinder_user, default
+    folder,
+    mode,
+    keystone,
+    glance,
+    files,
+    password,
+    script,
+    glance_user,
+    cinder_user,
+    default,
+    stores,
 ):
     folder = Path(folder)
 
@@ -96,6 +108,10 @@ def main(
         ):
             rig["stores"][name] = {**cinder, "volume_type": volume_type}
             rig["switched"].append(name)
+    if stores:
+        there = {one.strip().partition(":")[0] for one in stores.split(",")}
+        rig["stores"] = {name: facts for name, facts in rig["stores"].items() if name in there}
+        rig["switched"] = [name for name in rig["switched"] if name in there]
     (folder / "rig.json.new").write_text(json.dumps(rig, indent=2) + "\n")
     os.replace(folder / "rig.json.new", folder / "rig.json")
 
