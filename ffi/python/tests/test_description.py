@@ -46,6 +46,11 @@ FAULTS = (
         "that a name is taken is told from a transaction that has failed",
     ),
     (
+        r"metadef_tags\.index",
+        "Python int too large to convert to SQLite INTEGER",
+        "a limit that the database cannot hold is not refused",
+    ),
+    (
         r"metadef_tags\.create_tags",
         "'UnsetType' object is not iterable",
         "a body without tags is not refused",
