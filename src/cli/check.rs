@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Check) -> ExitCode {
     runtime.shutdown_background();
     match ended {
         Ok(counts) if problems || counts.is_some_and(|counts| counts.refused() > 0) => {
-            ExitCode::FAILURE
+            output.end(Err(Failure::Told))
         }
         ended => output.end(ended.map(drop)),
     }
