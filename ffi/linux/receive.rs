@@ -1,17 +1,18 @@
 //! Bytes of a Unix socket and the descriptors that come with them, into memory that nobody has cleared.
 
 use std::{
-    io, mem,
+    io,
+    mem::zeroed,
     os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
 use tokio::io::ReadBuf;
 
 /// As many descriptors as Linux sends with one message.
-pub const DESCRIPTORS: usize = 253;
+const DESCRIPTORS: usize = 253;
 
 /// Bytes of the room for them: a head and the descriptors, in words.
-const CONTROL: usize = mem::size_of::<libc::cmsghdr>() + DESCRIPTORS * mem::size_of::<RawFd>();
+const CONTROL: usize = size_of::<libc::cmsghdr>() + DESCRIPTORS * size_of::<RawFd>();
 
 /// What came with bytes.
 #[derive(Debug)]
@@ -31,17 +32,17 @@ pub struct Came {
 /// Those of `recvmsg`; where the socket does not block and has nothing, `WouldBlock`.
 pub fn receive(socket: impl AsFd, buf: &mut ReadBuf<'_>, most: usize) -> io::Result<Came> {
     // Words, so that the heads in it are aligned.
-    let mut control = [0_u64; CONTROL.div_ceil(mem::size_of::<u64>())];
+    let mut control = [0_u64; CONTROL.div_ceil(size_of::<u64>())];
     let most = most.min(buf.remaining());
     // SAFETY: nothing but the call below writes to it, which writes bytes and never makes them uninitialised.
     let room = unsafe { buf.unfilled_mut() };
     let mut into = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: most };
     // SAFETY: it has pointers and integers, for which zero is a value.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_iov = &raw mut into;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = mem::size_of_val(&control);
+    message.msg_controllen = size_of_val(&control);
     // SAFETY: the socket is borrowed, so it is open; `message` leads to `room`, which has `most` bytes, and to
     // `control` with its size, and all live until the call is over.
     let got = unsafe {
@@ -59,10 +60,10 @@ pub fn receive(socket: impl AsFd, buf: &mut ReadBuf<'_>, most: usize) -> io::Res
             let data = unsafe { libc::CMSG_DATA(head) }.cast::<RawFd>();
             // SAFETY: this is arithmetic alone.
             let empty = unsafe { libc::CMSG_LEN(0) };
-            let count = (told.cmsg_len - empty as usize) / mem::size_of::<RawFd>();
+            let count = (told.cmsg_len - empty as usize) / size_of::<RawFd>();
             for number in 0..count {
                 // SAFETY: so many descriptors were written there; they need not be aligned.
-                let descriptor = unsafe { data.add(number).read_unaligned() };
+                let descriptor = unsafe { data.wrapping_add(number).read_unaligned() };
                 // SAFETY: the call opened it for this process, and nobody else knows of it.
                 descriptors.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
             }
