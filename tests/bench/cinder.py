@@ -150,7 +150,9 @@ class Volumes(Rig):
         while self.ask("GET", f"/v2/images/{image}")["status"] != "active":
             rounds += 1
             if time.perf_counter() - since > LIMIT:
-                sys.exit("the upload does not end; see the rig's cinder.log, and whether Ceph is full")
+                sys.exit(
+                    "the upload does not end; see the rig's cinder.log, and whether Ceph is full"
+                )
             if rounds % ROUNDS == 0 and self.status(volume) == "available":
                 # It may have become active between the two questions.
                 if self.ask("GET", f"/v2/images/{image}")["status"] != "active":
