@@ -210,7 +210,7 @@ impl Driver for Rbd {
         let (live, pool) = store.connected().await?;
         let (name, unsnapped) = store.image_at(at, &live)?;
         let place = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), &name));
-        let (reading, extents, range, seen) = {
+        let (reading, held, range, seen) = {
             let name = name.clone();
             on_lane(store, "open an image", move |store| {
                 let (image, seen) = read::open_whole(store, &pool, &name, unsnapped)?;
@@ -227,13 +227,12 @@ impl Driver for Rbd {
                     snap: (!seen.at_head()).then(|| SNAP.to_owned()),
                     internal: seen.internal.clone(),
                 });
-                let (reading, extents) =
-                    read::reading(store, image, &name, range.clone(), unwatched)?;
-                Ok((reading, extents, range, seen))
+                let (reading, held) = read::reading(store, image, &name, range.clone(), unwatched)?;
+                Ok((reading, held, range, seen))
             })
             .await?
         };
-        let body = read::body(live, Arc::new(reading), name, range.clone(), extents, window);
+        let body = read::body(live, Arc::new(reading), name, range.clone(), held, window);
         // Of a location without a snapshot no clone can be made.
         let at = if seen.at_head() { at.clone() } else { place };
         let Stat { size, digests, version } = seen.stat;
@@ -451,7 +450,7 @@ impl Volumes for Rbd {
         let Source { at, version, size, .. } = sealed.clone();
         // No image has such a name.
         let name = format!("{pool}/{image}");
-        let (reading, extents) = {
+        let (reading, held) = {
             let (name, version, live) = (name.clone(), version.clone(), Arc::clone(&live));
             run_on(&self.0.lane, &self.0, "open a volume", move |store| {
                 let pool = copy::open_pool(&live, &pool)?;
@@ -467,7 +466,7 @@ impl Volumes for Rbd {
             })
             .await?
         };
-        let body = read::body(live, Arc::new(reading), name, 0..size, extents, window);
+        let body = read::body(live, Arc::new(reading), name, 0..size, held, window);
         Ok(Reader { at, version, size, range: 0..size, digests: None, body })
     }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::Range,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -215,7 +216,23 @@ impl Reading {
         self.lane.run("look at an image", move || this.is_unchanged()).await
     }
 
-    /// The same. Blocks.
+    /// What may hold something of `range`, in order. Blocks.
+    pub(super) fn extents(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let closed = || Error::new(Kind::Internal, "an image was closed while it was read");
+        let image = self.image.as_ref().ok_or_else(closed)?;
+        let found = image.extents(range).map_err(|errno| failed("read", &self.name, errno))?;
+        // What is a hole now stays one, whatever becomes of the image.
+        self.is_unchanged()?;
+        Ok(found)
+    }
+
+    /// The same, on the store's lane.
+    pub(super) async fn look_at(self: &Arc<Self>, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let this = Arc::clone(self);
+        self.lane.run("look at what an image holds", move || this.extents(range)).await
+    }
+
+    /// The same as [`Reading::check`]. Blocks.
     pub(super) fn is_unchanged(&self) -> Result<()> {
         let fail = |errno| failed("look at", &self.name, errno);
         let changed = |how| {

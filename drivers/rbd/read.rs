@@ -3,8 +3,9 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{TryFutureExt as _, future::ok};
+use futures_util::TryFutureExt as _;
 use imaged_ffi::{Errno, Image, Pool, sys};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::{
@@ -152,7 +153,38 @@ fn odd(
     if counts { Ok(Odd::Unsnapped) } else { Err(Errno::NOENT) }
 }
 
-/// An open image as something that is read, and what of `range` may hold something, if asking is
+/// As many bytes are asked about at a time: where an image has no object map, that is a question to
+/// Ceph for each object, and all those of a large image take longer than one answer may.
+const SLICE: u64 = 8 << 30;
+
+/// What an image holds, as far as that is known.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// What may hold something, in order, of what begins with the first and ends with `until`.
+    extents: Vec<Range<u64>>,
+    until: u64,
+}
+
+impl Held {
+    /// What of `range` is asked about first.
+    fn slice(range: Range<u64>) -> Range<u64> {
+        range.start..range.end.min(range.start.saturating_add(SLICE))
+    }
+
+    fn new(extents: Vec<Range<u64>>, slice: &Range<u64>) -> Self {
+        Self { extents: whole_blocks(extents, slice), until: slice.end }
+    }
+
+    /// What comes at `at`, if that is known.
+    fn at(&self, at: u64) -> Option<Run> {
+        (at < self.until).then(|| match run(&self.extents, at) {
+            Run::Data(end) => Run::Data(end.min(self.until)),
+            Run::Hole(end) => Run::Hole(end.min(self.until)),
+        })
+    }
+}
+
+/// An open image as something that is read, and what the beginning of `range` holds, if asking is
 /// worth while; `unwatched` is where it is if the handle does not watch it. Blocks.
 pub(super) fn reading(
     store: &Store,
@@ -160,16 +192,13 @@ pub(super) fn reading(
     name: &str,
     range: Range<u64>,
     unwatched: Option<Snapshot>,
-) -> Result<(Reading, Option<Vec<Range<u64>>>)> {
+) -> Result<(Reading, Option<Held>)> {
     let looked = || {
         // Before the extents, which come from the same map.
-        let mapped = image.overlap()? > 0 && image.features()? & sys::RBD_FEATURE_OBJECT_MAP != 0;
-        let long = range.end.saturating_sub(range.start) > READS.chunk as u64;
-        let extents = long.then(|| image.extents(range.clone())).transpose()?;
-        Ok((mapped, extents.map(|extents| whole_blocks(extents, &range))))
+        Ok(image.overlap()? > 0 && image.features()? & sys::RBD_FEATURE_OBJECT_MAP != 0)
     };
-    let (mapped, extents) = match looked() {
-        Ok(looked) => looked,
+    let mapped = match looked() {
+        Ok(mapped) => mapped,
         Err(errno) => {
             close(image, name);
             return Err(failed("read", name, errno));
@@ -177,44 +206,57 @@ pub(super) fn reading(
     };
     let Store { handles, lane, patience, .. } = store;
     let reading = Reading::new(image, name, handles, lane, *patience, unwatched, mapped);
-    if extents.is_some() {
-        // What is a hole now stays one, whatever becomes of the image.
-        reading.is_unchanged()?;
-    }
-    Ok((reading, extents))
+    let long = range.end.saturating_sub(range.start) > READS.chunk as u64;
+    let slice = Held::slice(range);
+    let held = long.then(|| reading.extents(slice.clone())).transpose()?;
+    Ok((reading, held.map(|extents| Held::new(extents, &slice))))
 }
 
-/// What `range` holds, which comes over `live`; `extents` is what may hold something, in order, if that is
-/// known.
+/// What `range` has, which comes over `live`; `held` is what its beginning holds, if that is known.
 pub(super) fn body(
     live: Arc<Live>,
     reading: Arc<Reading>,
     name: String,
     range: Range<u64>,
-    extents: Option<Vec<Range<u64>>>,
+    held: Option<Held>,
     window: Window,
 ) -> Body {
-    let read = move |start, buffer| {
-        let (reading, name) = (Arc::clone(&reading), name.clone());
+    let heard = {
         let live = Arc::clone(&live);
-        async move {
-            let part = read_part(&reading, &name, start, buffer);
-            part.inspect_err(|error| {
-                if is_shut_out(error) {
-                    live.shut_out();
-                }
-            })
-            .await
+        move |error: &Error| {
+            if is_shut_out(error) {
+                live.shut_out();
+            }
         }
     };
-    match extents.filter(|extents| *extents != [range.clone()]) {
-        None => Body::Stream(ends_with_the_last(window.pieces(range, READS.in_flight, read))),
-        Some(extents) => {
-            let look = move |at| ok(run(&extents, at));
-            let extents = window.extents(range, READS.in_flight, look, read);
-            Body::Extents(ends_with_the_last(extents))
+    let read = {
+        let (reading, heard) = (Arc::clone(&reading), heard.clone());
+        move |start, buffer| {
+            let (reading, name, heard) = (Arc::clone(&reading), name.clone(), heard.clone());
+            async move { read_part(&reading, &name, start, buffer).inspect_err(heard).await }
         }
-    }
+    };
+    let Some(held) = held.filter(|held| held.extents != [range.clone()]) else {
+        return Body::Stream(ends_with_the_last(window.pieces(range, READS.in_flight, read)));
+    };
+    let (end, held) = (range.end, Arc::new(Mutex::new(held)));
+    let look = move |at| {
+        let (reading, held, heard) = (Arc::clone(&reading), Arc::clone(&held), heard.clone());
+        async move {
+            let known = held.lock().at(at);
+            if let Some(known) = known {
+                return Ok(known);
+            }
+            let slice = Held::slice(at..end);
+            let extents = reading.look_at(slice.clone()).inspect_err(heard).await?;
+            let next = Held::new(extents, &slice);
+            let known = next.at(at).unwrap_or(Run::Hole(end));
+            *held.lock() = next;
+            Ok(known)
+        }
+    };
+    let extents = window.extents(range, READS.in_flight, look, read);
+    Body::Extents(ends_with_the_last(extents))
 }
 
 async fn read_part(
@@ -292,6 +334,24 @@ mod tests {
             assert_eq!(run(&extents, at), next, "{at}");
         }
         assert_eq!(run(&[], 0), Run::Hole(u64::MAX));
+    }
+
+    #[test]
+    fn what_is_known_ends_where_nobody_has_asked_further() {
+        const G: u64 = 1 << 30;
+        let slice = Held::slice(G..100 * G);
+        assert_eq!(slice, G..9 * G);
+        let held = Held::new(vec![3 * G..4 * G, 9 * G - 5..9 * G], &slice);
+        assert_eq!(held.at(G), Some(Run::Hole(3 * G)));
+        assert_eq!(held.at(3 * G), Some(Run::Data(4 * G)));
+        assert_eq!(held.at(9 * G - 1), Some(Run::Data(9 * G)));
+        assert_eq!(held.at(9 * G), None);
+        let held = Held::new(vec![], &slice);
+        assert_eq!(held.at(G), Some(Run::Hole(9 * G)));
+        let last = Held::slice(98 * G..100 * G);
+        assert_eq!(last, 98 * G..100 * G);
+        assert_eq!(Held::new(vec![last.clone()], &last).at(99 * G), Some(Run::Data(100 * G)));
+        assert_eq!(Held::slice(u64::MAX - 1..u64::MAX), u64::MAX - 1..u64::MAX);
     }
 
     #[test]

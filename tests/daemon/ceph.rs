@@ -5,7 +5,9 @@ use std::{
     process::Command,
 };
 
-use imaged_drivers::Recovered;
+use bytes::Bytes;
+use imaged::wire::extents::Decoder;
+use imaged_drivers::{Extent, Recovered};
 use serde_json::Value;
 
 use crate::harness::{
@@ -17,6 +19,8 @@ use crate::harness::{
         claim,
     },
 };
+
+const EXTENTS: &str = "imaged-accept: extents\r\n";
 
 #[test]
 fn images_have_the_size_features_and_pool_that_the_section_says() {
@@ -109,7 +113,7 @@ fn a_sparse_image_costs_what_it_holds_whichever_way_it_goes() {
         }
         let mut raw = Raw::connect(&daemon.socket);
         let path = format!("/v1/stores/{store}/images/{id}");
-        raw.head("GET", &path, "imaged-accept: extents\r\n");
+        raw.head("GET", &path, EXTENTS);
         let answer = raw.answer("GET");
         assert!(answer.whole && answer.status == 200);
         // Objects of 8 MiB have something or have nothing.
@@ -136,4 +140,80 @@ async fn what_is_not_ours_is_never_cleared_away() {
     assert_eq!(ceph.images(), [full.as_str()]);
     ceph.rbd(&["rm", &format!("{POOL}/{full}")]);
     f.assert_empty().await;
+}
+
+/// Without an object map Ceph is asked about each object, so not about all of a large image at once.
+#[test]
+fn a_large_image_without_an_object_map_is_read_as_what_it_holds() {
+    const OBJECT: u64 = 8 << 20;
+    const SIZE: u64 = 2560 * OBJECT + (4 << 20);
+    let ceph = Ceph::up();
+    let text = ceph.options();
+    let daemon = Daemon::start(&format!(
+        "[DEFAULT]\nenabled_backends = fast:rbd\n[glance_store]\ndefault_backend = fast\n[fast]\n{text}\n"
+    ));
+    let (named, size) = (format!("{POOL}/large"), format!("{}M", SIZE >> 20));
+    let how = ["--object-size", "8M", "--image-feature", "layering"];
+    ceph.rbd_must(&[&["create", "--size", &size], &how[..], &[&named]].concat());
+    let info = ceph.info("large");
+    let some = noise(5000, 96);
+    std::fs::write(daemon.path("some"), &some).unwrap();
+    let some_file = daemon.path("some");
+    // At the first and the last, and on both sides of where the next part is asked about.
+    let objects = [0, 1023, 1024, 2560];
+    for number in objects {
+        let object = format!("{}.{number:016x}", info["block_name_prefix"].as_str().unwrap());
+        ceph.rados(&["put", &object, some_file.to_str().unwrap()]);
+    }
+    ceph.rbd_must(&["snap", "create", "--no-progress", &format!("{named}@snap")]);
+    ceph.rbd_must(&["snap", "protect", &format!("{named}@snap")]);
+    let mut raw = Raw::connect(&daemon.socket);
+    let path = "/v1/stores/fast/images/large";
+    for (from, to) in [(0, SIZE), (1024 * OBJECT - 7, 1024 * OBJECT + 7), (OBJECT, SIZE - 1)] {
+        raw.head("GET", path, &format!("{EXTENTS}range: bytes={from}-{}\r\n", to - 1));
+        let answer = raw.answer("GET");
+        assert!(answer.whole && answer.status == 206, "{from}");
+        if answer.headers["content-type"] == "application/octet-stream" {
+            // A part that is not worth asking about.
+            assert_eq!(answer.body.len() as u64, to - from);
+            assert!(answer.body.ends_with(&some[..7]), "{from}");
+            continue;
+        }
+        let mut decoder = Decoder::new(from..to);
+        let (mut came, mut at, mut held) = (Bytes::from(answer.body), from, 0);
+        while let Some(extent) = decoder.next(&mut came).unwrap() {
+            match extent {
+                Extent::Hole(len) => at += len,
+                Extent::Data(bytes) => {
+                    for (n, byte) in bytes.iter().enumerate() {
+                        let within = usize::try_from((at + n as u64) % OBJECT).unwrap();
+                        assert_eq!(*byte, some.get(within).copied().unwrap_or(0), "{at} {n}");
+                    }
+                    at += bytes.len() as u64;
+                    held += bytes.len() as u64;
+                }
+            }
+        }
+        assert!(decoder.is_over() && at == to, "{from}");
+        assert!(held <= 4 * OBJECT, "{from}: {held}");
+    }
+    let file = daemon.path("got");
+    let got = Command::new(IMAGED)
+        .args(["get", "fast", "large"])
+        .arg(&file)
+        .env("IMAGED_SOCKET", &daemon.socket)
+        .output()
+        .unwrap();
+    assert!(got.status.success(), "{got:?}");
+    let metadata = file.metadata().unwrap();
+    assert_eq!(metadata.size(), SIZE);
+    assert!(metadata.blocks() * 512 < OBJECT, "{}", metadata.blocks());
+    let file = std::fs::File::open(file).unwrap();
+    for number in objects {
+        let mut found = vec![0; some.len() + 1];
+        file.read_exact_at(&mut found, number * OBJECT).unwrap();
+        assert!(found[..some.len()] == some && found[some.len()] == 0, "{number}");
+    }
+    assert_eq!(daemon.ask("DELETE", path).status, 204);
+    ceph.assert_empty();
 }

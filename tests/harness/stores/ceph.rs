@@ -285,6 +285,12 @@ impl Ceph {
         said
     }
 
+    /// Has the `rados` command do something in the pool of images; it must succeed.
+    pub(crate) fn rados(&self, words: &[&str]) {
+        let words = [&["-p", POOL], words].concat();
+        assert_eq!(self.say("rados", "client.admin", &words).1, None, "{words:?}");
+    }
+
     /// Leaves an image as a removal does that was broken off half way: in the trash, and noted there
     /// as being removed.
     pub(crate) fn half_remove(&self, image: &str, scratch: &Path) {
@@ -298,16 +304,12 @@ impl Ceph {
         let key = format!("id_{}", id.split(' ').next().unwrap());
         let file = scratch.join("trashed");
         let path = file.to_str().unwrap();
-        let rados = |words: &[&str]| {
-            let words = [&["-p", POOL], words].concat();
-            assert_eq!(self.say("rados", "client.admin", &words).1, None, "{words:?}");
-        };
-        rados(&["getomapval", "rbd_trash", &key, path]);
+        self.rados(&["getomapval", "rbd_trash", &key, path]);
         let mut noted = std::fs::read(&file).unwrap();
         assert_eq!(noted[WHY.0], 0, "moved by a user: {noted:?}");
         noted[WHY.0] = WHY.1;
         std::fs::write(&file, noted).unwrap();
-        rados(&["setomapval", "rbd_trash", &key, "--input-file", path]);
+        self.rados(&["setomapval", "rbd_trash", &key, "--input-file", path]);
         std::fs::remove_file(&file).unwrap();
     }
 
