@@ -184,8 +184,6 @@ fn the_comparison_with_glance_store_on_files_runs() {
         "resident memory",
     ];
     compared("tests/bench/file.py", "--size 8 --sparse 40 --rounds 1", &figures);
-    // The groups that are asked for, and no others.
-    compared("tests/bench/file.py", "--only sha256 --size 8 --rounds 1", &figures[4..5]);
 }
 
 #[test]
