@@ -363,11 +363,8 @@ impl Options {
     pub fn multi(&mut self, name: &str) -> Vec<String> {
         self.asked.insert(name.to_owned());
         self.several.insert(name.to_owned());
-        let (values, section) = match (self.own.get(name), self.fallback.get(name)) {
-            (Some(values), _) => (values.clone(), self.section.clone()),
-            (None, Some(values)) => (values.clone(), FALLBACK.to_owned()),
-            (None, None) => return Vec::new(),
-        };
+        let Some((values, section)) = self.values(name) else { return Vec::new() };
+        let (values, section) = (values.to_vec(), section.to_owned());
         let mut texts = Vec::new();
         for value in values {
             let Some(found) = self.resolve(name, value, section.clone(), false) else { continue };
@@ -442,12 +439,16 @@ impl Options {
         self.found
     }
 
+    /// All values of an option, and of which section they are: where the own one has any, no others count.
+    fn values(&self, name: &str) -> Option<(&[Value], &str)> {
+        let own = self.own.get(name).map(|values| (values.as_slice(), self.section.as_str()));
+        own.or_else(|| self.fallback.get(name).map(|values| (values.as_slice(), FALLBACK)))
+    }
+
     /// The value that counts of an option that one file sets twice, and where that has another for it. A later
     /// file is meant to be over an earlier one.
     fn set_twice(&self, name: &str) -> Option<(&Value, &str, &str)> {
-        let own = self.own.get(name).map(|values| (values, self.section.as_str()));
-        let (values, section) =
-            own.or_else(|| self.fallback.get(name).map(|values| (values, FALLBACK)))?;
+        let (values, section) = self.values(name)?;
         let (last, before) = values.split_last()?;
         let (file, _) = last.at.as_ref()?.rsplit_once(':')?;
         let before = before.iter().filter(|value| value.written != last.written);

@@ -218,9 +218,8 @@ impl Reading {
 
     /// What may hold something of `range`, in order. Blocks.
     pub(super) fn extents(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
-        let closed = || Error::new(Kind::Internal, "an image was closed while it was read");
-        let image = self.image.as_ref().ok_or_else(closed)?;
-        let found = image.extents(range).map_err(|errno| failed("read", &self.name, errno))?;
+        let found = self.image()?.extents(range);
+        let found = found.map_err(|errno| failed("read", &self.name, errno))?;
         // What is a hole now stays one, whatever becomes of the image.
         self.is_unchanged()?;
         Ok(found)
@@ -271,8 +270,9 @@ impl Reading {
     }
 
     /// The image, which is there until this is dropped.
-    pub(super) fn image(&self) -> Option<&Image> {
-        self.image.as_ref()
+    pub(super) fn image(&self) -> Result<&Image> {
+        let closed = || Error::new(Kind::Internal, "an image was closed while it was read");
+        self.image.as_ref().ok_or_else(closed)
     }
 }
 

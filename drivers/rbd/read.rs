@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::TryFutureExt as _;
-use imaged_ffi::{Errno, Image, Pool, sys};
+use imaged_ffi::{ASKED, Errno, Image, Pool, sys};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -153,10 +153,6 @@ fn odd(
     if counts { Ok(Odd::Unsnapped) } else { Err(Errno::NOENT) }
 }
 
-/// As many bytes are asked about at a time: where an image has no object map, that is a question to
-/// Ceph for each object, and all those of a large image take longer than one answer may.
-const SLICE: u64 = 8 << 30;
-
 /// What an image holds, as far as that is known.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -168,7 +164,7 @@ pub(super) struct Held {
 impl Held {
     /// What of `range` is asked about first.
     fn slice(range: Range<u64>) -> Range<u64> {
-        range.start..range.end.min(range.start.saturating_add(SLICE))
+        range.start..range.end.min(range.start.saturating_add(ASKED))
     }
 
     fn new(extents: Vec<Range<u64>>, slice: &Range<u64>) -> Self {
@@ -243,16 +239,14 @@ pub(super) fn body(
     let look = move |at| {
         let (reading, held, heard) = (Arc::clone(&reading), Arc::clone(&held), heard.clone());
         async move {
-            let known = held.lock().at(at);
-            if let Some(known) = known {
-                return Ok(known);
+            loop {
+                if let Some(known) = held.lock().at(at) {
+                    return Ok(known);
+                }
+                let slice = Held::slice(at..end);
+                let extents = reading.look_at(slice.clone()).inspect_err(&heard).await?;
+                *held.lock() = Held::new(extents, &slice);
             }
-            let slice = Held::slice(at..end);
-            let extents = reading.look_at(slice.clone()).inspect_err(heard).await?;
-            let next = Held::new(extents, &slice);
-            let known = next.at(at).unwrap_or(Run::Hole(end));
-            *held.lock() = next;
-            Ok(known)
         }
     };
     let extents = window.extents(range, READS.in_flight, look, read);
@@ -267,9 +261,7 @@ async fn read_part(
 ) -> Result<Bytes> {
     let fail = |errno| failed("read", name, errno);
     let len = buffer.capacity();
-    let Some(image) = reading.image() else {
-        return Err(Error::new(Kind::Internal, "an image was closed while it was read"));
-    };
+    let image = reading.image()?;
     // Each read has as long as one answer may take, so that a stream goes on as long as something comes.
     let landed = async {
         let slot = image.slot().await?;

@@ -37,5 +37,5 @@ pub use self::{
     locks::Locker,
     pool::{DIRECTORY, Options, Pool, Trashed},
     slots::{SLOTS, Slot},
-    snap::{Extent, Snap, SnapOwner},
+    snap::{ASKED, Extent, Snap, SnapOwner},
 };

@@ -56,6 +56,10 @@ impl SnapOwner {
 /// A stretch of an image that may hold something, in bytes.
 pub type Extent = Range<u64>;
 
+/// As many bytes of an image are asked about at a time: where it has no object map that is a question to Ceph
+/// for each object, and all those of a large image take longer than one answer may.
+pub const ASKED: u64 = 8 << 30;
+
 impl Image {
     /// Every snapshot of it, none of those in the trash. Blocks.
     ///
@@ -212,11 +216,10 @@ impl Image {
     /// # Errors
     /// `TIMEDOUT`.
     pub fn has_objects(&self) -> Result<bool> {
-        const SLICE: u64 = 8 << 30;
         let size = self.size()?;
         let mut at = 0;
         while at < size {
-            let end = size.min(at.saturating_add(SLICE));
+            let end = size.min(at.saturating_add(ASKED));
             if !self.diff(at..end, false)?.is_empty() {
                 return Ok(true);
             }

@@ -363,16 +363,14 @@ impl Load {
                 self.streamed.fetch_or(descriptor, Ordering::Relaxed);
                 let mut at = 0;
                 while let Some(extent) = found.next().await? {
-                    let (alike, len) = match extent {
-                        Extent::Data(bytes) => {
-                            (image.pattern.resembles(at, &bytes), bytes.len() as u64)
-                        }
-                        Extent::Hole(len) => (image.pattern.is_hole(at, len), len),
+                    let alike = match &extent {
+                        Extent::Data(bytes) => image.pattern.resembles(at, bytes),
+                        Extent::Hole(len) => image.pattern.is_hole(at, *len),
                     };
                     if !alike {
                         return Err(wrong(at));
                     }
-                    at += len;
+                    at += extent.len();
                 }
                 self.same_size(at)?;
             }

@@ -10,6 +10,7 @@ use imaged::wire::extents::Decoder;
 use imaged_drivers::{Extent, Recovered};
 use serde_json::Value;
 
+use super::extents::ACCEPT;
 use crate::harness::{
     daemon::{Daemon, IMAGED, noise},
     raw::Raw,
@@ -19,8 +20,6 @@ use crate::harness::{
         claim,
     },
 };
-
-const EXTENTS: &str = "imaged-accept: extents\r\n";
 
 #[test]
 fn images_have_the_size_features_and_pool_that_the_section_says() {
@@ -113,7 +112,7 @@ fn a_sparse_image_costs_what_it_holds_whichever_way_it_goes() {
         }
         let mut raw = Raw::connect(&daemon.socket);
         let path = format!("/v1/stores/{store}/images/{id}");
-        raw.head("GET", &path, EXTENTS);
+        raw.head("GET", &path, ACCEPT);
         let answer = raw.answer("GET");
         assert!(answer.whole && answer.status == 200);
         // Objects of 8 MiB have something or have nothing.
@@ -157,8 +156,8 @@ fn a_large_image_without_an_object_map_is_read_as_what_it_holds() {
     ceph.rbd_must(&[&["create", "--size", &size], &how[..], &[&named]].concat());
     let info = ceph.info("large");
     let some = noise(5000, 96);
-    std::fs::write(daemon.path("some"), &some).unwrap();
     let some_file = daemon.path("some");
+    std::fs::write(&some_file, &some).unwrap();
     // At the first and the last, and on both sides of where the next part is asked about.
     let objects = [0, 1023, 1024, 2560];
     for number in objects {
@@ -170,7 +169,7 @@ fn a_large_image_without_an_object_map_is_read_as_what_it_holds() {
     let mut raw = Raw::connect(&daemon.socket);
     let path = "/v1/stores/fast/images/large";
     for (from, to) in [(0, SIZE), (1024 * OBJECT - 7, 1024 * OBJECT + 7), (OBJECT, SIZE - 1)] {
-        raw.head("GET", path, &format!("{EXTENTS}range: bytes={from}-{}\r\n", to - 1));
+        raw.head("GET", path, &format!("{ACCEPT}range: bytes={from}-{}\r\n", to - 1));
         let answer = raw.answer("GET");
         assert!(answer.whole && answer.status == 206, "{from}");
         if answer.headers["content-type"] == "application/octet-stream" {
@@ -182,17 +181,14 @@ fn a_large_image_without_an_object_map_is_read_as_what_it_holds() {
         let mut decoder = Decoder::new(from..to);
         let (mut came, mut at, mut held) = (Bytes::from(answer.body), from, 0);
         while let Some(extent) = decoder.next(&mut came).unwrap() {
-            match extent {
-                Extent::Hole(len) => at += len,
-                Extent::Data(bytes) => {
-                    for (n, byte) in bytes.iter().enumerate() {
-                        let within = usize::try_from((at + n as u64) % OBJECT).unwrap();
-                        assert_eq!(*byte, some.get(within).copied().unwrap_or(0), "{at} {n}");
-                    }
-                    at += bytes.len() as u64;
-                    held += bytes.len() as u64;
+            if let Extent::Data(bytes) = &extent {
+                for (n, byte) in bytes.iter().enumerate() {
+                    let within = usize::try_from((at + n as u64) % OBJECT).unwrap();
+                    assert_eq!(*byte, some.get(within).copied().unwrap_or(0), "{at} {n}");
                 }
+                held += extent.len();
             }
+            at += extent.len();
         }
         assert!(decoder.is_over() && at == to, "{from}");
         assert!(held <= 4 * OBJECT, "{from}: {held}");

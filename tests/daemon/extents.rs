@@ -16,7 +16,7 @@ use crate::harness::{
 };
 
 const MIB: usize = 1 << 20;
-const ACCEPT: &str = "imaged-accept: extents\r\n";
+pub(super) const ACCEPT: &str = "imaged-accept: extents\r\n";
 
 /// An image of this length with these bytes in it.
 fn image(size: usize, data: &[(usize, &[u8])]) -> Vec<u8> {

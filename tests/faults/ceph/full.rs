@@ -1,15 +1,10 @@
 //! A pool at its quota.
 
-use std::{
-    io::Write as _,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, thread};
 
 use super::{MIB, TIMEOUT_S, assert_others_go_on, conf};
 use crate::harness::{
     daemon::{Daemon, noise},
-    pause,
     raw::{Answer, Raw},
     stores::ceph::Ceph,
 };
@@ -36,16 +31,11 @@ impl<'a> Quota<'a> {
 
     /// Waits until the cluster has noticed that the pool is at its quota, or no longer.
     fn wait_until_full(&self, full: bool) {
-        let deadline = Instant::now() + Duration::from_mins(2);
-        loop {
-            let pools = self.0.admin(&["osd", "pool", "ls", "detail"]);
+        self.0.until("the quota to be noticed", |ceph| {
+            let pools = ceph.admin(&["osd", "pool", "ls", "detail"]);
             let pool = pools.lines().find(|line| line.contains(&format!(" '{SMALL}' "))).unwrap();
-            if pool.contains("full_quota") == full {
-                return;
-            }
-            assert!(Instant::now() < deadline, "never noticed: {pool}");
-            pause(Duration::from_millis(100));
-        }
+            pool.contains("full_quota") == full
+        });
     }
 
     fn be(&self, bytes: usize) {

@@ -315,9 +315,12 @@ impl Ceph {
 
     /// Takes from an image all but its name and its bytes.
     pub(crate) fn remove_header(&self, image: &str) {
-        let header = format!("rbd_header.{}", self.info(image)["id"].as_str().unwrap());
-        let removed = self.say("rados", "client.admin", &["-p", POOL, "rm", &header]);
-        assert_eq!(removed.1, None, "{header}");
+        self.rados(&["rm", &self.header(image)]);
+    }
+
+    /// The name of an image's header.
+    fn header(&self, image: &str) -> String {
+        format!("rbd_header.{}", self.info(image)["id"].as_str().unwrap())
     }
 
     /// Whether an object is there as it is now, and not only as a removed snapshot had it.
@@ -416,7 +419,7 @@ impl Opener {
     /// Holds an image of the pool as the kernel's driver does (krbd, `rbd map`), which knows nothing of librbd:
     /// by a watch on the object that is its header, and by that alone.
     pub(crate) fn map(ceph: &Ceph, image: &str) -> Self {
-        let header = format!("rbd_header.{}", ceph.info(image)["id"].as_str().unwrap());
+        let header = ceph.header(image);
         let mut rados = Command::new("rados");
         rados.arg("-c").arg(ceph.conf()).args(["-n", "client.glance", "-p", POOL]);
         rados.args(["watch", &header]);
