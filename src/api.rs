@@ -12,6 +12,7 @@ mod get;
 mod jobs;
 pub mod openapi;
 mod put;
+mod ring;
 pub mod route;
 mod share;
 pub mod status;

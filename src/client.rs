@@ -98,6 +98,9 @@ impl<'a> From<&'a str> for Which<'a> {
 pub enum Form {
     /// A descriptor of the file that it is in.
     Descriptor,
+    /// What it holds, without its holes, through memory that is shared with the daemon: what has come is to be
+    /// dropped soon, for no more than [`SLOTS`](crate::wire::memory::SLOTS) pieces can be held at a time.
+    Memory,
     /// What it holds, without its holes.
     Extents,
 }
@@ -107,6 +110,7 @@ impl Form {
     fn name(self) -> &'static str {
         match self {
             Self::Descriptor => "fd",
+            Self::Memory => "memory",
             Self::Extents => "extents",
         }
     }
@@ -202,7 +206,7 @@ impl Client {
                 let file = file.try_clone().map_err(|error| {
                     Error::Broken(format!("the file's descriptor cannot be sent: {error}"))
                 })?;
-                connection.wire.send(file.into());
+                connection.wire.send([file.into()]);
             }
             let mut request = Request::builder()
                 .method(method.clone())

@@ -4,6 +4,7 @@
 pub mod digests;
 pub mod extents;
 pub mod headers;
+pub mod memory;
 pub mod problem;
 pub mod range;
 pub mod records;

@@ -36,6 +36,9 @@ const MINIMUM: usize = 512 << 10;
 /// Minimums may bring a share to so many times what is still free.
 const FOR_MINIMUMS: usize = 7;
 
+/// What stays with its transfers may bring a share to this part of what is still free.
+const TO_STAY: usize = 8;
+
 /// Buffers that nobody uses are kept for the next transfer, up to so many bytes.
 const SPARE: usize = 64 << 20;
 
@@ -86,6 +89,8 @@ pub(super) enum For {
     Minimum,
     /// More, for a transfer that has its minimum.
     Growth,
+    /// More, which may not come back before the transfer ends.
+    Stay,
 }
 
 impl Memory {
@@ -115,6 +120,14 @@ impl Memory {
         self.0.held.lock()
     }
 
+    /// Room for `bytes` that a transfer of `share` keeps to its end however slow it is; `None` where a crowd
+    /// of such would leave too little to others.
+    #[must_use]
+    pub fn room(&self, share: Share, bytes: usize) -> Option<Room> {
+        let lent = self.lend(&share, bytes, For::Stay);
+        lent.then(|| Room { memory: self.clone(), share, bytes })
+    }
+
     /// Gives `bytes` to `share`, if it may have them now.
     pub(super) fn lend(&self, share: &Share, bytes: usize, what: For) -> bool {
         let mut held = self.lock();
@@ -125,6 +138,7 @@ impl Memory {
         let after = before.saturating_add(bytes);
         let may = match what {
             For::Growth => after <= free,
+            For::Stay => after <= free / TO_STAY,
             // The first of a share can always be had while there is any.
             For::Minimum => before == 0 || after <= free.saturating_mul(FOR_MINIMUMS),
         };
@@ -224,6 +238,20 @@ impl Held {
     }
 }
 
+/// Bytes that the memory counts as a transfer's until this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    memory: Memory,
+    share: Share,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.memory.take_back(&self.share, self.bytes);
+    }
+}
+
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
@@ -274,6 +302,17 @@ mod tests {
         assert_eq!(given, 56 * MIB);
         assert_eq!(grow(&memory, &put("well"), MIB), 4 * MIB);
         assert!(!memory.lend(&put("crowd"), MIB / 2, For::Growth));
+    }
+
+    #[test]
+    fn what_stays_leaves_a_crowd_most_of_its_growth_and_comes_back() {
+        let memory = Memory::new(64 * MIB, 64, PATIENCE);
+        let rooms: Vec<_> = std::iter::from_fn(|| memory.room(put("crowd"), MIB)).collect();
+        assert_eq!(rooms.len(), 7);
+        assert_eq!(grow(&memory, &put("crowd"), MIB), 25 * MIB);
+        assert_eq!(grow(&memory, &put("well"), MIB), 16 * MIB);
+        drop(rooms);
+        assert_eq!(memory.held(), 41 * MIB);
     }
 
     #[test]

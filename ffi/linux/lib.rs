@@ -5,8 +5,10 @@
 #![expect(unsafe_code, reason = "this is the room for it")]
 
 mod receive;
+mod shared;
 pub mod stdio;
 mod writeback;
 
 pub use receive::{Came, receive};
+pub use shared::{Shared, View};
 pub use writeback::start_writeback;

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,8 +14,9 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use imaged_drivers::{self as drivers, Error, Extent, Kind, Result};
+use imaged_drivers::{self as drivers, Error, Extent, Kind, Result, window::thinned};
 
+use super::ring::Ring;
 use crate::{
     daemon::Daemon,
     metrics::Stage,
@@ -136,23 +138,27 @@ impl HttpBody for Body {
 }
 
 /// In which form an image is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Form {
     /// Its bytes.
     Plain,
     /// What it holds, without its holes: see [`extents`].
     Extents,
+    /// The same, through memory: see [`memory`](crate::wire::memory).
+    Memory(Ring),
 }
 
 /// Some bytes of a body, and how many of the image they bring.
-struct Part {
-    bytes: Bytes,
-    of_image: u64,
+pub(super) struct Part {
+    pub(super) bytes: Bytes,
+    pub(super) of_image: u64,
+    /// How long the caller was waited for, so that they could be sent.
+    pub(super) waited: Duration,
 }
 
 impl From<Bytes> for Part {
     fn from(bytes: Bytes) -> Self {
-        Self { of_image: bytes.len() as u64, bytes }
+        Self { of_image: bytes.len() as u64, bytes, waited: Duration::ZERO }
     }
 }
 
@@ -160,10 +166,12 @@ impl From<Bytes> for Part {
 /// after it.
 fn records(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Result<Part>> {
     let (mut at, mut hole) = (range.start, 0);
-    let extents = content.into_extents().map(Some).chain(stream::iter([None]));
+    let extents = thinned(content.into_extents(), at).map(Some).chain(stream::iter([None]));
     let parts = extents.flat_map(move |extent| {
-        let mut head =
-            |at, len| Part { bytes: extents::head(at, len), of_image: std::mem::take(&mut hole) };
+        let mut head = |at, len| {
+            let of_image = std::mem::take(&mut hole);
+            Part { of_image, ..extents::head(at, len).into() }
+        };
         let parts = match extent {
             Some(Ok(Extent::Data(bytes))) => {
                 let head = head(at, bytes.len() as u64);
@@ -185,7 +193,7 @@ fn records(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Resu
 }
 
 /// The failure of a backend whose images end early.
-fn stopped() -> Error {
+pub(super) fn stopped() -> Error {
     Error::new(Kind::Unavailable, "the store stopped before the end")
 }
 
@@ -195,10 +203,11 @@ fn stopped() -> Error {
 /// record: a short body is the error.
 pub struct Sending {
     parts: BoxStream<'static, Result<Part>>,
-    form: Form,
+    /// Whether it is sent as records, of which the last ends it.
+    records: bool,
     /// Bytes of the image that are still to come.
     left: u64,
-    /// The last record has come, of an image that is sent as extents.
+    /// The last record has come.
     ended: bool,
     account: Option<Account>,
     daemon: Arc<Daemon>,
@@ -224,24 +233,22 @@ impl Sending {
     ) -> Self {
         account.skip();
         let left = range.end.saturating_sub(range.start);
-        let parts = match form {
-            Form::Plain => content.into_stream().map_ok(Part::from).boxed(),
-            Form::Extents => records(content, range),
+        let (records, parts) = match form {
+            Form::Plain => (false, content.into_stream().map_ok(Part::from).boxed()),
+            Form::Extents => (true, records(content, range)),
+            Form::Memory(ring) => (true, ring.send(content, range)),
         };
         let (account, asked, ended) = (Some(account), false, false);
-        Self { parts, form, left, ended, account, daemon, asked }
+        Self { parts, records, left, ended, account, daemon, asked }
     }
 
     fn is_over(&self) -> bool {
-        match self.form {
-            Form::Plain => self.left == 0,
-            Form::Extents => self.ended,
-        }
+        if self.records { self.ended } else { self.left == 0 }
     }
 
     /// Bytes of the body that are still to come, if that is known.
     fn length(&self) -> Option<u64> {
-        (self.form == Form::Plain).then_some(self.left)
+        (!self.records).then_some(self.left)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
@@ -265,9 +272,10 @@ impl Sending {
             self.asked = false;
         }
         let result = match next {
-            Some(Ok(Part { bytes, of_image })) if of_image <= self.left => {
+            Some(Ok(Part { bytes, of_image, waited })) if of_image <= self.left => {
                 self.left -= of_image;
                 if let Some(account) = &mut self.account {
+                    account.waited(waited);
                     account.moved(of_image);
                 }
                 Ok(bytes)
@@ -276,7 +284,7 @@ impl Sending {
                 Err(Error::new(Kind::Internal, "the store sent more than was asked for"))
             }
             Some(Err(error)) => Err(error),
-            None if self.form == Form::Extents && self.left == 0 => {
+            None if self.records && self.left == 0 => {
                 self.ended = true;
                 return Poll::Ready(None);
             }

@@ -19,6 +19,7 @@ use super::{
     body::{Body, Form, Sending},
     call::Call,
     conditions::{self, Conditions, Verdict, etag},
+    ring::Ring,
     route::Image,
     status,
 };
@@ -30,7 +31,7 @@ use crate::{
     wire::{
         digests, extents,
         headers::{self, ACCEPT, BODY, REPR_DIGEST, SIZE},
-        range,
+        memory, range,
         records::{Recovery, Remains},
     },
 };
@@ -164,18 +165,34 @@ async fn open(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     if by_descriptor && let drivers::Body::File(file) = &body {
-        call.wire.send(file.descriptor()?);
+        call.wire.send([file.descriptor()?]);
         set(&mut response, BODY, "fd");
         set(&mut response, SIZE, &size.to_string());
         account.passed_by(part.end - part.start);
         return Ok((response, None));
     }
-    if !accepts("extents") || !body.has_holes() {
-        return Ok((response, Some((Form::Plain, body, part))));
-    }
-    set(&mut response, CONTENT_TYPE, extents::MEDIA_TYPE);
+    let through_memory = accepts("memory") && part.end.saturating_sub(part.start) >= memory::WORTH;
+    let ring = through_memory.then(|| ring(call, store.name())).flatten();
+    let (form, media_type) = match ring {
+        Some(ring) => (Form::Memory(ring), memory::MEDIA_TYPE),
+        None if accepts("extents") && body.has_holes() => (Form::Extents, extents::MEDIA_TYPE),
+        None => return Ok((response, Some((Form::Plain, body, part)))),
+    };
+    set(&mut response, CONTENT_TYPE, media_type);
     set(&mut response, SIZE, &size.to_string());
-    Ok((response, Some((Form::Extents, body, part))))
+    Ok((response, Some((form, body, part))))
+}
+
+/// Memory to send an image through, of which the caller is told with the head; `None` where there is too little of
+/// it, or of descriptors.
+fn ring(call: &Call, store: &str) -> Option<Ring> {
+    let shared = &call.daemon.shared;
+    let room = shared.memory.room(Share::Get(store.into()), memory::BYTES)?;
+    let (ring, descriptors) = Ring::new(room, call.daemon.settings().stall_timeout)
+        .inspect_err(|error| tracing::debug!(%error, "no memory can be shared with a caller"))
+        .ok()?;
+    call.wire.send(descriptors);
+    Some(ring)
 }
 
 /// The answer to a caller who already has the image of these digests.

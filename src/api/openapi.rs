@@ -7,7 +7,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::{
     config::Role,
     wire::{
-        extents,
+        extents, memory,
         problem::{InStore, Problem, Results},
         records::{Access, Jobs, Mode, Receipt, Recovery, Remains, Shown, Stores, View, Wanted},
     },
@@ -71,7 +71,7 @@ pub const ROUTES: &[Line] = &[
     Line { method: "PUT", path: IMAGE, at: false, role: Some(Role::Member), status: "201",
         summary: "stores the body as an image; `hash_algo` chooses the multihash; with `Imaged-Body: fd` the bytes come by descriptor", answer: Answer::Json("Receipt") },
     Line { method: "GET", path: IMAGE, at: false, role: Some(Role::Service), status: "200",
-        summary: "the bytes, or one `Range` of them (206); with `Imaged-Accept: fd` perhaps a descriptor, with `extents` perhaps records of what it holds", answer: Answer::Bytes },
+        summary: "the bytes, or one `Range` of them (206); with `Imaged-Accept: fd` perhaps a descriptor, with `memory` or `extents` perhaps records of what it holds", answer: Answer::Bytes },
     Line { method: "HEAD", path: IMAGE, at: false, role: Some(Role::Reader), status: "200",
         summary: "size and digests", answer: Answer::Nothing },
     Line { method: "DELETE", path: IMAGE, at: false, role: Some(Role::Admin), status: "204",
@@ -208,8 +208,20 @@ fn image() -> Value {
                     are those of its bytes.";
         extents.insert("description".to_owned(), text.into());
     }
+    let mut through = binary();
+    if let Some(through) = through.as_object_mut() {
+        let text = "To who sends `Imaged-Accept: memory`, of an image of 4 MiB or more, while there is memory \
+                    for it: the records of extents without their bytes, each with a third number, where in \
+                    memory that is passed with the head the bytes are. Two descriptors come: of the memory, a \
+                    memfd of 4 slots of 1 MiB whose length is sealed, and of the writing end of a pipe. A \
+                    record's bytes are at the beginning of a slot, which is given back when they have been \
+                    read, by writing its number, 0 to 3, as one byte to the pipe. The last record comes when all \
+                    have been given back; what was read before is the image's only if it does.";
+        through.insert("description".to_owned(), text.into());
+    }
     if let Some(content) = image.get_mut("content").and_then(Value::as_object_mut) {
         content.insert(extents::MEDIA_TYPE.to_owned(), json!({"schema": extents}));
+        content.insert(memory::MEDIA_TYPE.to_owned(), json!({"schema": through}));
     }
     image
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(talk: &Talk, args: &Get) -> Done {
         return Err(Failure::usage("with --json, name a FILE: standard output has the JSON"));
     }
     let span = args.range.unwrap_or(Span::All);
-    let forms = [Form::Descriptor, Form::Extents];
+    let forms = [Form::Descriptor, Form::Memory, Form::Extents];
     let got = talk.client.get(&args.store, image, span, &forms).await?;
     let Got { size, range, digests, content } = got;
     // Not here, where a FIFO that nobody reads would keep signals from being heard.

@@ -10,6 +10,7 @@ use hyper::{
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName},
 };
 use imaged_drivers::Extent;
+use imaged_ffi_linux::View;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -18,9 +19,9 @@ use super::{
 };
 use crate::wire::{
     digests::{self, Promise},
-    extents::{self, Decoder},
+    extents::{self, Malformed},
     headers::{BODY, PROBLEM, REPR_DIGEST, SIZE, decoded},
-    range,
+    memory, range,
     records::Entry,
 };
 
@@ -223,20 +224,27 @@ impl Got {
                 .ok_or_else(|| Error::Broken(format!("the answer has a strange range: `{text}`")))
         });
         let part = part.transpose()?;
-        if answer.text(&BODY) == Some("fd") {
-            let size = answer.number(&SIZE)?;
-            let descriptor = answer.descriptors().pop().ok_or_else(|| {
-                Error::Broken("the answer should come with a descriptor, and none came".to_owned())
-            })?;
-            let range = part.map_or(0..size, |(range, _)| range);
-            return Ok(Self { size, range, digests, content: Content::Descriptor(descriptor) });
-        }
-        if answer.text(&CONTENT_TYPE) == Some(extents::MEDIA_TYPE) {
+        let by_descriptor = answer.text(&BODY) == Some("fd");
+        let media_type = answer.text(&CONTENT_TYPE);
+        let (inline, through) =
+            (media_type == Some(extents::MEDIA_TYPE), media_type == Some(memory::MEDIA_TYPE));
+        if by_descriptor || inline || through {
             let size = answer.number(&SIZE)?;
             let range = part.map_or(0..size, |(range, _)| range);
-            let decoder = Decoder::new(range.clone());
-            let extents = Extents { download: answer.download(), decoder, came: Bytes::new() };
-            return Ok(Self { size, range, digests, content: Content::Extents(extents) });
+            let content = if by_descriptor {
+                let [descriptor] = passed(&mut answer)?;
+                Content::Descriptor(descriptor)
+            } else {
+                let records = if inline {
+                    Records::Inline(extents::Decoder::new(range.clone()))
+                } else {
+                    let [memory, returned] = passed(&mut answer)?;
+                    Records::Through(Through::new(memory, returned, range.clone())?)
+                };
+                let download = answer.download();
+                Content::Extents(Extents { download, records, came: Bytes::new() })
+            };
+            return Ok(Self { size, range, digests, content });
         }
         let (range, size) = match part {
             Some(part) => part,
@@ -249,13 +257,112 @@ impl Got {
     }
 }
 
+/// The descriptors that an answer has to come with.
+fn passed<const COUNT: usize>(answer: &mut Answer) -> Result<[OwnedFd; COUNT]> {
+    answer.descriptors().try_into().map_err(|came: Vec<_>| {
+        let text = "the answer does not come with the descriptors that it should have";
+        Error::Broken(format!("{text}: {} of {COUNT}", came.len()))
+    })
+}
+
 /// The extents of an image being read.
 #[derive(Debug)]
 pub struct Extents {
     download: Download,
-    decoder: Decoder,
+    records: Records,
     /// What has come and was not taken.
     came: Bytes,
+}
+
+/// The two kinds of records that tell of extents.
+#[derive(Debug)]
+enum Records {
+    /// Their bytes follow them.
+    Inline(extents::Decoder),
+    /// Their bytes are in memory.
+    Through(Through),
+}
+
+impl Records {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Inline(decoder) => decoder.is_over(),
+            Self::Through(through) => through.decoder.is_over(),
+        }
+    }
+
+    /// The next extent, of which `came` has what it has of the body; that is taken from it.
+    fn next(&mut self, came: &mut Bytes) -> Result<Option<Extent>> {
+        let next = match self {
+            Self::Inline(decoder) => decoder.next(came),
+            Self::Through(through) => through.next(came),
+        };
+        next.map_err(|error| Error::Broken(error.to_string()))
+    }
+}
+
+/// An image that comes through memory.
+#[derive(Debug)]
+struct Through {
+    shared: Arc<Shared>,
+    decoder: memory::Decoder,
+    /// What a record has told of beside a hole: a slot and how many bytes.
+    bytes: Option<(u8, usize)>,
+}
+
+/// Memory of the daemon, and where its slots are given back.
+#[derive(Debug)]
+struct Shared {
+    view: View,
+    returned: OwnedFd,
+}
+
+impl Through {
+    fn new(memory: OwnedFd, returned: OwnedFd, range: Range<u64>) -> Result<Self> {
+        let view = View::new(memory).map_err(|error| {
+            Error::Broken(format!("the memory that the answer comes with is of no use: {error}"))
+        })?;
+        let shared = Arc::new(Shared { view, returned });
+        Ok(Self { shared, decoder: memory::Decoder::new(range), bytes: None })
+    }
+
+    fn next(&mut self, came: &mut Bytes) -> Result<Option<Extent>, Malformed> {
+        loop {
+            if let Some((slot, len)) = self.bytes.take() {
+                let piece = Piece { shared: Arc::clone(&self.shared), slot, len };
+                return Ok(Some(Extent::Data(Bytes::from_owner(piece))));
+            }
+            let Some(told) = self.decoder.next(came)? else { return Ok(None) };
+            self.bytes = told.bytes;
+            if told.hole > 0 {
+                return Ok(Some(Extent::Hole(told.hole)));
+            }
+            if told.bytes.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Some bytes of an image in a slot, which is given back when they are dropped.
+struct Piece {
+    shared: Arc<Shared>,
+    slot: u8,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        // Memory that is shorter has other bytes than a digest tells of, or ends the image early.
+        self.shared.view.get(memory::start(self.slot), self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // A daemon that does not hear of it sends no last record.
+        let _unheard = rustix::io::write(&self.shared.returned, &[self.slot]);
+    }
 }
 
 impl Extents {
@@ -265,13 +372,12 @@ impl Extents {
     /// `Broken`: they ended before the image was whole, or are none.
     pub async fn next(&mut self) -> Result<Option<Extent>> {
         loop {
-            let next = self.decoder.next(&mut self.came);
-            if let Some(extent) = next.map_err(|error| Error::Broken(error.to_string()))? {
+            if let Some(extent) = self.records.next(&mut self.came)? {
                 return Ok(Some(extent));
             }
             match self.download.chunk().await? {
                 Some(came) => self.came = came,
-                None if self.decoder.is_over() => return Ok(None),
+                None if self.records.is_over() => return Ok(None),
                 None => {
                     return Err(Error::Broken(
                         "the daemon's answer ends before the image does".to_owned(),

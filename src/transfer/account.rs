@@ -94,6 +94,12 @@ impl Account {
         self.since = Instant::now();
     }
 
+    /// `time` of what seemed to be spent waiting for the backend was spent waiting for the caller.
+    pub fn waited(&mut self, time: Duration) {
+        self.stages.receive += time;
+        self.stages.backend = self.stages.backend.saturating_sub(time);
+    }
+
     /// `time` of what seemed to be spent waiting for the caller was spent on digests.
     pub(super) fn digested(&mut self, time: Duration) {
         self.stages.digest += time;

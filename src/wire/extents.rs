@@ -32,7 +32,7 @@ pub fn head(offset: u64, len: u64) -> Bytes {
 
 /// A body that is no image of the length that it should have; its text says why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed(&'static str);
+pub struct Malformed(pub(super) &'static str);
 
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,33 +42,72 @@ impl std::fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// Reads a body as it comes, in pieces of any length.
+/// The order that records keep.
 #[derive(Debug)]
-pub struct Decoder {
+pub(super) struct Order {
     /// Where in the image the next byte is.
     at: u64,
     /// Where the image, or the part of it, ends.
     end: u64,
+    /// The last record has come.
+    over: bool,
+}
+
+impl Order {
+    /// Of a body that holds `range` of an image.
+    pub(super) fn new(range: Range<u64>) -> Self {
+        Self { at: range.start, end: range.end, over: false }
+    }
+
+    /// A record of `len` bytes at `offset` comes: gives the length of the hole before it.
+    pub(super) fn record(&mut self, offset: u64, len: u64) -> Result<u64, Malformed> {
+        if self.over {
+            return Err(FOLLOWED);
+        }
+        let hole = offset
+            .checked_sub(self.at)
+            .ok_or(Malformed("a record begins before the last one ends"))?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= self.end)
+            .ok_or(Malformed("a record goes past the end of the image"))?;
+        self.over = len == 0;
+        if self.over && offset != self.end {
+            return Err(Malformed("they end before the image does"));
+        }
+        self.at = end;
+        Ok(hole)
+    }
+
+    /// Whether the last record has come.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+const FOLLOWED: Malformed = Malformed("something follows their end");
+
+/// Reads a body as it comes, in pieces of any length.
+#[derive(Debug)]
+pub struct Decoder {
+    order: Order,
     /// Bytes that the record still has.
     left: u64,
     /// What has come of the next head.
     head: Vec<u8>,
-    /// The last record has come.
-    over: bool,
 }
 
 impl Decoder {
     /// For a body that holds `range` of an image.
     #[must_use]
     pub fn new(range: Range<u64>) -> Self {
-        let Range { start, end } = range;
-        Self { at: start, end, left: 0, head: Vec::with_capacity(HEAD), over: false }
+        Self { order: Order::new(range), left: 0, head: Vec::with_capacity(HEAD) }
     }
 
     /// Whether the last record has come: then, and only then, the image is whole.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.over
+        self.order.is_over()
     }
 
     /// The next extent, of which `came` has what it has of the body; that is taken from it. `None` if
@@ -81,15 +120,14 @@ impl Decoder {
             if came.is_empty() {
                 return Ok(None);
             }
-            if self.over {
-                return Err(Malformed("something follows their end"));
+            if self.is_over() {
+                return Err(FOLLOWED);
             }
             if self.left > 0 {
                 let len =
                     usize::try_from(self.left).map_or(came.len(), |left| left.min(came.len()));
                 let bytes = came.split_to(len);
                 self.left = self.left.saturating_sub(len as u64);
-                self.at = self.at.saturating_add(len as u64);
                 return Ok(Some(Extent::Data(bytes)));
             }
             let wanted = HEAD.saturating_sub(self.head.len()).min(came.len());
@@ -100,18 +138,8 @@ impl Decoder {
             let mut head = &*self.head;
             let (offset, len) = (head.get_u64(), head.get_u64());
             self.head.clear();
-            let hole = offset
-                .checked_sub(self.at)
-                .ok_or(Malformed("a record begins before the last one ends"))?;
-            match offset.checked_add(len) {
-                Some(end) if end <= self.end => {}
-                _ => return Err(Malformed("a record goes past the end of the image")),
-            }
-            self.over = len == 0;
-            if self.over && offset != self.end {
-                return Err(Malformed("they end before the image does"));
-            }
-            (self.at, self.left) = (offset, len);
+            let hole = self.order.record(offset, len)?;
+            self.left = len;
             if hole > 0 {
                 return Ok(Some(Extent::Hole(hole)));
             }

@@ -58,6 +58,9 @@ const READ: usize = 128 << 10;
 /// As many unclaimed descriptors as a connection may hold.
 const UNCLAIMED: usize = 4;
 
+/// As many descriptors as a head may have beside it.
+pub const LEAVING: usize = 2;
+
 /// How often a peer who waits for an answer is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -132,14 +135,14 @@ struct Exchange {
     came: VecDeque<OwnedFd>,
     /// Some came for which this process had no number left.
     lost: bool,
-    /// To be sent with the next bytes.
-    leaving: Option<OwnedFd>,
+    /// To be sent with the next bytes: [`LEAVING`] at most.
+    leaving: Vec<OwnedFd>,
     lane: Lane,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        close(&self.lane, self.came.drain(..).chain(self.leaving.take()).collect());
+        close(&self.lane, self.came.drain(..).chain(self.leaving.drain(..)).collect());
     }
 }
 
@@ -190,10 +193,10 @@ impl Wire {
         self.exchange().phase = Phase::Idle;
     }
 
-    /// Sends `descriptor` with the next bytes, which must be a head.
-    pub fn send(&self, descriptor: OwnedFd) {
-        let other = self.exchange().leaving.replace(descriptor);
-        self.close(other.into_iter().collect());
+    /// Sends `descriptors`, [`LEAVING`] at most, with the next bytes, which must be a head.
+    pub fn send(&self, descriptors: impl Into<Vec<OwnedFd>>) {
+        let others = std::mem::replace(&mut self.exchange().leaving, descriptors.into());
+        self.close(others);
     }
 
     /// The request that is being served changes something: its caller is to hear what became of it.
@@ -287,7 +290,7 @@ impl Stream {
             phase: Phase::Idle,
             came: VecDeque::new(),
             lost: false,
-            leaving: None,
+            leaving: Vec::new(),
             lane: lane.clone(),
         };
         let exchange = Arc::new(Mutex::new(exchange));
@@ -422,10 +425,10 @@ impl AsyncWrite for Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = if this.wire.exchange().leaving.is_some() {
-            this.poll_send(cx, parts)
-        } else {
+        let written = if this.wire.exchange().leaving.is_empty() {
             this.poll_plain_write(cx, parts)
+        } else {
+            this.poll_send(cx, parts)
         };
         if written.is_ready() {
             this.writing = None;
@@ -464,26 +467,26 @@ impl Stream {
         }
     }
 
-    /// Writes bytes with the descriptor that is leaving.
+    /// Writes bytes with the descriptors that are leaving.
     fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.socket().poll_write_ready(cx))?;
             let mut exchange = self.wire.exchange();
-            let Some(descriptor) = &exchange.leaving else {
+            if exchange.leaving.is_empty() {
                 drop(exchange);
                 return self.poll_plain_write(cx, parts);
-            };
+            }
             let sent = self.socket().try_io(Interest::WRITABLE, || {
-                let rights = [descriptor.as_fd()];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let rights: Vec<_> = exchange.leaving.iter().map(|one| one.as_fd()).collect();
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LEAVING))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 control.push(SendAncillaryMessage::ScmRights(&rights));
                 Ok(sendmsg(self.socket(), parts, &mut control, SendFlags::NOSIGNAL)?)
             });
             match sent {
                 Ok(count) => {
-                    // It went with the first byte.
-                    let sent = exchange.leaving.take().into_iter().collect();
+                    // They went with the first byte.
+                    let sent = std::mem::take(&mut exchange.leaving);
                     drop(exchange);
                     self.wire.close(sent);
                     return Poll::Ready(Ok(count));

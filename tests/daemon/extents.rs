@@ -19,7 +19,7 @@ const MIB: usize = 1 << 20;
 pub(super) const ACCEPT: &str = "imaged-accept: extents\r\n";
 
 /// An image of this length with these bytes in it.
-fn image(size: usize, data: &[(usize, &[u8])]) -> Vec<u8> {
+pub(super) fn image(size: usize, data: &[(usize, &[u8])]) -> Vec<u8> {
     let mut image = vec![0; size];
     for (at, bytes) in data {
         image[*at..at + bytes.len()].copy_from_slice(bytes);

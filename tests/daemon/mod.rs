@@ -18,6 +18,7 @@ mod kernels;
 mod keys;
 mod kills;
 mod limits;
+mod memory;
 mod page_cache;
 mod protocol;
 mod reloads;

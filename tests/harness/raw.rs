@@ -239,25 +239,30 @@ impl Raw {
 
     fn read_chunks(&mut self, body: &mut Vec<u8>) -> bool {
         loop {
-            let end = loop {
-                if let Some(end) = self.ahead.windows(2).position(|two| two == b"\r\n") {
-                    break end;
-                }
-                if self.more().unwrap_or(0) == 0 {
-                    return false;
-                }
-            };
-            let line: Vec<u8> = self.ahead.drain(..end + 2).collect();
-            let length = usize::from_str_radix(str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
-            let mut piece = Vec::new();
-            if !self.read_exact(length + 2, &mut piece) {
-                return false;
-            }
-            body.extend_from_slice(&piece[..length]);
-            if length == 0 {
-                return true;
+            match self.read_chunk() {
+                None => return false,
+                Some(chunk) if chunk.is_empty() => return true,
+                Some(chunk) => body.extend(chunk),
             }
         }
+    }
+
+    /// The next chunk of a chunked body, empty at its end; `None` if the connection ended before.
+    pub(crate) fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let end = loop {
+            if let Some(end) = self.ahead.windows(2).position(|two| two == b"\r\n") {
+                break end;
+            }
+            if self.more().unwrap_or(0) == 0 {
+                return None;
+            }
+        };
+        let line: Vec<u8> = self.ahead.drain(..end + 2).collect();
+        let length = usize::from_str_radix(str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+        let mut chunk = Vec::new();
+        let whole = self.read_exact(length + 2, &mut chunk);
+        chunk.truncate(length);
+        whole.then_some(chunk)
     }
 
     /// What comes of a body of `size` bytes, until its end or until it breaks.

@@ -22,8 +22,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import errors, records
-from .extents import Extents, are_in, zeros
+from . import errors, extents, records
+from .extents import Extents, zeros
 from .source import Watch
 from .wire import READ, Connection, Head
 
@@ -73,9 +73,9 @@ class Body(io.RawIOBase):
             self.total = int(whole)
         if head.headers.get("imaged-body") == "fd":
             self._open(connection, head, span)
-        elif are_in(head):
+        elif extents.are_in(head):
             self._span(head, span)
-            self._extents = Extents(connection, self._at, self._end)
+            self._extents = extents.begin(connection, head, self._at, self._end)
         #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
         self.digests = records.digests(head.headers.get("repr-digest", ""))
         #: What `if_match` and `if_none_match` take; None while no digest is known.
@@ -102,7 +102,7 @@ class Body(io.RawIOBase):
 
     def _open(self, connection: Connection, head: Head, span: str) -> None:
         self._span(head, span)
-        self._file = connection.descriptor()
+        (self._file,) = connection.descriptors(1)
         self._connection = None
         self._give_back(connection)
         self._version = _version(self._file)
@@ -203,8 +203,7 @@ class Body(io.RawIOBase):
             piece = self._extents.read(most)
             over = self._extents.over
         if over:
-            self._connection = None
-            self._give_back(connection)
+            self._let_go()
         return piece
 
     def readable(self) -> bool:
@@ -246,6 +245,8 @@ class Body(io.RawIOBase):
         return piece
 
     def _let_go(self) -> None:
+        if self._extents is not None:
+            self._extents.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             # Kept if its answer is over.

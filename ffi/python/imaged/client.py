@@ -241,7 +241,7 @@ class Client:
         """
         request.check_watch(watch)
         headers = request.conditions(if_match, if_none_match)
-        headers["Imaged-Accept"] = "fd, extents" if by_descriptor else "extents"
+        headers["Imaged-Accept"] = "fd, memory, extents" if by_descriptor else "memory, extents"
         offset = operator.index(offset)
         length = None if length is None else operator.index(length)
         if offset or length is not None:

@@ -33,7 +33,7 @@ READ = 1 << 20
 HOLD = 1 << 20
 # The most seconds that one call waits, for the system counts milliseconds in 31 bits: 23 days.
 LONGEST_WAIT = 2_000_000.0
-# Room for the one descriptor that an answer has, and for what is none of ours.
+# Room for the two descriptors that an answer has at most, and for what is none of ours.
 BESIDE = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
 
@@ -170,11 +170,15 @@ class Connection:
                 raise Lost("the daemon left before its answer was whole")
             return came
 
-    def descriptor(self) -> int:
-        """The descriptor that came with the last head; the caller's from now on."""
-        if len(self._descriptors) != 1:
-            raise Internal("the answer has no descriptor")
-        return self._descriptors.pop()
+    def descriptors(self, count: int) -> list[int]:
+        """The descriptors that came with the last head; the caller's from now on."""
+        if len(self._descriptors) != count:
+            raise Internal(
+                f"the answer should have another number of descriptors: {len(self._descriptors)} "
+                f"of {count}"
+            )
+        came, self._descriptors = self._descriptors, []
+        return came
 
     def has_something(self) -> bool:
         """Whether an answer, or the end of the connection, has come."""

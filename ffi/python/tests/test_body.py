@@ -167,13 +167,13 @@ def test_one_that_is_changed_under_its_reader_is_an_error(client, shared, change
 
 def test_one_that_is_changed_as_it_is_handed_over_is_an_error(client, shared, monkeypatch):
     id = client.put("fast", new(), BYTES).id
-    descriptor = wire.Connection.descriptor
+    descriptors = wire.Connection.descriptors
 
-    def changed(self):
+    def changed(self, count):
         os.truncate(f"{shared.dir}/fast/{id}", 1000)
-        return descriptor(self)
+        return descriptors(self, count)
 
-    monkeypatch.setattr(wire.Connection, "descriptor", changed)
+    monkeypatch.setattr(wire.Connection, "descriptors", changed)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(imaged.Mismatch, match="changed"):
         client.get("fast", id)

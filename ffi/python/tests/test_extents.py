@@ -139,7 +139,7 @@ def test_what_comes_in_pieces_of_any_length_is_read(server):
         assert body.read() == known and body.verified == "md5"
         assert client.get("a", "b").read() == b""
         assert server.accepted == 1
-        assert b"\r\nImaged-Accept: fd, extents\r\n" in server.heads[0]
+        assert b"\r\nImaged-Accept: fd, memory, extents\r\n" in server.heads[0]
 
 
 @pytest.mark.parametrize(
