@@ -13,8 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Lost, bytes, command, daemon, feed, line};
-use crate::harness::daemon::{Daemon, IMAGED};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{Lost, by, bytes, command, daemon, feed, finish, line};
+use crate::harness::daemon::{Daemon, IMAGED, refusing};
 
 fn names(daemon: &Daemon, dir: &str) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(daemon.path(dir))
@@ -60,16 +65,18 @@ fn zeros_that_come_through_the_socket_become_holes() {
     assert!(fs::metadata(&back).unwrap().blocks() * 512 < 1 << 20);
 }
 
-/// Says this to every caller, and then nothing more.
-fn server(dir: &Path, said: Vec<u8>) -> PathBuf {
+/// Says this to every caller, and then nothing more: it leaves, or `stays`.
+fn server(dir: &Path, said: Vec<u8>, stays: bool) -> PathBuf {
     let socket = dir.join("server");
     let _gone = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     thread::spawn(move || {
+        let mut kept = Vec::new();
         for caller in listener.incoming() {
             let (mut caller, mut head) = (caller.unwrap(), [0; 65536]);
             let _head = caller.read(&mut head).unwrap();
             let _gone = caller.write_all(&said);
+            kept.extend(stays.then_some(caller));
         }
     });
     socket
@@ -119,12 +126,12 @@ fn extents_become_a_sparse_file_and_their_digest_is_of_all_bytes() {
         (&wrong, "--no-verify", 0, "not verified"),
         (&wrong, "", 1, "sha256"),
     ] {
-        let socket = server(dir.path(), with_extents(size, digest, &records, true));
+        let socket = server(dir.path(), with_extents(size, digest, &records, true), false);
         let back = dir.path().join("back");
         // What was there is replaced, or stays.
         fs::write(&back, "precious").unwrap();
         let line = format!("get fast x {} {words}", back.display());
-        let got = super::finish(command(&socket, line.split_whitespace()), b"");
+        let got = finish(command(&socket, line.split_whitespace()), b"");
         assert_eq!(got.code, code, "{got:?}");
         assert!(format!("{}{}", got.text(), got.err).contains(told), "{got:?}");
         if code == 0 {
@@ -134,7 +141,7 @@ fn extents_become_a_sparse_file_and_their_digest_is_of_all_bytes() {
             assert_eq!(fs::read(&back).unwrap(), b"precious");
         }
         // A pipe has no holes.
-        let got = super::finish(command(&socket, ["get", "fast", "x", "-"]), b"");
+        let got = finish(command(&socket, ["get", "fast", "x", "-"]), b"");
         assert!(got.out == image);
     }
 }
@@ -160,10 +167,10 @@ fn extents_without_their_end_are_no_image() {
         ("out of order", &back[..], true),
         ("with nothing at all", b"", true),
     ] {
-        let socket = server(dir.path(), with_extents(size, "", body, ended));
+        let socket = server(dir.path(), with_extents(size, "", body, ended), false);
         let target = dir.path().join("target");
         let got = command(&socket, ["get", "fast", "x", target.to_str().unwrap()]);
-        let got = super::finish(got, b"");
+        let got = finish(got, b"");
         assert_eq!(got.code, 1, "{what}: {got:?}");
         assert!(!target.exists(), "{what}");
     }
@@ -225,7 +232,7 @@ fn a_directory_gets_a_file_named_by_the_id() {
     assert_eq!(fs::read(daemon.path("out/x")).unwrap(), b"abc");
     let mut here = command(&daemon.socket, ["get", "fast", "x"]);
     here.current_dir(daemon.path("cheap"));
-    super::finish(here, b"").done();
+    finish(here, b"").done();
     assert_eq!(fs::read(daemon.path("cheap/x")).unwrap(), b"abc");
 }
 
@@ -304,7 +311,7 @@ fn whoever_is_killed_leaves_nothing_and_the_next_one_gets_the_image() {
         get.wait().unwrap();
         assert_eq!(names(&daemon, "out"), [""; 0]);
     }
-    super::finish(here(&["get", "memory", &id]), b"").done();
+    finish(here(&["get", "memory", &id]), b"").done();
     assert_eq!(names(&daemon, "out"), [id.as_str()]);
     // What an earlier one of the same process id left is in nobody's way.
     let shell = format!(
@@ -317,6 +324,77 @@ fn whoever_is_killed_leaves_nothing_and_the_next_one_gets_the_image() {
     let got = Command::new("sh").args(["-c", &shell]).current_dir(daemon.path("out")).output();
     assert!(got.as_ref().unwrap().status.success(), "{got:?}");
     assert_eq!(fs::read(daemon.path("out/x")).unwrap(), b"abc");
+}
+
+/// Where a filesystem has no files without a name, or gives them none later.
+#[test]
+fn what_cannot_be_without_a_name_has_one_that_fits_and_is_in_nobodys_way() {
+    let daemon = daemon();
+    let (id, image) = (longest(), bytes(32 << 20));
+    feed(&daemon, ["put", "memory", &id, "-"], &image).done();
+    feed(&daemon, ["put", "fast", "bad", "-"], &image).done();
+    let stored = fs::File::options().write(true).open(daemon.path("fast/bad")).unwrap();
+    stored.write_all_at(&[image[7] ^ 1], 7).unwrap();
+    fs::create_dir(daemon.path("out")).unwrap();
+    let out = || names(&daemon, "out");
+    // An image of which no more comes than half.
+    let mut half =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", image.len()).into_bytes();
+    half.extend(&image[..image.len() / 2]);
+    let half = server(daemon.dir.path(), half, true);
+    for (errno, calls) in [
+        ("EOPNOTSUPP", "tmpfile"),
+        ("EISDIR", "tmpfile"),
+        ("EPERM", "linkat"),
+        ("ENOENT", "linkat"),
+    ] {
+        let get = |socket: &Path, store: &str, id: &str| {
+            let mut get = by(refusing(errno, calls), socket, ["get", store, id]);
+            get.current_dir(daemon.path("out")).stdout(Stdio::piped()).stderr(Stdio::piped());
+            get
+        };
+        // A signal that can be heard leaves nothing, and the other a name that is another's every time.
+        let mut left = Vec::new();
+        for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGKILL] {
+            let mut got = get(&half, "memory", &id).spawn().unwrap();
+            let written = |name: &String| {
+                let found = fs::metadata(daemon.path("out").join(name));
+                !left.contains(name) && found.is_ok_and(|found| found.len() > 0)
+            };
+            let since = Instant::now();
+            while !out().iter().any(written) {
+                assert!(got.try_wait().unwrap().is_none(), "{calls}: it has ended too soon");
+                assert!(since.elapsed() < Duration::from_secs(20), "{calls}: {:?}", out());
+            }
+            kill(Pid::from_raw(got.id().try_into().unwrap()), signal).unwrap();
+            assert!(!got.wait().unwrap().success());
+            let before = left.len();
+            left = out();
+            assert_eq!(
+                left.len(),
+                before + usize::from(signal == Signal::SIGKILL),
+                "{calls} {signal}"
+            );
+        }
+        let fits = |name: &String| name.starts_with(".imaged-") && name.len() <= 64;
+        assert!(left.iter().all(fits), "{calls}: {left:?}");
+
+        let all: Vec<_> =
+            (0..3).map(|_| get(&daemon.socket, "memory", &id).spawn().unwrap()).collect();
+        for got in all {
+            let got = got.wait_with_output().unwrap();
+            assert!(got.status.success(), "{calls}: {got:?}");
+        }
+        assert!(fs::read(daemon.path("out").join(&id)).unwrap() == image, "{calls}");
+
+        let got = finish(get(&daemon.socket, "fast", "bad"), b"");
+        assert!(got.code == 1 && got.err.contains("sha512"), "{calls}: {got:?}");
+        left.push(id.clone());
+        assert_eq!(out(), left, "{calls}");
+        for name in left {
+            fs::remove_file(daemon.path("out").join(name)).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -67,9 +67,17 @@ impl Ran {
 
 /// A command line, without what the environment of the tests may say.
 fn command<S: AsRef<OsStr>>(socket: &Path, words: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(IMAGED);
-    command.args(words).env("IMAGED_SOCKET", socket).env_remove("XDG_RUNTIME_DIR");
-    command
+    by(Command::new(IMAGED), socket, words)
+}
+
+/// The same by `program`, which runs the command.
+fn by<S: AsRef<OsStr>>(
+    mut program: Command,
+    socket: &Path,
+    words: impl IntoIterator<Item = S>,
+) -> Command {
+    program.args(words).env("IMAGED_SOCKET", socket).env_remove("XDG_RUNTIME_DIR");
+    program
 }
 
 /// Runs a command to its end; `input` comes through a pipe.

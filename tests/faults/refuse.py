@@ -2,7 +2,7 @@
 
     refuse.py ERRNO CALL[,CALL...] PROGRAM [WORD...]
 
-`tmpfile` stands for `openat` of a file without a name.
+`tmpfile` stands for `openat` and `open` of a file without a name.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import sys
 
 # By name: the numbers on x86_64 and on aarch64.
 CALLS = {
+    "open": (2, None),
     "openat": (257, 56),
     "openat2": (437, 437),
     "statx": (332, 291),
@@ -25,7 +26,8 @@ CALLS = {
 }
 LOAD, EQUAL, SET, RETURN = 0x20, 0x15, 0x45, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
-TMPFILE, FLAGS = 0o20000000, 32  # the flag's own bit, and where the third argument is
+TMPFILE = 0o20000000  # the flag's own bit
+TMPFILES = [("openat", 32), ("open", 24)]  # and where the argument is that has it
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, MODE_FILTER = 38, 22, 2
 
 
@@ -36,12 +38,15 @@ def number(call):
 def program(refused, calls):
     lines = []
     for call in calls:
-        lines.append((LOAD, 0, 0, 0))
-        if call == "tmpfile":
-            lines += [(EQUAL, 0, 3, number("openat")), (LOAD, 0, 0, FLAGS), (SET, 0, 1, TMPFILE)]
-        else:
-            lines.append((EQUAL, 0, 1, number(call)))
-        lines.append((RETURN, 0, 0, REFUSE | refused))
+        for known, flags in TMPFILES if call == "tmpfile" else [(call, None)]:
+            if number(known) is None:
+                continue
+            lines.append((LOAD, 0, 0, 0))
+            if flags:
+                lines += [(EQUAL, 0, 3, number(known)), (LOAD, 0, 0, flags), (SET, 0, 1, TMPFILE)]
+            else:
+                lines.append((EQUAL, 0, 1, number(known)))
+            lines.append((RETURN, 0, 0, REFUSE | refused))
     lines.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("HBBI", *line) for line in lines), len(lines)
 

@@ -7,7 +7,7 @@ use imaged::transfer::Frame;
 use imaged_drivers::Kind;
 
 use crate::harness::{
-    daemon::{Daemon, IMAGED, noise},
+    daemon::{Daemon, noise, refusing},
     raw::Raw,
     stores::{
         self, aligned_chunks, assert_free, assert_reads, begin,
@@ -31,10 +31,7 @@ fn refused(errno: &str, calls: &str) -> Daemon {
     let text = format!("{CONFIG}[imaged]\nstate_dir = {{dir}}/state\n");
     let text = text.replace("{dir}", &dir.path().display().to_string());
     fs::write(dir.path().join("conf"), text).unwrap();
-    let mut command = Command::new("python3");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/refuse.py");
-    command.args([script, errno, calls, IMAGED]);
-    Daemon::start_by(dir, command)
+    Daemon::start_by(dir, refusing(errno, calls))
 }
 
 #[test]

@@ -22,6 +22,15 @@ use super::{
 /// The binary under test.
 pub(crate) const IMAGED: &str = env!("CARGO_BIN_EXE_imaged");
 
+/// The binary, to which the system refuses `calls` with `errno`, as filters of containers do;
+/// `tests/faults/refuse.py` names the calls.
+pub(crate) fn refusing(errno: &str, calls: &str) -> Command {
+    let mut command = Command::new("python3");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/refuse.py");
+    command.args([script, errno, calls, IMAGED]);
+    command
+}
+
 /// A daemon under test. Dropping it kills it.
 pub(crate) struct Daemon {
     /// Where everything of it is: `conf`, `log`, `socket`, `state/` and what the test makes.
