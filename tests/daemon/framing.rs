@@ -1,7 +1,14 @@
 //! What of a request's framing the daemon cannot take as it is meant is refused, and nothing is
 //! stored of it; and every caller who is refused can read why.
 
-use std::io::Write as _;
+use std::{io::Write as _, process::Command, sync::Arc, time::Duration};
+
+use imaged::{api::connection, config::Config, daemon, socket::Socket};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::{Instant, timeout},
+};
 
 use crate::harness::{
     daemon::{Daemon, STORES, noise},
@@ -245,6 +252,84 @@ fn whoever_sends_a_whole_body_before_reading_reads_the_refusal() {
     assert_eq!(daemon.files("fast"), ["taken"]);
 }
 
+/// Python's own client, which reads nothing before all is sent: of a known length, and in chunks.
+const HTTP_CLIENT: &str = r#"
+import http.client, json, socket, sys
+
+class Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(sys.argv[1])
+
+connection, piece = Connection("imaged"), b"x" * (1 << 20)
+for body in (piece * 24, (piece for _ in range(24))):
+    connection.request("PUT", "/v1/stores/fast/images/x", body)
+    answer = connection.getresponse()
+    print(answer.status, json.loads(answer.read())["code"])
+"#;
+
+#[test]
+fn clients_that_everybody_has_read_the_refusal() {
+    let daemon = Daemon::start(STORES);
+    daemon.put("fast", "x", b"x");
+    let mut python = Command::new("python3");
+    python.args(["-c", HTTP_CLIENT]).arg(&daemon.socket);
+    let image = daemon.path("image");
+    std::fs::write(&image, noise(24 << 20, 1)).unwrap();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--header", "Expect:", "--output", "/dev/null"]);
+    curl.args(["--write-out", "%{http_code} %{content_type}", "--unix-socket"]).arg(&daemon.socket);
+    curl.arg("--upload-file").arg(image).arg(format!("http://imaged{IMAGE}"));
+    for (mut client, read) in
+        [(python, "409 Exists\n409 Exists\n"), (curl, "409 application/problem+json")]
+    {
+        let ran = client.output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        assert_eq!(String::from_utf8(ran.stdout).unwrap(), read);
+    }
+    assert_eq!(daemon.files("fast"), ["x"]);
+}
+
+/// The daemon is in this process, whose clock goes on when all wait for it.
+#[tokio::test(start_paused = true)]
+async fn what_trickles_in_of_a_refused_body_is_cut_off_after_a_minute() {
+    let home = Daemon::home();
+    let text = STORES.replace("{dir}", &home.path().display().to_string());
+    let (mut config, _) = Config::parse(&text, "test").unwrap();
+    config.daemon.state_dir = home.path().join("state");
+    config.daemon.socket = home.path().join("socket");
+    let daemon = daemon::Daemon::new(&config).unwrap();
+    let socket = Socket::open(&config.daemon).unwrap();
+    let serving = Arc::clone(&daemon);
+    let serving = tokio::spawn(async move { connection::serve(socket, &serving).await });
+    let head = format!("PUT {IMAGE} HTTP/1.1\r\nhost: a\r\n").replace("fast", "none");
+    // A byte each so many seconds: it comes for a minute, or has paused for too long.
+    for (each, limit) in [(2, 60), (4, 60), (7, 5)] {
+        for (framing, byte) in
+            [("content-length: 1000", "x"), ("transfer-encoding: chunked", "1\r\nx\r\n")]
+        {
+            let mut caller = UnixStream::connect(&config.daemon.socket).await.unwrap();
+            caller.write_all(format!("{head}{framing}\r\n\r\n").as_bytes()).await.unwrap();
+            let (since, mut answer) = (Instant::now(), Vec::new());
+            while since.elapsed() < Duration::from_secs(300) {
+                match timeout(Duration::from_secs(each), caller.read_buf(&mut answer)).await {
+                    Ok(Ok(0) | Err(_)) => break,
+                    Ok(Ok(_)) => {}
+                    // What is cut off meanwhile shows at the next reading.
+                    Err(_elapsed) => drop(caller.write_all(byte.as_bytes()).await),
+                }
+            }
+            let took = since.elapsed().as_secs();
+            // Each exchange of bytes may bring the clock to its next timer.
+            assert!((limit..=limit + 3 * each).contains(&took), "{each} {framing}: {took}");
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with('}'), "{answer}");
+        }
+    }
+    daemon.shared.closing.cancel();
+    serving.await.unwrap();
+}
+
 #[test]
 fn what_a_header_cannot_hold_is_encoded_in_it() {
     let text = STORES.replace("{dir}/fast", "{dir}/100%41 Bilder-ü");
@@ -257,7 +342,7 @@ fn what_a_header_cannot_hold_is_encoded_in_it() {
     let told = daemon.ask("HEAD", IMAGE).headers["content-location"].clone();
     assert!(told.ends_with("/100%2541%20Bilder-%C3%BC/x"), "{told}");
     // A client of ours gives it as it is.
-    let seen = std::process::Command::new(crate::harness::daemon::IMAGED)
+    let seen = Command::new(crate::harness::daemon::IMAGED)
         .args(["stat", "--json", "--socket"])
         .arg(&daemon.socket)
         .args(["fast", "x"])
