@@ -18,7 +18,32 @@ fn named(image: &str) -> String {
 /// A daemon that clears away what has been abandoned for so many seconds; by hand only if 0.
 fn daemon(ceph: &Ceph, after_s: u32) -> Daemon {
     let options = ceph.options_of("glance", POOL, 20);
-    Daemon::start(&conf(&format!("{options}imaged_recover_after_s = {after_s}\n")))
+    let text = conf(&format!("{options}imaged_recover_after_s = {after_s}\n"));
+    // A stopped one that goes on has not waited too long for its caller.
+    Daemon::start(&format!("{text}stall_timeout_s = 600\n"))
+}
+
+/// Waits until an image is watched by who makes it.
+fn watched(ceph: &Ceph, id: &str) {
+    ceph.until("the image to be watched", |ceph| {
+        ceph.rbd(&["status", &named(id)]).contains("watcher=")
+    });
+}
+
+/// While this is there the cluster gives new watches 120 s of silence, instead of the 10 s of `ci/ceph`.
+struct Longer<'a>(&'a Ceph);
+
+impl<'a> Longer<'a> {
+    fn begin(ceph: &'a Ceph) -> Self {
+        ceph.admin(&["tell", "osd.*", "config", "set", "osd_client_watch_timeout", "120"]);
+        Self(ceph)
+    }
+}
+
+impl Drop for Longer<'_> {
+    fn drop(&mut self) {
+        self.0.try_admin(&["tell", "osd.*", "config", "set", "osd_client_watch_timeout", "10"]);
+    }
 }
 
 fn recover(daemon: &Daemon, id: &str) -> Answer {
@@ -120,12 +145,18 @@ fn what_a_daemon_writes_that_was_taken_for_dead_lands_nowhere() {
 #[test]
 fn after_its_time_an_abandoned_upload_goes_by_itself_and_a_living_one_stays() {
     let ceph = Ceph::up();
-    let owner = daemon(&ceph, 0);
+    let (owner, stopped) = (daemon(&ceph, 0), daemon(&ceph, 0));
     let mut gone = daemon(&ceph, 0);
     let image = noise(24 * MIB, 83);
-    let mut putting = begin(&ceph, &owner, "alive", Some(image.len()), &image);
     let _half = begin(&ceph, &gone, "half", Some(image.len()), &image);
+    watched(&ceph, "half");
+    let mut putting = begin(&ceph, &owner, "alive", Some(image.len()), &image);
+    let longer = Longer::begin(&ceph);
+    let mut waiting = begin(&ceph, &stopped, "stopped", Some(image.len()), &image);
+    watched(&ceph, "stopped");
+    drop(longer);
     assert_eq!(owner.put("slow", "whole", &image).status, 201);
+    stopped.signal(Signal::SIGSTOP);
     gone.kill();
     let other = daemon(&ceph, 2);
     ceph.until("the upload to be cleared away", |ceph| {
@@ -134,11 +165,16 @@ fn after_its_time_an_abandoned_upload_goes_by_itself_and_a_living_one_stays() {
     other.wait_for_log("an upload of a daemon that is gone is cleared away");
     let mut images = ceph.images();
     images.sort();
-    assert_eq!(images, ["alive", "whole"]);
-    putting.send(&image[9 * MIB..]);
-    assert_eq!(putting.answer("PUT").status, 201, "{}", owner.log());
-    assert!(other.get("slow", "whole").body == image && other.get("slow", "alive").body == image);
-    for id in ["alive", "whole"] {
+    assert_eq!(images, ["alive", "stopped", "whole"]);
+    let refused = recover(&other, "stopped");
+    assert_eq!((refused.status, refused.code().as_str()), (409, "InUse"), "{refused:?}");
+    stopped.signal(Signal::SIGCONT);
+    for (daemon, putting) in [(&owner, &mut putting), (&stopped, &mut waiting)] {
+        putting.send(&image[9 * MIB..]);
+        assert_eq!(putting.answer("PUT").status, 201, "{}", daemon.log());
+    }
+    for id in ["alive", "stopped", "whole"] {
+        assert!(other.get("slow", id).body == image, "{id}");
         other.wait_until("nobody reads the image", |daemon| {
             daemon.ask("DELETE", &format!("/v1/stores/slow/images/{id}")).status == 204
         });
