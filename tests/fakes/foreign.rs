@@ -106,24 +106,15 @@ async fn who_asks_while_the_store_is_looked_at_shares_that_look() {
     f.settle().await;
     fake(&f).forget();
     fake(&f).hold_call("rados_cluster_stat");
-    let looks: Vec<_> = (0..20)
-        .map(|_| {
-            let store = Arc::clone(&f.store);
-            tokio::spawn(async move { store.check().await })
-        })
-        .collect();
-    soon("a look to begin", async {
+    let looks = futures_util::future::join_all((0..20).map(|_| f.store.check()));
+    let release = async {
         while fake(&f).count("rados_cluster_stat") == 0 {
             tokio::task::yield_now().await;
         }
-    })
-    .await;
-    // Time for the others to come, had they anything to do.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    fake(&f).release_call("rados_cluster_stat");
-    for look in looks {
-        soon("a look to end", look).await.unwrap();
-    }
+        fake(&f).release_call("rados_cluster_stat");
+    };
+    // Polled in this order: all have asked before the first is answered.
+    soon("all looks to end", async { tokio::join!(looks, release) }).await;
     let count = fake(&f).count("rados_cluster_stat");
     assert!(count <= 2, "{count}");
     f.store.health().unwrap();

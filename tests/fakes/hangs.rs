@@ -52,15 +52,13 @@ async fn writes_that_land_late_leave_nothing() {
     fake(&f).hold();
     let running = begin(&f.store, order(&id, None));
     running.give(&aligned_chunks(&bytes)).await;
-    let ending = tokio::spawn(running.end(Frame::End));
-    // Its patience is six answers long. Then it gives up, and closes the image as soon as that can be.
-    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let error = soon("the put to be given up", running.end(Frame::End)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    // The image is closed as soon as that can be, and librbd in memory tells of who closes it sooner.
     assert_eq!(fake(&f).count("rbd_close"), 0, "something is in flight still");
     let again = begin(&f.store, order(&id, None)).leave().await.unwrap_err();
     assert_eq!(again.kind(), Kind::Unavailable, "{again:?}");
     fake(&f).release();
-    let error = ending.await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     closed(&f).await;
     f.settled().await;
     assert_eq!(f.ceph.as_ref().unwrap().images(), [""; 0]);
