@@ -123,18 +123,16 @@ async fn open(
     let mut span = call.header(&RANGE)?.map_or(Ok(Span::All), range::read)?;
     let at = locate(store, image).await?;
     let within = if span == Span::All { None } else { call.header(&IF_RANGE)? };
-    // What was judged, if anything was.
-    let mut judged = None;
+    // Before its range is looked at.
     if !conditions.is_empty() || within.is_some() {
         let digests = store.stat(&at).await?.digests;
         if conditions.judge_read(digests.as_ref())? == Verdict::NotModified {
             return Ok((not_modified(digests.as_ref()), None));
         }
-        if within.is_some_and(|asked| digests.as_ref().map(etag).as_deref() != Some(asked)) {
+        if within.is_some_and(|asked| !has_etag(digests.as_ref(), asked)) {
             // A part of another image would be of no use to the caller.
             span = Span::All;
         }
-        judged = digests;
     }
     let accepted = call.header(&ACCEPT)?.unwrap_or_default();
     let accepts = |form: &str| accepted.split(',').any(|accepted| accepted.trim() == form);
@@ -150,7 +148,11 @@ async fn open(
         }
         Err(error) => return Err(error),
     };
-    if judged.is_some() && reader.digests.is_some() && judged != reader.digests {
+    // Another image may have come to be there meanwhile.
+    if conditions.judge_read(reader.digests.as_ref())? == Verdict::NotModified {
+        return Ok((not_modified(reader.digests.as_ref()), None));
+    }
+    if span != Span::All && within.is_some_and(|asked| !has_etag(reader.digests.as_ref(), asked)) {
         return Err(Error::new(
             Kind::Unavailable,
             format!("the image gave way to another one meanwhile; try again: image=`{at}`"),
@@ -193,6 +195,11 @@ fn ring(call: &Call, store: &str) -> Option<Ring> {
         .ok()?;
     call.wire.send(descriptors);
     Some(ring)
+}
+
+/// Whether an image with these digests has the ETag that `If-Range` names.
+fn has_etag(digests: Option<&Digests>, asked: &str) -> bool {
+    digests.map(etag).as_deref() == Some(asked)
 }
 
 /// The answer to a caller who already has the image of these digests.

@@ -1,16 +1,25 @@
 //! Requests that say of what they speak: `If-Match` and `If-None-Match`, for every method.
 
-use std::thread;
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use imaged_drivers::{Digests, Error, Hold, Kind};
+use async_trait::async_trait;
+use bytes::Bytes;
+use imaged::{api::connection, socket::Socket};
+use imaged_drivers::{Digests, Error, Hold, Kind, Location, Reader, Result, Span, window::Window};
 
 use crate::harness::{
     daemon::{Daemon, STORES},
     raw::{Answer, Raw},
     stores::{
-        self, assert_free,
+        self, Fixture, aligned_chunks,
+        altered::{Alter, Altered, Inner},
+        assert_free,
         content::{Look, image},
-        order, put,
+        order, put, write_image,
     },
 };
 
@@ -18,10 +27,7 @@ const IMAGE: &str = "/v1/stores/fast/images/x";
 
 /// The answer to a request with these headers and this body.
 fn ask(daemon: &Daemon, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
-    let mut raw = Raw::connect(&daemon.socket);
-    raw.head(method, path, &format!("{headers}content-length: {}\r\n", body.len()));
-    raw.send(body);
-    raw.answer(method)
+    Raw::ask_with(&daemon.socket, method, path, headers, body)
 }
 
 #[test]
@@ -159,4 +165,86 @@ async fn what_is_judged_is_what_is_deleted() {
     assert_eq!(error.kind(), Kind::Precondition, "{error:?}");
     assert_free(&f, &id, "judged").await;
     f.assert_empty().await;
+}
+
+/// An image that gives way to another, once, when it is opened: to these bytes, and whether anybody knows
+/// their digests.
+#[derive(Debug, Default)]
+struct GivesWay(Mutex<Option<(Bytes, bool)>>);
+
+#[async_trait]
+impl Alter for GivesWay {
+    async fn open(
+        &self,
+        inner: &Inner,
+        at: &Location,
+        span: Span,
+        window: Window,
+    ) -> Result<Reader> {
+        let other = self.0.lock().unwrap().take();
+        if let Some((bytes, known)) = other {
+            inner.delete(at, Hold::default()).await?;
+            if known {
+                let id = at.image().parse().unwrap();
+                write_image(&**inner, &id, None, aligned_chunks(&bytes)).await?;
+            } else {
+                fs::write(at.to_string().strip_prefix("file://").unwrap(), &bytes).unwrap();
+            }
+        }
+        inner.open(at, span, window).await
+    }
+}
+
+/// Nor of the one that is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_judged_is_what_is_read() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("main");
+    fs::create_dir(&dir).unwrap();
+    let gives_way = Arc::new(GivesWay::default());
+    let alter = Arc::clone(&gives_way);
+    let wrap = Arc::new(move |inner: Inner| {
+        Arc::new(Altered { inner, alter: Arc::clone(&alter) }) as Inner
+    });
+    let f = Fixture::wrapped("file", &[(dir, 1)], "", None, home, wrap).await;
+    let settings = f.daemon.settings();
+    let (socket, daemon) = (Socket::open(&settings).unwrap(), Arc::clone(&f.daemon));
+    let serving = tokio::spawn(async move { connection::serve(socket, &daemon).await });
+    let (id, one, other) = (f.id(), image(Look::Random, 70_000, 8), image(Look::Random, 70_000, 9));
+    let path = format!("/v1/stores/main/images/{id}");
+    let mut etags = Vec::new();
+    for bytes in [&one, &other] {
+        let at = f.place(&id, bytes).await;
+        etags.push(Raw::ask(&settings.socket, "HEAD", &path, b"").headers["etag"].clone());
+        f.remove(&at).await;
+    }
+    let [first, second] = [&etags[0], &etags[1]];
+    let range = "range: bytes=1-\r\n";
+    for known in [true, false] {
+        for (headers, status) in [
+            (format!("if-match: {first}\r\n"), 412),
+            (format!("if-match: {first}\r\n{range}"), 412),
+            (format!("if-match: {first}, {second}\r\n"), if known { 200 } else { 412 }),
+            ("if-match: *\r\n".to_owned(), 200),
+            (format!("if-none-match: {second}\r\n"), if known { 304 } else { 200 }),
+            (format!("{range}if-range: {first}\r\n"), 503),
+            // What is no part is whole, whichever image it is.
+            (format!("{range}if-range: {second}\r\n"), 200),
+            (range.to_owned(), 206),
+        ] {
+            let at = f.place(&id, &one).await;
+            *gives_way.0.lock().unwrap() = Some((other.clone(), known));
+            let answer = Raw::ask_with(&settings.socket, "GET", &path, &headers, b"");
+            assert_eq!(answer.status, status, "{headers}{known}");
+            match status {
+                200 => assert!(answer.body == other, "{headers}{known}"),
+                206 => assert!(answer.body == other[1..], "{headers}{known}"),
+                304 => assert_eq!(&answer.headers["etag"], second),
+                _ => {}
+            }
+            f.remove(&at).await;
+        }
+    }
+    f.daemon.shared.closing.cancel();
+    serving.await.unwrap();
 }

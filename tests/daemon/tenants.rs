@@ -128,6 +128,23 @@ fn who_else_reaches_an_image_is_what_was_said_last_and_nothing_wider() {
         assert_eq!(answer.status, 400, "{wide}: {answer:?}");
         assert_eq!(lists(), ["", "service:*"], "{wide}");
     }
+    // Only if the image is the one that its caller means.
+    let etag = tenants.daemon.ask("HEAD", &at(&location, "images")).headers["etag"].clone();
+    let access = json!({"read": ["a"]}).to_string();
+    for (headers, status) in [
+        ("if-match: \"other\"\r\n".to_owned(), 412),
+        (format!("if-match: W/{etag}\r\n"), 412),
+        (format!("if-none-match: {etag}\r\n"), 412),
+        ("if-none-match: *\r\n".to_owned(), 412),
+        ("if-match: other\r\n".to_owned(), 400),
+        (format!("if-match: \"other\", {etag}\r\nif-none-match: \"other\"\r\n"), 204),
+    ] {
+        let socket = &tenants.daemon.socket;
+        let answer = Raw::ask_with(socket, "PUT", &acl, &headers, access.as_bytes());
+        assert_eq!(answer.status, status, "{headers}: {answer:?}");
+        let read = if status == 204 { "a:*" } else { "" };
+        assert_eq!(lists(), [read, "service:*"], "{headers}");
+    }
     let gone = at(&location.replace("_x/x", "_y/y"), "acl");
     assert_eq!(tenants.share(&gone, &json!({})).code(), "NotFound");
     let foreign = at("file:///x", "acl");

@@ -98,8 +98,19 @@ impl Raw {
 
     /// One request on a connection of its own.
     pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: &[u8]) -> Answer {
+        Self::ask_with(socket, method, path, "", body)
+    }
+
+    /// The same with these headers, which are whole lines.
+    pub(crate) fn ask_with(
+        socket: &Path,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Answer {
         let mut raw = Self::connect(socket);
-        raw.head(method, path, &format!("content-length: {}\r\n", body.len()));
+        raw.head(method, path, &format!("{headers}content-length: {}\r\n", body.len()));
         // A refusal may come before the body is through.
         let _sent = raw.stream.write_all(body);
         raw.answer(method)

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::{MIB, assert_free, begin, cleared, conf};
 use crate::harness::{
     daemon::{Daemon, IMAGED, noise},
-    raw::Answer,
+    raw::{Answer, Raw},
     stores::ceph::{Ceph, POOL},
 };
 
@@ -204,6 +204,14 @@ fn imaged_recover_says_what_it_found() {
     ceph.rbd_must(&["rm", "--no-progress", &format!("{POOL}/theirs")]);
     // A daemon that died at once leaves just this.
     ceph.rbd_must(&["create", "--size", "10M", &format!("{POOL}/empty")]);
+    // What has no ETag meets no condition but a star.
+    for condition in ["if-match: \"a\"", "if-none-match: *", "if-match: a"] {
+        let path = "/v1/stores/slow/images/empty/recover";
+        let headers = format!("{condition}\r\n");
+        let refused = Raw::ask_with(&daemon.socket, "POST", path, &headers, b"");
+        assert!([412, 400].contains(&refused.status), "{condition}: {refused:?}");
+        assert_eq!(ceph.images(), ["empty"], "{condition}");
+    }
     let (code, out, _) = recover("slow", "empty", &["--json"]);
     let document: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &document["found"]), (0, &"removed".into()), "{document}");
