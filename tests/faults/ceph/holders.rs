@@ -243,19 +243,23 @@ async fn an_image_that_is_being_migrated_stops_nothing() {
 async fn an_encrypted_image_is_read_as_it_is_stored() {
     let f = stores::rbd().await;
     let ceph = of(&f);
-    let id = f.id();
-    ceph.import(&named(&id), &image(Look::Random, 24 << 20, 65), &[]);
     let passphrase = f.home().join("passphrase");
     std::fs::write(&passphrase, "secret").unwrap();
-    ceph.rbd_must(&["encryption", "format", &named(&id), "luks1", passphrase.to_str().unwrap()]);
-    ceph.rbd_must(&["snap", "create", "--no-progress", &named(format!("{id}@snap"))]);
-    ceph.rbd_must(&["snap", "protect", &named(format!("{id}@snap"))]);
-    let stored = Bytes::from(exported(&f, id.as_str()));
-    assert!(stored.starts_with(b"LUKS"), "it has a header");
-    let at = f.driver.locate(&id).await.unwrap();
-    assert_reads(&*f.driver, &at, &stored, "encrypted").await;
-    stores::idle(&f.store).await;
-    f.store.delete(&at, "test").await.unwrap();
+    for (format, version) in [("luks1", 1), ("luks2", 2)] {
+        let id = f.id();
+        ceph.import(&named(&id), &image(Look::Random, 24 << 20, 65), &[]);
+        let passphrase = passphrase.to_str().unwrap();
+        ceph.rbd_must(&["encryption", "format", &named(&id), format, passphrase]);
+        ceph.rbd_must(&["snap", "create", "--no-progress", &named(format!("{id}@snap"))]);
+        ceph.rbd_must(&["snap", "protect", &named(format!("{id}@snap"))]);
+        let stored = Bytes::from(exported(&f, id.as_str()));
+        let header = [b"LUKS\xba\xbe", &[0, version][..]].concat();
+        assert!(stored.starts_with(&header), "{format}: it has a header");
+        let at = f.driver.locate(&id).await.unwrap();
+        assert_reads(&*f.driver, &at, &stored, format).await;
+        stores::idle(&f.store).await;
+        f.store.delete(&at, "test").await.unwrap();
+    }
     ceph.assert_empty();
     f.assert_empty().await;
 }
