@@ -1,8 +1,18 @@
 //! Images through the command line: in, looked at, out, away.
 
-use std::fs;
+use std::{fs, path::Path};
 
-use super::{bytes, daemon, feed, line, run};
+use super::{bytes, command, daemon, feed, finish, line, run};
+
+#[test]
+fn the_help_and_the_manual_say_what_the_modes_of_a_copy_do() {
+    for words in [&["copy", "--help"][..], &["man"]] {
+        let said = finish(command(Path::new("/nowhere"), words), b"").done();
+        let text = said.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        let mode = "clone or copy inside the backend, or stream through the daemon; auto does what can be done";
+        assert!(text.contains(mode) && text.contains("default: auto"), "{words:?}: {text}");
+    }
+}
 
 #[test]
 fn an_image_is_put_looked_at_copied_read_and_removed() {
@@ -65,7 +75,7 @@ fn a_file_on_standard_input_is_stored_from_its_offset() {
     fs::write(daemon.path("image"), &image).unwrap();
     let mut file = fs::File::open(daemon.path("image")).unwrap();
     file.seek(SeekFrom::Start(100_000)).unwrap();
-    let mut put = super::command(&daemon.socket, ["put", "fast", "tail", "-"]);
+    let mut put = command(&daemon.socket, ["put", "fast", "tail", "-"]);
     assert!(put.stdin(file).output().unwrap().status.success());
     assert!(line(&daemon, "get fast tail -").done().out == image[100_000..]);
 }
