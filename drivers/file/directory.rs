@@ -36,6 +36,8 @@ pub(super) struct Directory {
     note: Note,
     /// Whether a file without a name can be given one there, once that is known.
     unnamed: Mutex<Option<bool>>,
+    /// Why the last image that was whole could not be given its name there.
+    nameless: Mutex<Option<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,8 +64,9 @@ pub(super) struct Found {
 impl Directory {
     pub(super) fn new(path: PathBuf, priority: Option<u32>) -> Self {
         let usable = Mutex::new(Usable::Up);
-        let (known, note, unnamed) = (Mutex::default(), Note::default(), Mutex::default());
-        Self { path, priority, known, usable, note, unnamed }
+        let (known, note) = (Mutex::default(), Note::default());
+        let (unnamed, nameless) = (Mutex::default(), Mutex::default());
+        Self { path, priority, known, usable, note, unnamed, nameless }
     }
 
     /// Whether `dir`, which is this one, takes files without a name and gives them one later, which is
@@ -76,6 +79,17 @@ impl Directory {
         let found = dir.has_unnamed(name)?;
         *self.unnamed.lock() = Some(found);
         Ok(found)
+    }
+
+    /// An image that was whole has got its name there, or not, and why. Until the next one does, nothing can
+    /// be written there; each upload tries again.
+    pub(super) fn named(&self, refused: Option<String>) {
+        let mut nameless = self.nameless.lock();
+        *nameless = match refused {
+            // The reason names the image, and is told of the first.
+            Some(why) => nameless.take().or(Some(why)),
+            None => None,
+        };
     }
 
     /// What it is by whatever path, if it was ever seen.
@@ -124,6 +138,7 @@ impl Directory {
         let now = Known { identity, mount, real, within };
         *self.known.lock() = Some(now);
         *self.unnamed.lock() = None;
+        *self.nameless.lock() = None;
         Ok(dir)
     }
 
@@ -179,9 +194,10 @@ impl Directory {
         let directory = self.path.display();
         self.note.set(note, |note| tracing::warn!(%directory, note, "a directory of a store"));
         let kind = writable.as_ref().err().map(Error::kind);
-        let usable = match writable {
-            Ok(()) => Usable::Up,
-            Err(error) => Usable::ReadingOnly(error.to_string()),
+        let nameless = self.nameless.lock().clone();
+        let usable = match writable.map_err(|error| error.to_string()).err().or(nameless) {
+            None => Usable::Up,
+            Some(why) => Usable::ReadingOnly(why),
         };
         Found { usable, kind, space: Some((device, space)) }
     }

@@ -90,8 +90,12 @@ impl Store {
 
     /// Whether the path of `dir` still leads to it: it may have been replaced, or unmounted.
     pub(super) fn is_still(&self, dir: &Dir) -> Result<bool> {
-        let same = self.data.iter().find(|data| data.path == dir.path());
-        same.map_or(Ok(false), |data| data.is_still(dir))
+        self.directory_of(dir).map_or(Ok(false), |data| data.is_still(dir))
+    }
+
+    /// The one that `dir` was opened as.
+    pub(super) fn directory_of(&self, dir: &Dir) -> Option<&Directory> {
+        self.data.iter().find(|data| data.path == dir.path())
     }
 
     /// The directory that holds `id`, if one does. Who is told that none does can rely on it: it fails

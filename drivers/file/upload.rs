@@ -211,13 +211,24 @@ impl Target {
                 }
             }
         };
-        match linked {
+        let named = match linked {
             Ok(()) => Ok(()),
             // Over NFS a call whose answer is lost is sent again, and then finds what it has done itself.
             Err(_) if self.dir.names(name, &self.file) => Ok(()),
-            Err(Errno::EXIST) => Err(already_exists(self.id(), &self.store.name)),
-            Err(error) => Err(self.error("name", error)),
+            Err(Errno::EXIST) => return Err(already_exists(self.id(), &self.store.name)),
+            // A filter of system calls, or a filesystem that has neither.
+            Err(error @ (Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)) => {
+                let error = self.error("name", error);
+                let what = "an image cannot be given its name: let the filter of system calls that the container or \
+                            the unit has pass linkat or renameat2, or use a filesystem that knows one of them";
+                Err(Error::new(error.kind(), format!("{what}: {error}")).because(error))
+            }
+            Err(error) => return Err(self.error("name", error)),
+        };
+        if let Some(directory) = self.store.directory_of(&self.dir) {
+            directory.named(named.as_ref().err().map(ToString::to_string));
         }
+        named
     }
 
     /// Makes the name the only one, and durable.

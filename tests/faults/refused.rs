@@ -95,11 +95,44 @@ fn what_a_filter_refuses_has_a_way_around() {
 #[test]
 fn where_no_name_can_be_given_the_reason_is_told_and_nothing_is_left() {
     let daemon = refused("EPERM", "linkat,renameat2");
-    let answer = daemon.put("fast", "x", b"image");
-    assert_eq!(answer.status, 502, "{answer:?}");
-    assert!(answer.detail().contains("operation not permitted"), "{answer:?}");
-    daemon.wait_until_idle();
-    assert_eq!(fs::read_dir(daemon.path("fast")).unwrap().count(), 0);
+    fs::write(daemon.path("fast/old"), "old").unwrap();
+    for id in ["x", "y"] {
+        let answer = daemon.put("fast", id, b"image");
+        assert_eq!(answer.status, 502, "{answer:?}");
+        let detail = answer.detail();
+        assert!(
+            detail.contains("operation not permitted") && detail.contains("linkat"),
+            "{detail}"
+        );
+        daemon.wait_until_idle();
+        assert_eq!(daemon.files("fast"), ["old"]);
+        // The store says of itself that it can only be read.
+        let shown = daemon.ask("GET", "/v1/stores/fast").json();
+        let reason = shown["reason"].as_str().unwrap();
+        assert!(reason.contains("reading only") && reason.contains("linkat"), "{shown}");
+        assert_eq!(daemon.get("fast", "old").body, b"old");
+    }
+    assert_eq!(daemon.log().matches("state=\"reading only\"").count(), 1, "{}", daemon.log());
+}
+
+/// Each upload tries again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_be_given_a_name_again_can_be_written_again() {
+    let f = stores::file_renamed().await;
+    let (id, bytes) = (f.id(), image(Look::Random, 100_000, 4));
+    let state = async || {
+        f.store.check().await;
+        f.store.reading_only()
+    };
+    assert_eq!(state().await, None);
+    let plain = f.plain.as_ref().unwrap();
+    plain.fail("rename", nix::errno::Errno::EPERM as i32);
+    let error = put(&f.store, order(&id, None), &bytes).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::BackendDenied, "{error:?}");
+    assert!(state().await.unwrap().contains("renameat2"));
+    plain.fail("rename", 0);
+    put(&f.store, order(&id, None), &bytes).await.unwrap();
+    assert_eq!(state().await, None);
 }
 
 #[test]
