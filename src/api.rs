@@ -11,6 +11,7 @@ mod framing;
 mod get;
 mod jobs;
 pub mod openapi;
+mod part;
 mod put;
 mod ring;
 pub mod route;

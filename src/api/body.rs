@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +15,10 @@ use futures_util::{
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use imaged_drivers::{self as drivers, Error, Extent, Kind, Result, window::thinned};
 
-use super::ring::Ring;
+use super::{
+    part::{Part, stopped},
+    ring::Ring,
+};
 use crate::{
     daemon::Daemon,
     metrics::Stage,
@@ -148,20 +150,6 @@ pub enum Form {
     Memory(Ring),
 }
 
-/// Some bytes of a body, and how many of the image they bring.
-pub(super) struct Part {
-    pub(super) bytes: Bytes,
-    pub(super) of_image: u64,
-    /// How long the caller was waited for, so that they could be sent.
-    pub(super) waited: Duration,
-}
-
-impl From<Bytes> for Part {
-    fn from(bytes: Bytes) -> Self {
-        Self { of_image: bytes.len() as u64, bytes, waited: Duration::ZERO }
-    }
-}
-
 /// The body of an image of which `range` is sent, as [`extents`] has it. A hole counts with what comes
 /// after it.
 fn records(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Result<Part>> {
@@ -190,11 +178,6 @@ fn records(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Resu
         stream::iter(parts.into_iter().flatten())
     });
     parts.boxed()
-}
-
-/// The failure of a backend whose images end early.
-pub(super) fn stopped() -> Error {
-    Error::new(Kind::Unavailable, "the store stopped before the end")
 }
 
 /// An image on its way to a caller, until its one line in the log.

@@ -16,7 +16,7 @@ use imaged_drivers::{self as drivers, Error, Extent, Kind, Result, memory::Room,
 use imaged_ffi_linux::Shared;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
 
-use super::body::{Part, stopped};
+use super::part::{Part, stopped};
 use crate::wire::memory::{self, SLOT, SLOTS};
 
 /// Memory that is shared with one caller, for one image.
