@@ -370,13 +370,23 @@ impl Client {
         if let Some(part) = range::write(span) {
             set(&mut headers, RANGE, &part)?;
         }
-        if !accepted.is_empty() {
-            let names: Vec<_> = accepted.iter().map(|form| form.name()).collect();
-            set(&mut headers, ACCEPT, &names.join(", "))?;
-        }
         let target = image_target(store, image.into());
-        let answer = self.request(Method::GET, &target, headers, Body::empty()).await?;
-        Got::new(answer.accepted().await?)
+        let in_the_answer: Vec<_> =
+            accepted.iter().copied().filter(|form| *form == Form::Extents).collect();
+        for forms in [accepted, &in_the_answer] {
+            let mut headers = headers.clone();
+            if !forms.is_empty() {
+                let names: Vec<_> = forms.iter().map(|form| form.name()).collect();
+                set(&mut headers, ACCEPT, &names.join(", "))?;
+            }
+            let answer = self.request(Method::GET, &target, headers, Body::empty()).await?;
+            // What is passed beside an answer does not come everywhere.
+            if let Some(got) = Got::new(answer.accepted().await?)? {
+                return Ok(got);
+            }
+        }
+        let text = "the answer does not come with the descriptors that it should have";
+        Err(Error::Broken(text.to_owned()))
     }
 
     /// What is known of an image.

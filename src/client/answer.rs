@@ -1,6 +1,6 @@
 //! Answers of the daemon: read whole, or as they come, and what they say of images.
 
-use std::{ops::Range, os::fd::OwnedFd, sync::Arc};
+use std::{io, ops::Range, os::fd::OwnedFd, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -217,7 +217,9 @@ pub enum Content {
 }
 
 impl Got {
-    pub(super) fn new(mut answer: Answer) -> Result<Self> {
+    /// `None` if the answer lacks the descriptors that it should come with, or they are of no use: so it is
+    /// where something keeps this process and the daemon apart, such as SELinux.
+    pub(super) fn new(mut answer: Answer) -> Result<Option<Self>> {
         let digests = answer.digests();
         let part = answer.text(&CONTENT_RANGE).map(|text| {
             range::read_content(text)
@@ -232,19 +234,21 @@ impl Got {
             let size = answer.number(&SIZE)?;
             let range = part.map_or(0..size, |(range, _)| range);
             let content = if by_descriptor {
-                let [descriptor] = passed(&mut answer)?;
+                let Some([descriptor]) = passed(&mut answer) else { return Ok(None) };
                 Content::Descriptor(descriptor)
             } else {
                 let records = if inline {
                     Records::Inline(extents::Decoder::new(range.clone()))
                 } else {
-                    let [memory, returned] = passed(&mut answer)?;
-                    Records::Through(Through::new(memory, returned, range.clone())?)
+                    let Some([memory, returned]) = passed(&mut answer) else { return Ok(None) };
+                    let through = Through::new(memory, returned, range.clone());
+                    let Ok(through) = through else { return Ok(None) };
+                    Records::Through(through)
                 };
                 let download = answer.download();
                 Content::Extents(Extents { download, records, came: Bytes::new() })
             };
-            return Ok(Self { size, range, digests, content });
+            return Ok(Some(Self { size, range, digests, content }));
         }
         let (range, size) = match part {
             Some(part) => part,
@@ -253,16 +257,13 @@ impl Got {
                 (0..size, size)
             }
         };
-        Ok(Self { size, range, digests, content: Content::Stream(answer.download()) })
+        Ok(Some(Self { size, range, digests, content: Content::Stream(answer.download()) }))
     }
 }
 
-/// The descriptors that an answer has to come with.
-fn passed<const COUNT: usize>(answer: &mut Answer) -> Result<[OwnedFd; COUNT]> {
-    answer.descriptors().try_into().map_err(|came: Vec<_>| {
-        let text = "the answer does not come with the descriptors that it should have";
-        Error::Broken(format!("{text}: {} of {COUNT}", came.len()))
-    })
+/// The descriptors that an answer has to come with, if it does.
+fn passed<const COUNT: usize>(answer: &mut Answer) -> Option<[OwnedFd; COUNT]> {
+    answer.descriptors().try_into().ok()
 }
 
 /// The extents of an image being read.
@@ -318,11 +319,8 @@ struct Shared {
 }
 
 impl Through {
-    fn new(memory: OwnedFd, returned: OwnedFd, range: Range<u64>) -> Result<Self> {
-        let view = View::new(memory).map_err(|error| {
-            Error::Broken(format!("the memory that the answer comes with is of no use: {error}"))
-        })?;
-        let shared = Arc::new(Shared { view, returned });
+    fn new(memory: OwnedFd, returned: OwnedFd, range: Range<u64>) -> io::Result<Self> {
+        let shared = Arc::new(Shared { view: View::new(memory)?, returned });
         Ok(Self { shared, decoder: memory::Decoder::new(range), bytes: None })
     }
 

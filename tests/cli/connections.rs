@@ -1,5 +1,12 @@
 //! The client under the command line: one connection for many requests, and what breaks it.
 
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixListener,
+    sync::mpsc,
+    thread,
+};
+
 use imaged::client::{Client, Content, Error, Form};
 use imaged_drivers::{Kind, Span};
 
@@ -51,6 +58,42 @@ async fn descriptors_go_both_ways_on_a_kept_connection() {
         assert!(back == image);
     }
     assert_eq!(connections(&client).await, 1);
+}
+
+/// Where something keeps descriptors from one process to another, images come in the answer.
+#[tokio::test]
+async fn an_image_whose_descriptors_do_not_come_is_asked_for_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (heads, asked) = mpsc::channel();
+    thread::spawn(move || {
+        for caller in listener.incoming() {
+            let (mut caller, mut head) = (caller.unwrap(), [0; 4096]);
+            let len = caller.read(&mut head).unwrap();
+            let head = String::from_utf8_lossy(&head[..len]).into_owned();
+            let said = if head.contains("memory") {
+                "content-type: application/vnd.imaged.memory\r\nimaged-size: 3\r\ncontent-length: 0"
+            } else if head.contains("fd") {
+                "imaged-body: fd\r\nimaged-size: 3\r\ncontent-length: 0"
+            } else {
+                "content-length: 3\r\n\r\nabc"
+            };
+            heads.send(head).unwrap();
+            let _gone = caller.write_all(format!("HTTP/1.1 200 OK\r\n{said}\r\n\r\n").as_bytes());
+        }
+    });
+    let client = Client::new(&socket);
+    let (fd, memory, extents) = (Form::Descriptor, Form::Memory, Form::Extents);
+    for forms in [&[fd, memory, extents][..], &[fd], &[memory], &[memory, extents]] {
+        let got = client.get("a", "b", Span::All, forms).await.unwrap();
+        let Content::Stream(mut download) = got.content else { panic!("{forms:?}") };
+        assert_eq!(download.chunk().await.unwrap().unwrap(), "abc");
+        asked.recv().unwrap();
+        let again = asked.recv().unwrap();
+        assert_eq!(again.contains("imaged-accept: extents\r\n"), forms.contains(&extents));
+        assert_eq!(again.contains("imaged-accept"), forms.contains(&extents));
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ from . import errors, extents, records, request, source
 from .body import Body
 from .listing import Images
 from .records import Health, Job, Receipt, Stat, Store
-from .wire import Connection, Head
+from .wire import Connection, Head, NotPassed
 
 DEFAULT_SOCKET = "/run/imaged/imaged.sock"
 # The algorithms of today's daemon, by hashlib's names. A newer one may have more; it is asked.
@@ -241,7 +241,6 @@ class Client:
         """
         request.check_watch(watch)
         headers = request.conditions(if_match, if_none_match)
-        headers["Imaged-Accept"] = "fd, memory, extents" if by_descriptor else "memory, extents"
         offset = operator.index(offset)
         length = None if length is None else operator.index(length)
         if offset or length is not None:
@@ -249,7 +248,24 @@ class Client:
                 raise errors.Invalid(f"no such part of an image: offset={offset} length={length}")
             last = "" if length is None else str(offset + length - 1)
             headers["Range"] = f"bytes={offset}-{last}"
-        connection, head = self._read("GET", request.image_path(store, id, at), request_id, headers)
+        path = request.image_path(store, id, at)
+        headers["Imaged-Accept"] = "fd, memory, extents" if by_descriptor else "memory, extents"
+        try:
+            return self._body(path, request_id, headers, verify=verify, watch=watch)
+        except NotPassed:
+            headers["Imaged-Accept"] = "extents"
+            return self._body(path, request_id, headers, verify=verify, watch=watch)
+
+    def _body(
+        self,
+        path: str,
+        request_id: str | None,
+        headers: dict[str, str],
+        *,
+        verify: bool,
+        watch: source.Watch | None,
+    ) -> Body:
+        connection, head = self._read("GET", path, request_id, headers)
         if head.status not in (200, 206):
             self._refused(connection, head, "GET")
         try:

@@ -18,7 +18,7 @@ import os
 import struct
 
 from .errors import Internal
-from .wire import READ, Connection, Head
+from .wire import READ, Connection, Head, NotPassed
 
 #: The media types of such bodies.
 MEDIA_TYPE = "application/vnd.imaged.extents"
@@ -173,7 +173,7 @@ class ThroughMemory(Extents):
 def _mapped(memory: int) -> mmap.mmap:
     try:
         if not fcntl.fcntl(memory, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
-            raise Internal("the answer's memory could be taken away under its reader")
+            raise NotPassed("the answer's memory could be taken away under its reader")
         return mmap.mmap(memory, os.fstat(memory).st_size, prot=mmap.PROT_READ)
     except OSError as error:
-        raise Internal(f"the answer's memory is of no use: {error}") from error
+        raise NotPassed(f"the answer's memory is of no use: {error}") from error

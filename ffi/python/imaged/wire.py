@@ -75,6 +75,13 @@ class Head:
         return int(text)
 
 
+class NotPassed(Internal):
+    """What an answer should come with did not come, or is of no use.
+
+    So it is where something keeps this process and the daemon apart: SELinux, AppArmor.
+    """
+
+
 class Connection:
     """A connection, used by one caller at a time."""
 
@@ -171,9 +178,12 @@ class Connection:
             return came
 
     def descriptors(self, count: int) -> list[int]:
-        """The descriptors that came with the last head; the caller's from now on."""
+        """The descriptors that came with the last head; the caller's from now on.
+
+        Raises NotPassed.
+        """
         if len(self._descriptors) != count:
-            raise Internal(
+            raise NotPassed(
                 f"the answer should have another number of descriptors: {len(self._descriptors)} "
                 f"of {count}"
             )

@@ -145,17 +145,23 @@ def test_what_is_no_image_is_refused_and_nothing_stays_open(server, records):
 
 
 @pytest.mark.parametrize("what", ["unsealed", "file", "none", "one"])
-def test_memory_of_no_use_is_refused(server, tmp_path, what):
+def test_where_memory_does_not_come_the_image_does(server, tmp_path, what):
     memory, reader, writer = passed(b"abc", seals=0 if what == "unsealed" else fcntl.F_SEAL_SHRINK)
     (tmp_path / "file").write_bytes(bytes(4 * SLOT))
     file = os.open(tmp_path / "file", os.O_RDWR)
     passed_on = {"file": [file, writer], "none": [], "one": [memory]}.get(what, [memory, writer])
     before = opened()
     with imaged.Client(server.path, timeout=5) as client:
-        server.answers = [(answer((0, 3, 0), (3, 0, 0), size=3), passed_on)]
+        said = answer((0, 3, 0), (3, 0, 0), size=3)
+        server.answers = [(said, passed_on), b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz"]
+        assert client.get("a", "b").read() == b"xyz"
+        assert b"\r\nImaged-Accept: extents\r\n" in server.heads[1]
+        # Once, and not for ever.
+        server.answers = [(said, passed_on)] * 2
         with pytest.raises(imaged.Internal, match=r"memory|descriptors"):
             client.get("a", "b")
-    server.peers[0].close()
+    for peer in server.peers:
+        peer.close()
     assert opened() <= before
     for one in (memory, reader, writer, file):
         os.close(one)
