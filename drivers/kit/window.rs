@@ -26,7 +26,7 @@ use tokio::{sync::Notify, time::Instant};
 pub use super::memory::PAGE;
 use super::{
     memory::{For, Memory, Share, map},
-    zeros,
+    zeros::data,
 };
 use crate::contract::{Extent, Result};
 
@@ -79,7 +79,7 @@ pub fn thinned(
         match extent {
             Ok(Extent::Data(bytes)) => {
                 at = at.saturating_add(bytes.len() as u64);
-                for run in zeros::data(&bytes, start) {
+                for run in data(&bytes, start) {
                     if run.start > done {
                         parts.push(Ok(Extent::Hole((run.start - done) as u64)));
                     }
@@ -475,7 +475,7 @@ mod tests {
 
     #[tokio::test]
     async fn blocks_of_zeros_are_holes_however_an_image_is_cut() {
-        let block = zeros::BLOCK;
+        let block = super::super::zeros::BLOCK;
         let mut image = vec![0_u8; 9 * block + 7];
         image[3 * block - 1] = 1;
         image[5 * block..7 * block].fill(2);
