@@ -42,28 +42,56 @@ impl std::fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// The order that records keep.
+/// Reads the heads of records, in pieces of any length, and sees that they are in order.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Heads<const BYTES: usize> {
     /// Where in the image the next byte is.
     at: u64,
     /// Where the image, or the part of it, ends.
     end: u64,
+    /// What has come of the next head.
+    came: Vec<u8>,
     /// The last record has come.
     over: bool,
 }
 
-impl Order {
+/// What the head of a record tells.
+#[derive(Debug)]
+pub(super) struct Head<const BYTES: usize> {
+    /// Bytes of the hole before the record.
+    pub(super) hole: u64,
+    /// Bytes of the record; none at the end.
+    pub(super) len: u64,
+    /// The whole head.
+    pub(super) bytes: [u8; BYTES],
+}
+
+impl<const BYTES: usize> Heads<BYTES> {
     /// Of a body that holds `range` of an image.
     pub(super) fn new(range: Range<u64>) -> Self {
-        Self { at: range.start, end: range.end, over: false }
+        Self { at: range.start, end: range.end, came: Vec::with_capacity(BYTES), over: false }
     }
 
-    /// A record of `len` bytes at `offset` comes: gives the length of the hole before it.
-    pub(super) fn record(&mut self, offset: u64, len: u64) -> Result<u64, Malformed> {
-        if self.over {
-            return Err(FOLLOWED);
+    /// Whether the last record has come.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The next head, of which `came` has what it has of the body; that is taken from it. `None` if more has
+    /// to come, or nothing will.
+    pub(super) fn next(&mut self, came: &mut Bytes) -> Result<Option<Head<BYTES>>, Malformed> {
+        if came.is_empty() {
+            return Ok(None);
         }
+        if self.over {
+            return Err(Malformed("something follows their end"));
+        }
+        let wanted = BYTES.saturating_sub(self.came.len()).min(came.len());
+        self.came.extend_from_slice(&came.split_to(wanted));
+        let Ok(bytes) = <[u8; BYTES]>::try_from(self.came.as_slice()) else { return Ok(None) };
+        self.came.clear();
+        let mut head = bytes.as_slice();
+        let (offset, len) = (head.get_u64(), head.get_u64());
         let hole = offset
             .checked_sub(self.at)
             .ok_or(Malformed("a record begins before the last one ends"))?;
@@ -76,38 +104,29 @@ impl Order {
             return Err(Malformed("they end before the image does"));
         }
         self.at = end;
-        Ok(hole)
-    }
-
-    /// Whether the last record has come.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
+        Ok(Some(Head { hole, len, bytes }))
     }
 }
-
-const FOLLOWED: Malformed = Malformed("something follows their end");
 
 /// Reads a body as it comes, in pieces of any length.
 #[derive(Debug)]
 pub struct Decoder {
-    order: Order,
+    heads: Heads<HEAD>,
     /// Bytes that the record still has.
     left: u64,
-    /// What has come of the next head.
-    head: Vec<u8>,
 }
 
 impl Decoder {
     /// For a body that holds `range` of an image.
     #[must_use]
     pub fn new(range: Range<u64>) -> Self {
-        Self { order: Order::new(range), left: 0, head: Vec::with_capacity(HEAD) }
+        Self { heads: Heads::new(range), left: 0 }
     }
 
     /// Whether the last record has come: then, and only then, the image is whole.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.order.is_over()
+        self.heads.is_over()
     }
 
     /// The next extent, of which `came` has what it has of the body; that is taken from it. `None` if
@@ -117,28 +136,14 @@ impl Decoder {
     /// The body is not as it has to be.
     pub fn next(&mut self, came: &mut Bytes) -> Result<Option<Extent>, Malformed> {
         loop {
-            if came.is_empty() {
-                return Ok(None);
-            }
-            if self.is_over() {
-                return Err(FOLLOWED);
-            }
-            if self.left > 0 {
+            if self.left > 0 && !came.is_empty() {
                 let len =
                     usize::try_from(self.left).map_or(came.len(), |left| left.min(came.len()));
                 let bytes = came.split_to(len);
                 self.left = self.left.saturating_sub(len as u64);
                 return Ok(Some(Extent::Data(bytes)));
             }
-            let wanted = HEAD.saturating_sub(self.head.len()).min(came.len());
-            self.head.extend_from_slice(&came.split_to(wanted));
-            if self.head.len() < HEAD {
-                return Ok(None);
-            }
-            let mut head = &*self.head;
-            let (offset, len) = (head.get_u64(), head.get_u64());
-            self.head.clear();
-            let hole = self.order.record(offset, len)?;
+            let Some(Head { hole, len, .. }) = self.heads.next(came)? else { return Ok(None) };
             self.left = len;
             if hole > 0 {
                 return Ok(Some(Extent::Hole(hole)));

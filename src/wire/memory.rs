@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::extents::{Malformed, Order};
+use super::extents::{Head, Heads, Malformed};
 
 /// The media type of such a body.
 pub const MEDIA_TYPE: &str = "application/vnd.imaged.memory";
@@ -61,45 +61,32 @@ pub struct Told {
 
 /// Reads a body record by record.
 #[derive(Debug)]
-pub struct Decoder {
-    order: Order,
-    /// What has come of the next record.
-    came: Vec<u8>,
-}
+pub struct Decoder(Heads<RECORD>);
 
 impl Decoder {
     /// For a body that holds `range` of an image.
     #[must_use]
     pub fn new(range: Range<u64>) -> Self {
-        Self { order: Order::new(range), came: Vec::with_capacity(RECORD) }
+        Self(Heads::new(range))
     }
 
     /// Whether the last record has come: then, and only then, the image is whole.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.order.is_over()
+        self.0.is_over()
     }
 
     /// The next record, of which `came` has what it has of the body; that is taken from it. `None` if more has to
-    /// come.
+    /// come, or nothing will.
     ///
     /// # Errors
     /// The body is not as it has to be.
     pub fn next(&mut self, came: &mut Bytes) -> Result<Option<Told>, Malformed> {
-        let wanted = RECORD.saturating_sub(self.came.len()).min(came.len());
-        self.came.extend_from_slice(&came.split_to(wanted));
-        let Ok(record) = <[u8; RECORD]>::try_from(self.came.as_slice()) else { return Ok(None) };
-        self.came.clear();
-        let number = |which: usize| {
-            record.chunks_exact(8).nth(which).map_or(0, |bytes| {
-                bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
-            })
-        };
-        let (offset, len, at) = (number(0), number(1), number(2));
-        let hole = self.order.record(offset, len)?;
+        let Some(Head { hole, len, bytes }) = self.0.next(came)? else { return Ok(None) };
         if len == 0 {
             return Ok(Some(Told { hole, bytes: None }));
         }
+        let at = bytes.last_chunk().map_or(0, |at| u64::from_be_bytes(*at));
         let slot = u8::try_from(at / SLOT as u64).ok().filter(|slot| *slot < SLOTS);
         let len = usize::try_from(len).ok().filter(|len| *len <= SLOT);
         match (slot, len, at % SLOT as u64) {
@@ -161,5 +148,10 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
         }
         read(&[(6, 0, 0), (6, 0, 0)], 6, 24).unwrap_err();
+        // Not a whole record.
+        let mut decoder = Decoder::new(5..5);
+        decoder.next(&mut record(5, 0, 0)).unwrap().unwrap();
+        let followed = decoder.next(&mut Bytes::from_static(b"x")).unwrap_err();
+        assert!(followed.to_string().contains("follows their end"), "{followed}");
     }
 }
