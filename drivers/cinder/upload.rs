@@ -179,22 +179,23 @@ impl Writing {
         if let Some(room) = HEAD.checked_sub(self.head.len()) {
             self.head.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
         }
-        let mut done = 0;
-        let runs: Vec<_> = zeros::data(&chunk, start).collect();
-        for run in runs {
-            self.zeros(start, done..run.start).await?;
+        let runs: Vec<_> = zeros::stretches(&chunk, start).collect();
+        for (run, holds) in runs {
+            if !holds {
+                self.zeros(start, run).await?;
+                continue;
+            }
             let at = start.saturating_add(run.start as u64);
-            done = run.end;
             self.stored = self.stored.saturating_add(run.len() as u64);
             let bytes = chunk.slice(run);
             self.launch(async move |device| device.write(at, bytes).await).await?;
         }
-        self.zeros(start, done..chunk.len()).await
+        Ok(())
     }
 
     /// Has a run of the chunk at `start` read as zeros, if it does not already.
     async fn zeros(&mut self, start: u64, run: Range<usize>) -> Result<()> {
-        if run.is_empty() || self.attached()?.device().is_zero_when_new() {
+        if self.attached()?.device().is_zero_when_new() {
             return Ok(());
         }
         let from = start.saturating_add(run.start as u64);

@@ -24,10 +24,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
 pub use super::memory::PAGE;
-use super::{
-    memory::{For, Memory, Share, map},
-    zeros::data,
-};
+use super::memory::{For, Memory, Share, map};
 use crate::contract::{Extent, Result};
 
 /// Bytes of a chunk: what digests and backends are given at a time, at most.
@@ -64,39 +61,6 @@ pub(crate) fn filled(
             Either::Right(stream::iter(zero_pieces(len).map(|piece| Ok(zeros(piece)))))
         }
         Err(error) => Either::Left(stream::once(ready(Err(error)))),
-    })
-}
-
-/// The same extents, of which the first begins at the offset `at` of its image, with blocks of zeros as holes: so
-/// that they need not be moved, whatever the backend knows of them.
-pub fn thinned(
-    extents: impl Stream<Item = Result<Extent>>,
-    mut at: u64,
-) -> impl Stream<Item = Result<Extent>> {
-    extents.flat_map(move |extent| {
-        let (start, mut done) = (at, 0);
-        let mut parts = Vec::with_capacity(1);
-        match extent {
-            Ok(Extent::Data(bytes)) => {
-                at = at.saturating_add(bytes.len() as u64);
-                for run in data(&bytes, start) {
-                    if run.start > done {
-                        parts.push(Ok(Extent::Hole((run.start - done) as u64)));
-                    }
-                    done = run.end;
-                    parts.push(Ok(Extent::Data(bytes.slice(run))));
-                }
-                if bytes.len() > done {
-                    parts.push(Ok(Extent::Hole((bytes.len() - done) as u64)));
-                }
-            }
-            Ok(Extent::Hole(len)) => {
-                at = at.saturating_add(len);
-                parts.push(Ok(Extent::Hole(len)));
-            }
-            Err(error) => parts.push(Err(error)),
-        }
-        stream::iter(parts)
     })
 }
 
@@ -471,34 +435,6 @@ mod tests {
 
     fn window(memory: &Memory, chunk: usize, in_flight: usize) -> Window {
         memory.window(Share::Put("x".into()), chunk, in_flight)
-    }
-
-    #[tokio::test]
-    async fn blocks_of_zeros_are_holes_however_an_image_is_cut() {
-        let block = super::super::zeros::BLOCK;
-        let mut image = vec![0_u8; 9 * block + 7];
-        image[3 * block - 1] = 1;
-        image[5 * block..7 * block].fill(2);
-        image[9 * block + 6] = 3;
-        for (start, cut) in [(0, block), (0, usize::MAX), (5, 3 * block), (block, 999)] {
-            let part = image.get(start..).unwrap();
-            let chunks = part.chunks(cut.min(part.len()));
-            let chunks = chunks.map(|chunk| Ok(Extent::Data(Bytes::copy_from_slice(chunk))));
-            // Beside holes that the backend knows.
-            let extents = stream::iter([Ok(Extent::Hole(0))].into_iter().chain(chunks));
-            let thin: Vec<_> = thinned(extents, start as u64).try_collect().await.unwrap();
-            let data: usize = thin
-                .iter()
-                .map(|one| if let Extent::Data(bytes) = one { bytes.len() } else { 0 })
-                .sum();
-            assert!(data <= 3 * block + 7, "{start} {cut}: {data}");
-            let whole = filled(stream::iter(thin.into_iter().map(Ok)));
-            let whole: Vec<Bytes> = whole.try_collect().await.unwrap();
-            assert!(whole.concat() == part, "{start} {cut}");
-        }
-        let failed = stream::iter([Err(crate::contract::Error::new(crate::Kind::Timeout, "late"))]);
-        let failed: Result<Vec<Extent>> = thinned(failed, 0).try_collect().await;
-        assert!(failed.is_err());
     }
 
     /// What is at an offset.

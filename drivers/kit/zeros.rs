@@ -1,5 +1,9 @@
 //! Blocks of zeros, which backends that can leave them out do not store.
 
+use futures_util::{Stream, TryStreamExt as _, stream};
+
+use crate::contract::{Extent, Result};
+
 /// Zeros are looked for in blocks of this many bytes.
 pub const BLOCK: usize = 64 << 10;
 
@@ -17,17 +21,57 @@ pub fn block_end(at: u64) -> u64 {
 
 static ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
-/// The stretches of `chunk` that are not zeros, as offsets from its start: blocks that follow each
-/// other are one. The chunk begins at the offset `at` of its image, and blocks are those of the image,
-/// so that the same is left out however an image is cut into chunks.
-pub fn data(chunk: &[u8], at: u64) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+/// The stretches of `chunk`, as offsets from its start, and whether each holds something: blocks that
+/// follow each other are one. The chunk begins at the offset `at` of its image, and blocks are those of the
+/// image, so that the same is left out however an image is cut into chunks.
+pub fn stretches(
+    chunk: &[u8],
+    at: u64,
+) -> impl Iterator<Item = (std::ops::Range<usize>, bool)> + '_ {
     let before = usize::try_from(at % BLOCK as u64).unwrap_or_default();
     let mut done = 0;
     std::iter::from_fn(move || {
-        let from = done + run(chunk, done, before, true);
-        done = from + run(chunk, from, before, false);
-        (done > from).then_some(from..done)
+        let from = done;
+        let zeros = run(chunk, from, before, true);
+        let (len, holds) = match zeros {
+            0 => (run(chunk, from, before, false), true),
+            zeros => (zeros, false),
+        };
+        done = from + len;
+        (len > 0).then_some((from..done, holds))
     })
+}
+
+/// Those of them that hold something.
+pub fn data(chunk: &[u8], at: u64) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    stretches(chunk, at).filter_map(|(run, holds)| holds.then_some(run))
+}
+
+/// The same extents, of which the first begins at the offset `at` of its image, with blocks of zeros as holes:
+/// so that they need not be moved, whatever the backend knows of them.
+pub fn thinned(
+    extents: impl Stream<Item = Result<Extent>>,
+    mut at: u64,
+) -> impl Stream<Item = Result<Extent>> {
+    let thin = extents.map_ok(move |extent| {
+        let start = at;
+        let parts = match extent {
+            Extent::Hole(len) => {
+                at = at.saturating_add(len);
+                vec![Extent::Hole(len)]
+            }
+            Extent::Data(bytes) => {
+                at = at.saturating_add(bytes.len() as u64);
+                let part = |(run, holds): (std::ops::Range<usize>, bool)| match holds {
+                    true => Extent::Data(bytes.slice(run)),
+                    false => Extent::Hole(run.len() as u64),
+                };
+                stretches(&bytes, start).map(part).collect()
+            }
+        };
+        stream::iter(parts.into_iter().map(Ok))
+    });
+    thin.try_flatten()
 }
 
 /// How many bytes from `from` on are of blocks that are all zeros, or are not. The first block has
@@ -49,7 +93,10 @@ fn is_zero(block: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::window::filled;
 
     #[test]
     fn runs_of_zeros_end_at_the_first_block_with_a_byte_in_it() {
@@ -73,5 +120,33 @@ mod tests {
             found,
             [0..BLOCK, 2 * BLOCK..2 * BLOCK + 7, BLOCK - 7..2 * BLOCK - 7, end..end + 5]
         );
+    }
+
+    #[tokio::test]
+    async fn blocks_of_zeros_are_holes_however_an_image_is_cut() {
+        let block = BLOCK;
+        let mut image = vec![0_u8; 9 * block + 7];
+        image[3 * block - 1] = 1;
+        image[5 * block..7 * block].fill(2);
+        image[9 * block + 6] = 3;
+        for (start, cut) in [(0, block), (0, usize::MAX), (5, 3 * block), (block, 999)] {
+            let part = image.get(start..).unwrap();
+            let chunks = part.chunks(cut.min(part.len()));
+            let chunks = chunks.map(|chunk| Ok(Extent::Data(Bytes::copy_from_slice(chunk))));
+            // Beside holes that the backend knows.
+            let extents = stream::iter([Ok(Extent::Hole(0))].into_iter().chain(chunks));
+            let thin: Vec<_> = thinned(extents, start as u64).try_collect().await.unwrap();
+            let data: usize = thin
+                .iter()
+                .map(|one| if let Extent::Data(bytes) = one { bytes.len() } else { 0 })
+                .sum();
+            assert!(data <= 3 * block + 7, "{start} {cut}: {data}");
+            let whole = filled(stream::iter(thin.into_iter().map(Ok)));
+            let whole: Vec<Bytes> = whole.try_collect().await.unwrap();
+            assert!(whole.concat() == part, "{start} {cut}");
+        }
+        let failed = stream::iter([Err(crate::contract::Error::new(crate::Kind::Timeout, "late"))]);
+        let failed: Result<Vec<Extent>> = thinned(failed, 0).try_collect().await;
+        assert!(failed.is_err());
     }
 }

@@ -13,10 +13,10 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use imaged_drivers::{self as drivers, Error, Extent, Kind, Result, window::thinned};
+use imaged_drivers::{self as drivers, Error, Kind, Result};
 
 use super::{
-    part::{Part, stopped},
+    part::{Part, Record, records, stopped},
     ring::Ring,
 };
 use crate::{
@@ -150,34 +150,15 @@ pub enum Form {
     Memory(Ring),
 }
 
-/// The body of an image of which `range` is sent, as [`extents`] has it. A hole counts with what comes
-/// after it.
-fn records(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Result<Part>> {
-    let (mut at, mut hole) = (range.start, 0);
-    let extents = thinned(content.into_extents(), at).map(Some).chain(stream::iter([None]));
-    let parts = extents.flat_map(move |extent| {
-        let mut head = |at, len| {
-            let of_image = std::mem::take(&mut hole);
-            Part { of_image, ..extents::head(at, len).into() }
-        };
-        let parts = match extent {
-            Some(Ok(Extent::Data(bytes))) => {
-                let head = head(at, bytes.len() as u64);
-                at = at.saturating_add(bytes.len() as u64);
-                [Some(Ok(head)), Some(Ok(bytes.into()))]
-            }
-            Some(Ok(Extent::Hole(len))) => {
-                at = at.saturating_add(len);
-                hole = hole.saturating_add(len);
-                [None, None]
-            }
-            Some(Err(error)) => [Some(Err(error)), None],
-            None if at < range.end => [Some(Err(stopped())), None],
-            None => [Some(Ok(head(at, 0))), None],
-        };
-        stream::iter(parts.into_iter().flatten())
+/// The body of an image of which `range` is sent, as [`extents`] has it.
+fn as_extents(content: drivers::Body, range: Range<u64>) -> BoxStream<'static, Result<Part>> {
+    let parts = records(content, range).map_ok(|Record { hole, at, bytes }| {
+        let head = extents::head(at, bytes.len() as u64);
+        let head = Part { of_image: hole, ..head.into() };
+        let bytes = (!bytes.is_empty()).then(|| Part::from(bytes));
+        stream::iter([Some(head), bytes].into_iter().flatten().map(Ok))
     });
-    parts.boxed()
+    parts.try_flatten().boxed()
 }
 
 /// An image on its way to a caller, until its one line in the log.
@@ -218,7 +199,7 @@ impl Sending {
         let left = range.end.saturating_sub(range.start);
         let (records, parts) = match form {
             Form::Plain => (false, content.into_stream().map_ok(Part::from).boxed()),
-            Form::Extents => (true, records(content, range)),
+            Form::Extents => (true, as_extents(content, range)),
             Form::Memory(ring) => (true, ring.send(content, range)),
         };
         let (account, asked, ended) = (Some(account), false, false);

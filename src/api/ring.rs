@@ -7,16 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use imaged_drivers::{self as drivers, Error, Extent, Kind, Result, memory::Room, window::thinned};
+use imaged_drivers::{self as drivers, Error, Kind, Result, memory::Room};
 use imaged_ffi_linux::Shared;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
 
-use super::part::{Part, stopped};
+use super::part::{Part, Record, records};
 use crate::wire::memory::{self, SLOT, SLOTS};
 
 /// Memory that is shared with one caller, for one image.
@@ -52,16 +51,39 @@ impl Ring {
         content: drivers::Body,
         range: Range<u64>,
     ) -> BoxStream<'static, Result<Part>> {
-        let (at, end) = (range.start, range.end);
-        let extents = thinned(content.into_extents(), at).boxed();
-        let sending = Through { ring: self, extents, at, end, hole: 0, rest: Bytes::new() };
-        stream::try_unfold(Some(sending), |sending| async move {
-            match sending {
-                Some(sending) => sending.next().await.map(Some),
-                None => Ok(None),
-            }
-        })
-        .boxed()
+        let begin = (self, records(content, range).boxed(), None);
+        let parts = stream::try_unfold(begin, |(mut ring, mut records, rest)| async move {
+            let next = match rest {
+                None => records.next().await.transpose()?,
+                rest => rest,
+            };
+            let Some(mut record) = next else { return Ok(None) };
+            let (part, is_left) = ring.told(&mut record).await?;
+            let rest = is_left.then_some(record);
+            Ok(Some((part, (ring, records, rest))))
+        });
+        parts.boxed()
+    }
+
+    /// Has the caller told of what fits into a slot, which is taken from `record`, and says whether
+    /// something is left of that.
+    async fn told(&mut self, record: &mut Record) -> Result<(Part, bool)> {
+        let since = Instant::now();
+        let piece = record.bytes.split_to(record.bytes.len().min(SLOT));
+        let start = if piece.is_empty() {
+            self.is_back().await?;
+            0
+        } else {
+            memory::start(self.slot().await?)
+        };
+        let waited = since.elapsed();
+        // A slot has room for it.
+        let _written = self.memory.write(start, &piece);
+        let len = piece.len() as u64;
+        let bytes = memory::record(record.at, len, start as u64);
+        let of_image = std::mem::take(&mut record.hole).saturating_add(len);
+        record.at = record.at.saturating_add(len);
+        Ok((Part { bytes, of_image, waited }, !record.bytes.is_empty()))
     }
 
     /// Waits until the caller gives something back, and adds that to what is free.
@@ -103,52 +125,5 @@ impl Ring {
             self.wait().await?;
         }
         Ok(())
-    }
-}
-
-/// An image on its way through memory.
-struct Through {
-    ring: Ring,
-    extents: BoxStream<'static, Result<Extent>>,
-    /// Where in the image what comes next is, and where what was asked for ends.
-    at: u64,
-    end: u64,
-    /// Bytes of holes that no part has counted.
-    hole: u64,
-    /// What has come and was not sent.
-    rest: Bytes,
-}
-
-impl Through {
-    /// The next record, and what is to follow it.
-    async fn next(mut self) -> Result<(Part, Option<Self>)> {
-        while self.rest.is_empty() {
-            match self.extents.next().await.transpose()? {
-                Some(Extent::Data(bytes)) => self.rest = bytes,
-                Some(Extent::Hole(len)) => {
-                    self.at = self.at.saturating_add(len);
-                    self.hole = self.hole.saturating_add(len);
-                }
-                None if self.at < self.end => return Err(stopped()),
-                None => {
-                    let since = Instant::now();
-                    self.ring.is_back().await?;
-                    let bytes = memory::record(self.at, 0, 0);
-                    let waited = since.elapsed();
-                    return Ok((Part { bytes, of_image: self.hole, waited }, None));
-                }
-            }
-        }
-        let since = Instant::now();
-        let slot = self.ring.slot().await?;
-        let waited = since.elapsed();
-        let piece = self.rest.split_to(self.rest.len().min(SLOT));
-        let (start, len) = (memory::start(slot), piece.len() as u64);
-        // A slot has room for it.
-        let _written = self.ring.memory.write(start, &piece);
-        let bytes = memory::record(self.at, len, start as u64);
-        let of_image = std::mem::take(&mut self.hole).saturating_add(len);
-        self.at = self.at.saturating_add(len);
-        Ok((Part { bytes, of_image, waited }, Some(self)))
     }
 }
