@@ -22,8 +22,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import errors, extents, records
-from .extents import Extents, zeros
+from . import errors, records
+from .extents import Extents, are_in, begin, zeros
 from .source import Watch
 from .wire import READ, Connection, Head
 
@@ -73,9 +73,9 @@ class Body(io.RawIOBase):
             self.total = int(whole)
         if head.headers.get("imaged-body") == "fd":
             self._open(connection, head, span)
-        elif extents.are_in(head):
+        elif are_in(head):
             self._span(head, span)
-            self._extents = extents.begin(connection, head, self._at, self._end)
+            self._extents = begin(connection, head, self._at, self._end)
         #: Hexadecimal digests of the whole image by hashlib's names, where they are known.
         self.digests = records.digests(head.headers.get("repr-digest", ""))
         #: What `if_match` and `if_none_match` take; None while no digest is known.

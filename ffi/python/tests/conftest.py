@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import Answers
 
 import imaged
 
@@ -131,6 +132,14 @@ def until(true, seconds: float = 5.0) -> None:
     while not true():
         assert time.monotonic() < end, "it does not become true"
         time.sleep(0.01)
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[Answers]:
+    """What answers as a test tells it to."""
+    server = Answers(str(tmp_path / "socket"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

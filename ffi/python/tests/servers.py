@@ -66,6 +66,41 @@ class Scripted(Server):
         self.listener.close()
 
 
+class Answers(Server):
+    """Keeps its connections, and answers each request with the next of its answers."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        #: Bytes, or bytes and the descriptors that go with them.
+        self.answers: list[bytes | tuple[bytes, list[int]]] = []
+        self.heads: list[bytes] = []
+        self.accepted = 0
+        self.peers: list[socket.socket] = []
+        super().__init__(path)
+
+    def run(self) -> None:
+        for peer in self.callers():
+            self.accepted += 1
+            self.peers.append(peer)
+            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
+
+    def serve(self, peer: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while head := peer.recv(65536):
+                if not self.answers:
+                    continue
+                self.heads.append(head)
+                answer = self.answers.pop(0)
+                said, descriptors = answer if isinstance(answer, tuple) else (answer, [])
+                socket.send_fds(peer, [said], descriptors)
+
+    def close(self) -> None:
+        for one in (self.listener, *self.peers):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
 class Mute(Server):
     """A server that accepts everybody, hears what they say, and never answers."""
 

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from test_wire import Answers
 
 import imaged
 from imaged import extents, wire
@@ -117,13 +116,6 @@ def answer(body: bytes, size: int = 20, last: bytes = b"0\r\n\r\n", more: str = 
     # In chunks of any length.
     pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
     return head.encode() + b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces) + last
-
-
-@pytest.fixture
-def server(tmp_path) -> Iterator[Answers]:
-    server = Answers(str(tmp_path / "socket"))
-    yield server
-    server.close()
 
 
 WHOLE = records((3, b"abc"), (6, b"d"), (9, b"efg"), (20, b""))

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from test_wire import Answers, opened
+from test_wire import opened
 
 import imaged
 from imaged import extents
@@ -17,13 +17,6 @@ from imaged import extents
 MIB = 1 << 20
 SLOT = extents.SLOT
 SIZE = 9 * MIB + 7
-
-
-@pytest.fixture
-def server(tmp_path) -> Iterator[Answers]:
-    server = Answers(str(tmp_path / "socket"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

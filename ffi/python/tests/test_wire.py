@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from servers import Server
 
 import imaged
 from imaged import client as clients
@@ -20,48 +19,6 @@ from imaged import listing, wire
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b"Content-Length: 2\r\n\r\n{}"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Answers(Server):
-    """Keeps its connections, and answers each request with the next of its answers."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        #: Bytes, or bytes and the descriptors that go with them.
-        self.answers: list[bytes | tuple[bytes, list[int]]] = []
-        self.heads: list[bytes] = []
-        self.accepted = 0
-        self.peers: list[socket.socket] = []
-        super().__init__(path)
-
-    def run(self) -> None:
-        for peer in self.callers():
-            self.accepted += 1
-            self.peers.append(peer)
-            threading.Thread(target=self.serve, args=(peer,), daemon=True).start()
-
-    def serve(self, peer: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while head := peer.recv(65536):
-                if not self.answers:
-                    continue
-                self.heads.append(head)
-                answer = self.answers.pop(0)
-                said, descriptors = answer if isinstance(answer, tuple) else (answer, [])
-                socket.send_fds(peer, [said], descriptors)
-
-    def close(self) -> None:
-        for one in (self.listener, *self.peers):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-
-@pytest.fixture
-def server(tmp_path) -> Iterator[Answers]:
-    server = Answers(str(tmp_path / "socket"))
-    yield server
-    server.close()
 
 
 @pytest.fixture
