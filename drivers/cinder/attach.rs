@@ -79,6 +79,11 @@ impl Attached {
         &self.connected.device
     }
 
+    /// Whether its volume is known to grow while it is attached: in Ceph each does, and is seen to.
+    pub(super) fn grows_attached(&self) -> bool {
+        cfg!(feature = "ceph") && self.connection.protocol() == "rbd"
+    }
+
     /// Waits until the device shows that its volume has at least so many bytes: it may be late.
     pub(super) async fn until_grown(&self, bytes: u64) -> Result<()> {
         let Self { store, volume, connection, connected, .. } = self;

@@ -27,8 +27,8 @@ pub struct Config {
     pub volume_type: Option<String>,
     /// `cinder_state_transition_timeout`: how long a volume may take from one status to the next.
     pub transition: Duration,
-    /// `cinder_do_extend_attached`: volumes grow while they are attached.
-    pub extends_attached: bool,
+    /// `cinder_do_extend_attached`: whether volumes grow while they are attached; if unset, those in Ceph do.
+    pub extends_attached: Option<bool>,
     /// `cinder_attachment_retry_attempts`: tries to attach a volume that is reserved.
     pub attach_tries: u32,
     /// `cinder_http_retries`: how often a request is sent again.
@@ -104,7 +104,7 @@ impl Config {
             transition: options
                 .seconds("cinder_state_transition_timeout", 1)
                 .unwrap_or(Duration::from_mins(5)),
-            extends_attached: options.bool("cinder_do_extend_attached").unwrap_or(false),
+            extends_attached: options.bool("cinder_do_extend_attached"),
             attach_tries: u32::try_from(tries).unwrap_or(5),
             retries: usize::try_from(retries).unwrap_or(3),
             ca: options.path("cinder_ca_certificates_file"),
@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(config.wanted.interface, "public");
         assert_eq!(config.transition, Duration::from_secs(300));
         assert_eq!((config.attach_tries, config.retries), (5, 3));
-        assert!(!config.extends_attached && !config.reach.host.is_empty());
+        assert!(config.extends_attached.is_none() && !config.reach.host.is_empty());
         assert!(!format!("{config:?}").contains("s3cret"));
     }
 

@@ -127,27 +127,47 @@ impl Writing {
         while length < end {
             length = length.saturating_mul(2);
         }
-        let (store, volume) = (Arc::clone(&self.store), self.volume.clone());
-        let extend = async |from: &[&str], to: &[&str]| {
-            store.api.extend(&volume, gib(length)).await?;
-            store.until(&volume, from, to, "extend").await.map_err(|error| {
-                // Where it cannot grow, there is no room.
-                Error::new(Kind::Full, error.to_string()).because(error)
-            })
-        };
-        if self.store.config.extends_attached {
-            extend(&["extending"], &["in-use"]).await?;
-            self.attached()?.until_grown(length).await?;
-        } else {
+        if !self.grows_attached(length).await? {
             // All that was written is there when the device is connected again.
             self.all_landed().await?;
             self.attached()?.device().flush().await?;
             self.detach().await?;
-            let grown = extend(&["extending"], &["available"]).await?;
+            self.store.api.extend(&self.volume, gib(length)).await?;
+            let grown = self.extended("available").await?;
             self.attach_again(&grown).await?;
         }
         self.length = length;
         Ok(())
+    }
+
+    /// Makes the volume `length` bytes long while it is attached, where that can be done; gives whether it could.
+    async fn grows_attached(&self, length: u64) -> Result<bool> {
+        let attached = self.attached()?;
+        let can = self.store.config.extends_attached;
+        if !can.unwrap_or_else(|| attached.grows_attached()) {
+            return Ok(false);
+        }
+        match self.store.api.extend(&self.volume, gib(length)).await {
+            Ok(()) => {}
+            // Whoever may extend volumes may not do so, by Cinder's policy, while they are attached.
+            Err(error) if error.kind() == Kind::BackendDenied => {
+                tracing::debug!(error = %error.chain(), "a volume does not grow while it is attached");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        self.extended("in-use").await?;
+        attached.until_grown(length).await?;
+        Ok(true)
+    }
+
+    /// Waits until the volume has its new length.
+    async fn extended(&self, to: &str) -> Result<Volume> {
+        let extended = self.store.until(&self.volume, &["extending"], &[to], "extend").await;
+        extended.map_err(|error| {
+            // Where it cannot grow, there is no room.
+            Error::new(Kind::Full, error.to_string()).because(error)
+        })
     }
 
     /// Attaches the volume again, which has to begin as it did.
