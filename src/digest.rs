@@ -6,7 +6,7 @@
 //! A thread takes along the other queues of its algorithm that wait just then: several abreast cost
 //! little more than one, see [`imaged_digest`], and the more there is to do the more wait. Where the
 //! processor lets md5 and sha512 of an image be computed in one pass, the two are one queue if the image
-//! finds the threads busy.
+//! finds the threads busy, and as long as two threads would not be faster (`digest/pace.rs`).
 //!
 //! # Decisions
 //! * Chose: `imaged_digest` for md5 and sha512, which every image pays for: assembly and OpenSSL for
@@ -23,190 +23,36 @@
 //!   Because: a lone upload must not wait for others, and a core that is idle is quicker than a
 //!   share in a vector.
 
+mod algo;
+mod pace;
+
 use std::{
     collections::VecDeque,
     fmt,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use imaged_digest::{BlockDigest, Both, Kernel, Md5, Sha512, Stream};
+use imaged_digest::{BlockDigest, Both, Kernel, Md5, Sha512};
 use imaged_drivers::{Digests, Error, Kind, Result};
 use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
-use sha2::digest::DynDigest;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+pub use self::algo::{Algo, Choice, Hasher};
+use self::{
+    algo::Inner,
+    pace::{Pace, Passes},
+};
 
 /// Chunks that may wait in a queue. Fewer than a window has, so that a slow digest is seen as such.
 const WAITING: usize = 6;
-
-/// A multihash algorithm, by its name in Python's hashlib.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Algo {
-    /// MD5
-    Md5,
-    /// SHA-1
-    Sha1,
-    /// SHA-224
-    Sha224,
-    /// SHA-256
-    Sha256,
-    /// SHA-384
-    Sha384,
-    /// SHA-512, Glance's default
-    #[default]
-    Sha512,
-    /// BLAKE2b with 64 bytes of output
-    Blake2b,
-}
-
-impl Algo {
-    /// Every algorithm.
-    pub const ALL: [Self; 7] = [
-        Self::Md5,
-        Self::Sha1,
-        Self::Sha224,
-        Self::Sha256,
-        Self::Sha384,
-        Self::Sha512,
-        Self::Blake2b,
-    ];
-
-    /// Its name in Python's hashlib.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Md5 => "md5",
-            Self::Sha1 => "sha1",
-            Self::Sha224 => "sha224",
-            Self::Sha256 => "sha256",
-            Self::Sha384 => "sha384",
-            Self::Sha512 => "sha512",
-            Self::Blake2b => "blake2b",
-        }
-    }
-
-    /// Its name in `Repr-Digest` (RFC 9530), where it has one.
-    #[must_use]
-    pub fn field_name(self) -> Option<&'static str> {
-        match self {
-            Self::Md5 => Some("md5"),
-            Self::Sha1 => Some("sha"),
-            Self::Sha256 => Some("sha-256"),
-            Self::Sha512 => Some("sha-512"),
-            Self::Sha224 | Self::Sha384 | Self::Blake2b => None,
-        }
-    }
-
-    /// A digest of no bytes yet.
-    #[must_use]
-    pub fn hasher(self) -> Hasher {
-        Hasher(match self {
-            Self::Md5 => Inner::Md5(Box::default()),
-            Self::Sha1 => Inner::Other(Box::<sha1::Sha1>::default()),
-            Self::Sha224 => Inner::Other(Box::<sha2::Sha224>::default()),
-            Self::Sha256 => Inner::Other(Box::<sha2::Sha256>::default()),
-            Self::Sha384 => Inner::Other(Box::<sha2::Sha384>::default()),
-            Self::Sha512 => Inner::Sha512(Box::default()),
-            Self::Blake2b => Inner::Other(Box::<blake2::Blake2b512>::default()),
-        })
-    }
-}
-
-impl FromStr for Algo {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|algo| algo.name() == text).ok_or_else(|| {
-            Error::new(
-                Kind::Invalid,
-                format!(
-                    "unknown hash algorithm, use one of {}: hash_algo=`{}`",
-                    Self::ALL.map(Self::name).join(", "),
-                    text.chars().take(40).collect::<String>()
-                ),
-            )
-        })
-    }
-}
-
-impl fmt::Display for Algo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The digests that an image gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The multihash algorithm.
-    pub algo: Algo,
-    /// Whether also its md5, Glance's `checksum`.
-    pub checksum: bool,
-}
-
-impl Choice {
-    /// Whether `digests` are all of these.
-    #[must_use]
-    pub fn is_met_by(self, digests: &Digests) -> bool {
-        digests.hash_algo == self.algo.name() && (digests.checksum.is_some() || !self.checksum)
-    }
-}
-
-/// A digest being computed, on the caller's thread.
-pub struct Hasher(Inner);
-
-enum Inner {
-    Md5(Box<Stream<Md5>>),
-    Sha512(Box<Stream<Sha512>>),
-    Other(Box<dyn DynDigest + Send>),
-}
-
-impl Hasher {
-    /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            Inner::Md5(md5) => md5.update(bytes),
-            Inner::Sha512(sha512) => sha512.update(bytes),
-            Inner::Other(other) => other.update(bytes),
-        }
-    }
-
-    /// Takes the next bytes of several images, abreast if they have the same algorithm.
-    fn update_all<'a>(kernel: Kernel, images: impl Iterator<Item = (&'a mut Self, &'a [u8])>) {
-        let (mut md5, mut sha512) = (Vec::new(), Vec::new());
-        for (hasher, bytes) in images {
-            match &mut hasher.0 {
-                Inner::Md5(stream) => md5.push((&mut **stream, bytes)),
-                Inner::Sha512(stream) => sha512.push((&mut **stream, bytes)),
-                Inner::Other(other) => other.update(bytes),
-            }
-        }
-        Stream::update_all(kernel, &mut md5);
-        Stream::update_all(kernel, &mut sha512);
-    }
-
-    /// The digest of all bytes taken, in lowercase hexadecimal.
-    #[must_use]
-    pub fn finish(self) -> String {
-        match self.0 {
-            Inner::Md5(md5) => HEXLOWER.encode(&md5.finish()),
-            Inner::Sha512(sha512) => HEXLOWER.encode(&sha512.finish()),
-            Inner::Other(other) => HEXLOWER.encode(&other.finalize()),
-        }
-    }
-}
-
-impl fmt::Debug for Hasher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher").finish_non_exhaustive()
-    }
-}
 
 /// What one thread computes of an image, over its bytes once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,6 +126,36 @@ impl Computing {
         }
         Hasher::update_all(kernel, one.into_iter());
         Both::update_all(kernel, &mut both);
+    }
+
+    /// md5 and sha512 of the same bytes, to be computed on in one pass; `None` of others.
+    fn joined(computing: &[Self]) -> Option<Self> {
+        let [one, other] = computing else { return None };
+        let both = match (one, other) {
+            (
+                Self::One(_, Hasher(Inner::Sha512(sha512))),
+                Self::One(_, Hasher(Inner::Md5(md5))),
+            ) => Both::of(md5, sha512)?,
+            _ => return None,
+        };
+        Some(Self::Both(Box::new(both)))
+    }
+
+    /// What was computed in one pass, to be computed on by two threads; `None` of what was not.
+    fn parted(computing: &[Self]) -> Option<[Self; 2]> {
+        let [Self::Both(both)] = computing else { return None };
+        let (md5, sha512) = both.parts();
+        Some([
+            Self::One(Algo::Sha512, Hasher(Inner::Sha512(Box::new(sha512)))),
+            Self::One(Algo::Md5, Hasher(Inner::Md5(Box::new(md5)))),
+        ])
+    }
+
+    fn pass(&self) -> Pass {
+        match self {
+            Self::One(algo, _) => Pass::One(*algo),
+            Self::Both(_) => Pass::Both,
+        }
     }
 
     pub(crate) fn finish(self) -> Found {
@@ -383,15 +259,18 @@ impl Pool {
             ready.drain(..count).collect()
         });
         let mut begun: Vec<_> = queues.iter().map(Queue::begin).collect();
+        let since = cpu();
         Computing::update_all(
             self.0.kernel,
             begun
                 .iter_mut()
                 .filter_map(|(computing, next)| Some((computing.as_mut()?, &next.as_ref()?.0[..]))),
         );
+        let spent = cpu().saturating_sub(since);
+        let each = spent.checked_div(u32::try_from(queues.len()).unwrap_or(u32::MAX));
         for (queue, (computing, next)) in queues.iter().zip(begun) {
             drop(next);
-            queue.end_step(computing);
+            queue.end_step(computing, each.unwrap_or_default());
         }
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
@@ -408,9 +287,13 @@ impl Pool {
         let (algo, md5) = (choice.algo, choice.checksum || promised);
         let idle = self.idle(self.0.busy.load(Ordering::Relaxed));
         let passes = Pass::of(algo, md5, self.0.kernel, idle).into_iter();
-        let queues = passes.map(|pass| Queue::new(self, pass)).collect();
-        Digesting { queues, algo, md5 }
+        Digesting::new(self, passes.map(Pass::begin), algo, md5)
     }
+}
+
+/// CPU time of this thread.
+fn cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// The kernel of this name; `auto` is the fastest that the machine has.
@@ -432,21 +315,70 @@ pub(crate) fn kernel(name: &str) -> Result<Kernel> {
 /// The digests of one image, under way.
 #[derive(Debug)]
 pub struct Digesting {
+    pool: Pool,
     queues: Vec<Queue>,
+    /// Of digests that may be computed by one thread or by two.
+    pace: Option<Pace>,
     algo: Algo,
     md5: bool,
 }
 
 impl Digesting {
+    pub(super) fn new(
+        pool: &Pool,
+        computing: impl Iterator<Item = Computing>,
+        algo: Algo,
+        md5: bool,
+    ) -> Self {
+        // Others go one way alone.
+        let turns = md5 && algo == Algo::Sha512 && pool.0.kernel.is_one_pass();
+        let queues = computing.map(|one| Queue::new(pool, one)).collect();
+        Self { pool: pool.clone(), queues, pace: turns.then(Pace::default), algo, md5 }
+    }
+
     /// Takes the next chunk, waiting while too many are queued.
     ///
     /// # Errors
     /// `Internal` if a queue is gone.
-    pub async fn update(&self, chunk: &Bytes) -> Result<()> {
+    pub async fn update(&mut self, chunk: &Bytes) -> Result<()> {
+        let took = self.pace.as_mut().and_then(|pace| pace.came(chunk.len()));
+        if let Some(took) = took {
+            self.turn(took).await?;
+        }
         for queue in &self.queues {
             queue.push(chunk.clone()).await?;
         }
         Ok(())
+    }
+
+    /// Goes on in one pass or in two, as is better after bytes that took so long.
+    async fn turn(&mut self, took: Duration) -> Result<()> {
+        let cpu = self.queues.iter().map(Queue::spent).sum();
+        let now = if self.queues.len() == 1 { Passes::One } else { Passes::Two };
+        let idle = self.pool.idle(self.pool.0.busy.load(Ordering::Relaxed)) > 0;
+        let next = now.next(took, cpu, idle);
+        if next == now {
+            return Ok(());
+        }
+        tracing::debug!(?took, ?cpu, ?next, "digests are computed another way");
+        let computing = self.ended().await?;
+        let turned = match next {
+            Passes::One => Computing::joined(&computing).map(|one| vec![one]),
+            Passes::Two => Computing::parted(&computing).map(Vec::from),
+        };
+        let turned = turned.unwrap_or(computing).into_iter();
+        self.queues = turned.map(|one| Queue::new(&self.pool, one)).collect();
+        Ok(())
+    }
+
+    /// What all queues have computed, when their last chunk is through.
+    async fn ended(&self) -> Result<Vec<Computing>> {
+        let ended: Vec<_> = self.queues.iter().map(Queue::end).collect();
+        let mut computing = Vec::new();
+        for ended in ended {
+            computing.push(ended.await.map_err(|gone| lost().because(gone))?);
+        }
+        Ok(computing)
     }
 
     /// The digests, when the last chunk is through; with md5 whoever wanted it.
@@ -454,11 +386,7 @@ impl Digesting {
     /// # Errors
     /// `Internal` if a queue is gone.
     pub async fn finish(self) -> Result<Digests> {
-        let ended: Vec<_> = self.queues.iter().map(Queue::end).collect();
-        let mut found = Found::new();
-        for ended in ended {
-            found.extend(ended.await.map_err(|gone| lost().because(gone))?);
-        }
+        let found: Found = self.ended().await?.into_iter().flat_map(Computing::finish).collect();
         let of = |algo| {
             let found = found.iter().find(|(of, _)| *of == algo);
             found.map(|(_, value)| value.clone())
@@ -485,16 +413,20 @@ struct Queue {
 struct Work {
     computing: Option<Computing>,
     queue: VecDeque<(Bytes, OwnedSemaphorePermit)>,
+    /// CPU time that it has taken and nobody has asked for yet.
+    spent: Duration,
     /// Whether a thread has this queue, or will.
     scheduled: bool,
-    end: Option<oneshot::Sender<Found>>,
+    end: Option<oneshot::Sender<Computing>>,
 }
 
 impl Queue {
-    fn new(pool: &Pool, pass: Pass) -> Self {
+    fn new(pool: &Pool, computing: Computing) -> Self {
+        let pass = computing.pass();
         let work = Work {
-            computing: Some(pass.begin()),
+            computing: Some(computing),
             queue: VecDeque::with_capacity(WAITING),
+            spent: Duration::ZERO,
             scheduled: false,
             end: None,
         };
@@ -521,7 +453,12 @@ impl Queue {
         Ok(())
     }
 
-    fn end(&self) -> oneshot::Receiver<Found> {
+    /// The CPU time that it has taken since this was last asked.
+    fn spent(&self) -> Duration {
+        std::mem::take(&mut self.work().spent)
+    }
+
+    fn end(&self) -> oneshot::Receiver<Computing> {
         let (end, ended) = oneshot::channel();
         let mut work = self.work();
         work.end = Some(end);
@@ -543,8 +480,9 @@ impl Queue {
     }
 
     /// Queues up again if there is more.
-    fn end_step(&self, computing: Option<Computing>) {
+    fn end_step(&self, computing: Option<Computing>, spent: Duration) {
         let mut work = self.work();
+        work.spent = work.spent.saturating_add(spent);
         work.computing = computing;
         work.scheduled = false;
         if !work.queue.is_empty() {
@@ -553,7 +491,7 @@ impl Queue {
             && let Some(computing) = work.computing.take()
         {
             // Whoever waited may be gone; then nobody needs the digest.
-            let _unheard = end.send(computing.finish());
+            let _unheard = end.send(computing);
         }
     }
 }
@@ -585,7 +523,7 @@ mod tests {
             (Algo::Sha512, "ddaf35a193617aba"),
             (Algo::Blake2b, "ba80a53f981c4d0d"),
         ] {
-            let digesting = pool.begin(Choice { algo, checksum: true }, false);
+            let mut digesting = pool.begin(Choice { algo, checksum: true }, false);
             digesting.update(&Bytes::from_static(b"a")).await.unwrap();
             digesting.update(&Bytes::from_static(b"bc")).await.unwrap();
             let digests = digesting.finish().await.unwrap();
@@ -605,11 +543,11 @@ mod tests {
             kernels.iter().flat_map(|kernel| some.iter().chain(&few).map(move |one| (kernel, *one)))
         {
             let pool = Pool::new(threads, kernel.name()).unwrap();
-            let images: Vec<_> =
+            let mut images: Vec<_> =
                 (0_u8..count).map(|_| pool.begin(Choice { algo, checksum: true }, false)).collect();
             let piece = |n: u8| Bytes::from(vec![n; 900 + usize::from(n) * 11]);
             for _ in 0..30 {
-                for (n, digesting) in (0_u8..).zip(&images) {
+                for (n, digesting) in (0_u8..).zip(&mut images) {
                     digesting.update(&piece(n)).await.unwrap();
                 }
             }
@@ -625,6 +563,39 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn digests_are_the_same_however_often_their_passes_are_joined_and_parted() {
+        for kernel in Kernel::all() {
+            // More than are busy, of which some may not have said yet that they are not any more.
+            let pool = Pool::new(8, kernel.name()).unwrap();
+            let choice = Choice { algo: Algo::Sha512, checksum: true };
+            let mut digesting = pool.begin(choice, false);
+            assert_eq!(digesting.pace.is_some(), kernel.is_one_pass(), "{kernel}");
+            if digesting.pace.is_none() {
+                continue;
+            }
+            let (mut md5, mut sha512) = (Algo::Md5.hasher(), Algo::Sha512.hasher());
+            for piece in [1, 1000, 128, 4096, 70_001, 0, 63, 512] {
+                let bytes = Bytes::from((0..=255).cycle().take(piece).collect::<Vec<u8>>());
+                md5.update(&bytes);
+                sha512.update(&bytes);
+                digesting.update(&bytes).await.unwrap();
+                // As if the bytes had come slowly, and then the digests had been waited for.
+                for (took, passes) in [(Duration::MAX, 1), (Duration::ZERO, 2)] {
+                    digesting.turn(took).await.unwrap();
+                    assert_eq!(digesting.queues.len(), passes, "{kernel} {piece}");
+                    digesting.update(&bytes).await.unwrap();
+                    md5.update(&bytes);
+                    sha512.update(&bytes);
+                }
+            }
+            let digests = digesting.finish().await.unwrap();
+            assert_eq!(digests.checksum, Some(md5.finish()), "{kernel}");
+            assert_eq!(digests.hash_value, sha512.finish(), "{kernel}");
+        }
+    }
+
     #[test]
     fn a_kernel_that_the_machine_lacks_is_refused_with_those_that_it_has() {
         let error = Pool::new(1, "sse9").unwrap_err();

@@ -265,7 +265,7 @@ impl<'a> Transfer<'a> {
     async fn feed(
         mut self,
         mut body: ImageBody,
-        digesting: Digesting,
+        mut digesting: Digesting,
         ready: oneshot::Sender<Taking>,
     ) {
         let (count, taking) = watch::channel(0);

@@ -25,6 +25,18 @@ impl Both {
     /// The most streams that go abreast.
     pub const WIDTH: usize = Md5::WIDTH;
 
+    /// Goes on with both digests of a stream; `None` if they have not taken equally many bytes of it.
+    #[must_use]
+    pub fn of(md5: &Stream<Md5>, sha512: &Stream<Sha512>) -> Option<Self> {
+        (md5.bytes == sha512.bytes).then(|| Self { md5: md5.clone(), sha512: sha512.clone() })
+    }
+
+    /// Each of the two, to go on by itself.
+    #[must_use]
+    pub fn parts(&self) -> (Stream<Md5>, Stream<Sha512>) {
+        (self.md5.clone(), self.sha512.clone())
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, kernel: Kernel, bytes: &[u8]) {
         let missing = self.sha512.missing().min(bytes.len());

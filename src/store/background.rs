@@ -188,7 +188,7 @@ impl Store {
             account.known(reader.size);
             return Ok(digests);
         }
-        let digesting = self.shared.digests.begin(choice, false);
+        let mut digesting = self.shared.digests.begin(choice, false);
         let mut stream = reader.body.into_stream();
         account.skip();
         while let Some(chunk) = stream.next().await {
