@@ -59,7 +59,9 @@ async fn an_image_is_left_in_the_page_cache_as_the_option_says() {
             let at = put(&f, &bytes, size).await.unwrap();
             let Location::File(file) = &at else { panic!("{at}") };
             let found = cached(file.path());
-            assert_eq!(found, if kept { PAGES } else { 0 }, "{option} {size:?}");
+            // A few that the kernel has in its hands at that moment do not go.
+            let as_told = if kept { found == PAGES } else { found < PAGES / 10 };
+            assert!(as_told, "{option} {size:?}: {found}");
             assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
         }
     }
