@@ -11,9 +11,12 @@ use std::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use tempfile::TempDir;
+
+use super::pause;
 
 /// What a server tells of itself, by the names of its file: addresses, users, keys.
 pub(crate) type Facts = BTreeMap<String, String>;
@@ -33,13 +36,18 @@ pub(crate) static SWIFT: LazyLock<Facts> = LazyLock::new(|| of_objects("swift"))
 pub(crate) static NGINX: LazyLock<Facts> = LazyLock::new(|| of_objects("nginx"));
 
 /// The directory of the cluster.
-pub(crate) static CEPH: LazyLock<PathBuf> = LazyLock::new(|| {
-    let dir = place("ceph");
+pub(crate) static CEPH: LazyLock<PathBuf> = LazyLock::new(|| cluster("ceph"));
+
+/// That of another one, so that a second test has its pools to itself meanwhile.
+pub(crate) static CEPH_2: LazyLock<PathBuf> = LazyLock::new(|| cluster("ceph-2"));
+
+fn cluster(name: &str) -> PathBuf {
+    let dir = place(name);
     if !mon_listens(&dir) {
         run(Command::new("ci/ceph").arg("up").arg(&dir));
     }
     dir
-});
+}
 
 /// Cinder, with volumes in that cluster and beside it.
 pub(crate) static CINDER: LazyLock<Facts> = LazyLock::new(|| {
@@ -73,6 +81,19 @@ impl Turn {
         let turn = Self::open(what);
         turn.0.lock().unwrap();
         turn
+    }
+
+    /// Waits for the right to have one of several alone, and says which.
+    pub(crate) fn alone_with_one(what: &[&'static str]) -> (&'static str, Self) {
+        loop {
+            for what in what {
+                let turn = Self::open(what);
+                if turn.0.try_lock().is_ok() {
+                    return (what, turn);
+                }
+            }
+            pause(Duration::from_millis(50));
+        }
     }
 
     /// Waits for the right to have it together with others.

@@ -14,7 +14,7 @@ use nix::{
 
 use crate::harness::{
     pause,
-    rigs::{CEPH, Turn, place, run},
+    rigs::{CEPH, CEPH_2, Turn, place, run},
 };
 
 /// The pool that the store under test has to itself.
@@ -63,20 +63,23 @@ impl Drop for Stopped<'_> {
 }
 
 impl Ceph {
-    /// The cluster, with an empty pool.
+    /// A cluster, with an empty pool.
     pub(crate) fn up() -> Self {
         // In this order: who has the pools may wait for everybody else to leave the cluster.
-        let pools = Turn::alone("pools");
-        let cluster = Turn::together("cluster");
-        let this = Self { dir: CEPH.clone(), own: false, cluster, _pools: pools };
+        // First the one that nobody uses by other pools.
+        let (which, pools) = Turn::alone_with_one(&["pools-2", "pools"]);
+        let (name, dir) =
+            if which == "pools" { ("cluster", &CEPH) } else { ("cluster-2", &CEPH_2) };
+        let cluster = Turn::together(name);
+        let this = Self { dir: dir.to_path_buf(), own: false, cluster, _pools: pools };
         this.empty();
         this
     }
 
     /// A cluster of this test's own, whose OSD keeps what it has when it is killed.
     pub(crate) fn lasting() -> Self {
-        let pools = Turn::alone("pools");
-        let cluster = Turn::together("cluster");
+        let pools = Turn::alone("lasting");
+        let cluster = Turn::together("cluster-lasting");
         let dir = place("ceph-lasting");
         ci_ceph(&["up"], &dir, &["--store", "bluestore", "--size", "2048"]);
         Self { dir, own: true, cluster, _pools: pools }
