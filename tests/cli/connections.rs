@@ -72,9 +72,13 @@ async fn an_image_whose_descriptors_do_not_come_is_asked_for_without() {
             let (mut caller, mut head) = (caller.unwrap(), [0; 4096]);
             let len = caller.read(&mut head).unwrap();
             let head = String::from_utf8_lossy(&head[..len]).into_owned();
-            let said = if head.contains("memory") {
+            // The ids of requests have any digits.
+            let accepts = |form| {
+                head.lines().any(|line| line.starts_with("imaged-accept: ") && line.contains(form))
+            };
+            let said = if accepts("memory") {
                 "content-type: application/vnd.imaged.memory\r\nimaged-size: 3\r\ncontent-length: 0"
-            } else if head.contains("fd") {
+            } else if accepts("fd") {
                 "imaged-body: fd\r\nimaged-size: 3\r\ncontent-length: 0"
             } else {
                 "content-length: 3\r\n\r\nabc"
