@@ -69,7 +69,7 @@ fn without_its_mon_a_store_that_is_connected_reads_on() {
     assert_reads(&daemon, &large, "what could not be deleted is whole");
     assert_others_go_on(&daemon, "without the mon");
     drop(stopped);
-    looked_at(&daemon, "slow").unwrap();
+    daemon.wait_until("the store to come up", |daemon| looked_at(daemon, "slow").is_ok());
     cleared(&[&daemon]);
     assert_free(&daemon, "new");
     assert_reads(&daemon, &large, "with its mon again");
