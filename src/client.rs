@@ -99,7 +99,7 @@ pub enum Form {
     /// A descriptor of the file that it is in.
     Descriptor,
     /// What it holds, without its holes, through memory that is shared with the daemon: what has come is to be
-    /// dropped soon, for no more than [`SLOTS`](crate::wire::memory::SLOTS) pieces can be held at a time.
+    /// dropped soon, for fewer than [`SLOTS`](crate::wire::memory::SLOTS) pieces can be held at a time.
     Memory,
     /// What it holds, without its holes.
     Extents,

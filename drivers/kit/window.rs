@@ -10,8 +10,16 @@
 //! Buffers grow with that, up to a chunk: at least two of them may be out at a time. So a transfer
 //! holds about as much as it moves in a second, and a slow one its minimum, whichever of its ends is
 //! slow.
+//!
+//! What another process is to read where it is goes into its memory at once ([`Window::share`]): whoever has that
+//! counts it.
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -19,6 +27,7 @@ use futures_util::{
     future::{Either, ok, ready},
     stream::{self, BoxStream},
 };
+use imaged_ffi_linux::{Shared, Slot};
 use memmap2::MmapMut;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
@@ -89,6 +98,8 @@ struct Inner {
     held: Mutex<Held>,
     /// A buffer has come back.
     back: Notify,
+    /// Memory to take buffers from that another process sees.
+    shared: OnceLock<Shared>,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +121,8 @@ impl Memory {
         let most = chunk.saturating_mul(in_flight.max(1));
         let minimum = self.minimum().min(most);
         let (memory, held, back) = (self.clone(), Mutex::default(), Notify::new());
-        Window(Arc::new(Inner { memory, share, chunk, most, minimum, held, back }))
+        let shared = OnceLock::new();
+        Window(Arc::new(Inner { memory, share, chunk, most, minimum, held, back, shared }))
     }
 }
 
@@ -129,6 +141,16 @@ impl Window {
         self.0.chunk
     }
 
+    /// Has buffers taken from `memory` that are asked for from now on, a slot each, where that has at least as many
+    /// bytes as the window; one slot is always left to who else needs any.
+    pub fn share(&self, memory: &Shared) {
+        let slot = self.0.chunk.max(1);
+        let Inner { most, shared, .. } = &*self.0;
+        if memory.slot_bytes() >= slot && memory.bytes().saturating_sub(slot) >= *most {
+            let _first = shared.set(memory.clone());
+        }
+    }
+
     /// An empty buffer for `want` bytes that belong at the offset `at`; it may have room for fewer, and
     /// ends at a multiple of its size, as the blocks of backends do. Waits until one can be had: the
     /// first for the memory of others, the rest for this window's own alone.
@@ -137,6 +159,17 @@ impl Window {
     /// `Unavailable` if there is no memory.
     pub async fn buffer(&self, at: u64, want: usize) -> Result<Buffer> {
         let this = &*self.0;
+        if let Some(shared) = this.shared.get() {
+            let room = to_multiple(at, this.chunk, want);
+            let slot = shared.slot(1).await;
+            return Ok(Buffer {
+                map: Some(Map::Slot(slot)),
+                room,
+                len: 0,
+                since: Instant::now(),
+                home: None,
+            });
+        }
         if this.lock().lent == 0 {
             this.memory.minimum_for(&this.share, this.minimum).await?;
             this.begin();
@@ -149,7 +182,7 @@ impl Window {
                 let (since, bytes) = (Instant::now(), room.next_multiple_of(PAGE));
                 let home = Some(Arc::clone(&self.0));
                 return match this.memory.map(bytes) {
-                    Ok(map) => Ok(Buffer { map: Some(map), room, len: 0, since, home }),
+                    Ok(map) => Ok(Buffer { map: Some(Map::Own(map)), room, len: 0, since, home }),
                     Err(error) => {
                         this.give_back(bytes, since);
                         Err(error)
@@ -324,9 +357,32 @@ impl fmt::Debug for Window {
     }
 }
 
+/// Where the bytes of a buffer are.
+enum Map {
+    Own(MmapMut),
+    /// In memory that another process sees.
+    Slot(Slot),
+}
+
+impl Map {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(map) => map,
+            Self::Slot(slot) => slot,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(map) => map,
+            Self::Slot(slot) => slot,
+        }
+    }
+}
+
 /// One page-aligned buffer being filled.
 pub struct Buffer {
-    map: Option<MmapMut>,
+    map: Option<Map>,
     /// Bytes that it may be filled with.
     room: usize,
     len: usize,
@@ -342,7 +398,8 @@ impl Buffer {
     /// `Unavailable` if the system has no memory.
     pub fn uncounted(bytes: usize) -> Result<Self> {
         let map = map(bytes.max(1).next_multiple_of(PAGE))?;
-        Ok(Self { map: Some(map), room: bytes, len: 0, since: Instant::now(), home: None })
+        let map = Some(Map::Own(map));
+        Ok(Self { map, room: bytes, len: 0, since: Instant::now(), home: None })
     }
 
     /// Bytes that it has room for in all.
@@ -365,7 +422,8 @@ impl Buffer {
 
     /// The part still to be filled; follow with [`Buffer::filled`].
     pub fn room(&mut self) -> &mut [u8] {
-        self.map.as_deref_mut().and_then(|map| map.get_mut(self.len..self.room)).unwrap_or_default()
+        let map = self.map.as_mut().map(Map::bytes_mut);
+        map.and_then(|map| map.get_mut(self.len..self.room)).unwrap_or_default()
     }
 
     /// Counts `count` more bytes of [`Buffer::room`] as filled, at most all of it.
@@ -406,13 +464,14 @@ impl AsMut<[u8]> for Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        self.map.as_deref().and_then(|map| map.get(..self.len)).unwrap_or_default()
+        let map = self.map.as_ref().map(Map::bytes);
+        map.and_then(|map| map.get(..self.len)).unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let (Some(map), Some(home)) = (self.map.take(), &self.home) {
+        if let (Some(Map::Own(map)), Some(home)) = (self.map.take(), &self.home) {
             home.give_back(map.len(), self.since);
             home.memory.unmap(map);
         }
@@ -529,6 +588,34 @@ mod tests {
             let buffer = at_once(window.buffer(0, CHUNK)).await.expect("its own").unwrap();
             assert_eq!(buffer.capacity(), memory.minimum() / 2);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_shared_is_read_into_where_it_is_large_enough_and_one_slot_is_left() {
+        let memory = Memory::new(64 * MIB, 64, SOON);
+        let window = window(&memory, CHUNK, 2);
+        for (slots, bytes) in [(2, CHUNK), (9, CHUNK / 2)] {
+            let small = Shared::new(slots, bytes).unwrap();
+            window.share(&small);
+            let own = window.buffer(0, 1).await.unwrap();
+            assert_eq!((small.place(own.as_ref()), memory.held()), (None, MIB / 2));
+        }
+        drop(window);
+        let window = self::window(&memory, CHUNK, 2);
+        let shared = Shared::new(3, CHUNK).unwrap();
+        window.share(&shared);
+        let first = window.buffer(5, 2 * CHUNK).await.unwrap();
+        let mut second = window.buffer(0, 3).await.unwrap();
+        assert_eq!((first.capacity(), second.capacity()), (CHUNK - 5, 3));
+        assert!(at_once(window.buffer(0, 1)).await.is_none(), "the last slot is another's");
+        assert_eq!(memory.held(), 0, "who has it counts it");
+        second.push(b"abcd");
+        let bytes = second.freeze();
+        assert_eq!((&bytes[..], shared.place(&bytes)), (&b"abc"[..], Some(CHUNK)));
+        drop(first);
+        assert!(at_once(window.buffer(0, 1)).await.is_some());
+        drop((bytes, shared));
+        assert!(at_once(window.buffer(0, 1)).await.is_some(), "the window has it still");
     }
 
     #[tokio::test(start_paused = true)]

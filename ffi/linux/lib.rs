@@ -10,5 +10,5 @@ pub mod stdio;
 mod writeback;
 
 pub use receive::{Came, receive};
-pub use shared::{Shared, View};
+pub use shared::{Shared, Slot, View};
 pub use writeback::start_writeback;

@@ -138,8 +138,9 @@ async fn open(
     let accepts = |form: &str| accepted.split(',').any(|accepted| accepted.trim() == form);
     let by_descriptor = accepts("fd") && store.caps().is_some_and(|caps| caps.descriptor);
     let chunk = (call.daemon.settings().get_window / 2 / PAGE * PAGE).max(PAGE);
-    let reader = match store.open(&at, span, chunk, Share::Get(store.name().into())).await {
-        Ok(reader) => reader,
+    let share = Share::Get(store.name().into());
+    let (reader, window) = match store.open_seen(&at, span, chunk, share).await {
+        Ok(opened) => opened,
         Err(error) if error.kind() == Kind::Range => {
             let size = store.stat(&at).await?.size;
             let mut response = status::problem(&error, &call.request, None, None);
@@ -176,7 +177,10 @@ async fn open(
     let through_memory = accepts("memory") && part.end.saturating_sub(part.start) >= memory::WORTH;
     let ring = through_memory.then(|| ring(call, store.name())).flatten();
     let (form, media_type) = match ring {
-        Some(ring) => (Form::Memory(ring), memory::MEDIA_TYPE),
+        Some(ring) => {
+            window.share(ring.memory());
+            (Form::Memory(ring), memory::MEDIA_TYPE)
+        }
         None if accepts("extents") && body.has_holes() => (Form::Extents, extents::MEDIA_TYPE),
         None => return Ok((response, Some((Form::Plain, body, part)))),
     };

@@ -213,10 +213,11 @@ fn image() -> Value {
         let text = "To who sends `Imaged-Accept: memory`, of an image of 4 MiB or more, while there is memory \
                     for it: the records of extents without their bytes, each with a third number, where in \
                     memory that is passed with the head the bytes are. Two descriptors come: of the memory, a \
-                    memfd of 4 slots of 1 MiB whose length is sealed, and of the writing end of a pipe. A \
-                    record's bytes are at the beginning of a slot, which is given back when they have been \
-                    read, by writing its number, 0 to 3, as one byte to the pipe. The last record comes when all \
-                    have been given back; what was read before is the image's only if it does.";
+                    memfd of 5 slots of 4 MiB whose length is sealed, for reading alone, and of the writing end \
+                    of a pipe. A record's bytes are within a slot. When they have been read they are given \
+                    back, by writing the slot's number, 0 to 4, as one byte to the pipe, once for each record. \
+                    The last record comes when all have been given back; what was read before is the image's \
+                    only if it does.";
         through.insert("description".to_owned(), text.into());
     }
     if let Some(content) = image.get_mut("content").and_then(Value::as_object_mut) {

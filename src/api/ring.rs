@@ -1,18 +1,29 @@
 //! The daemon's side of an image that is sent through shared memory: see [`memory`].
+//!
+//! What a backend reads goes into a slot at once, where its driver takes the buffers of its window; other bytes are
+//! copied into one.
+//!
+//! **Rule: who waits for the next bytes hears meanwhile what the caller gives back.** The slot that they are to be
+//! read into may be one of those.
+//!
+//! **Rule: the last slot is for copies alone.** So bytes that are copied never wait for a slot that bytes behind them
+//! have.
 
 use std::{
+    collections::VecDeque,
     io,
     ops::Range,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{
-    StreamExt as _,
+    Stream, StreamExt as _,
     stream::{self, BoxStream},
 };
 use imaged_drivers::{self as drivers, Error, Kind, Result, memory::Room};
-use imaged_ffi_linux::Shared;
+use imaged_ffi_linux::{Shared, Slot};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
 
 use super::part::{Part, Record, records};
@@ -23,12 +34,21 @@ use crate::wire::memory::{self, SLOT, SLOTS};
 pub struct Ring {
     // The pipe goes first: a caller who can still give something back has lost nothing of it.
     returned: pipe::Receiver,
+    /// What the caller was told of in each slot, and has not given back.
+    told: Vec<VecDeque<Bytes>>,
     memory: Shared,
-    /// Slots that hold nothing the caller needs.
-    free: Vec<u8>,
     /// How long a caller may give nothing back.
     patience: Duration,
     _room: Room,
+}
+
+/// A slot that was copied into, and how many bytes.
+struct Copied(Slot, usize);
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        self.0.get(..self.1).unwrap_or_default()
+    }
 }
 
 impl Ring {
@@ -37,12 +57,17 @@ impl Ring {
     /// # Errors
     /// Memory or descriptors have run out.
     pub(super) fn new(room: Room, patience: Duration) -> io::Result<(Self, [OwnedFd; 2])> {
-        let memory = Shared::new(memory::BYTES)?;
+        let memory = Shared::new(usize::from(SLOTS), SLOT)?;
         let (reader, writer) = io::pipe()?;
         let descriptors = [memory.descriptor()?, writer.into()];
         let returned = pipe::Receiver::from_owned_fd(reader.into())?;
-        let free = (0..SLOTS).collect();
-        Ok((Self { returned, memory, free, patience, _room: room }, descriptors))
+        let told = vec![VecDeque::new(); usize::from(SLOTS)];
+        Ok((Self { returned, told, memory, patience, _room: room }, descriptors))
+    }
+
+    /// What the caller sees.
+    pub(super) fn memory(&self) -> &Shared {
+        &self.memory
     }
 
     /// The body of an image of which `range` is sent, which is what `content` has.
@@ -54,41 +79,70 @@ impl Ring {
         let begin = (self, records(content, range).boxed(), None);
         let parts = stream::try_unfold(begin, |(mut ring, mut records, rest)| async move {
             let next = match rest {
-                None => records.next().await.transpose()?,
+                None => ring.next(&mut records).await?,
                 rest => rest,
             };
             let Some(mut record) = next else { return Ok(None) };
-            let (part, is_left) = ring.told(&mut record).await?;
+            let (part, is_left) = ring.tell(&mut record).await?;
             let rest = is_left.then_some(record);
             Ok(Some((part, (ring, records, rest))))
         });
         parts.boxed()
     }
 
+    /// What comes next of the image.
+    async fn next(
+        &mut self,
+        records: &mut (impl Stream<Item = Result<Record>> + Unpin),
+    ) -> Result<Option<Record>> {
+        loop {
+            if self.all_are_back() {
+                return records.next().await.transpose();
+            }
+            tokio::select! {
+                next = records.next() => return next.transpose(),
+                heard = self.hear() => heard?,
+            }
+        }
+    }
+
     /// Has the caller told of what fits into a slot, which is taken from `record`, and says whether
     /// something is left of that.
-    async fn told(&mut self, record: &mut Record) -> Result<(Part, bool)> {
+    async fn tell(&mut self, record: &mut Record) -> Result<(Part, bool)> {
         let since = Instant::now();
-        let piece = record.bytes.split_to(record.bytes.len().min(SLOT));
-        let start = if piece.is_empty() {
-            self.is_back().await?;
-            0
+        let piece = if record.bytes.is_empty() {
+            while !self.all_are_back() {
+                self.hear().await?;
+            }
+            Bytes::new()
+        } else if self.memory.place(&record.bytes).is_some() {
+            // It is there, and all of it in one slot.
+            std::mem::take(&mut record.bytes)
         } else {
-            memory::start(self.slot().await?)
+            let mut slot = self.slot().await?;
+            let piece = record.bytes.split_to(record.bytes.len().min(SLOT));
+            if let Some(room) = slot.get_mut(..piece.len()) {
+                room.copy_from_slice(&piece);
+            }
+            Bytes::from_owner(Copied(slot, piece.len()))
         };
         let waited = since.elapsed();
-        // A slot has room for it.
-        let _written = self.memory.write(start, &piece);
         let len = piece.len() as u64;
+        let start = self.memory.place(&piece).unwrap_or_default();
+        if len > 0
+            && let Some(told) = self.told.get_mut(start / SLOT)
+        {
+            told.push_back(piece);
+        }
         let bytes = memory::record(record.at, len, start as u64);
         let of_image = std::mem::take(&mut record.hole).saturating_add(len);
         record.at = record.at.saturating_add(len);
         Ok((Part { bytes, of_image, waited }, !record.bytes.is_empty()))
     }
 
-    /// Waits until the caller gives something back, and adds that to what is free.
-    async fn wait(&mut self) -> Result<()> {
-        let mut slots = [0; SLOTS as usize];
+    /// Waits until the caller gives something back.
+    async fn hear(&mut self) -> Result<()> {
+        let mut slots = [0; 64];
         let came = timeout(self.patience, self.returned.read(&mut slots)).await;
         let came = came.map_err(|late| {
             let text = format!("the caller read nothing for {} s", self.patience.as_secs());
@@ -100,30 +154,27 @@ impl Ring {
             return Err(Error::new(Kind::Mismatch, text));
         }
         for slot in slots.into_iter().take(came) {
-            if slot >= SLOTS || self.free.contains(&slot) {
+            let told = self.told.get_mut(usize::from(slot)).and_then(VecDeque::pop_front);
+            if told.is_none() {
                 let text = format!("the caller gave back what it does not have: slot=`{slot}`");
                 return Err(Error::new(Kind::Invalid, text));
             }
-            self.free.push(slot);
         }
         Ok(())
     }
 
-    /// A slot that holds nothing the caller needs.
-    async fn slot(&mut self) -> Result<u8> {
+    /// A slot to copy into.
+    async fn slot(&mut self) -> Result<Slot> {
         loop {
-            if let Some(slot) = self.free.pop() {
+            if let Some(slot) = self.memory.take(0) {
                 return Ok(slot);
             }
-            self.wait().await?;
+            self.hear().await?;
         }
     }
 
-    /// Returns when the caller needs nothing of it any more.
-    async fn is_back(&mut self) -> Result<()> {
-        while self.free.len() < usize::from(SLOTS) {
-            self.wait().await?;
-        }
-        Ok(())
+    /// Whether the caller needs nothing of it any more.
+    fn all_are_back(&self) -> bool {
+        self.told.iter().all(VecDeque::is_empty)
     }
 }

@@ -307,8 +307,8 @@ impl Records {
 struct Through {
     shared: Arc<Shared>,
     decoder: memory::Decoder,
-    /// What a record has told of beside a hole: a slot and how many bytes.
-    bytes: Option<(u8, usize)>,
+    /// What a record has told of beside a hole: where in the memory, and how many bytes.
+    bytes: Option<(usize, usize)>,
 }
 
 /// Memory of the daemon, and where its slots are given back.
@@ -326,8 +326,8 @@ impl Through {
 
     fn next(&mut self, came: &mut Bytes) -> Result<Option<Extent>, Malformed> {
         loop {
-            if let Some((slot, len)) = self.bytes.take() {
-                let piece = Piece { shared: Arc::clone(&self.shared), slot, len };
+            if let Some((at, len)) = self.bytes.take() {
+                let piece = Piece { shared: Arc::clone(&self.shared), at, len };
                 return Ok(Some(Extent::Data(Bytes::from_owner(piece))));
             }
             let Some(told) = self.decoder.next(came)? else { return Ok(None) };
@@ -345,21 +345,21 @@ impl Through {
 /// Some bytes of an image in a slot, which is given back when they are dropped.
 struct Piece {
     shared: Arc<Shared>,
-    slot: u8,
+    at: usize,
     len: usize,
 }
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
         // Memory that is shorter has other bytes than a digest tells of, or ends the image early.
-        self.shared.view.get(memory::start(self.slot), self.len).unwrap_or_default()
+        self.shared.view.get(self.at, self.len).unwrap_or_default()
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
         // A daemon that does not hear of it sends no last record.
-        let _unheard = rustix::io::write(&self.shared.returned, &[self.slot]);
+        let _unheard = rustix::io::write(&self.shared.returned, &[memory::slot(self.at)]);
     }
 }
 

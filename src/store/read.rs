@@ -21,9 +21,23 @@ impl Store {
         chunk: usize,
         share: Share,
     ) -> Result<Reader> {
+        self.open_seen(at, span, chunk, share).await.map(|(reader, _)| reader)
+    }
+
+    /// The same, with the window that it is read into.
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub async fn open_seen(
+        &self,
+        at: &Location,
+        span: Span,
+        chunk: usize,
+        share: Share,
+    ) -> Result<(Reader, Window)> {
         let driver = self.able(|caps| caps.seek || span == Span::All, "read a part of an image")?;
         let window = self.window(driver.as_ref(), chunk, share);
-        driver.open(at, span, window).await
+        Ok((driver.open(at, span, window.clone()).await?, window))
     }
 
     /// Memory for reading, as the backend likes it, or two of `chunk` bytes. None is taken before the

@@ -2,13 +2,14 @@
 //!
 //! With the head of the answer come two descriptors: of the memory, a `memfd` whose length is sealed, and of
 //! the writing end of a pipe. The body is records of 24 bytes, three numbers of 64 bits, the most significant
-//! byte first: the offset in the image, a length, and where in the memory so many bytes of the image are. Each
-//! record's bytes are in a slot of their own, of [`SLOT`] bytes, in which they begin. The caller reads them and
-//! gives the slot back by writing its number, one byte, to the pipe; in any order. Otherwise records are as those
-//! of [`extents`](super::extents): in order, without holes, and the last has no bytes.
+//! byte first: the offset in the image, a length, and where in the memory so many bytes of the image are. The memory
+//! is slots of [`SLOT`] bytes, and each record's bytes are within one, in which there may be those of other records.
+//! The caller reads them and gives them back by writing the slot's number, one byte, to the pipe, once for each
+//! record; in any order. Otherwise records are as those of [`extents`](super::extents): in order, without holes, and
+//! the last has no bytes.
 //!
-//! **Rule: the last record is sent when every slot has been given back, and not before.** Until then the daemon
-//! changes no slot that a record has told of and that has not been given back, unless it cuts the connection: so
+//! **Rule: the last record is sent when every other one has been given back, and not before.** Until then the daemon
+//! changes no bytes that a record has told of and that have not been given back, unless it cuts the connection: so
 //! who has read the last record has read the bytes of the image and no others.
 //!
 //! # Decisions
@@ -23,6 +24,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use imaged_drivers::window::CHUNK;
 
 use super::extents::{Head, Heads, Malformed};
 
@@ -33,10 +35,10 @@ pub const MEDIA_TYPE: &str = "application/vnd.imaged.memory";
 pub const RECORD: usize = 24;
 
 /// Bytes of a slot.
-pub const SLOT: usize = 1 << 20;
+pub const SLOT: usize = CHUNK;
 
 /// How many slots there are.
-pub const SLOTS: u8 = 4;
+pub const SLOTS: u8 = 5;
 
 /// Bytes of the memory.
 pub const BYTES: usize = SLOT * SLOTS as usize;
@@ -55,8 +57,8 @@ pub fn record(offset: u64, len: u64, at: u64) -> Bytes {
 pub struct Told {
     /// Bytes of the hole before it.
     pub hole: u64,
-    /// Its slot, and its bytes from the slot's first on; `None` at the end.
-    pub bytes: Option<(u8, usize)>,
+    /// Where in the memory its bytes begin, and how many there are; `None` at the end.
+    pub bytes: Option<(usize, usize)>,
 }
 
 /// Reads a body record by record.
@@ -86,20 +88,22 @@ impl Decoder {
         if len == 0 {
             return Ok(Some(Told { hole, bytes: None }));
         }
-        let at = bytes.last_chunk().map_or(0, |at| u64::from_be_bytes(*at));
-        let slot = u8::try_from(at / SLOT as u64).ok().filter(|slot| *slot < SLOTS);
-        let len = usize::try_from(len).ok().filter(|len| *len <= SLOT);
-        match (slot, len, at % SLOT as u64) {
-            (Some(slot), Some(len), 0) => Ok(Some(Told { hole, bytes: Some((slot, len)) })),
+        let at = bytes.last_chunk().and_then(|at| usize::try_from(u64::from_be_bytes(*at)).ok());
+        let within =
+            |at: usize, len: usize| (at % SLOT).checked_add(len).is_some_and(|end| end <= SLOT);
+        match (at, usize::try_from(len)) {
+            (Some(at), Ok(len)) if at < BYTES && within(at, len) => {
+                Ok(Some(Told { hole, bytes: Some((at, len)) }))
+            }
             _ => Err(Malformed("a record's bytes are not in a slot")),
         }
     }
 }
 
-/// Where in the memory a slot begins.
+/// The number of the slot that has the byte at `at` of the memory.
 #[must_use]
-pub fn start(slot: u8) -> usize {
-    SLOT * usize::from(slot)
+pub fn slot(at: usize) -> u8 {
+    u8::try_from(at / SLOT).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]
@@ -125,19 +129,21 @@ mod tests {
     #[test]
     fn what_is_written_is_read_in_pieces_of_any_length() {
         for piece in 1..80 {
-            let told = read(&[(5, 3, 0), (8, S, 3 * S), (S + 9, 0, 0)], S + 9, piece).unwrap();
-            let expected = [(0, Some((0, 3))), (0, Some((3, SLOT))), (1, None)];
+            let told = read(&[(5, 3, S + 7), (8, S, 3 * S), (S + 9, 0, 0)], S + 9, piece).unwrap();
+            let expected = [(0, Some((SLOT + 7, 3))), (0, Some((3 * SLOT, SLOT))), (1, None)];
             assert_eq!(told, expected.map(|(hole, bytes)| Told { hole, bytes }));
         }
+        assert_eq!([0, SLOT - 1, SLOT, BYTES - 1].map(slot), [0, 0, 1, SLOTS - 1]);
     }
 
     #[test]
     fn what_is_in_no_slot_is_refused() {
+        let end = u64::from(SLOTS) * S;
         for (offset, len, at, why) in [
-            (5, 1, 1, "slot"),
-            (5, 1, 4 * S, "slot"),
+            (5, 2, S - 1, "slot"),
+            (5, 1, end, "slot"),
             (5, 1, u64::MAX, "slot"),
-            (5, 1, 256 * S, "slot"),
+            (5, S, 1, "slot"),
             (5, S + 1, 0, "slot"),
             (4, 1, 0, "before"),
             (5, u64::MAX, 0, "past"),

@@ -5,8 +5,8 @@ length, and so many bytes. What lies between records reads as zeros. The last on
 the offset at which what was asked for ends: a body without it is not whole.
 
 Through memory that is shared with the daemon the records come without their bytes. A third number
-says where in that memory they are: at the beginning of a slot, which is given back, by its number
-in a pipe, when they have been read. The last record comes when all have been given back.
+says where in that memory they are, within a slot. They are given back, by its number in a pipe,
+when they have been read. The last record comes when all have been given back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .wire import READ, Connection, Head, NotPassed
 MEDIA_TYPE = "application/vnd.imaged.extents"
 THROUGH_MEMORY = "application/vnd.imaged.memory"
 # Bytes of a slot.
-SLOT = 1 << 20
+SLOT = 4 << 20
 # What holes are read from. A piece of a whole hole is this very object, and costs no copy.
 _ZEROS = bytes(READ)
 
@@ -148,7 +148,7 @@ class ThroughMemory(Extents):
             raise
 
     def _record_begins(self, count: int, at: int = 0) -> None:
-        if at % SLOT or count > SLOT or at + count > len(self._memory):
+        if at % SLOT + count > SLOT or at + count > len(self._memory):
             raise Internal(f"the answer has a record that is in no slot: at={at} length={count}")
         self._at_memory = at
 

@@ -92,9 +92,9 @@ def answer(*records: tuple[int, int, int], size: int) -> bytes:
 
 
 def test_each_slot_is_given_back_when_it_was_read(server):
-    memory, reader, writer = passed(b"abc".ljust(SLOT, b"\0") + b"defg")
+    memory, reader, writer = passed(b"abc".ljust(2 * SLOT - 2, b"\0") + b"de" + b"fg")
     with imaged.Client(server.path, timeout=5) as client:
-        said = answer((2, 3, 0), (5, 4, SLOT), (20, 0, 0), size=20)
+        said = answer((2, 3, 0), (5, 2, 2 * SLOT - 2), (7, 2, 2 * SLOT), (20, 0, 0), size=20)
         server.answers = [(said, [memory, writer])]
         body = client.get("a", "b")
         os.close(writer)
@@ -104,7 +104,7 @@ def test_each_slot_is_given_back_when_it_was_read(server):
         with pytest.raises(BlockingIOError):
             os.read(reader, 9)
         assert body.read() == b"cdefg" + bytes(11)
-        assert os.read(reader, 9) == b"\0\1"
+        assert os.read(reader, 9) == b"\0\1\2"
         assert os.read(reader, 9) == b"", "the other end is closed"
     for one in (memory, reader):
         os.close(one)
@@ -113,7 +113,7 @@ def test_each_slot_is_given_back_when_it_was_read(server):
 @pytest.mark.parametrize(
     "records",
     [
-        [(0, 3, 1), (20, 0, 0)],
+        [(0, 3, SLOT - 2), (20, 0, 0)],
         [(0, 3, 4 * SLOT), (20, 0, 0)],
         [(0, SLOT + 1, 0), (SLOT + 1, 0, 0)],
         [(0, 3, (1 << 64) - SLOT), (20, 0, 0)],

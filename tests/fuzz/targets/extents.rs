@@ -45,8 +45,9 @@ fn told(body: &[u8], range: &Range<u64>, piece: usize) -> Result<(u64, bool), Ma
         let mut came = piece.to_vec().into();
         while let Some(told) = decoder.next(&mut came)? {
             at += told.hole;
-            if let Some((slot, len)) = told.bytes {
-                assert!(memory::start(slot) + len <= memory::BYTES && len > 0);
+            if let Some((start, len)) = told.bytes {
+                assert!(len > 0 && memory::slot(start) == memory::slot(start + len - 1));
+                assert!(memory::slot(start) < memory::SLOTS);
                 at += len as u64;
             }
             assert!(at <= range.end);
