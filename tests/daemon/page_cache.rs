@@ -56,13 +56,16 @@ async fn an_image_is_left_in_the_page_cache_as_the_option_says() {
             set => store(&format!("imaged_page_cache = {set}\n")).await,
         };
         for size in [Some(bytes.len() as u64), None] {
-            let at = put(&f, &bytes, size).await.unwrap();
-            let Location::File(file) = &at else { panic!("{at}") };
-            let found = cached(file.path());
-            // A few that the kernel has in its hands at that moment do not go.
-            let as_told = if kept { found == PAGES } else { found < PAGES / 10 };
-            assert!(as_told, "{option} {size:?}: {found}");
-            assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+            let expected = if kept { PAGES } else { 0 };
+            let mut found = Vec::new();
+            // Pages that the kernel has in its hands at that moment do not go; those of another image do.
+            while found.len() < 3 && found.last() != Some(&expected) {
+                let at = put(&f, &bytes, size).await.unwrap();
+                let Location::File(file) = &at else { panic!("{at}") };
+                found.push(cached(file.path()));
+                assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+            }
+            assert_eq!(found.last(), Some(&expected), "{option} {size:?}: {found:?}");
         }
     }
 }

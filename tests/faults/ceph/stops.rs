@@ -97,7 +97,7 @@ fn what_an_osd_that_stops_interrupts_fails_in_time_and_is_cleared_away() {
     assert_others_go_on(&daemon, "when all has failed");
     drop(stopped);
     assert!(daemon.get("slow", "large").body == large);
-    daemon.wait_until("the store to come up", |daemon| looked_at(daemon, "slow").is_ok());
+    looked_at(&daemon, "slow").unwrap();
     cleared(&[&daemon]);
     for id in ["known", "unknown", "zeros", "new"] {
         assert_free(&daemon, id);
