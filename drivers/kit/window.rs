@@ -141,12 +141,11 @@ impl Window {
         self.0.chunk
     }
 
-    /// Has buffers taken from `memory` that are asked for from now on, a slot each, where that has at least as many
-    /// bytes as the window; one slot is always left to who else needs any.
+    /// Has buffers taken from `memory` that are asked for from now on, a slot each, where that has one for each of
+    /// the window and another, which is always left to who else needs any.
     pub fn share(&self, memory: &Shared) {
-        let slot = self.0.chunk.max(1);
-        let Inner { most, shared, .. } = &*self.0;
-        if memory.slot_bytes() >= slot && memory.bytes().saturating_sub(slot) >= *most {
+        let Inner { chunk, most, shared, .. } = &*self.0;
+        if memory.slot_bytes() >= *chunk && memory.slots() > most / chunk {
             let _first = shared.set(memory.clone());
         }
     }
@@ -161,14 +160,7 @@ impl Window {
         let this = &*self.0;
         if let Some(shared) = this.shared.get() {
             let room = to_multiple(at, this.chunk, want);
-            let slot = shared.slot(1).await;
-            return Ok(Buffer {
-                map: Some(Map::Slot(slot)),
-                room,
-                len: 0,
-                since: Instant::now(),
-                home: None,
-            });
+            return Ok(Buffer::in_slot(shared.slot(1).await, room));
         }
         if this.lock().lent == 0 {
             this.memory.minimum_for(&this.share, this.minimum).await?;
@@ -398,8 +390,18 @@ impl Buffer {
     /// `Unavailable` if the system has no memory.
     pub fn uncounted(bytes: usize) -> Result<Self> {
         let map = map(bytes.max(1).next_multiple_of(PAGE))?;
-        let map = Some(Map::Own(map));
-        Ok(Self { map, room: bytes, len: 0, since: Instant::now(), home: None })
+        Ok(Self::of_nobody(Map::Own(map), bytes))
+    }
+
+    /// A buffer for `bytes`, at most those of a slot, which counts with the memory that it is of.
+    #[must_use]
+    pub fn in_slot(slot: Slot, bytes: usize) -> Self {
+        let bytes = bytes.min(slot.len());
+        Self::of_nobody(Map::Slot(slot), bytes)
+    }
+
+    fn of_nobody(map: Map, room: usize) -> Self {
+        Self { map: Some(map), room, len: 0, since: Instant::now(), home: None }
     }
 
     /// Bytes that it has room for in all.

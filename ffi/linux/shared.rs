@@ -75,10 +75,10 @@ impl Shared {
         Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// Bytes of all slots.
+    /// How many slots there are.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.0.map.len()
+    pub fn slots(&self) -> usize {
+        self.0.map.len().checked_div(self.0.slot).unwrap_or_default()
     }
 
     /// Bytes of a slot.
@@ -112,7 +112,7 @@ impl Shared {
     #[must_use]
     pub fn place(&self, bytes: &[u8]) -> Option<usize> {
         let at = bytes.as_ptr().addr().checked_sub(self.0.map.as_ptr().addr())?;
-        (at.checked_add(bytes.len())? <= self.bytes()).then_some(at)
+        (at.checked_add(bytes.len())? <= self.0.map.len()).then_some(at)
     }
 }
 

@@ -139,7 +139,7 @@ async fn open(
     let by_descriptor = accepts("fd") && store.caps().is_some_and(|caps| caps.descriptor);
     let chunk = (call.daemon.settings().get_window / 2 / PAGE * PAGE).max(PAGE);
     let share = Share::Get(store.name().into());
-    let (reader, window) = match store.open_seen(&at, span, chunk, share).await {
+    let (reader, window) = match store.open_with_window(&at, span, chunk, share).await {
         Ok(opened) => opened,
         Err(error) if error.kind() == Kind::Range => {
             let size = store.stat(&at).await?.size;

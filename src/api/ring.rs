@@ -10,19 +10,18 @@
 //! have.
 
 use std::{
-    collections::VecDeque,
     io,
     ops::Range,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures_util::{
     Stream, StreamExt as _,
     stream::{self, BoxStream},
 };
-use imaged_drivers::{self as drivers, Error, Kind, Result, memory::Room};
+use imaged_drivers::{self as drivers, Error, Kind, Result, memory::Room, window::Buffer};
 use imaged_ffi_linux::{Shared, Slot};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
 
@@ -35,20 +34,11 @@ pub struct Ring {
     // The pipe goes first: a caller who can still give something back has lost nothing of it.
     returned: pipe::Receiver,
     /// What the caller was told of in each slot, and has not given back.
-    told: Vec<VecDeque<Bytes>>,
+    told: Vec<Vec<Bytes>>,
     memory: Shared,
     /// How long a caller may give nothing back.
     patience: Duration,
     _room: Room,
-}
-
-/// A slot that was copied into, and how many bytes.
-struct Copied(Slot, usize);
-
-impl AsRef<[u8]> for Copied {
-    fn as_ref(&self) -> &[u8] {
-        self.0.get(..self.1).unwrap_or_default()
-    }
 }
 
 impl Ring {
@@ -61,7 +51,7 @@ impl Ring {
         let (reader, writer) = io::pipe()?;
         let descriptors = [memory.descriptor()?, writer.into()];
         let returned = pipe::Receiver::from_owned_fd(reader.into())?;
-        let told = vec![VecDeque::new(); usize::from(SLOTS)];
+        let told = vec![Vec::new(); usize::from(SLOTS)];
         Ok((Self { returned, told, memory, patience, _room: room }, descriptors))
     }
 
@@ -96,12 +86,9 @@ impl Ring {
         records: &mut (impl Stream<Item = Result<Record>> + Unpin),
     ) -> Result<Option<Record>> {
         loop {
-            if self.all_are_back() {
-                return records.next().await.transpose();
-            }
             tokio::select! {
                 next = records.next() => return next.transpose(),
-                heard = self.hear() => heard?,
+                heard = self.hear(), if !self.all_are_back() => heard?,
             }
         }
     }
@@ -119,12 +106,10 @@ impl Ring {
             // It is there, and all of it in one slot.
             std::mem::take(&mut record.bytes)
         } else {
-            let mut slot = self.slot().await?;
-            let piece = record.bytes.split_to(record.bytes.len().min(SLOT));
-            if let Some(room) = slot.get_mut(..piece.len()) {
-                room.copy_from_slice(&piece);
-            }
-            Bytes::from_owner(Copied(slot, piece.len()))
+            let mut copied = Buffer::in_slot(self.slot().await?, SLOT);
+            let count = copied.push(&record.bytes);
+            record.bytes.advance(count);
+            copied.freeze()
         };
         let waited = since.elapsed();
         let len = piece.len() as u64;
@@ -132,7 +117,7 @@ impl Ring {
         if len > 0
             && let Some(told) = self.told.get_mut(start / SLOT)
         {
-            told.push_back(piece);
+            told.push(piece);
         }
         let bytes = memory::record(record.at, len, start as u64);
         let of_image = std::mem::take(&mut record.hole).saturating_add(len);
@@ -154,7 +139,7 @@ impl Ring {
             return Err(Error::new(Kind::Mismatch, text));
         }
         for slot in slots.into_iter().take(came) {
-            let told = self.told.get_mut(usize::from(slot)).and_then(VecDeque::pop_front);
+            let told = self.told.get_mut(usize::from(slot)).and_then(Vec::pop);
             if told.is_none() {
                 let text = format!("the caller gave back what it does not have: slot=`{slot}`");
                 return Err(Error::new(Kind::Invalid, text));
@@ -175,6 +160,6 @@ impl Ring {
 
     /// Whether the caller needs nothing of it any more.
     fn all_are_back(&self) -> bool {
-        self.told.iter().all(VecDeque::is_empty)
+        self.told.iter().all(Vec::is_empty)
     }
 }

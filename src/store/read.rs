@@ -21,14 +21,14 @@ impl Store {
         chunk: usize,
         share: Share,
     ) -> Result<Reader> {
-        self.open_seen(at, span, chunk, share).await.map(|(reader, _)| reader)
+        self.open_with_window(at, span, chunk, share).await.map(|(reader, _)| reader)
     }
 
     /// The same, with the window that it is read into.
     ///
     /// # Errors
     /// As those of [`Self::open`].
-    pub async fn open_seen(
+    pub async fn open_with_window(
         &self,
         at: &Location,
         span: Span,
