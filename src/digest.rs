@@ -40,9 +40,9 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use imaged_digest::{BlockDigest, Both, Kernel, Md5, Sha512};
 use imaged_drivers::{Digests, Error, Kind, Result};
+use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::algo::{Algo, Choice, Hasher};
@@ -67,13 +67,18 @@ impl Pass {
 
     /// What computes `algo`, and md5 beside it if `md5`, while so many threads are idle.
     pub(crate) fn of(algo: Algo, md5: bool, kernel: Kernel, idle: usize) -> Vec<Self> {
-        if md5 && algo == Algo::Sha512 && kernel.is_one_pass() && idle < 2 {
+        if Self::are_joined(algo, md5, kernel) && idle < 2 {
             vec![Self::Both]
         } else if md5 && algo != Algo::Md5 {
             vec![Self::One(algo), Self::One(Algo::Md5)]
         } else {
             vec![Self::One(algo)]
         }
+    }
+
+    /// Whether there is a pass for `algo`, and md5 if `md5`, that is two digests.
+    fn are_joined(algo: Algo, md5: bool, kernel: Kernel) -> bool {
+        md5 && algo == Algo::Sha512 && kernel.is_one_pass()
     }
 
     fn index(self) -> usize {
@@ -281,11 +286,15 @@ impl Pool {
         threads.saturating_sub(busy)
     }
 
+    fn idle_now(&self) -> usize {
+        self.idle(self.0.busy.load(Ordering::Relaxed))
+    }
+
     /// Begins the digests of one image: those of `choice`, and md5 also if `promised`.
     #[must_use]
     pub fn begin(&self, choice: Choice, promised: bool) -> Digesting {
         let (algo, md5) = (choice.algo, choice.checksum || promised);
-        let idle = self.idle(self.0.busy.load(Ordering::Relaxed));
+        let idle = self.idle_now();
         let passes = Pass::of(algo, md5, self.0.kernel, idle).into_iter();
         Digesting::new(self, passes.map(Pass::begin), algo, md5)
     }
@@ -293,7 +302,7 @@ impl Pool {
 
 /// CPU time of this thread.
 fn cpu() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The kernel of this name; `auto` is the fastest that the machine has.
@@ -324,14 +333,9 @@ pub struct Digesting {
 }
 
 impl Digesting {
-    pub(super) fn new(
-        pool: &Pool,
-        computing: impl Iterator<Item = Computing>,
-        algo: Algo,
-        md5: bool,
-    ) -> Self {
+    fn new(pool: &Pool, computing: impl Iterator<Item = Computing>, algo: Algo, md5: bool) -> Self {
         // Others go one way alone.
-        let turns = md5 && algo == Algo::Sha512 && pool.0.kernel.is_one_pass();
+        let turns = Pass::are_joined(algo, md5, pool.0.kernel);
         let queues = computing.map(|one| Queue::new(pool, one)).collect();
         Self { pool: pool.clone(), queues, pace: turns.then(Pace::default), algo, md5 }
     }
@@ -355,7 +359,7 @@ impl Digesting {
     async fn turn(&mut self, took: Duration) -> Result<()> {
         let cpu = self.queues.iter().map(Queue::spent).sum();
         let now = if self.queues.len() == 1 { Passes::One } else { Passes::Two };
-        let idle = self.pool.idle(self.pool.0.busy.load(Ordering::Relaxed)) > 0;
+        let idle = self.pool.idle_now() > 0;
         let next = now.next(took, cpu, idle);
         if next == now {
             return Ok(());
