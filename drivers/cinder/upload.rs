@@ -127,7 +127,7 @@ impl Writing {
         while length < end {
             length = length.saturating_mul(2);
         }
-        if !self.grows_attached(length).await? {
+        if !self.grow_attached(length).await? {
             // All that was written is there when the device is connected again.
             self.all_landed().await?;
             self.attached()?.device().flush().await?;
@@ -141,7 +141,7 @@ impl Writing {
     }
 
     /// Makes the volume `length` bytes long while it is attached, where that can be done; gives whether it could.
-    async fn grows_attached(&self, length: u64) -> Result<bool> {
+    async fn grow_attached(&self, length: u64) -> Result<bool> {
         let attached = self.attached()?;
         let can = self.store.config.extends_attached;
         if !can.unwrap_or_else(|| attached.grows_attached()) {
