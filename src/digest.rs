@@ -25,6 +25,7 @@
 
 mod algo;
 mod pace;
+mod pass;
 
 use std::{
     collections::VecDeque,
@@ -37,8 +38,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
-use imaged_digest::{BlockDigest, Both, Kernel, Md5, Sha512};
+use imaged_digest::Kernel;
 use imaged_drivers::{Digests, Error, Kind, Result};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Mutex, MutexGuard};
@@ -46,136 +46,11 @@ use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::algo::{Algo, Choice, Hasher};
-use self::{
-    algo::Inner,
-    pace::{Pace, Passes},
-};
+use self::pace::{Pace, Passes};
+pub(crate) use self::pass::{Computing, Found, Pass};
 
 /// Chunks that may wait in a queue. Fewer than a window has, so that a slow digest is seen as such.
 const WAITING: usize = 6;
-
-/// What one thread computes of an image, over its bytes once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pass {
-    One(Algo),
-    /// md5 and sha512, where the kernel has a pass for the two.
-    Both,
-}
-
-impl Pass {
-    const COUNT: usize = Algo::ALL.len() + 1;
-
-    /// What computes `algo`, and md5 beside it if `md5`, while so many threads are idle.
-    pub(crate) fn of(algo: Algo, md5: bool, kernel: Kernel, idle: usize) -> Vec<Self> {
-        if Self::are_joined(algo, md5, kernel) && idle < 2 {
-            vec![Self::Both]
-        } else if md5 && algo != Algo::Md5 {
-            vec![Self::One(algo), Self::One(Algo::Md5)]
-        } else {
-            vec![Self::One(algo)]
-        }
-    }
-
-    /// Whether there is a pass for `algo`, and md5 if `md5`, that is two digests.
-    fn are_joined(algo: Algo, md5: bool, kernel: Kernel) -> bool {
-        md5 && algo == Algo::Sha512 && kernel.is_one_pass()
-    }
-
-    fn index(self) -> usize {
-        match self {
-            Self::One(algo) => algo as usize,
-            Self::Both => Algo::ALL.len(),
-        }
-    }
-
-    /// How many images a thread takes abreast.
-    fn width(self, kernel: Kernel) -> usize {
-        if self == Self::Both {
-            Both::WIDTH
-        } else if self == Self::One(Algo::Md5) {
-            Md5::WIDTH
-        } else if self == Self::One(Algo::Sha512) && Sha512::least_abreast(kernel) <= Sha512::WIDTH
-        {
-            Sha512::WIDTH
-        } else {
-            1
-        }
-    }
-
-    pub(crate) fn begin(self) -> Computing {
-        match self {
-            Self::One(algo) => Computing::One(algo, algo.hasher()),
-            Self::Both => Computing::Both(Box::default()),
-        }
-    }
-}
-
-/// What a pass has computed so far.
-pub(crate) enum Computing {
-    One(Algo, Hasher),
-    Both(Box<Both>),
-}
-
-impl Computing {
-    /// Takes the next bytes of several images, abreast where that pays; all of one pass.
-    pub(crate) fn update_all<'a>(
-        kernel: Kernel,
-        images: impl Iterator<Item = (&'a mut Self, &'a [u8])>,
-    ) {
-        let (mut one, mut both) = (Vec::new(), Vec::new());
-        for (computing, bytes) in images {
-            match computing {
-                Self::One(_, hasher) => one.push((hasher, bytes)),
-                Self::Both(streams) => both.push((&mut **streams, bytes)),
-            }
-        }
-        Hasher::update_all(kernel, one.into_iter());
-        Both::update_all(kernel, &mut both);
-    }
-
-    /// md5 and sha512 of the same bytes, to be computed on in one pass; `None` of others.
-    fn joined(computing: &[Self]) -> Option<Self> {
-        let [one, other] = computing else { return None };
-        let both = match (one, other) {
-            (
-                Self::One(_, Hasher(Inner::Sha512(sha512))),
-                Self::One(_, Hasher(Inner::Md5(md5))),
-            ) => Both::of(md5, sha512)?,
-            _ => return None,
-        };
-        Some(Self::Both(Box::new(both)))
-    }
-
-    /// What was computed in one pass, to be computed on by two threads; `None` of what was not.
-    fn parted(computing: &[Self]) -> Option<[Self; 2]> {
-        let [Self::Both(both)] = computing else { return None };
-        let (md5, sha512) = both.parts();
-        Some([
-            Self::One(Algo::Sha512, Hasher(Inner::Sha512(Box::new(sha512)))),
-            Self::One(Algo::Md5, Hasher(Inner::Md5(Box::new(md5)))),
-        ])
-    }
-
-    fn pass(&self) -> Pass {
-        match self {
-            Self::One(algo, _) => Pass::One(*algo),
-            Self::Both(_) => Pass::Both,
-        }
-    }
-
-    pub(crate) fn finish(self) -> Found {
-        match self {
-            Self::One(algo, hasher) => vec![(algo, hasher.finish())],
-            Self::Both(both) => {
-                let (md5, sha512) = both.finish();
-                vec![(Algo::Md5, HEXLOWER.encode(&md5)), (Algo::Sha512, HEXLOWER.encode(&sha512))]
-            }
-        }
-    }
-}
-
-/// Digests by their algorithms.
-pub(crate) type Found = Vec<(Algo, String)>;
 
 /// The threads that digests run on.
 #[derive(Clone)]
