@@ -41,10 +41,10 @@ pub(super) async fn clear(
     let (_, pool) = store.connected().await?;
     let deleting = store.handles.begin_delete(name, store.patience).await?;
     let name = name.to_owned();
-    on_long_lane(store, "clear away an abandoned upload", move |store, going| {
+    on_long_lane(store, &pool, "clear away an abandoned upload", move |store, pool, going| {
         let _until_done = (deleting, hold);
-        store.connection.holds_now(&pool)?;
-        clear_now(store, &pool, &name, due.as_deref(), going)
+        store.connection.holds_now(pool)?;
+        clear_now(store, pool, &name, due.as_deref(), going)
     })
     .await
 }
@@ -115,9 +115,9 @@ pub(super) async fn look_around(store: &Arc<Store>) -> Result<()> {
     let mut found = Vec::new();
     let mut names = std::pin::pin!(names(Arc::clone(store), pool.clone()));
     while let Some(name) = names.try_next().await? {
-        let (pool, looked) = (pool.clone(), name.clone());
-        let look = on_lane(store, "look for abandoned uploads", move |store| {
-            is_abandoned(store, &pool, &looked).map_err(|errno| failed("look at", &looked, errno))
+        let looked = name.clone();
+        let look = on_lane(store, &pool, "look for abandoned uploads", move |store, pool| {
+            is_abandoned(store, pool, &looked).map_err(|errno| failed("look at", &looked, errno))
         });
         match look.await {
             Ok(internal) => found.extend(internal.map(|internal| (name, internal))),

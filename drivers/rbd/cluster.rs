@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::{
         Arc, LazyLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -40,6 +40,9 @@ const FEATURES: u64 = 61;
 
 /// The object that names the images in a pool's trash.
 const TRASH: &str = "rbd_trash";
+
+/// No pool has this number.
+const NO_POOL: i64 = 0;
 
 /// What makes two connections the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,8 +105,8 @@ pub(super) struct Connection {
     now: AsyncMutex<Now>,
     /// It may be no good any more.
     suspect: AtomicBool,
-    /// The pool that was opened has not the store's name any more.
-    moved: AtomicBool,
+    /// The number of the pool that had the store's name and has it no more.
+    gone: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -123,16 +126,18 @@ impl Connection {
         };
         let key = Key { conf: config.conf.clone(), user: config.user.clone(), timeout, fixed };
         let (now, pool) = (AsyncMutex::default(), pool.to_owned());
-        let (suspect, moved) = (AtomicBool::default(), AtomicBool::default());
-        Self { key, pool, option, now, suspect, moved }
+        let (suspect, gone) = (AtomicBool::default(), AtomicI64::new(NO_POOL));
+        Self { key, pool, option, now, suspect, gone }
     }
 
     /// The connection and the pool, made if they are not there.
     pub(super) async fn get(&self, lane: &Lane) -> Result<(Arc<Live>, Pool)> {
         let came = Instant::now();
         let mut now = self.now.lock().await;
-        let is_out = now.made.as_ref().is_some_and(|(live, _)| live.is_shut_out());
-        if self.moved.swap(false, Ordering::Relaxed) || is_out {
+        let order = Ordering::Relaxed;
+        let is_gone =
+            |pool: &Pool| self.gone.compare_exchange(pool.id(), NO_POOL, order, order).is_ok();
+        if now.made.as_ref().is_some_and(|(live, pool)| is_gone(pool) || live.is_shut_out()) {
             now.made = None;
         }
         if let Some(made) = &now.made {
@@ -177,8 +182,13 @@ impl Connection {
     /// read there is not what the store has, and what was written there is not in the store. The pool is
     /// looked up anew for whoever comes next. Blocks.
     pub(super) fn holds(&self, pool: &Pool) -> Result<()> {
-        let error = match pool.has_its_name() {
-            Ok(true) => return Ok(()),
+        self.refusal_of(pool)?.map_or(Ok(()), Err)
+    }
+
+    /// As [`Connection::holds`]; an error is that nobody knows. Blocks.
+    fn refusal_of(&self, pool: &Pool) -> Result<Option<Error>> {
+        let refusal = match pool.has_its_name() {
+            Ok(true) => return Ok(None),
             Ok(false) => Error::new(
                 Kind::Unavailable,
                 format!(
@@ -189,64 +199,55 @@ impl Connection {
             Err(Errno::NOENT) => no_pool(self.option, &self.pool),
             Err(errno) => return Err(failed("look up the pool", &self.pool, errno)),
         };
-        if !self.moved.swap(true, Ordering::Relaxed) {
+        if self.gone.swap(pool.id(), Ordering::Relaxed) != pool.id() {
             tracing::warn!(pool = self.pool, "the pool was renamed, removed or made again");
         }
-        Err(error)
+        Ok(Some(refusal))
     }
 
     /// As [`Connection::holds`] by what the cluster says now. Blocks.
     pub(super) fn holds_now(&self, pool: &Pool) -> Result<()> {
+        self.refusal_now(pool)?.map_or(Ok(()), Err)
+    }
+
+    /// As [`Connection::refusal_of`] by what the cluster says now. Blocks.
+    fn refusal_now(&self, pool: &Pool) -> Result<Option<Error>> {
         // The mon answers this in time or not at all; the other call waits for it for ever.
         let answers = pool.cluster().stat();
         answers.map_err(|errno| failed("look up the pool", &self.pool, errno))?;
-        self.holds_by_latest_map(pool)
+        self.refusal_by_latest_map(pool)
     }
 
-    /// As [`Connection::holds`] by the latest map of the pools, of a mon that has just answered. Blocks.
-    pub(super) fn holds_by_latest_map(&self, pool: &Pool) -> Result<()> {
+    /// As [`Connection::refusal_of`] by the latest map of the pools, of a mon that has just answered.
+    /// Blocks.
+    pub(super) fn refusal_by_latest_map(&self, pool: &Pool) -> Result<Option<Error>> {
         let updated = pool.cluster().wait_for_latest_osdmap();
         updated.map_err(|errno| failed("look up the pool", &self.pool, errno))?;
-        self.holds(pool)
+        self.refusal_of(pool)
     }
 
-    /// What a failure means if the pool is not the store's any more: that, and not that something is
+    /// What a failure in `pool` means if that is not the store's any more: that, and not that something is
     /// missing in the store or forbidden there. And what it means if the cluster has shut this client out:
     /// that, and not that somebody else has the lock of an image, for librbd says only that it has not got
-    /// it. Blocks.
-    pub(super) fn explained(&self, error: Error) -> Error {
+    /// it. The pool is the one in which it failed: the store may have another by now, or somebody may be
+    /// opening it. Blocks.
+    pub(super) fn explained(&self, pool: &Pool, error: Error) -> Error {
         let kind = error.kind();
         let unlocked =
             matches!(kind, Kind::BackendDenied | Kind::InUse | Kind::Unsupported | Kind::Internal);
         if kind != Kind::NotFound && !unlocked {
             return error;
         }
-        // Otherwise somebody is making one.
-        let Ok(now) = self.now.try_lock() else { return error };
-        let Some((live, pool)) = now.made.clone() else { return error };
-        drop(now);
         if unlocked && pool.read(DIRECTORY, 1) == Err(Errno::SHUTDOWN) {
-            live.shut_out();
+            self.shut_out(pool);
             let what = format!("{SHUT_OUT}: {}=`{}`", self.option, self.pool);
             return Error::new(Kind::Unavailable, what).instead_of(error);
         }
-        // A refusal may be faster than the news.
-        let looked = if kind == Kind::BackendDenied {
-            self.holds_now(&pool)
-        } else if kind == Kind::NotFound {
-            self.holds(&pool)
-        } else {
-            return error;
-        };
-        match looked {
-            Err(moved) if self.has_moved() => moved.instead_of(error),
-            Ok(()) | Err(_) => error,
+        // A refusal may be faster than the news: of the caps, or of the lock that they do not let librbd take.
+        match if unlocked { self.refusal_now(pool) } else { self.refusal_of(pool) } {
+            Ok(Some(refusal)) => refusal.instead_of(error),
+            Ok(None) | Err(_) => error,
         }
-    }
-
-    /// Whether the pool has to be looked up anew.
-    pub(super) fn has_moved(&self) -> bool {
-        self.moved.load(Ordering::Relaxed)
     }
 
     /// Makes a new one, unless this one is still good.
@@ -281,11 +282,14 @@ impl Connection {
         self.suspect.store(true, Ordering::Relaxed);
     }
 
-    /// The cluster has shut this one out: all stores that share it make a new one the next time.
-    pub(super) fn shut_out(&self) {
+    /// The cluster has shut out the client whose pool this is: all stores that share it make a new one the
+    /// next time.
+    pub(super) fn shut_out(&self, pool: &Pool) {
         // Otherwise somebody is making one.
         let Ok(now) = self.now.try_lock() else { return };
-        if let Some((live, _)) = &now.made {
+        if let Some((live, _)) = &now.made
+            && live.cluster.instance_id() == pool.cluster().instance_id()
+        {
             live.shut_out();
         }
     }

@@ -63,8 +63,8 @@ impl Pool {
     pub(crate) async fn open(&self, image: &str) -> Result<Disk> {
         let (_, pool) = self.0.connected().await?;
         let name = image.to_owned();
-        let open = on_lane(&self.0, "open a volume", move |_| {
-            Image::open(&pool, &name, None).map_err(|errno| match errno {
+        let open = on_lane(&self.0, &pool, "open a volume", move |_, pool| {
+            Image::open(pool, &name, None).map_err(|errno| match errno {
                 Errno::NOENT => Error::new(
                     Kind::Unavailable,
                     format!("the volume is not in its pool: image=`{name}`"),
@@ -99,9 +99,11 @@ impl Disk {
     /// Bytes that it has now.
     pub(crate) async fn size(&self) -> Result<u64> {
         let (image, name) = (self.image()?, self.name.clone());
-        let look =
-            move |_: &Arc<Store>| image.size().map_err(|errno| failed("look at", &name, errno));
-        on_lane(&self.store, "look at a volume", look).await
+        let pool = image.pool().clone();
+        on_lane(&self.store, &pool, "look at a volume", move |_, _| {
+            image.size().map_err(|errno| failed("look at", &name, errno))
+        })
+        .await
     }
 
     /// Fills `buffer` with what is at `at`.
@@ -160,7 +162,8 @@ impl Disk {
 }
 
 async fn close_now(store: &Arc<Store>, image: Arc<Image>, name: String) -> Result<()> {
-    on_lane(store, "close a volume", move |_| {
+    let pool = image.pool().clone();
+    on_lane(store, &pool, "close a volume", move |_, _| {
         if let Some(image) = Arc::into_inner(image) {
             close(image, &name);
         }

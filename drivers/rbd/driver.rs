@@ -78,19 +78,22 @@ impl Rbd {
         also.find(|also| at.pool() == Some(&also.pool)).unwrap_or(&self.0)
     }
 
-    async fn look(&self) -> Result<Capacity> {
-        let (live, pool) = self.0.connected().await?;
-        on_lane(&self.0, "look at the cluster", move |store| {
-            let stat = live.cluster.stat();
+    /// Looks at the store; within, why the pool that it had is not its pool any more.
+    async fn look(&self) -> Result<Result<Capacity>> {
+        let (_, pool) = self.0.connected().await?;
+        on_lane(&self.0, &pool, "look at the cluster", move |store, pool| {
+            let stat = pool.cluster().stat();
             let stat = stat.map_err(|errno| failed("look at", &store.pool, errno))?;
-            store.connection.holds_by_latest_map(&pool)?;
-            store.probe(&pool)?;
-            Ok(Capacity {
+            if let Some(refusal) = store.connection.refusal_by_latest_map(pool)? {
+                return Ok(Err(refusal));
+            }
+            store.probe(pool)?;
+            Ok(Ok(Capacity {
                 total: Some(stat.total),
                 used: Some(stat.used),
                 available: Some(stat.available),
                 trash: store.trash.lock().filter(|bytes| *bytes > 0),
-            })
+            }))
         })
         .await
     }
@@ -168,9 +171,9 @@ impl Driver for Rbd {
             // What is the matter with it is told to who asks for an image there.
             let _looked = also.connection.look(&also.lane).await;
         }
-        match self.look().await {
+        match self.look().await? {
             // Another pool may have the name now.
-            Err(_) if self.0.connection.has_moved() => self.look().await,
+            Err(_) => self.look().await?,
             looked => looked,
         }
     }
@@ -193,8 +196,8 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let at = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), id.as_str()));
         let id = id.clone();
-        on_lane(&self.0, "look for an image", move |store| {
-            read::look(store, &pool, id.as_str(), Unsnapped::No)
+        on_lane(&self.0, &pool, "look for an image", move |store, pool| {
+            read::look(store, pool, id.as_str(), Unsnapped::No)
         })
         .await?;
         Ok(at)
@@ -212,8 +215,8 @@ impl Driver for Rbd {
         let place = crate::Location::Rbd(Location::new(&live.fsid, pool.name(), &name));
         let (reading, held, range, seen) = {
             let name = name.clone();
-            on_lane(store, "open an image", move |store| {
-                let (image, seen) = read::open_whole(store, &pool, &name, unsnapped)?;
+            on_lane(store, &pool, "open an image", move |store, pool| {
+                let (image, seen) = read::open_whole(store, pool, &name, unsnapped)?;
                 let range = match span.of(seen.stat.size) {
                     Ok(range) => range,
                     Err(error) => {
@@ -222,7 +225,7 @@ impl Driver for Rbd {
                     }
                 };
                 let unwatched = (!seen.watched).then(|| Snapshot {
-                    pool,
+                    pool: pool.clone(),
                     image: name.clone(),
                     snap: (!seen.at_head()).then(|| SNAP.to_owned()),
                     internal: seen.internal.clone(),
@@ -243,8 +246,8 @@ impl Driver for Rbd {
         let store = self.of(at);
         let (live, pool) = store.connected().await?;
         let (name, unsnapped) = store.image_at(at, &live)?;
-        on_lane(store, "look at an image", move |store| {
-            read::look(store, &pool, &name, unsnapped).map(|seen| seen.stat)
+        on_lane(store, &pool, "look at an image", move |store, pool| {
+            read::look(store, pool, &name, unsnapped).map(|seen| seen.stat)
         })
         .await
     }
@@ -257,11 +260,11 @@ impl Driver for Rbd {
             return Err(delete::is_read(&name));
         }
         let deleting = store.handles.begin_delete(&name, store.patience).await?;
-        let deleted = on_long_lane(store, "delete an image", move |store, going| {
+        let deleted = on_long_lane(store, &pool, "delete an image", move |store, pool, going| {
             let _until_done = (deleting, hold);
             // Nothing is removed from a pool that was put aside.
-            store.connection.holds_now(&pool)?;
-            delete::delete(store, &pool, &name, going)
+            store.connection.holds_now(pool)?;
+            delete::delete(store, pool, &name, going)
         });
         // It may have been the last clone of what was deleted before. At the trash of a pool beside the
         // store's own nobody looks in rounds.
@@ -275,10 +278,10 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let (name, unsnapped) = self.0.image_at(at, &live)?;
         let (claim, digests) = (claim.clone(), digests.clone());
-        on_lane(&self.0, "keep digests", move |store| {
+        on_lane(&self.0, &pool, "keep digests", move |store, pool| {
             let _until_done = claim;
-            let size = read::look(store, &pool, &name, unsnapped)?.stat.size;
-            let image = Image::open(&pool, &name, None).map_err(|errno| match errno {
+            let size = read::look(store, pool, &name, unsnapped)?.stat.size;
+            let image = Image::open(pool, &name, None).map_err(|errno| match errno {
                 Errno::NOENT => missing(&name, &store.name),
                 errno => failed("keep the digests of", &name, errno),
             })?;
@@ -299,13 +302,18 @@ impl Driver for Rbd {
         let (_, pool) = self.0.connected().await?;
         let claim = claim.clone();
         let deleting = self.0.handles.begin_delete(claim.id().as_str(), self.0.patience).await?;
-        on_long_lane(&self.0, "clear away an unfinished upload", move |store, going| {
-            let _until_done = deleting;
-            let recovered = delete::recover(store, &pool, claim.id().as_str(), going)?;
-            // In a pool that is gone there is nothing; what was left may come back with it.
-            store.connection.holds(&pool)?;
-            Ok(recovered)
-        })
+        on_long_lane(
+            &self.0,
+            &pool,
+            "clear away an unfinished upload",
+            move |store, pool, going| {
+                let _until_done = deleting;
+                let recovered = delete::recover(store, pool, claim.id().as_str(), going)?;
+                // In a pool that is gone there is nothing; what was left may come back with it.
+                store.connection.holds(pool)?;
+                Ok(recovered)
+            },
+        )
         .await
     }
 
@@ -313,10 +321,10 @@ impl Driver for Rbd {
         let (live, pool) = self.0.connected().await?;
         let (name, _) = self.0.image_at(at, &live)?;
         let claim = claim.clone();
-        on_lane(&self.0, "look at an image", move |store| {
+        on_lane(&self.0, &pool, "look at an image", move |store, pool| {
             let _until_done = claim;
             let fail = |errno| failed("look at", &name, errno);
-            let image = Image::open(&pool, &name, None).map_err(fail)?;
+            let image = Image::open(pool, &name, None).map_err(fail)?;
             let marked = id_of(&image, &name).and_then(|id| metadata::upload_mark(&image, &id));
             close(image, &name);
             // Since that work began no other of this daemon could make one of this name.
@@ -338,8 +346,8 @@ impl Driver for Rbd {
                     let at = Location::new(&live.fsid, pool.name(), &name);
                     let unsnapped =
                         if is_uuid(&name) { Unsnapped::IfIdle } else { Unsnapped::Never };
-                    let looked = on_lane(&this.0, "look at an image", move |store| {
-                        read::look(store, &pool, &name, unsnapped)
+                    let looked = on_lane(&this.0, &pool, "look at an image", move |store, pool| {
+                        read::look(store, pool, &name, unsnapped)
                     });
                     match looked.await {
                         Ok(seen) => {
@@ -385,10 +393,12 @@ impl Copies for Rbd {
             size: from.size,
             digests: from.digests,
         };
-        let copied =
-            run_long_on(&self.0.long_lane, &self.0, "clone an image", move |store, going| {
-                copy::clone(store, (&live, &pool), &claim, parent, going)
-            });
+        let copied = run_long_on(
+            &self.0.long_lane,
+            (&self.0, &pool),
+            "clone an image",
+            move |store, pool, going| copy::clone(store, (&live, pool), &claim, parent, going),
+        );
         copied.await
     }
 
@@ -399,10 +409,15 @@ impl Copies for Rbd {
             return Ok(());
         }
         let claim = claim.clone();
-        run_long_on(&self.0.flatten_lane, &self.0, "flatten an image", move |store, going| {
-            let _until_done = claim;
-            copy::flatten(store, &pool, &name, &progress, going)
-        })
+        run_long_on(
+            &self.0.flatten_lane,
+            (&self.0, &pool),
+            "flatten an image",
+            move |store, pool, going| {
+                let _until_done = claim;
+                copy::flatten(store, pool, &name, &progress, going)
+            },
+        )
         .await?;
         // What it was cloned from may have waited for this.
         trash::purge_soon(&self.0);
@@ -427,19 +442,19 @@ impl Volumes for Rbd {
     }
 
     async fn seal(&self, volume: &crate::Volume, claim: &Claim) -> Result<Source> {
-        let (live, _) = self.0.connected().await?;
+        let (live, pool) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone() else {
             return Err(unreached(volume, "rbd", &self.0.name));
         };
         let claim = claim.clone();
-        let sealed = run_on(&self.0.lane, &self.0, "seal a volume", move |store| {
+        let sealed = run_on(&self.0.lane, (&self.0, &pool), "seal a volume", move |store, _| {
             copy::seal(store, &live, &volume, claim.id().as_str())
         });
         sealed.await
     }
 
     async fn open_sealed(&self, sealed: &Source, window: Window) -> Result<Reader> {
-        let (live, _) = self.0.connected().await?;
+        let (live, own_pool) = self.0.connected().await?;
         let crate::Location::Rbd(at) = &sealed.at else {
             return Err(foreign(&sealed.at, &self.0.name));
         };
@@ -452,7 +467,7 @@ impl Volumes for Rbd {
         let name = format!("{pool}/{image}");
         let (reading, held) = {
             let (name, version, live) = (name.clone(), version.clone(), Arc::clone(&live));
-            run_on(&self.0.lane, &self.0, "open a volume", move |store| {
+            run_on(&self.0.lane, (&self.0, &own_pool), "open a volume", move |store, _| {
                 let pool = copy::open_pool(&live, &pool)?;
                 let (opened, watched) = copy::open_sealed(store, &pool, &image, &snap)?;
                 let opened = copy::that_very(opened, (&image, &name), version.as_deref())?;
@@ -475,12 +490,12 @@ impl Volumes for Rbd {
     }
 
     async fn unseal(&self, volume: &crate::Volume, claim: &Claim) -> Result<()> {
-        let (live, _) = self.0.connected().await?;
+        let (live, pool) = self.0.connected().await?;
         let crate::Volume::Rbd(volume) = volume.clone() else {
             return Err(unreached(volume, "rbd", &self.0.name));
         };
         let claim = claim.clone();
-        run_on(&self.0.lane, &self.0, "unseal a volume", move |store| {
+        run_on(&self.0.lane, (&self.0, &pool), "unseal a volume", move |store, _| {
             copy::unseal(store, &live, &volume, claim.id().as_str())
         })
         .await

@@ -37,10 +37,10 @@ async fn asked(
     pool: Pool,
     ask: impl FnOnce(&Pool) -> imaged_ffi::Result<Vec<String>> + Send + 'static,
 ) -> Result<Vec<String>> {
-    on_lane(&store, "list images", move |store| {
+    on_lane(&store, &pool, "list images", move |store, pool| {
         // In a pool that is gone there are none.
-        let names = ask(&pool);
-        store.connection.holds(&pool)?;
+        let names = ask(pool);
+        store.connection.holds(pool)?;
         names.map_err(|errno| failed("list", &store.pool, errno))
     })
     .await

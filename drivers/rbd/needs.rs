@@ -25,11 +25,11 @@ pub(super) async fn needs(store: &Arc<Store>, asker: &Asker<'_>) -> Vec<Need> {
 
 /// Whether the user may write to all of these pools.
 async fn caps_of(store: &Arc<Store>, pools: Vec<String>) -> Standing {
-    let live = match store.connected().await {
-        Ok((live, _)) => live,
+    let (live, pool) = match store.connected().await {
+        Ok(connected) => connected,
         Err(error) => return Standing::NotChecked(error.to_string()),
     };
-    let looked = on_lane(store, "look at the pools of volumes", move |_| {
+    let looked = on_lane(store, &pool, "look at the pools of volumes", move |_, _| {
         let mut lacking = Vec::new();
         for name in &pools {
             match open_pool(&live, name) {

@@ -100,37 +100,41 @@ impl Lanes {
     }
 }
 
-/// Runs `work` on the store's lane. What the user may not do in the store's pool is refused with the caps
-/// that allow it.
+/// Runs `work` in `pool`, which is the store's or was, on the store's lane. What the user may not do there
+/// is refused with the caps that allow it.
 pub(super) async fn on_lane<T: Send + 'static>(
     store: &Arc<Store>,
+    pool: &Pool,
     doing: &'static str,
-    work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Arc<Store>, &Pool) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = run_on(&store.lane, store, doing, work).await;
+    let done = run_on(&store.lane, (store, pool), doing, work).await;
     done.map_err(|error| store.denied(error))
 }
 
 /// The same on the store's lane for long calls, for as long as `work` goes on.
 pub(super) async fn on_long_lane<T: Send + 'static>(
     store: &Arc<Store>,
+    pool: &Pool,
     doing: &'static str,
-    work: impl FnOnce(&Arc<Store>, &Going) -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Arc<Store>, &Pool, &Going) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    run_long_on(&store.long_lane, store, doing, work).await
+    run_long_on(&store.long_lane, (store, pool), doing, work).await
 }
 
 /// The same on another of the store's lanes.
 pub(super) async fn run_long_on<T: Send + 'static>(
     lane: &Lane,
-    store: &Arc<Store>,
+    (store, pool): (&Arc<Store>, &Pool),
     doing: &'static str,
-    work: impl FnOnce(&Arc<Store>, &Going) -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Arc<Store>, &Pool, &Going) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let this = Arc::clone(store);
-    let explained =
-        move |going: &Going| work(&this, going).map_err(|error| this.connection.explained(error));
-    let done = after_answer(store, lane.run_long(doing, explained).await);
+    let (this, used) = (Arc::clone(store), pool.clone());
+    let explained = move |going: &Going| {
+        let done = work(&this, &used, going);
+        done.map_err(|error| this.connection.explained(&used, error))
+    };
+    let done = after_answer(store, pool, lane.run_long(doing, explained).await);
     done.map_err(|error| store.denied(error))
 }
 
@@ -138,20 +142,21 @@ pub(super) async fn run_long_on<T: Send + 'static>(
 /// not the store's.
 pub(super) async fn run_on<T: Send + 'static>(
     lane: &Lane,
-    store: &Arc<Store>,
+    (store, pool): (&Arc<Store>, &Pool),
     doing: &'static str,
-    work: impl FnOnce(&Arc<Store>) -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Arc<Store>, &Pool) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let this = Arc::clone(store);
-    let explained = move || work(&this).map_err(|error| this.connection.explained(error));
-    after_answer(store, lane.run(doing, explained).await)
+    let (this, used) = (Arc::clone(store), pool.clone());
+    let explained =
+        move || work(&this, &used).map_err(|error| this.connection.explained(&used, error));
+    after_answer(store, pool, lane.run(doing, explained).await)
 }
 
 /// Gives the connection up, or has it looked at, if `done` says that the cluster does not answer on it.
-fn after_answer<T>(store: &Store, done: Result<T>) -> Result<T> {
+fn after_answer<T>(store: &Store, pool: &Pool, done: Result<T>) -> Result<T> {
     match done {
         Err(error) if is_shut_out(&error) => {
-            store.connection.shut_out();
+            store.connection.shut_out(pool);
             Err(error)
         }
         Err(error) if matches!(error.kind(), Kind::Timeout | Kind::Unavailable) => {

@@ -171,9 +171,10 @@ pub(super) async fn purge(store: &Arc<Store>) -> Result<()> {
         return Ok(());
     }
     let (_, pool) = store.connected().await?;
-    let purged = run_long_on(&store.purge_lane, store, "purge the trash", move |store, going| {
-        end_all(store, &pool, going)
-    });
+    let purged =
+        run_long_on(&store.purge_lane, (store, &pool), "purge the trash", |store, pool, going| {
+            end_all(store, pool, going)
+        });
     purged.await
 }
 

@@ -70,10 +70,10 @@ pub(super) async fn create(store: &Arc<Store>, image: &NewImage) -> Result<Box<d
     let (live, pool) = store.connected().await?;
     let length = size.unwrap_or(FIRST);
     let at = Location::new(&live.fsid, pool.name(), claim.id().as_str());
-    let (until_done, to) = (claim.clone(), pool.clone());
+    let until_done = claim.clone();
     let being_made = begin_write(&pool, claim.id().as_str());
-    let (image, internal) = on_lane(store, "create an image", move |store| {
-        make(store, &to, until_done.id().as_str(), length)
+    let (image, internal) = on_lane(store, &pool, "create an image", move |store, pool| {
+        make(store, pool, until_done.id().as_str(), length)
     })
     .await?;
     Ok(Box::new(Writing {
@@ -181,7 +181,7 @@ impl Writing {
         }
         let name = self.name().to_owned();
         let image = Arc::clone(&self.image);
-        on_lane(&Arc::clone(self.store()), "grow an image", move |_| {
+        on_lane(self.store(), &self.pool, "grow an image", move |_, _| {
             image.resize(length, |_, _| true).map_err(|errno| failed("grow", &name, errno))
         })
         .await?;
@@ -205,7 +205,8 @@ impl Writing {
     async fn explained<T: Send + 'static>(&self, answer: Result<T>) -> Result<T> {
         match answer {
             Err(refused) if !matches!(refused.kind(), Kind::Unavailable | Kind::Timeout) => {
-                on_lane(self.store(), "look up the pool", move |_| Err(refused)).await
+                on_lane(self.store(), &self.pool, "look up the pool", move |_, _| Err(refused))
+                    .await
             }
             answer => answer,
         }
@@ -293,16 +294,18 @@ impl Upload for Writing {
             }
         }
         let this = *self;
-        let store = Arc::clone(this.store());
+        let (store, pool) = (Arc::clone(this.store()), this.pool.clone());
         let digests = digests.clone();
         let stored_bytes = this.stored;
-        on_long_lane(&store, "commit an image", move |_, going| this.publish(&digests, going))
-            .await?;
+        on_long_lane(&store, &pool, "commit an image", move |_, _, going| {
+            this.publish(&digests, going)
+        })
+        .await?;
         Ok(Committed { stored_bytes })
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
-        let store = Arc::clone(self.store());
+        let (store, pool) = (Arc::clone(self.store()), self.pool.clone());
         let mut this = *self;
         if !this.lost {
             let idle = async {
@@ -319,7 +322,7 @@ impl Upload for Writing {
             tokio::spawn(async move {
                 // What is in flight may take for ever, and no thread is to wait for that.
                 this.image.idle().await;
-                on_lane(&store, "close an image", move |_| {
+                on_lane(&store, &pool, "close an image", move |_, _| {
                     this.close();
                     Ok(())
                 })
@@ -327,7 +330,7 @@ impl Upload for Writing {
             });
             return Err(left);
         }
-        on_long_lane(&store, "abort an upload", move |_, going| this.remove(going)).await
+        on_long_lane(&store, &pool, "abort an upload", move |_, _, going| this.remove(going)).await
     }
 }
 

@@ -155,11 +155,19 @@ impl Pool {
         &self.0.cluster
     }
 
+    /// Its number, which no other pool of the cluster ever has.
+    ///
+    /// Implements: `int64_t rados_ioctx_get_id(rados_ioctx_t)`
+    #[must_use]
+    pub fn id(&self) -> i64 {
+        // SAFETY: the ioctx is there.
+        unsafe { rados::rados_ioctx_get_id(self.raw()) }
+    }
+
     /// Whether the pool that has its name now is this one, as far as the client has heard. Blocks only
     /// where no pool has it: until the mon has said so.
     ///
-    /// Implements: `int64_t rados_pool_lookup(rados_t, const char *pool_name)`,
-    /// `int64_t rados_ioctx_get_id(rados_ioctx_t)`
+    /// Implements: `int64_t rados_pool_lookup(rados_t, const char *pool_name)`
     ///
     /// # Errors
     /// `NOENT` if no pool has it.
@@ -168,8 +176,7 @@ impl Pool {
         // SAFETY: the name is valid for the call.
         let now = unsafe { rados::rados_pool_lookup(self.0.cluster.raw(), name.as_ptr()) };
         check(i32::try_from(now.min(0)).unwrap_or_default())?;
-        // SAFETY: the ioctx is there.
-        Ok(now == unsafe { rados::rados_ioctx_get_id(self.raw()) })
+        Ok(now == self.id())
     }
 
     /// The first `len` bytes of an object. Blocks.

@@ -1,7 +1,13 @@
 //! A pool that is renamed, removed or made again under a running daemon: the store is in the pool that
 //! has the name now, and in none while none has it.
 
-use std::{fs, io::Write as _, thread};
+use std::{
+    fs,
+    io::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use super::{MIB, health, looked_at};
 use crate::harness::{
@@ -18,6 +24,12 @@ const OLD: &str = "moving-old";
 /// How long the daemons here give their cluster for an answer, in seconds: an image whose pool is removed
 /// answers no more.
 const TIMEOUT_S: u32 = 5;
+
+/// Callers at a time, of both stores.
+const CALLERS: usize = 8;
+
+/// How long they have each pool.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Stores by the users that they go by: one who may use every pool, and one who may use the pool of this
 /// name, as the manual has it.
@@ -139,6 +151,55 @@ fn another_pool_that_has_the_name_is_the_one_that_is_used() {
         assert_eq!(String::from_utf8(list.body).unwrap().lines().count(), 2, "{store}");
         assert_eq!(daemon.ask("DELETE", &path(store, "y")).status, 204, "{store}");
         assert_eq!(ceph.images_in(NAME), ["x"], "{store}");
+    }
+}
+
+/// Many come in the same moment to a pool that was put aside: one finds out, and what the others are
+/// refused there they are told for the same reason.
+#[test]
+fn whoever_comes_while_the_name_goes_to_another_pool_is_told_to_try_again() {
+    let ceph = Ceph::up();
+    let (made, daemon) = Made::daemon(&ceph);
+    let image = noise(MIB, 84);
+    let (done, daemon, image) = (AtomicBool::default(), &daemon, &image);
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|caller| {
+                let store = STORES[caller % STORES.len()].0;
+                let done = &done;
+                scope.spawn(move || {
+                    for n in 0.. {
+                        if done.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let id = format!("{store}-{caller}-{n}");
+                        let put = daemon.put(store, &id, image);
+                        if put.status != 201 {
+                            assert_unavailable(&put, &id);
+                        }
+                        // Deleted, or put aside with the pool that it is in.
+                        let deleted = daemon.ask("DELETE", &path(store, &id));
+                        if ![204, 404].contains(&deleted.status) {
+                            assert_unavailable(&deleted, &id);
+                        }
+                    }
+                })
+            })
+            .collect();
+        made.exchange();
+        for aside in [NEW, OLD, NEW] {
+            thread::sleep(BETWEEN);
+            let other = if aside == NEW { OLD } else { NEW };
+            made.rename(NAME, aside);
+            made.rename(other, NAME);
+        }
+        thread::sleep(BETWEEN);
+        done.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+    });
+    for (store, _) in STORES {
+        looked_at(daemon, store).unwrap();
+        assert_eq!(daemon.put(store, store, image).status, 201, "{store}");
     }
 }
 
