@@ -12,6 +12,7 @@ use std::{
 use super::{MIB, health, looked_at};
 use crate::harness::{
     daemon::{Daemon, noise},
+    pause,
     raw::{Answer, Raw},
     stores::ceph::Ceph,
 };
@@ -188,12 +189,12 @@ fn whoever_comes_while_the_name_goes_to_another_pool_is_told_to_try_again() {
             .collect();
         made.exchange();
         for aside in [NEW, OLD, NEW] {
-            thread::sleep(BETWEEN);
+            pause(BETWEEN);
             let other = if aside == NEW { OLD } else { NEW };
             made.rename(NAME, aside);
             made.rename(other, NAME);
         }
-        thread::sleep(BETWEEN);
+        pause(BETWEEN);
         done.store(true, Ordering::Relaxed);
         callers.into_iter().for_each(|caller| caller.join().unwrap());
     });
