@@ -1,4 +1,9 @@
 //! Reading an image: several reads in flight, in order, and none of what is known to be a hole.
+//!
+//! # Decisions
+//! * Chose: 4 reads of 4 MiB. Because: beside a cluster in memory on two cores, more reads, or 8 of 2 MiB, are
+//!   no faster, and reads of 8 MiB, a whole object each, are a tenth slower: what is copied is then out of the
+//!   processor's cache before it is copied again. Instead of: the size of the image's objects.
 
 use std::{ops::Range, sync::Arc};
 
