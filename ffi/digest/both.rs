@@ -6,6 +6,9 @@
 //!   intrinsics, of which nothing was gained.
 //! * Chose: one pass for up to two streams on a thread, from three on all abreast, MD5 and then
 //!   SHA-512. Because: measured in CPU seconds a GiB, see the crate's table.
+//! * Chose: zeros go the same way as other bytes. Because: without their schedule, which is always the same, a
+//!   pass takes 6 % less (1.73 instead of 1.84 CPU seconds a GiB, on Zen 4), and the steps of the two digests, of
+//!   which each waits for the one before, stay. Instead of: a second loop of assembly for zeros.
 
 use crate::{BlockDigest as _, Kernel, Md5, Sha512, Stream};
 
