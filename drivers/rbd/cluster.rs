@@ -235,16 +235,20 @@ impl Connection {
         let kind = error.kind();
         let unlocked =
             matches!(kind, Kind::BackendDenied | Kind::InUse | Kind::Unsupported | Kind::Internal);
-        if kind != Kind::NotFound && !unlocked {
-            return error;
-        }
         if unlocked && pool.read(DIRECTORY, 1) == Err(Errno::SHUTDOWN) {
             self.shut_out(pool);
             let what = format!("{SHUT_OUT}: {}=`{}`", self.option, self.pool);
             return Error::new(Kind::Unavailable, what).instead_of(error);
         }
-        // A refusal may be faster than the news: of the caps, or of the lock that they do not let librbd take.
-        match if unlocked { self.refusal_now(pool) } else { self.refusal_of(pool) } {
+        let refusal = if unlocked {
+            // That one may be faster than the news: of the caps, or of the lock that they do not let librbd take.
+            self.refusal_now(pool)
+        } else if kind == Kind::NotFound {
+            self.refusal_of(pool)
+        } else {
+            return error;
+        };
+        match refusal {
             Ok(Some(refusal)) => refusal.instead_of(error),
             Ok(None) | Err(_) => error,
         }
