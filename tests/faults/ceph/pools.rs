@@ -4,15 +4,13 @@
 use std::{
     fs,
     io::Write as _,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread::{self, ScopedJoinHandle},
 };
 
 use super::{MIB, health, looked_at};
 use crate::harness::{
     daemon::{Daemon, noise},
-    pause,
     raw::{Answer, Raw},
     stores::ceph::Ceph,
 };
@@ -29,8 +27,8 @@ const TIMEOUT_S: u32 = 5;
 /// Callers at a time, of both stores.
 const CALLERS: usize = 8;
 
-/// How long they have each pool.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// Images that each store stores in each pool, at least.
+const EACH: usize = 2 * CALLERS;
 
 /// Stores by the users that they go by: one who may use every pool, and one who may use the pool of this
 /// name, as the manual has it.
@@ -163,11 +161,12 @@ fn whoever_comes_while_the_name_goes_to_another_pool_is_told_to_try_again() {
     let (made, daemon) = Made::daemon(&ceph);
     let image = noise(MIB, 84);
     let (done, daemon, image) = (AtomicBool::default(), &daemon, &image);
+    let stored = STORES.map(|_| AtomicUsize::default());
     thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|caller| {
-                let store = STORES[caller % STORES.len()].0;
-                let done = &done;
+                let of = caller % STORES.len();
+                let (store, done, stored) = (STORES[of].0, &done, &stored[of]);
                 scope.spawn(move || {
                     for n in 0.. {
                         if done.load(Ordering::Relaxed) {
@@ -175,7 +174,9 @@ fn whoever_comes_while_the_name_goes_to_another_pool_is_told_to_try_again() {
                         }
                         let id = format!("{store}-{caller}-{n}");
                         let put = daemon.put(store, &id, image);
-                        if put.status != 201 {
+                        if put.status == 201 {
+                            stored.fetch_add(1, Ordering::Relaxed);
+                        } else {
                             assert_unavailable(&put, &id);
                         }
                         // Deleted, or put aside with the pool that it is in.
@@ -187,14 +188,25 @@ fn whoever_comes_while_the_name_goes_to_another_pool_is_told_to_try_again() {
                 })
             })
             .collect();
+        let used = || {
+            let before = stored.each_ref().map(|stored| stored.load(Ordering::Relaxed));
+            daemon.wait_until("both stores to have stored something in the pool", |_| {
+                let more = |(stored, before): (&AtomicUsize, usize)| {
+                    stored.load(Ordering::Relaxed) >= before + EACH
+                };
+                // Who has ended has failed, and says why.
+                callers.iter().any(ScopedJoinHandle::is_finished)
+                    || stored.iter().zip(before).all(more)
+            });
+        };
         made.exchange();
         for aside in [NEW, OLD, NEW] {
-            pause(BETWEEN);
+            used();
             let other = if aside == NEW { OLD } else { NEW };
             made.rename(NAME, aside);
             made.rename(other, NAME);
         }
-        pause(BETWEEN);
+        used();
         done.store(true, Ordering::Relaxed);
         callers.into_iter().for_each(|caller| caller.join().unwrap());
     });
