@@ -121,35 +121,29 @@ pub(super) fn into_trash(
         Errno::NOENT => missing(name, &store.name),
         errno => failed("delete", name, errno),
     };
-    let marked = || {
+    let mark = || {
         let (cloned, internal) = (image.overlap()? > 0, image.id()?);
         let number = metadata::set_trash_mark(&image, &internal, &store.instance)?;
         Ok((cloned, internal, number))
     };
-    let marked = marked().map_err(|errno| match errno {
+    let marked = mark().map_err(|errno| match errno {
         Errno::NOENT => missing(name, &store.name).into(),
         errno => Refused::by(errno, failed_at(&image, "delete", name, errno)),
     });
+    let moved = marked.map(|(cloned, internal, number)| {
+        point::pass("delete-marked");
+        // The name is free at once, and after a crash the rest is done all the same.
+        (cloned, internal, pool.trash_move(name, number))
+    });
+    // Not before it is moved, see `trash`.
     close(image, name);
     store.forget(name);
-    let (cloned, internal, number) = marked?;
-    point::pass("delete-marked");
-    // The name is free at once, and after a crash the rest is done all the same.
-    match pool.trash_move(name, number) {
-        Ok(()) => {}
-        // It may come to be yet; then the mark says what it is.
-        Err(errno @ Errno::TIMEDOUT) => return Err(fail(errno).into()),
-        Err(errno) => {
-            trash::unmark(pool, name, &internal);
-            return Err(match errno {
-                Errno::BUSY if is_open(pool, name) => {
-                    Refused::Open(in_use(name, "it is being removed"))
-                }
-                Errno::BUSY => in_use(name, "it is being removed or migrated").into(),
-                errno => Refused::by(errno, fail(errno)),
-            });
-        }
-    }
+    let (cloned, internal, moved) = moved?;
+    moved.map_err(|errno| match errno {
+        Errno::BUSY if is_open(pool, name) => Refused::Open(in_use(name, "it is being removed")),
+        Errno::BUSY => in_use(name, "it is being removed or migrated").into(),
+        errno => Refused::by(errno, fail(errno)),
+    })?;
     point::pass("delete-moved");
     let mut decided = !clones;
     match trash::end(pool, (&internal, name), going, &mut decided, point::pass) {

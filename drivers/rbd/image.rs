@@ -129,7 +129,13 @@ pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Resu
                         let shrunk = image.resize(0, goes_on);
                         image.close().and(shrunk)?;
                     }
-                    Err(Errno::NOENT) => return Ok(true),
+                    // Who removed it at the same time may have left the note of this removal in the trash.
+                    Err(Errno::NOENT) => {
+                        return match pool.remove(name, goes_on) {
+                            Ok(()) | Err(Errno::NOENT) => Ok(true),
+                            Err(errno) => Err(errno),
+                        };
+                    }
                     Err(errno) => return Err(errno),
                 }
             }

@@ -113,14 +113,6 @@ pub(super) fn trash_mark(image: &Image, id: &str) -> Result<Option<u64>> {
     Ok(found.filter(ours).map(|mark| mark.deferred_s))
 }
 
-/// Takes the mark of a deletion off an image that is not deleted after all.
-pub(super) fn remove_trash_mark(image: &Image) -> Result<()> {
-    match image.metadata_remove(TRASHED) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
-    }
-}
-
 /// Writes the digests of the image.
 pub(super) fn store_digests(image: &Image, id: &str, size: u64, digests: &Digests) -> Result<()> {
     let imaged = env!("CARGO_PKG_VERSION").to_owned();

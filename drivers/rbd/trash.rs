@@ -4,7 +4,13 @@
 //! The rule that makes a crash harmless: as long as an image is in the pool a delete changes nothing of
 //! it but its mark, and what is in the trash under that very mark any daemon may bring to its end. There it
 //! is decided by one call, the unprotecting of its snapshot: it goes, or clones need that protection and
-//! it comes back.
+//! it comes back. For that a mark is never taken off: another daemon may be about to move the image by it.
+//! On an image that stayed it says nothing, for whoever else moves that has another number.
+//!
+//! And the rule that makes two deletes at once harmless: who moves an image into the trash has it open until
+//! that is done, and nobody removes what another has open. librbd's move looks the name up and takes it away
+//! a while later; if the image could be gone by then, that would be the name of another one, and the trash
+//! would list for good what is not there.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -18,6 +24,9 @@ use super::{
     store::{Store, run_long_on},
 };
 use crate::{contract::Result, kit::lane::Going};
+
+/// What comes before the internal id in the name of the object without which there is no image.
+const HEADER: &str = "rbd_header.";
 
 /// How a deletion has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +58,7 @@ pub(super) fn end(
         // Another was faster.
         Err(Errno::NOENT) => {
             *decided = true;
-            return Ok(Ended::Gone);
+            return forget_gone(pool, id).map(|_was_gone| Ended::Gone);
         }
         image => image?,
     };
@@ -77,6 +86,22 @@ pub(super) fn end(
     match pool.trash_remove(id, goes_on) {
         Ok(()) | Err(Errno::NOENT) => Ok(Ended::Gone),
         Err(Errno::NOTEMPTY | Errno::BUSY) => Ok(Ended::Kept(size)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Takes an image that is not there any more off the list of the trash, where clients that delete it at the
+/// same time may leave it; false if it is there. Blocks.
+///
+/// # Errors
+/// It is listed still.
+fn forget_gone(pool: &Pool, id: &str) -> imaged_ffi::Result<bool> {
+    // That it cannot be opened is not enough: so it is with a clone whose parent is missing.
+    if pool.read(&format!("{HEADER}{id}"), 1) != Err(Errno::NOENT) {
+        return Ok(false);
+    }
+    match pool.trash_remove(id, |_done, _all| true) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
         Err(errno) => Err(errno),
     }
 }
@@ -132,24 +157,7 @@ fn put_back(
         Err(errno) => return Err(errno),
     }
     pass("delete-back");
-    unmark(pool, name, id);
     Ok(())
-}
-
-/// Takes the mark off an image that is not deleted. If that fails the mark names a deletion that is over,
-/// and so it means nothing. Blocks.
-pub(super) fn unmark(pool: &Pool, name: &str, id: &str) {
-    let unmarked = Image::open(pool, name, None).and_then(|image| {
-        let unmarked = match image.id() {
-            Ok(found) if found == id => metadata::remove_trash_mark(&image),
-            other => other.map(drop),
-        };
-        close(image, name);
-        unmarked
-    });
-    if let Err(errno) = unmarked {
-        tracing::debug!(image = name, %errno, "the mark of a deletion that is over stays");
-    }
 }
 
 /// Begins to purge the trash, and does not wait for it.
@@ -201,6 +209,11 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
                 store.foreign.lock().insert(entry.id.clone());
                 continue;
             }
+            Err(Errno::NOENT) => match forget_gone(pool, &entry.id) {
+                Ok(true) => Ok(Ended::Gone),
+                Ok(false) => Err(Errno::NOENT),
+                Err(errno) => Err(errno),
+            },
             Err(errno) => Err(errno),
         };
         // The log says once what does not change.

@@ -128,7 +128,6 @@ async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_ther
     for clones in [(true, false), (true, true)] {
         let (id, at) = cloned(&f, clones, &bytes).await;
         assert_eq!(f.driver.delete(&at, Hold::default()).await.map_err(kind), Err(Kind::InUse));
-        assert_eq!(fake(&f).metadata(POOL, id.as_str(), MARK), None, "{clones:?}");
         assert_kept(&f, &id, &at, &bytes, "refused").await;
         remove_clones(&f);
         f.driver.delete(&at, Hold::default()).await.unwrap();
@@ -140,9 +139,6 @@ async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_ther
         assert!(failed.is_err(), "{errno}");
         closed(&f).await;
         fake(&f).forget();
-        // What did not answer in time may be done all the same.
-        let mark = fake(&f).metadata(POOL, id.as_str(), MARK);
-        assert_eq!(mark.is_some(), errno == 110, "{errno}");
         assert_kept(&f, &id, &at, &bytes, &format!("failed by {errno}")).await;
         remove_clones(&f);
         f.driver.delete(&at, Hold::default()).await.unwrap();
@@ -176,6 +172,72 @@ async fn what_its_users_take_out_of_the_trash_is_theirs_again() {
     assert_eq!(fake(&f).trashed(POOL), 1, "its users have put it there this time");
     fake(&f).restore(POOL, id.as_str());
     f.driver.delete(&at, Hold::default()).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+/// A delete that fails says nothing of another daemon's that is about to move the image by the same mark.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_daemon_moves_after_a_delete_that_failed_is_taken_up() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 100_000, 37);
+    for errno in [2, 5, 16, 110] {
+        let (id, at) = cloned(&f, (false, false), &bytes).await;
+        fake(&f).plan(Plan::once("rbd_trash_move", 1, errno, How::Fail));
+        assert!(f.driver.delete(&at, Hold::default()).await.is_err(), "{errno}");
+        closed(&f).await;
+        fake(&f).forget();
+        move_as_marked(&f, &id).await;
+        assert_eq!(fake(&f).trashed(POOL), 0, "{errno}");
+        assert_free(&f, &id, "moved").await;
+    }
+    // Refused where it was in the trash already.
+    let (id, at) = cloned(&f, (true, true), &bytes).await;
+    let refused = f.driver.delete(&at, Hold::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::InUse, "{refused:?}");
+    move_as_marked(&f, &id).await;
+    assert_whole(&f, &id, &at, &bytes, "it came back").await;
+    remove_clones(&f);
+    move_as_marked(&f, &id).await;
+    assert_free(&f, &id, "the clones are gone").await;
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
+/// Moves the image as the deletion does whose mark it has, and lets that be taken up.
+async fn move_as_marked(f: &Fixture, id: &ImageId) {
+    let mark = fake(f).metadata(POOL, id.as_str(), MARK).expect("it has a mark");
+    let mark: serde_json::Value = serde_json::from_str(&mark).unwrap();
+    fake(f).trash(POOL, id.as_str(), mark["deferred_s"].as_u64().unwrap());
+    f.settle().await;
+}
+
+/// So nobody removes it, nor takes its name, between librbd's look at the name and its taking it away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_stays_open_until_it_is_in_the_trash() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 100_000, 38);
+    let (id, at) = cloned(&f, (false, false), &bytes).await;
+    closed(&f).await;
+    let other = another(&f).await;
+    fake(&f).forget();
+    fake(&f).hold_call("rbd_trash_move");
+    let (one, two) = tokio::join!(f.driver.delete(&at, Hold::default()), async {
+        while fake(&f).count("rbd_trash_move") == 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = other.driver.delete(&at, Hold::default()).await;
+        assert_eq!(fake(&f).count("rbd_trash_move"), 1, "both move it");
+        fake(&f).release_call("rbd_trash_move");
+        refused
+    });
+    one.unwrap();
+    let refused = two.unwrap_err();
+    assert_eq!(refused.kind(), Kind::InUse, "{refused:?}");
+    assert!(refused.to_string().contains("it is open at"), "{refused:?}");
+    closed(&f).await;
+    assert_eq!(fake(&f).trashed(POOL), 0);
+    assert_free(&other, &id, "gone").await;
     closed(&f).await;
     f.assert_empty().await;
 }

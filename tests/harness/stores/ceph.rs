@@ -1,6 +1,7 @@
 //! A real Ceph cluster on this machine, started once by the script that people use too.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -54,6 +55,22 @@ pub(crate) struct Ceph {
 pub(crate) struct Stopped<'a> {
     ceph: &'a Ceph,
     daemon: &'static str,
+}
+
+/// What the trash notes, or noted, of an image.
+pub(crate) struct Noted<'a> {
+    ceph: &'a Ceph,
+    key: String,
+    file: PathBuf,
+}
+
+impl Noted<'_> {
+    /// Has it noted, whatever is there now.
+    pub(crate) fn again(self) {
+        let file = self.file.to_str().unwrap();
+        self.ceph.rados(&["setomapval", "rbd_trash", &self.key, "--input-file", file]);
+        std::fs::remove_file(&self.file).unwrap();
+    }
 }
 
 impl Drop for Stopped<'_> {
@@ -302,18 +319,22 @@ impl Ceph {
         self.rbd_must(&["snap", "unprotect", &format!("{POOL}/{image}@snap")]);
         self.rbd_must(&["snap", "purge", "--no-progress", &format!("{POOL}/{image}")]);
         self.rbd_must(&["trash", "mv", &format!("{POOL}/{image}")]);
+        let noted = self.noted(image, scratch);
+        let mut bytes = std::fs::read(&noted.file).unwrap();
+        assert_eq!(bytes[WHY.0], 0, "moved by a user: {bytes:?}");
+        bytes[WHY.0] = WHY.1;
+        std::fs::write(&noted.file, bytes).unwrap();
+        noted.again();
+    }
+
+    /// What the trash notes of an image in it.
+    pub(crate) fn noted(&self, image: &str, scratch: &Path) -> Noted<'_> {
         let trash = self.rbd_must(&["trash", "ls", POOL]);
         let id = trash.lines().find(|line| line.ends_with(&format!(" {image}"))).unwrap();
         let key = format!("id_{}", id.split(' ').next().unwrap());
         let file = scratch.join("trashed");
-        let path = file.to_str().unwrap();
-        self.rados(&["getomapval", "rbd_trash", &key, path]);
-        let mut noted = std::fs::read(&file).unwrap();
-        assert_eq!(noted[WHY.0], 0, "moved by a user: {noted:?}");
-        noted[WHY.0] = WHY.1;
-        std::fs::write(&file, noted).unwrap();
-        self.rados(&["setomapval", "rbd_trash", &key, "--input-file", path]);
-        std::fs::remove_file(&file).unwrap();
+        self.rados(&["getomapval", "rbd_trash", &key, file.to_str().unwrap()]);
+        Noted { ceph: self, key, file }
     }
 
     /// Takes from an image all but its name and its bytes.
@@ -385,9 +406,39 @@ impl Ceph {
     pub(crate) fn until(&self, what: &str, mut so: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !so(self) {
-            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            assert!(Instant::now() < deadline, "waited in vain for {what}; {}", self.state());
             pause(Duration::from_millis(50));
         }
+    }
+
+    /// What the cluster and its pools of images and of volumes are at, for whoever waited in vain.
+    fn state(&self) -> String {
+        let admin = |program, words: &[&str]| match self.say(program, "client.admin", words) {
+            (said, None) => said,
+            (said, Some(error)) => format!("{said} {error}"),
+        };
+        let mut state = format!("{}\n", admin("ceph", &["-s"]));
+        // Else all that follows would wait for ever.
+        if !state.contains("1 up") {
+            return state;
+        }
+        for pool in [POOL, VOLUMES] {
+            let parts = self.parts(pool);
+            writeln!(
+                state,
+                "{pool}: images {:?}, trash {:?}, parts {parts:?}",
+                self.images_in(pool),
+                self.trash_of(pool)
+            )
+            .unwrap();
+            for part in parts.iter().filter(|part| part.starts_with("rbd_header.")) {
+                let watchers = admin("rados", &["-p", pool, "listwatchers", part]);
+                let snaps = admin("rados", &["-p", pool, "listsnaps", part]);
+                let omap = admin("rados", &["-p", pool, "listomapkeys", part]);
+                writeln!(state, "{part}: {watchers}\n{snaps}\n{omap}").unwrap();
+            }
+        }
+        state
     }
 }
 
