@@ -5,26 +5,23 @@
 //! thread back after every chunk, so that a stalled upload holds none and many share them fairly.
 //! A thread takes along the other queues of its algorithm that wait just then: several abreast cost
 //! little more than one, see [`imaged_digest`], and the more there is to do the more wait. Where the
-//! processor lets md5 and sha512 of an image be computed in one pass, the two are one queue if the image
-//! finds the threads busy, and as long as two threads would not be faster (`digest/pace.rs`).
+//! processor lets md5 and sha512 of an image be computed in one pass, the two are one queue; two threads share what
+//! waits in it where it falls behind and one of them has nothing to do (`digest/halves.rs`).
 //!
 //! # Decisions
 //! * Chose: `imaged_digest` for md5 and sha512, which every image pays for: assembly and OpenSSL for
 //!   one image, 1.5 CPU seconds a GiB where sha2 takes 2.1 to 2.3 for sha512 alone, and vectors for
 //!   several. Instead of: sha2 and md-5, which a property test holds them against; sha2 serves the
 //!   others (its SHA-256 is as fast as any).
-//! * Chose: md5 and sha512 of an image that finds two threads idle as two queues, else in one pass.
-//!   Because: two threads are a third faster where nobody else needs the second (on two cores 1 GiB
-//!   into a directory took 1.75 s, in one pass 2.4 s), one pass costs a fifth less CPU. Instead of: one
-//!   pass always, for which a lone upload would wait beside an idle core; or two threads that take each
-//!   chunk of a pass together, of which one always waits for the other (1.9 s, and into a pool of a
-//!   cluster on the same cores 2.7 s instead of 2.3 s).
+//! * Chose: md5 and sha512 of an image in one pass, and by two threads where that falls behind. Because: one pass
+//!   costs a fifth less CPU, which on few cores the caller and the backend need; a lone upload must not wait beside
+//!   cores that are idle. Instead of: a thread for each always, or by a look at what the image has taken so far.
 //! * Chose: to take abreast what is waiting, shared with the threads that have nothing to do.
 //!   Because: a lone upload must not wait for others, and a core that is idle is quicker than a
 //!   share in a vector.
 
 mod algo;
-mod pace;
+mod halves;
 mod pass;
 
 use std::{
@@ -34,23 +31,24 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use imaged_digest::Kernel;
 use imaged_drivers::{Digests, Error, Kind, Result};
-use nix::time::{ClockId, clock_gettime};
 use parking_lot::{Mutex, MutexGuard};
 use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::algo::{Algo, Choice, Hasher};
-use self::pace::{Pace, Passes};
+use self::halves::Half;
 pub(crate) use self::pass::{Computing, Found, Pass};
 
 /// Chunks that may wait in a queue. Fewer than a window has, so that a slow digest is seen as such.
 const WAITING: usize = 6;
+
+/// After two threads had to wait for the CPU so many chunks go in one pass.
+const PASSES: usize = 32;
 
 /// The threads that digests run on.
 #[derive(Clone)]
@@ -134,25 +132,45 @@ impl Pool {
         // The one that begins here counts with those that have nothing to do.
         let before = self.0.busy.fetch_add(1, Ordering::Relaxed);
         let free = self.idle(before).max(1);
-        let queues: Vec<Queue> = self.ready(pass).map_or_else(Vec::new, |mut ready| {
+        let (queues, are_more) = self.ready(pass).map_or_else(Default::default, |mut ready| {
             let count = ready.len().div_ceil(free).min(pass.width(self.0.kernel));
-            ready.drain(..count).collect()
+            let queues: Vec<Queue> = ready.drain(..count).collect();
+            (queues, !ready.is_empty())
         });
+        match &queues[..] {
+            [queue] if free > 1 && !are_more && queue.halve() => {}
+            queues => self.work_on(queues),
+        }
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn work_on(&self, queues: &[Queue]) {
         let mut begun: Vec<_> = queues.iter().map(Queue::begin).collect();
-        let since = cpu();
         Computing::update_all(
             self.0.kernel,
             begun
                 .iter_mut()
                 .filter_map(|(computing, next)| Some((computing.as_mut()?, &next.as_ref()?.0[..]))),
         );
-        let spent = cpu().saturating_sub(since);
-        let each = spent.checked_div(u32::try_from(queues.len()).unwrap_or(u32::MAX));
         for (queue, (computing, next)) in queues.iter().zip(begun) {
             drop(next);
-            queue.end_step(computing, each.unwrap_or_default());
+            queue.end_step(computing);
         }
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Has a thread do this, which counts as busy meanwhile.
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        let pool = self.clone();
+        let work = move || {
+            pool.0.busy.fetch_add(1, Ordering::Relaxed);
+            work();
+            pool.0.busy.fetch_sub(1, Ordering::Relaxed);
+        };
+        match &self.0.threads {
+            Some(threads) => threads.spawn_fifo(work),
+            #[expect(clippy::disallowed_methods, reason = "one a queue, and only in tests")]
+            None => drop(tokio::task::spawn_blocking(work)),
+        }
     }
 
     /// The threads that have nothing to do while `busy` are at work.
@@ -161,23 +179,14 @@ impl Pool {
         threads.saturating_sub(busy)
     }
 
-    fn idle_now(&self) -> usize {
-        self.idle(self.0.busy.load(Ordering::Relaxed))
-    }
-
     /// Begins the digests of one image: those of `choice`, and md5 also if `promised`.
     #[must_use]
     pub fn begin(&self, choice: Choice, promised: bool) -> Digesting {
         let (algo, md5) = (choice.algo, choice.checksum || promised);
-        let idle = self.idle_now();
-        let passes = Pass::of(algo, md5, self.0.kernel, idle).into_iter();
-        Digesting::new(self, passes.map(Pass::begin), algo, md5)
+        let passes = Pass::of(algo, md5, self.0.kernel).into_iter();
+        let queues = passes.map(|pass| Queue::new(self, pass.begin())).collect();
+        Digesting { queues, algo, md5 }
     }
-}
-
-/// CPU time of this thread.
-fn cpu() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The kernel of this name; `auto` is the fastest that the machine has.
@@ -199,54 +208,20 @@ pub(crate) fn kernel(name: &str) -> Result<Kernel> {
 /// The digests of one image, under way.
 #[derive(Debug)]
 pub struct Digesting {
-    pool: Pool,
     queues: Vec<Queue>,
-    /// Of digests that may be computed by one thread or by two.
-    pace: Option<Pace>,
     algo: Algo,
     md5: bool,
 }
 
 impl Digesting {
-    fn new(pool: &Pool, computing: impl Iterator<Item = Computing>, algo: Algo, md5: bool) -> Self {
-        // Others go one way alone.
-        let turns = Pass::are_joined(algo, md5, pool.0.kernel);
-        let queues = computing.map(|one| Queue::new(pool, one)).collect();
-        Self { pool: pool.clone(), queues, pace: turns.then(Pace::default), algo, md5 }
-    }
-
     /// Takes the next chunk, waiting while too many are queued.
     ///
     /// # Errors
     /// `Internal` if a queue is gone.
     pub async fn update(&mut self, chunk: &Bytes) -> Result<()> {
-        let took = self.pace.as_mut().and_then(|pace| pace.came(chunk.len()));
-        if let Some(took) = took {
-            self.turn(took).await?;
-        }
         for queue in &self.queues {
             queue.push(chunk.clone()).await?;
         }
-        Ok(())
-    }
-
-    /// Goes on in one pass or in two, as is better after bytes that took so long.
-    async fn turn(&mut self, took: Duration) -> Result<()> {
-        let cpu = self.queues.iter().map(Queue::spent).sum();
-        let now = if self.queues.len() == 1 { Passes::One } else { Passes::Two };
-        let idle = self.pool.idle_now() > 0;
-        let next = now.next(took, cpu, idle);
-        if next == now {
-            return Ok(());
-        }
-        tracing::debug!(?took, ?cpu, ?next, "digests are computed another way");
-        let computing = self.ended().await?;
-        let turned = match next {
-            Passes::One => Computing::joined(&computing).map(|one| vec![one]),
-            Passes::Two => Computing::parted(&computing).map(Vec::from),
-        };
-        let turned = turned.unwrap_or(computing).into_iter();
-        self.queues = turned.map(|one| Queue::new(&self.pool, one)).collect();
         Ok(())
     }
 
@@ -289,11 +264,14 @@ struct Queue {
     pool: Pool,
 }
 
+/// Bytes of an image, and the room that they have in its queue.
+type Chunk = (Bytes, OwnedSemaphorePermit);
+
 struct Work {
     computing: Option<Computing>,
-    queue: VecDeque<(Bytes, OwnedSemaphorePermit)>,
-    /// CPU time that it has taken and nobody has asked for yet.
-    spent: Duration,
+    queue: VecDeque<Chunk>,
+    /// So many more chunks go in one pass, whatever waits.
+    passes: usize,
     /// Whether a thread has this queue, or will.
     scheduled: bool,
     end: Option<oneshot::Sender<Computing>>,
@@ -305,7 +283,7 @@ impl Queue {
         let work = Work {
             computing: Some(computing),
             queue: VecDeque::with_capacity(WAITING),
-            spent: Duration::ZERO,
+            passes: 0,
             scheduled: false,
             end: None,
         };
@@ -332,11 +310,6 @@ impl Queue {
         Ok(())
     }
 
-    /// The CPU time that it has taken since this was last asked.
-    fn spent(&self) -> Duration {
-        std::mem::take(&mut self.work().spent)
-    }
-
     fn end(&self) -> oneshot::Receiver<Computing> {
         let (end, ended) = oneshot::channel();
         let mut work = self.work();
@@ -353,15 +326,43 @@ impl Queue {
     }
 
     /// What a thread works on: the digest, and its next chunk, if there is one.
-    fn begin(&self) -> (Option<Computing>, Option<(Bytes, OwnedSemaphorePermit)>) {
+    fn begin(&self) -> (Option<Computing>, Option<Chunk>) {
         let mut work = self.work();
+        work.passes = work.passes.saturating_sub(1);
         (work.computing.take(), work.queue.pop_front())
     }
 
-    /// Queues up again if there is more.
-    fn end_step(&self, computing: Option<Computing>, spent: Duration) {
+    /// Has what waits digested by this thread and another, if that is as much as may; otherwise does nothing and
+    /// gives false.
+    fn halve(&self) -> bool {
         let mut work = self.work();
-        work.spent = work.spent.saturating_add(spent);
+        if work.queue.len() < WAITING || work.passes > 0 {
+            return false;
+        }
+        let this = self.clone();
+        let ended = move |computing, waited| {
+            if waited {
+                this.work().passes = PASSES;
+            }
+            this.end_step(computing);
+        };
+        let kernel = self.pool.0.kernel;
+        let halves =
+            work.computing.as_ref().and_then(|both| Half::both(both, kernel, Box::new(ended)));
+        let Some([sha512, md5]) = halves else { return false };
+        work.computing = None;
+        let chunks: Vec<Arc<Chunk>> = work.queue.drain(..).map(Arc::new).collect();
+        drop(work);
+        let theirs = chunks.clone();
+        // md5 takes longer: it is for this thread, which is at work already.
+        self.pool.spawn(move || sha512.compute(theirs));
+        md5.compute(chunks);
+        true
+    }
+
+    /// Queues up again if there is more.
+    fn end_step(&self, computing: Option<Computing>) {
+        let mut work = self.work();
         work.computing = computing;
         work.scheduled = false;
         if !work.queue.is_empty() {
@@ -444,34 +445,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn digests_are_the_same_however_often_their_passes_are_joined_and_parted() {
+    async fn digests_are_the_same_however_often_two_threads_take_a_share() {
         for kernel in Kernel::all() {
-            // More than are busy, of which some may not have said yet that they are not any more.
-            let pool = Pool::new(8, kernel.name()).unwrap();
-            let choice = Choice { algo: Algo::Sha512, checksum: true };
-            let mut digesting = pool.begin(choice, false);
-            assert_eq!(digesting.pace.is_some(), kernel.is_one_pass(), "{kernel}");
-            if digesting.pace.is_none() {
-                continue;
-            }
+            let pool = Pool::new(2, kernel.name()).unwrap();
+            let queue = Queue::new(&pool, Pass::Both.begin());
             let (mut md5, mut sha512) = (Algo::Md5.hasher(), Algo::Sha512.hasher());
-            for piece in [1, 1000, 128, 4096, 70_001, 0, 63, 512] {
-                let bytes = Bytes::from((0..=255).cycle().take(piece).collect::<Vec<u8>>());
-                md5.update(&bytes);
-                sha512.update(&bytes);
-                digesting.update(&bytes).await.unwrap();
-                // As if the bytes had come slowly, and then the digests had been waited for.
-                for (took, passes) in [(Duration::MAX, 1), (Duration::ZERO, 2)] {
-                    digesting.turn(took).await.unwrap();
-                    assert_eq!(digesting.queues.len(), passes, "{kernel} {piece}");
-                    digesting.update(&bytes).await.unwrap();
-                    md5.update(&bytes);
-                    sha512.update(&bytes);
+            for lengths in [&[1, 1000, 128][..], &[4096, 70_001, 0, 63, 512, 1], &[64; WAITING]] {
+                for chunks in 1..=lengths.len() {
+                    for length in &lengths[..chunks] {
+                        let bytes: Vec<u8> = (0..=255).cycle().take(*length).collect();
+                        md5.update(&bytes);
+                        sha512.update(&bytes);
+                        let room = Arc::clone(&queue.room).try_acquire_owned().unwrap();
+                        queue.work().queue.push_back((Bytes::from(bytes), room));
+                    }
+                    // As a step does that has the queue; and what the last time was like is for others.
+                    queue.work().scheduled = true;
+                    queue.work().passes = 0;
+                    let are_halved = queue.halve();
+                    assert_eq!(are_halved, chunks == WAITING, "{kernel} {chunks}");
+                    if !are_halved {
+                        pool.work_on(std::slice::from_ref(&queue));
+                    }
+                    let computing = queue.end().await.unwrap();
+                    assert_eq!(queue.room.available_permits(), WAITING);
+                    assert_eq!(computing.pass(), Pass::Both);
+                    queue.work().computing = Some(computing);
                 }
             }
-            let digests = digesting.finish().await.unwrap();
-            assert_eq!(digests.checksum, Some(md5.finish()), "{kernel}");
-            assert_eq!(digests.hash_value, sha512.finish(), "{kernel}");
+            let found = queue.end().await.unwrap().finish();
+            let wanted = vec![(Algo::Md5, md5.finish()), (Algo::Sha512, sha512.finish())];
+            assert_eq!(found, wanted, "{kernel}");
         }
     }
 

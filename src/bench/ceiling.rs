@@ -126,7 +126,7 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
     }
     // As the daemon does it with the threads that it has here.
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let one_pass = Pass::of(wanted.algo, wanted.md5, kernel, cores) == [Pass::Both];
+    let one_pass = cores < 2 && Pass::are_joined(wanted.algo, wanted.md5, kernel);
     let passes: Vec<_> =
         if one_pass { vec![Pass::Both] } else { algos.iter().copied().map(Pass::One).collect() };
     let digests_at_once = digest(1, &passes).await?;

@@ -16,9 +16,9 @@ pub(crate) enum Pass {
 impl Pass {
     pub(super) const COUNT: usize = Algo::ALL.len() + 1;
 
-    /// What computes `algo`, and md5 beside it if `md5`, while so many threads are idle.
-    pub(crate) fn of(algo: Algo, md5: bool, kernel: Kernel, idle: usize) -> Vec<Self> {
-        if Self::are_joined(algo, md5, kernel) && idle < 2 {
+    /// What computes `algo`, and md5 beside it if `md5`.
+    pub(crate) fn of(algo: Algo, md5: bool, kernel: Kernel) -> Vec<Self> {
+        if Self::are_joined(algo, md5, kernel) {
             vec![Self::Both]
         } else if md5 && algo != Algo::Md5 {
             vec![Self::One(algo), Self::One(Algo::Md5)]
@@ -28,7 +28,7 @@ impl Pass {
     }
 
     /// Whether there is a pass for `algo`, and md5 if `md5`, that is two digests.
-    pub(super) fn are_joined(algo: Algo, md5: bool, kernel: Kernel) -> bool {
+    pub(crate) fn are_joined(algo: Algo, md5: bool, kernel: Kernel) -> bool {
         md5 && algo == Algo::Sha512 && kernel.is_one_pass()
     }
 
@@ -68,6 +68,14 @@ pub(crate) enum Computing {
 }
 
 impl Computing {
+    /// Takes the next bytes.
+    pub(super) fn update(&mut self, kernel: Kernel, bytes: &[u8]) {
+        match self {
+            Self::One(_, hasher) => hasher.update(bytes),
+            Self::Both(both) => both.update(kernel, bytes),
+        }
+    }
+
     /// Takes the next bytes of several images, abreast where that pays; all of one pass.
     pub(crate) fn update_all<'a>(
         kernel: Kernel,
@@ -85,12 +93,15 @@ impl Computing {
     }
 
     /// md5 and sha512 of the same bytes, to be computed on in one pass; `None` of others.
-    pub(super) fn joined(computing: &[Self]) -> Option<Self> {
-        let [one, other] = computing else { return None };
+    pub(super) fn joined(one: &Self, other: &Self) -> Option<Self> {
         let both = match (one, other) {
             (
                 Self::One(_, Hasher(Inner::Sha512(sha512))),
                 Self::One(_, Hasher(Inner::Md5(md5))),
+            )
+            | (
+                Self::One(_, Hasher(Inner::Md5(md5))),
+                Self::One(_, Hasher(Inner::Sha512(sha512))),
             ) => Both::of(md5, sha512)?,
             _ => return None,
         };
@@ -98,8 +109,8 @@ impl Computing {
     }
 
     /// What was computed in one pass, to be computed on by two threads; `None` of what was not.
-    pub(super) fn parted(computing: &[Self]) -> Option<[Self; 2]> {
-        let [Self::Both(both)] = computing else { return None };
+    pub(super) fn parted(&self) -> Option<[Self; 2]> {
+        let Self::Both(both) = self else { return None };
         let (md5, sha512) = both.parts();
         Some([
             Self::One(Algo::Sha512, Hasher(Inner::Sha512(Box::new(sha512)))),
