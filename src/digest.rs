@@ -118,19 +118,13 @@ impl Pool {
             ready.push_back(queue);
         }
         let pool = self.clone();
-        let step = move || pool.step(pass);
-        match &self.0.threads {
-            Some(threads) => threads.spawn_fifo(step),
-            #[expect(clippy::disallowed_methods, reason = "one a queue, and only in tests")]
-            None => drop(tokio::task::spawn_blocking(step)),
-        }
+        self.spawn(move |before| pool.step(pass, before));
     }
 
     /// Works on a chunk of each queue that is ready, as many as go abreast. There may be none left:
-    /// every queue comes with a step, and a step takes several.
-    fn step(&self, pass: Pass) {
+    /// every queue comes with a step, and a step takes several. `before`: threads that are at work beside this.
+    fn step(&self, pass: Pass, before: usize) {
         // The one that begins here counts with those that have nothing to do.
-        let before = self.0.busy.fetch_add(1, Ordering::Relaxed);
         let free = self.idle(before).max(1);
         let (queues, are_more) = self.ready(pass).map_or_else(Default::default, |mut ready| {
             let count = ready.len().div_ceil(free).min(pass.width(self.0.kernel));
@@ -141,7 +135,6 @@ impl Pool {
             [queue] if free > 1 && !are_more && queue.halve() => {}
             queues => self.work_on(queues),
         }
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn work_on(&self, queues: &[Queue]) {
@@ -158,12 +151,11 @@ impl Pool {
         }
     }
 
-    /// Has a thread do this, which counts as busy meanwhile.
-    fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+    /// Has a thread do this, which counts as busy meanwhile; `work` is told how many were before.
+    fn spawn(&self, work: impl FnOnce(usize) + Send + 'static) {
         let pool = self.clone();
         let work = move || {
-            pool.0.busy.fetch_add(1, Ordering::Relaxed);
-            work();
+            work(pool.0.busy.fetch_add(1, Ordering::Relaxed));
             pool.0.busy.fetch_sub(1, Ordering::Relaxed);
         };
         match &self.0.threads {
@@ -335,6 +327,10 @@ impl Queue {
     /// Has what waits digested by this thread and another, if that is as much as may; otherwise does nothing and
     /// gives false.
     fn halve(&self) -> bool {
+        // Asked at every step: whatever else a queue computes is no pass over two digests.
+        if self.pass != Pass::Both {
+            return false;
+        }
         let mut work = self.work();
         if work.queue.len() < WAITING || work.passes > 0 {
             return false;
@@ -355,7 +351,7 @@ impl Queue {
         drop(work);
         let theirs = chunks.clone();
         // md5 takes longer: it is for this thread, which is at work already.
-        self.pool.spawn(move || sha512.compute(theirs));
+        self.pool.spawn(move |_before| sha512.compute(theirs));
         md5.compute(chunks);
         true
     }
