@@ -93,6 +93,12 @@ pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Resu
         going.report();
         true
     };
+    // A removal that was broken off has left the rest in the trash, where this finds it.
+    let remove_rest = || match pool.remove(name, goes_on) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    };
     match Image::open(pool, name, None) {
         Ok(image) => {
             let unsnapped = match image.lockers() {
@@ -104,14 +110,7 @@ pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Resu
             let closed = image.close();
             unsnapped.and(closed)?;
         }
-        // A removal that was broken off has left the rest in the trash, where this finds it.
-        Err(Errno::NOENT) => {
-            return match pool.remove(name, goes_on) {
-                Ok(()) => Ok(true),
-                Err(Errno::NOENT) => Ok(false),
-                Err(errno) => Err(errno),
-            };
-        }
+        Err(Errno::NOENT) => return remove_rest(),
         Err(errno) => return Err(errno),
     }
     for _ in 1..TRIES {
@@ -129,13 +128,8 @@ pub(super) fn remove(pool: &Pool, name: &str, going: &Going) -> imaged_ffi::Resu
                         let shrunk = image.resize(0, goes_on);
                         image.close().and(shrunk)?;
                     }
-                    // Who removed it at the same time may have left the note of this removal in the trash.
-                    Err(Errno::NOENT) => {
-                        return match pool.remove(name, goes_on) {
-                            Ok(()) | Err(Errno::NOENT) => Ok(true),
-                            Err(errno) => Err(errno),
-                        };
-                    }
+                    // Whoever removed it at the same time may have left the note of this removal there.
+                    Err(Errno::NOENT) => return remove_rest().map(|_was_noted| true),
                     Err(errno) => return Err(errno),
                 }
             }

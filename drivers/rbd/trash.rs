@@ -209,11 +209,8 @@ fn end_all(store: &Store, pool: &Pool, going: &Going) -> Result<()> {
                 store.foreign.lock().insert(entry.id.clone());
                 continue;
             }
-            Err(Errno::NOENT) => match forget_gone(pool, &entry.id) {
-                Ok(true) => Ok(Ended::Gone),
-                Ok(false) => Err(Errno::NOENT),
-                Err(errno) => Err(errno),
-            },
+            Err(Errno::NOENT) => forget_gone(pool, &entry.id)
+                .and_then(|is_gone| is_gone.then_some(Ended::Gone).ok_or(Errno::NOENT)),
             Err(errno) => Err(errno),
         };
         // The log says once what does not change.
