@@ -128,6 +128,9 @@ async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_ther
     for clones in [(true, false), (true, true)] {
         let (id, at) = cloned(&f, clones, &bytes).await;
         assert_eq!(f.driver.delete(&at, Hold::default()).await.map_err(kind), Err(Kind::InUse));
+        // Those of the first format alone are seen before it is marked.
+        let mark = fake(&f).metadata(POOL, id.as_str(), MARK);
+        assert_eq!(mark.is_some(), clones.1, "{clones:?}");
         assert_kept(&f, &id, &at, &bytes, "refused").await;
         remove_clones(&f);
         f.driver.delete(&at, Hold::default()).await.unwrap();
@@ -139,6 +142,7 @@ async fn what_its_users_put_into_the_trash_after_a_delete_that_failed_stays_ther
         assert!(failed.is_err(), "{errno}");
         closed(&f).await;
         fake(&f).forget();
+        assert!(fake(&f).metadata(POOL, id.as_str(), MARK).is_some(), "{errno}");
         assert_kept(&f, &id, &at, &bytes, &format!("failed by {errno}")).await;
         remove_clones(&f);
         f.driver.delete(&at, Hold::default()).await.unwrap();
