@@ -3,8 +3,9 @@
 //! Each step of these digests waits for the one before, so one stream leaves most of a core's vector
 //! units idle. Several streams can share them: a vector holds the same word of each, and one
 //! instruction does a step of all. One stream alone is no faster for it, so that goes to the fastest
-//! code for one: assembly for MD5, OpenSSL for SHA-512. Its two digests can share a core as well: the
-//! instructions of SHA-512 run while those of MD5 wait for each other, see [`Both`].
+//! code for one: assembly for MD5, OpenSSL for SHA-512. Its two digests can share a core as well, in hardly
+//! more time than either takes alone: the instructions of SHA-512 run while those of MD5 wait for each
+//! other, see [`Both`].
 //!
 //! Measured in MiB/s on one core of an AMD EPYC with AVX-512 (with AVX2 only):
 //!
@@ -15,16 +16,16 @@
 //! | 4 | 1930 (1560) | 1880 (844) |
 //! | 8 | 3830 (2280) | 1880 (844) |
 //!
-//! MD5 and SHA-512 of each stream, in CPU seconds a GiB on one thread of the same machine, which others
-//! used meanwhile; medians of 9 (`imaged bench --digests`):
+//! MD5 and SHA-512 of each stream, in CPU seconds a GiB on one thread of the same machine; medians of 9
+//! (`imaged bench --digests`):
 //!
 //! | streams | `avx512` | `avx2` | `portable` |
 //! |---|---|---|---|
-//! | 1 | 1.84 | 2.54 | 2.57 |
-//! | 2 | 1.82 | 2.58 | 2.58 |
-//! | 3 | 1.37 | 2.11 | 2.09 |
-//! | 4 | 1.03 | 1.87 | 1.89 |
-//! | 8 | 0.77 | 1.85 | 1.89 |
+//! | 1 | 1.37 | 2.53 | 2.56 |
+//! | 2 | 1.44 | 2.55 | 2.63 |
+//! | 3 | 1.37 | 2.22 | 2.38 |
+//! | 4 | 1.02 | 1.88 | 1.92 |
+//! | 8 | 0.76 | 1.83 | 1.87 |
 //!
 //! # Decisions
 //! * Chose: arrays that the compiler turns into vectors. Because: no unsafe code, the same source for
