@@ -5,23 +5,20 @@
 //! thread back after every chunk, so that a stalled upload holds none and many share them fairly.
 //! A thread takes along the other queues of its algorithm that wait just then: several abreast cost
 //! little more than one, see [`imaged_digest`], and the more there is to do the more wait. Where the
-//! processor lets md5 and sha512 of an image be computed in one pass, the two are one queue; two threads share what
-//! waits in it where it falls behind and one of them has nothing to do (`digest/halves.rs`).
+//! processor lets md5 and sha512 of an image be computed in one pass, the two are one queue.
 //!
 //! # Decisions
 //! * Chose: `imaged_digest` for md5 and sha512, which every image pays for: assembly and OpenSSL for
 //!   one image, 1.5 CPU seconds a GiB where sha2 takes 2.1 to 2.3 for sha512 alone, and vectors for
 //!   several. Instead of: sha2 and md-5, which a property test holds them against; sha2 serves the
 //!   others (its SHA-256 is as fast as any).
-//! * Chose: md5 and sha512 of an image in one pass, and by two threads where that falls behind. Because: one pass
-//!   costs a fifth less CPU, which on few cores the caller and the backend need; a lone upload must not wait beside
-//!   cores that are idle. Instead of: a thread for each always, or by a look at what the image has taken so far.
+//! * Chose: md5 and sha512 of an image in one pass. Because: it takes as long as the slower of the two does on a
+//!   thread of its own, and half the CPU of both. Instead of: a thread for each, where a core has nothing to do.
 //! * Chose: to take abreast what is waiting, shared with the threads that have nothing to do.
 //!   Because: a lone upload must not wait for others, and a core that is idle is quicker than a
 //!   share in a vector.
 
 mod algo;
-mod halves;
 mod pass;
 
 use std::{
@@ -41,14 +38,10 @@ use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::algo::{Algo, Choice, Hasher};
-use self::halves::Half;
 pub(crate) use self::pass::{Computing, Found, Pass};
 
 /// Chunks that may wait in a queue. Fewer than a window has, so that a slow digest is seen as such.
 const WAITING: usize = 6;
-
-/// After two threads had to wait for the CPU so many chunks go in one pass.
-const PASSES: usize = 32;
 
 /// The threads that digests run on.
 #[derive(Clone)]
@@ -118,26 +111,25 @@ impl Pool {
             ready.push_back(queue);
         }
         let pool = self.clone();
-        self.spawn(move |before| pool.step(pass, before));
-    }
-
-    /// Works on a chunk of each queue that is ready, as many as go abreast. There may be none left:
-    /// every queue comes with a step, and a step takes several. `before`: threads that are at work beside this.
-    fn step(&self, pass: Pass, before: usize) {
-        // The one that begins here counts with those that have nothing to do.
-        let free = self.idle(before).max(1);
-        let (queues, are_more) = self.ready(pass).map_or_else(Default::default, |mut ready| {
-            let count = ready.len().div_ceil(free).min(pass.width(self.0.kernel));
-            let queues: Vec<Queue> = ready.drain(..count).collect();
-            (queues, !ready.is_empty())
-        });
-        match &queues[..] {
-            [queue] if free > 1 && !are_more && queue.halve() => {}
-            queues => self.work_on(queues),
+        let step = move || pool.step(pass);
+        match &self.0.threads {
+            Some(threads) => threads.spawn_fifo(step),
+            #[expect(clippy::disallowed_methods, reason = "one a queue, and only in tests")]
+            None => drop(tokio::task::spawn_blocking(step)),
         }
     }
 
-    fn work_on(&self, queues: &[Queue]) {
+    /// Works on a chunk of each queue that is ready, as many as go abreast. There may be none left:
+    /// every queue comes with a step, and a step takes several.
+    fn step(&self, pass: Pass) {
+        let before = self.0.busy.fetch_add(1, Ordering::Relaxed);
+        let threads = self.0.threads.as_ref().map_or(1, ThreadPool::current_num_threads);
+        // This one counts with those that have nothing to do.
+        let free = threads.saturating_sub(before).max(1);
+        let queues: Vec<Queue> = self.ready(pass).map_or_else(Vec::new, |mut ready| {
+            let count = ready.len().div_ceil(free).min(pass.width(self.0.kernel));
+            ready.drain(..count).collect()
+        });
         let mut begun: Vec<_> = queues.iter().map(Queue::begin).collect();
         Computing::update_all(
             self.0.kernel,
@@ -149,26 +141,7 @@ impl Pool {
             drop(next);
             queue.end_step(computing);
         }
-    }
-
-    /// Has a thread do this, which counts as busy meanwhile; `work` is told how many were before.
-    fn spawn(&self, work: impl FnOnce(usize) + Send + 'static) {
-        let pool = self.clone();
-        let work = move || {
-            work(pool.0.busy.fetch_add(1, Ordering::Relaxed));
-            pool.0.busy.fetch_sub(1, Ordering::Relaxed);
-        };
-        match &self.0.threads {
-            Some(threads) => threads.spawn_fifo(work),
-            #[expect(clippy::disallowed_methods, reason = "one a queue, and only in tests")]
-            None => drop(tokio::task::spawn_blocking(work)),
-        }
-    }
-
-    /// The threads that have nothing to do while `busy` are at work.
-    fn idle(&self, busy: usize) -> usize {
-        let threads = self.0.threads.as_ref().map_or(1, ThreadPool::current_num_threads);
-        threads.saturating_sub(busy)
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Begins the digests of one image: those of `choice`, and md5 also if `promised`.
@@ -262,8 +235,6 @@ type Chunk = (Bytes, OwnedSemaphorePermit);
 struct Work {
     computing: Option<Computing>,
     queue: VecDeque<Chunk>,
-    /// So many more chunks go in one pass, whatever waits.
-    passes: usize,
     /// Whether a thread has this queue, or will.
     scheduled: bool,
     end: Option<oneshot::Sender<Computing>>,
@@ -275,7 +246,6 @@ impl Queue {
         let work = Work {
             computing: Some(computing),
             queue: VecDeque::with_capacity(WAITING),
-            passes: 0,
             scheduled: false,
             end: None,
         };
@@ -320,40 +290,7 @@ impl Queue {
     /// What a thread works on: the digest, and its next chunk, if there is one.
     fn begin(&self) -> (Option<Computing>, Option<Chunk>) {
         let mut work = self.work();
-        work.passes = work.passes.saturating_sub(1);
         (work.computing.take(), work.queue.pop_front())
-    }
-
-    /// Has what waits digested by this thread and another, if that is as much as may; otherwise does nothing and
-    /// gives false.
-    fn halve(&self) -> bool {
-        // Asked at every step: whatever else a queue computes is no pass over two digests.
-        if self.pass != Pass::Both {
-            return false;
-        }
-        let mut work = self.work();
-        if work.queue.len() < WAITING || work.passes > 0 {
-            return false;
-        }
-        let this = self.clone();
-        let ended = move |computing, waited| {
-            if waited {
-                this.work().passes = PASSES;
-            }
-            this.end_step(computing);
-        };
-        let kernel = self.pool.0.kernel;
-        let halves =
-            work.computing.as_ref().and_then(|both| Half::both(both, kernel, Box::new(ended)));
-        let Some([sha512, md5]) = halves else { return false };
-        work.computing = None;
-        let chunks: Vec<Arc<Chunk>> = work.queue.drain(..).map(Arc::new).collect();
-        drop(work);
-        let theirs = chunks.clone();
-        // md5 takes longer: it is for this thread, which is at work already.
-        self.pool.spawn(move |_before| sha512.compute(theirs));
-        md5.compute(chunks);
-        true
     }
 
     /// Queues up again if there is more.
@@ -437,41 +374,6 @@ mod tests {
                 assert_eq!(digests.checksum.unwrap(), md5.finish());
                 assert_eq!(digests.hash_value, other.finish());
             }
-        }
-    }
-
-    #[tokio::test]
-    async fn digests_are_the_same_however_often_two_threads_take_a_share() {
-        for kernel in Kernel::all() {
-            let pool = Pool::new(2, kernel.name()).unwrap();
-            let queue = Queue::new(&pool, Pass::Both.begin());
-            let (mut md5, mut sha512) = (Algo::Md5.hasher(), Algo::Sha512.hasher());
-            for lengths in [&[1, 1000, 128][..], &[4096, 70_001, 0, 63, 512, 1], &[64; WAITING]] {
-                for chunks in 1..=lengths.len() {
-                    for length in &lengths[..chunks] {
-                        let bytes: Vec<u8> = (0..=255).cycle().take(*length).collect();
-                        md5.update(&bytes);
-                        sha512.update(&bytes);
-                        let room = Arc::clone(&queue.room).try_acquire_owned().unwrap();
-                        queue.work().queue.push_back((Bytes::from(bytes), room));
-                    }
-                    // As a step does that has the queue; and what the last time was like is for others.
-                    queue.work().scheduled = true;
-                    queue.work().passes = 0;
-                    let are_halved = queue.halve();
-                    assert_eq!(are_halved, chunks == WAITING, "{kernel} {chunks}");
-                    if !are_halved {
-                        pool.work_on(std::slice::from_ref(&queue));
-                    }
-                    let computing = queue.end().await.unwrap();
-                    assert_eq!(queue.room.available_permits(), WAITING);
-                    assert_eq!(computing.pass(), Pass::Both);
-                    queue.work().computing = Some(computing);
-                }
-            }
-            let found = queue.end().await.unwrap().finish();
-            let wanted = vec![(Algo::Md5, md5.finish()), (Algo::Sha512, sha512.finish())];
-            assert_eq!(found, wanted, "{kernel}");
         }
     }
 

@@ -30,18 +30,6 @@ impl Both {
     /// The most streams that go abreast.
     pub const WIDTH: usize = Md5::WIDTH;
 
-    /// Goes on with both digests of a stream; `None` if they have not taken equally many bytes of it.
-    #[must_use]
-    pub fn of(md5: &Stream<Md5>, sha512: &Stream<Sha512>) -> Option<Self> {
-        (md5.bytes == sha512.bytes).then(|| Self { md5: md5.clone(), sha512: sha512.clone() })
-    }
-
-    /// Each of the two, to go on by itself.
-    #[must_use]
-    pub fn parts(&self) -> (Stream<Md5>, Stream<Sha512>) {
-        (self.md5.clone(), self.sha512.clone())
-    }
-
     /// Takes the next bytes.
     pub fn update(&mut self, kernel: Kernel, bytes: &[u8]) {
         let missing = self.sha512.missing().min(bytes.len());
@@ -135,10 +123,10 @@ mod avx512 {
     static TABLES: Tables = Tables {
         sines: {
             let mut sines = SINES;
-            let mut step = 48;
-            while step < sines.len() {
-                sines[step] = sines[step].wrapping_sub(1);
-                step += 1;
+            let (_, mut last_round) = sines.split_at_mut(48);
+            while let [sine, rest @ ..] = last_round {
+                *sine = sine.wrapping_sub(1);
+                last_round = rest;
             }
             sines
         },

@@ -124,11 +124,9 @@ pub(super) async fn measure(wanted: &Wanted<'_>) -> Result<Ceilings> {
         let rate = digest(wanted.streams, &[Pass::One(*algo)]).await?;
         digests.push(Digest { algo: algo.name().to_owned(), rate });
     }
-    // As the daemon does it with the threads that it has here.
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let one_pass = cores < 2 && Pass::are_joined(wanted.algo, wanted.md5, kernel);
-    let passes: Vec<_> =
-        if one_pass { vec![Pass::Both] } else { algos.iter().copied().map(Pass::One).collect() };
+    // As the daemon does it.
+    let passes = Pass::of(wanted.algo, wanted.md5, kernel);
+    let one_pass = passes == [Pass::Both];
     let digests_at_once = digest(1, &passes).await?;
     let socket = best(async || socket(&lane, &region, bytes, wanted).await).await?;
     let (mut disk_write, mut disk_read, mut disk_note) = (None, None, None);

@@ -121,9 +121,9 @@ impl Choice {
 }
 
 /// A digest being computed, on the caller's thread.
-pub struct Hasher(pub(super) Inner);
+pub struct Hasher(Inner);
 
-pub(super) enum Inner {
+enum Inner {
     Md5(Box<Stream<Md5>>),
     Sha512(Box<Stream<Sha512>>),
     Other(Box<dyn DynDigest + Send>),

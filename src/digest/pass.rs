@@ -3,7 +3,7 @@
 use data_encoding::HEXLOWER;
 use imaged_digest::{BlockDigest, Both, Kernel, Md5, Sha512};
 
-use super::algo::{Algo, Hasher, Inner};
+use super::algo::{Algo, Hasher};
 
 /// What one thread computes of an image, over its bytes once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +18,13 @@ impl Pass {
 
     /// What computes `algo`, and md5 beside it if `md5`.
     pub(crate) fn of(algo: Algo, md5: bool, kernel: Kernel) -> Vec<Self> {
-        if Self::are_joined(algo, md5, kernel) {
+        if md5 && algo == Algo::Sha512 && kernel.is_one_pass() {
             vec![Self::Both]
         } else if md5 && algo != Algo::Md5 {
             vec![Self::One(algo), Self::One(Algo::Md5)]
         } else {
             vec![Self::One(algo)]
         }
-    }
-
-    /// Whether there is a pass for `algo`, and md5 if `md5`, that is two digests.
-    pub(crate) fn are_joined(algo: Algo, md5: bool, kernel: Kernel) -> bool {
-        md5 && algo == Algo::Sha512 && kernel.is_one_pass()
     }
 
     pub(super) fn index(self) -> usize {
@@ -68,14 +63,6 @@ pub(crate) enum Computing {
 }
 
 impl Computing {
-    /// Takes the next bytes.
-    pub(super) fn update(&mut self, kernel: Kernel, bytes: &[u8]) {
-        match self {
-            Self::One(_, hasher) => hasher.update(bytes),
-            Self::Both(both) => both.update(kernel, bytes),
-        }
-    }
-
     /// Takes the next bytes of several images, abreast where that pays; all of one pass.
     pub(crate) fn update_all<'a>(
         kernel: Kernel,
@@ -90,32 +77,6 @@ impl Computing {
         }
         Hasher::update_all(kernel, one.into_iter());
         Both::update_all(kernel, &mut both);
-    }
-
-    /// md5 and sha512 of the same bytes, to be computed on in one pass; `None` of others.
-    pub(super) fn joined(one: &Self, other: &Self) -> Option<Self> {
-        let both = match (one, other) {
-            (
-                Self::One(_, Hasher(Inner::Sha512(sha512))),
-                Self::One(_, Hasher(Inner::Md5(md5))),
-            )
-            | (
-                Self::One(_, Hasher(Inner::Md5(md5))),
-                Self::One(_, Hasher(Inner::Sha512(sha512))),
-            ) => Both::of(md5, sha512)?,
-            _ => return None,
-        };
-        Some(Self::Both(Box::new(both)))
-    }
-
-    /// What was computed in one pass, to be computed on by two threads; `None` of what was not.
-    pub(super) fn parted(&self) -> Option<[Self; 2]> {
-        let Self::Both(both) = self else { return None };
-        let (md5, sha512) = both.parts();
-        Some([
-            Self::One(Algo::Sha512, Hasher(Inner::Sha512(Box::new(sha512)))),
-            Self::One(Algo::Md5, Hasher(Inner::Md5(Box::new(md5)))),
-        ])
     }
 
     pub(super) fn pass(&self) -> Pass {
