@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use imaged_drivers::{Digests, Driver, Error, Hold, Kind, Location, Result};
+use imaged_drivers::{Digests, Driver, Error, Hold, ImageId, Kind, Location, Result};
 
 use super::Store;
-use crate::{journal::Work, transfer::Account};
+use crate::{
+    journal::{Intent, Work},
+    transfer::Account,
+};
 
 /// How often a delete looks whether our own work with the image has ended.
 const TRIES: u32 = 200;
@@ -44,7 +47,7 @@ impl Store {
                 format!("no such image, it is being made: image=`{at}` store=`{}`", self.name()),
             )),
             Ok(driver) => match self.may_go(&*driver, at, maker, judge).await {
-                Ok(()) => self.delete_held(&*driver, at, hold.clone()).await,
+                Ok(()) => self.delete_followed(&*driver, at, hold.clone()).await,
                 Err(refused) => Err(refused),
             },
             Err(error) => Err(error),
@@ -92,17 +95,59 @@ impl Store {
         ))
     }
 
-    async fn delete_held(
+    /// **Rule: when a delete has returned, the id is free of our own work with the image that was there.** Digests
+    /// that are to be tried again in some minutes would keep it till then.
+    async fn delete_followed(
         self: &Arc<Self>,
         driver: &dyn Driver,
         at: &Location,
         hold: Hold,
     ) -> Result<()> {
-        match driver.delete(at, hold.clone()).await {
+        // Where it was cannot be looked up afterwards.
+        let follows = self.follows(driver, at).await;
+        let deleted = match driver.delete(at, hold.clone()).await {
             Err(error) if error.kind() == Kind::InUse => {
                 self.delete_undisturbed(driver, at, hold, error).await
             }
             deleted => deleted,
+        };
+        let is_gone =
+            deleted.as_ref().map_or_else(|error| error.kind() == Kind::NotFound, |()| true);
+        if let Some(intent) = follows.filter(|_| is_gone) {
+            self.let_go(&intent.image).await;
+        }
+        deleted
+    }
+
+    /// Our own work in the background with the image at `at`.
+    async fn follows(&self, driver: &dyn Driver, at: &Location) -> Option<Intent> {
+        for intent in self.shared.ids.at_work(self.name(), Work::Digest) {
+            // Elsewhere the name is the id, which needs no question to the backend.
+            let is_of_this = if driver.place(&intent.image).is_none() {
+                driver.locate(&intent.image).await.is_ok_and(|there| there == *at)
+            } else {
+                intent.image.as_str() == at.image()
+            };
+            if is_of_this {
+                return Some(intent);
+            }
+        }
+        None
+    }
+
+    /// Ends our work with an image that is gone, and waits for a while until it has let go of the id. The delete's
+    /// hold keeps new work of this id from being ended as well.
+    async fn let_go(&self, image: &ImageId) {
+        for _ in 0..TRIES {
+            if self.shared.ids.of(self.name(), image).is_none() {
+                return;
+            }
+            let jobs = &self.shared.jobs;
+            for job in jobs.background(self.name(), image.as_str()) {
+                // It may just have ended by itself.
+                let _over = jobs.cancel(&job);
+            }
+            tokio::time::sleep(BETWEEN).await;
         }
     }
 
@@ -139,14 +184,10 @@ impl Store {
         hold: Hold,
         refused: Error,
     ) -> Result<()> {
-        let mut intent = None;
-        for candidate in self.shared.ids.at_work(self.name(), Work::Digest) {
-            if driver.locate(&candidate.image).await.is_ok_and(|there| there == *at) {
-                intent = Some(candidate);
-            }
-        }
         // Ours may have ended just now.
-        let Some(intent) = intent else { return driver.delete(at, hold).await };
+        let Some(intent) = self.follows(driver, at).await else {
+            return driver.delete(at, hold).await;
+        };
         let mut deleted = Err(refused);
         // The digests may be over and the flattening about to begin, or either about to end.
         for _ in 0..TRIES {

@@ -410,3 +410,32 @@ async fn digests_that_could_not_be_kept_are_tried_again() {
     f.remove(&at).await;
     f.assert_empty().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_id_of_a_deleted_image_is_free_although_its_digests_were_still_to_come() {
+    let f = stores::file().await;
+    let stage = Stage::new(&f, Scenario::CopyDigested);
+    let at = f.place(&f.id(), &stage.bytes).await;
+    let id = f.id();
+    // They wait for longer and longer until they are tried again.
+    stage.script.always("record", FAILURES[1]);
+    for _ in 0..3 {
+        let mut put = order(&id, None);
+        put.choice.algo = Algo::Sha384;
+        let store = Arc::clone(&stage.store);
+        let receipt = Arc::clone(&store).copy(put, store, at.clone(), Mode::Clone).await.unwrap();
+        let job = receipt.digest_job.unwrap();
+        let jobs = &f.shared().jobs;
+        soon("the digests to wait", async {
+            while jobs.get(&job, Duration::ZERO).await.unwrap().state != State::Waiting {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        stage.store.delete(&receipt.location.parse().unwrap(), "r").await.unwrap();
+        assert_eq!(jobs.get(&job, Duration::ZERO).await.unwrap().state, State::Cancelled);
+        assert!(f.shared().ids.is_empty());
+    }
+    f.remove(&at).await;
+    f.assert_empty().await;
+}
