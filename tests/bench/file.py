@@ -2,7 +2,7 @@
 """imaged's file store beside glance_store's filesystem driver: same file, same directory, one run.
 
     tests/bench/file.py [--size MIB] [--sparse MIB] [--rounds N] [--only full,sparse,sha256,crowd]
-                        [--dir DIR] [--imaged PROGRAM] [--json]
+                        [--page-cache auto|always|never] [--dir DIR] [--imaged PROGRAM] [--json]
 
 Builds imaged, unless --imaged names a program, and gets glance_store. In each round every subject
 has its turn, so that a noisy minute harms all alike; figures are medians of the rounds. Between two
@@ -102,6 +102,7 @@ def measure(args, directory):
     (directory / "images").mkdir()
     options = {"filesystem_store_datadir": directory / "images"}
     peer = Peer("file", options)
+    options = {**options, "imaged_page_cache": args.page_cache}
     write_source(directory / "image", args.size << 20)
     if "sparse" in args.only:
         write_sparse(directory / "sparse", args.sparse, EVERY)
@@ -293,6 +294,7 @@ def main():
     parser.add_argument("--sparse", type=int, default=10240, metavar="MIB", help="of a sparse one")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--only", default=",".join(GROUPS), help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--page-cache", default="auto", help="imaged_page_cache of the store")
     parser.add_argument("--dir", type=Path, default=HOME / "target", help="on the disk to measure")
     parser.add_argument("--imaged", type=Path, metavar="PROGRAM", help="instead of a release build")
     parser.add_argument("--json", action="store_true", help="all that was measured")

@@ -392,9 +392,9 @@ def goals(found):
         return show(statistics.median(shares) if shares else None)
 
     return [
-        ("put, size known, times glance_store: socket", of("put", socket, peer), "1.7"),
-        ("put, size known, times glance_store: descriptor", of("put", descriptor, peer), "1.7"),
-        ("put, CPU of the daemon, times all of glance_store's", daemon_cpu(), "at most 0.85"),
+        ("put, size known, times glance_store: socket", of("put", socket, peer), "1.8"),
+        ("put, size known, times glance_store: descriptor", of("put", descriptor, peer), "2"),
+        ("put, CPU of the daemon, times all of glance_store's", daemon_cpu(), "at most 0.75"),
         ("put with sha256 alone, times glance_store", of("put", SHA256, peer), "3"),
         ("put with sha256 alone, times rbd import", of("put", SHA256, "rbd import"), "0.8"),
         ("put, size unknown, times size known", of("put", unknown, socket), "0.95"),
