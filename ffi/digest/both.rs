@@ -147,7 +147,7 @@ mod avx512 {
         }
         // SAFETY: it reads and writes the two states, reads `count` groups, which lie within the slice,
         // and the tables, which are laid out as it expects; it keeps to its own frame and to the calling
-        // convention. A `V4` exists only where the processor and the system have AVX-512 and BMI2.
+        // convention. A `V4` exists only where the processor and the system have AVX-512 and BMI1.
         unsafe {
             imaged_md5_sha512_avx512(md5, sha512, groups.as_ptr(), count, &raw const TABLES);
         }

@@ -1,4 +1,4 @@
-# MD5 and SHA-512 of the same bytes, in one pass over them (x86-64 with AVX-512 F, VL, BW, and BMI2).
+# MD5 and SHA-512 of the same bytes, in one pass over them (x86-64 with AVX-512 F and VL, and BMI1).
 #
 # Each step of MD5 waits for the one before, and each round of SHA-512 too, so that either alone leaves
 # most of a core idle. Here they share it without a wait for each other: MD5 runs in general registers,

@@ -119,17 +119,19 @@ impl Store {
         deleted
     }
 
-    /// Our own work in the background with the image at `at`.
+    /// Our own work in the background with the very image at `at`: one of the same name elsewhere keeps its own.
     async fn follows(&self, driver: &dyn Driver, at: &Location) -> Option<Intent> {
         for intent in self.shared.ids.at_work(self.name(), Work::Digest) {
-            // Elsewhere the name is the id, which needs no question to the backend.
-            let is_of_this = if driver.place(&intent.image).is_none() {
-                driver.locate(&intent.image).await.is_ok_and(|there| there == *at)
-            } else {
-                intent.image.as_str() == at.image()
-            };
-            if is_of_this {
-                return Some(intent);
+            let id = &intent.image;
+            // Where the id says where an image is, it is also its name.
+            if driver.place(id).is_some() && id.as_str() != at.image() {
+                continue;
+            }
+            match driver.locate(id).await {
+                Ok(there) if there == *at => return Some(intent),
+                // It will not answer for the others either, and a delete is not to wait for each.
+                Err(error) if error.kind() != Kind::NotFound => return None,
+                _ => {}
             }
         }
         None

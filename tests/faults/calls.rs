@@ -432,6 +432,9 @@ async fn the_id_of_a_deleted_image_is_free_although_its_digests_were_still_to_co
             }
         })
         .await;
+        let elsewhere = format!("file:///nowhere/{id}").parse().unwrap();
+        stage.store.delete(&elsewhere, "r").await.unwrap_err();
+        assert_eq!(jobs.get(&job, Duration::ZERO).await.unwrap().state, State::Waiting);
         stage.store.delete(&receipt.location.parse().unwrap(), "r").await.unwrap();
         assert_eq!(jobs.get(&job, Duration::ZERO).await.unwrap().state, State::Cancelled);
         assert!(f.shared().ids.is_empty());
