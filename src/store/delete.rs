@@ -13,6 +13,8 @@ use crate::{
 /// How often a delete looks whether our own work with the image has ended.
 const TRIES: u32 = 200;
 const BETWEEN: Duration = Duration::from_millis(25);
+/// How often once it has: what it had open is closed a moment later.
+const CLOSING: u32 = 40;
 
 /// Whether an image that has these digests may go.
 pub type Judge<'a> = &'a (dyn Fn(Option<&Digests>) -> Result<()> + Send + Sync);
@@ -107,7 +109,7 @@ impl Store {
         let follows = self.follows(driver, at).await;
         let deleted = match driver.delete(at, hold.clone()).await {
             Err(error) if error.kind() == Kind::InUse => {
-                self.delete_undisturbed(driver, at, hold, error).await
+                self.delete_undisturbed(driver, at, hold, error, follows.clone()).await
             }
             deleted => deleted,
         };
@@ -178,19 +180,22 @@ impl Store {
     }
 
     /// Deletes an image that our own work in the background kept from going, as `refused` said: that
-    /// work is ended first, and taken up again if the image stays all the same.
+    /// work is ended first, and taken up again if the image stays all the same. `before`: that work, if it was seen
+    /// before the delete.
     async fn delete_undisturbed(
         self: &Arc<Self>,
         driver: &dyn Driver,
         at: &Location,
         hold: Hold,
         refused: Error,
+        before: Option<Intent>,
     ) -> Result<()> {
-        // Ours may have ended just now.
-        let Some(intent) = self.follows(driver, at).await else {
+        // Ours may have ended, or begun, just now.
+        let Some(intent) = self.follows(driver, at).await.or(before) else {
             return driver.delete(at, hold).await;
         };
         let mut deleted = Err(refused);
+        let mut closing = CLOSING;
         // The digests may be over and the flattening about to begin, or either about to end.
         for _ in 0..TRIES {
             let jobs = &self.shared.jobs;
@@ -205,9 +210,11 @@ impl Store {
                 break;
             }
             if self.shared.ids.of(self.name(), &intent.image).is_none() {
-                // Ours has ended since that look: whoever has it open now is another.
-                deleted = driver.delete(at, hold.clone()).await;
-                break;
+                if closing == 0 {
+                    // Whoever has it open now is another.
+                    break;
+                }
+                closing -= 1;
             }
             tokio::time::sleep(BETWEEN).await;
         }

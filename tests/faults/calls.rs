@@ -442,3 +442,61 @@ async fn the_id_of_a_deleted_image_is_free_although_its_digests_were_still_to_co
     f.remove(&at).await;
     f.assert_empty().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_waits_until_digests_that_it_ended_have_let_go_of_the_image() {
+    let f = stores::file().await;
+    let stage = Stage::new(&f, Scenario::CopyDigested);
+    let at = f.place(&f.id(), &stage.bytes).await;
+    let jobs = &f.shared().jobs;
+    for others_have_it_open in [false, true] {
+        stage.script.always("record", FAILURES[1]);
+        let mut put = order(&f.id(), None);
+        put.choice.algo = Algo::Sha384;
+        let store = Arc::clone(&stage.store);
+        let receipt = Arc::clone(&store).copy(put, store, at.clone(), Mode::Clone).await.unwrap();
+        let copy: Location = receipt.location.parse().unwrap();
+        let job = receipt.digest_job.unwrap();
+        let state = async || jobs.get(&job, Duration::ZERO).await.unwrap().state;
+        soon("the digests to wait", async {
+            while state().await != State::Waiting {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        stage.script.always("delete", Failure { kind: Kind::InUse, done: false });
+        let (store, at) = (Arc::clone(&stage.store), copy.clone());
+        let deleting = tokio::spawn(async move { store.delete(&at, "r").await });
+        soon("the digests to be ended", async {
+            while state().await != State::Cancelled || !f.shared().ids.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        if others_have_it_open {
+            let refused = soon("the delete", deleting).await.unwrap().unwrap_err();
+            assert_eq!(refused.kind(), Kind::InUse);
+            soon("the digests to be there all the same", async {
+                while f.driver.stat(&copy).await.unwrap().digests.is_none() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            f.remove(&copy).await;
+        } else {
+            soon("it to be tried again", async {
+                let mut tries = 0;
+                while tries < 5 {
+                    let calls = stage.script.plan(None);
+                    tries += calls.into_iter().filter(|call| *call == "delete").count();
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            stage.script.always("nothing", FAILURES[0]);
+            soon("the delete", deleting).await.unwrap().unwrap();
+        }
+    }
+    f.remove(&at).await;
+    f.assert_empty().await;
+}
