@@ -93,6 +93,27 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// A copy of what is at `at`, whose digests cannot be kept and wait to be tried again: where it is, and their job.
+    async fn copy_that_waits(&self, id: &ImageId, at: &Location) -> (Location, String) {
+        self.script.always("record", FAILURES[1]);
+        let mut put = order(id, None);
+        put.choice.algo = Algo::Sha384;
+        let store = Arc::clone(&self.store);
+        let receipt = Arc::clone(&store).copy(put, store, at.clone(), Mode::Clone).await.unwrap();
+        let job = receipt.digest_job.unwrap();
+        soon("the digests to wait", async {
+            while self.job(&job).await != State::Waiting {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        (receipt.location.parse().unwrap(), job)
+    }
+
+    async fn job(&self, job: &str) -> State {
+        self.f.shared().jobs.get(job, Duration::ZERO).await.unwrap().state
+    }
+
     /// Gives what the journal kept to the store.
     async fn replay(&self) {
         for (intent, claim) in self.f.shared().ids.left_over() {
@@ -415,28 +436,14 @@ async fn digests_that_could_not_be_kept_are_tried_again() {
 async fn the_id_of_a_deleted_image_is_free_although_its_digests_were_still_to_come() {
     let f = stores::file().await;
     let stage = Stage::new(&f, Scenario::CopyDigested);
-    let at = f.place(&f.id(), &stage.bytes).await;
-    let id = f.id();
-    // They wait for longer and longer until they are tried again.
-    stage.script.always("record", FAILURES[1]);
+    let (at, id) = (f.place(&f.id(), &stage.bytes).await, f.id());
     for _ in 0..3 {
-        let mut put = order(&id, None);
-        put.choice.algo = Algo::Sha384;
-        let store = Arc::clone(&stage.store);
-        let receipt = Arc::clone(&store).copy(put, store, at.clone(), Mode::Clone).await.unwrap();
-        let job = receipt.digest_job.unwrap();
-        let jobs = &f.shared().jobs;
-        soon("the digests to wait", async {
-            while jobs.get(&job, Duration::ZERO).await.unwrap().state != State::Waiting {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let (copy, job) = stage.copy_that_waits(&id, &at).await;
         let elsewhere = format!("file:///nowhere/{id}").parse().unwrap();
         stage.store.delete(&elsewhere, "r").await.unwrap_err();
-        assert_eq!(jobs.get(&job, Duration::ZERO).await.unwrap().state, State::Waiting);
-        stage.store.delete(&receipt.location.parse().unwrap(), "r").await.unwrap();
-        assert_eq!(jobs.get(&job, Duration::ZERO).await.unwrap().state, State::Cancelled);
+        assert_eq!(stage.job(&job).await, State::Waiting);
+        stage.store.delete(&copy, "r").await.unwrap();
+        assert_eq!(stage.job(&job).await, State::Cancelled);
         assert!(f.shared().ids.is_empty());
     }
     f.remove(&at).await;
@@ -448,27 +455,13 @@ async fn a_delete_waits_until_digests_that_it_ended_have_let_go_of_the_image() {
     let f = stores::file().await;
     let stage = Stage::new(&f, Scenario::CopyDigested);
     let at = f.place(&f.id(), &stage.bytes).await;
-    let jobs = &f.shared().jobs;
     for others_have_it_open in [false, true] {
-        stage.script.always("record", FAILURES[1]);
-        let mut put = order(&f.id(), None);
-        put.choice.algo = Algo::Sha384;
-        let store = Arc::clone(&stage.store);
-        let receipt = Arc::clone(&store).copy(put, store, at.clone(), Mode::Clone).await.unwrap();
-        let copy: Location = receipt.location.parse().unwrap();
-        let job = receipt.digest_job.unwrap();
-        let state = async || jobs.get(&job, Duration::ZERO).await.unwrap().state;
-        soon("the digests to wait", async {
-            while state().await != State::Waiting {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let (copy, job) = stage.copy_that_waits(&f.id(), &at).await;
         stage.script.always("delete", Failure { kind: Kind::InUse, done: false });
-        let (store, at) = (Arc::clone(&stage.store), copy.clone());
-        let deleting = tokio::spawn(async move { store.delete(&at, "r").await });
+        let (store, to) = (Arc::clone(&stage.store), copy.clone());
+        let deleting = tokio::spawn(async move { store.delete(&to, "r").await });
         soon("the digests to be ended", async {
-            while state().await != State::Cancelled || !f.shared().ids.is_empty() {
+            while stage.job(&job).await != State::Cancelled || !f.shared().ids.is_empty() {
                 tokio::task::yield_now().await;
             }
         })
@@ -483,19 +476,19 @@ async fn a_delete_waits_until_digests_that_it_ended_have_let_go_of_the_image() {
             })
             .await;
             f.remove(&copy).await;
-        } else {
-            soon("it to be tried again", async {
-                let mut tries = 0;
-                while tries < 5 {
-                    let calls = stage.script.plan(None);
-                    tries += calls.into_iter().filter(|call| *call == "delete").count();
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
-            stage.script.always("nothing", FAILURES[0]);
-            soon("the delete", deleting).await.unwrap().unwrap();
+            continue;
         }
+        soon("it to be tried again", async {
+            let mut tries = 0;
+            while tries < 5 {
+                let calls = stage.script.plan(None);
+                tries += calls.into_iter().filter(|call| *call == "delete").count();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        stage.script.always("nothing", FAILURES[0]);
+        soon("the delete", deleting).await.unwrap().unwrap();
     }
     f.remove(&at).await;
     f.assert_empty().await;
