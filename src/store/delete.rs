@@ -13,7 +13,7 @@ use crate::{
 /// How often a delete looks whether our own work with the image has ended.
 const TRIES: u32 = 200;
 const BETWEEN: Duration = Duration::from_millis(25);
-/// How often once it has: what it had open is closed a moment later.
+/// How often it tries once that has: what it had open is closed a moment later.
 const CLOSING: u32 = 40;
 
 /// Whether an image that has these digests may go.
@@ -116,7 +116,7 @@ impl Store {
         let is_gone =
             deleted.as_ref().map_or_else(|error| error.kind() == Kind::NotFound, |()| true);
         if let Some(intent) = follows.filter(|_| is_gone) {
-            self.let_go(&intent.image).await;
+            self.end_work(&intent.image).await;
         }
         deleted
     }
@@ -139,17 +139,20 @@ impl Store {
         None
     }
 
-    /// Ends our work with an image that is gone, and waits for a while until it has let go of the id. The delete's
-    /// hold keeps new work of this id from being ended as well.
-    async fn let_go(&self, image: &ImageId) {
+    /// Ends our work with an image, and waits for a while until it has let go of the id. The delete's hold keeps new
+    /// work of this id from being ended as well.
+    async fn end_work(&self, image: &ImageId) {
+        // The digests may be over and the flattening about to begin, or either about to end.
         for _ in 0..TRIES {
-            if self.shared.ids.of(self.name(), image).is_none() {
-                return;
-            }
             let jobs = &self.shared.jobs;
             for job in jobs.background(self.name(), image.as_str()) {
-                // It may just have ended by itself.
-                let _over = jobs.cancel(&job);
+                if jobs.cancel(&job).is_ok() {
+                    // One that is forgotten by then is over as well.
+                    let _over = jobs.get(&job, Duration::from_secs(60)).await;
+                }
+            }
+            if self.shared.ids.of(self.name(), image).is_none() {
+                return;
             }
             tokio::time::sleep(BETWEEN).await;
         }
@@ -194,27 +197,12 @@ impl Store {
         let Some(intent) = self.follows(driver, at).await.or(before) else {
             return driver.delete(at, hold).await;
         };
+        self.end_work(&intent.image).await;
         let mut deleted = Err(refused);
-        let mut closing = CLOSING;
-        // The digests may be over and the flattening about to begin, or either about to end.
-        for _ in 0..TRIES {
-            let jobs = &self.shared.jobs;
-            for job in jobs.background(self.name(), intent.image.as_str()) {
-                if jobs.cancel(&job).is_ok() {
-                    jobs.get(&job, Duration::from_secs(60)).await?;
-                }
-            }
+        for _ in 0..CLOSING {
             deleted = driver.delete(at, hold.clone()).await;
-            let in_use = deleted.as_ref().is_err_and(|error| error.kind() == Kind::InUse);
-            if !in_use {
+            if !deleted.as_ref().is_err_and(|error| error.kind() == Kind::InUse) {
                 break;
-            }
-            if self.shared.ids.of(self.name(), &intent.image).is_none() {
-                if closing == 0 {
-                    // Whoever has it open now is another.
-                    break;
-                }
-                closing -= 1;
             }
             tokio::time::sleep(BETWEEN).await;
         }
