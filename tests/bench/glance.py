@@ -75,7 +75,7 @@ class Rig:
     def __init__(self, facts):
         self.url = facts["glance"]
         self.glance, self.daemon = facts["pids"]["glance"], facts["pids"]["imaged"]
-        self.osd = int(Path(facts["dir"], "ceph/run/osd.pid").read_text())
+        self.osd = int(Path(facts["dir"], "ceph/run/osd.0.pid").read_text())
         # Proxies of the surroundings have nothing to do here.
         self.open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         user = dict(facts["users"]["admin"])

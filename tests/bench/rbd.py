@@ -2,7 +2,7 @@
 """imaged's rbd store beside glance_store's rbd driver and Ceph's tools: one cluster, one run.
 
     tests/bench/rbd.py [--size MIB] [--sparse MIB] [--runs N] [--only put,sparse,get,...]
-                       [--dir DIR] [--imaged PROGRAM] [--json]
+                       [--osds 1|2|3] [--dir DIR] [--imaged PROGRAM] [--json]
 
 Starts a cluster of its own, in memory and on loopback, and takes it down at the end; builds imaged,
 unless --imaged names a program, and gets glance_store and a qemu-img that knows rbd. In each run
@@ -15,13 +15,18 @@ glance_store, `rbd` and qemu-img that is everything but the cluster) and of the 
 of the image. What the digests cost shows in the rows with md5 alone, and with sha256 alone: that
 one is of a second daemon on the same pool, with `checksum = none` and `hash_algo = sha256`.
 
-The cluster holds in memory up to twice what is stored: 10 GiB for the default sizes.
+`rbd bench` reads the whole image and keeps nothing, so its rate is what librbd gives at most; its time is
+by its own count, without its start.
+
+The cluster holds in memory up to twice what is stored: 10 GiB for the default sizes. All of its OSDs
+(one, if not told otherwise) take their time from the same cores.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -64,6 +69,10 @@ EVERY = 20
 VOLUME_EVERY = 10
 STATS = 50
 SHA256 = "imaged, by descriptor, sha256 alone"
+PYTHON = "imaged, Python's client"
+RBD_BENCH = "rbd bench, 16 reads of 4 MiB at once"
+# What it says last.
+BENCH = re.compile(r"ops: (\d+) +ops/sec: ([\d.]+)")
 GROUPS = ("put", "sparse", "get", "sparse-get", "stat", "volume")
 
 
@@ -79,7 +88,7 @@ class Rig:
         self.daemons, self.daemon = daemons, daemons[0]
         self.client, self.sha256 = (Client(daemon.socket) for daemon in daemons)
         self.python = imaged.Client(self.daemon.socket)
-        self.osd = int((CLUSTER / "run/osd.pid").read_text())
+        self.osds = [int(pid.read_text()) for pid in CLUSTER.glob("run/osd.*.pid")]
         self.fsid = self.rbd_tool("ceph", "fsid", user="admin").strip()
         self.full, self.sparse = directory / "full", directory / "sparse"
 
@@ -96,7 +105,8 @@ class Rig:
         return f"rbd:images/{name}:conf={CONF}:id=glance"
 
     def cpus(self):
-        return sum(cpu(one.process.pid) for one in self.daemons), own_cpu(), cpu(self.osd)
+        daemons = sum(cpu(one.process.pid) for one in self.daemons)
+        return daemons, own_cpu(), sum(map(cpu, self.osds))
 
     def measured(self, work):
         before = self.cpus()
@@ -105,9 +115,9 @@ class Rig:
         seconds = time.perf_counter() - since
         after = self.cpus()
         daemon, client, osd = (now - then for now, then in zip(after, before))
-        if isinstance(said, dict) and "cpu_seconds" in said:
-            # The peer leaves out its start.
-            seconds, client = said["seconds"], said["cpu_seconds"]
+        if isinstance(said, dict):
+            # Who counts for himself leaves out his start.
+            seconds, client = said.get("seconds", seconds), said.get("cpu_seconds", client)
         return {"seconds": seconds, "daemon": daemon, "client": client, "osd": osd}
 
     def compare(self, subjects):
@@ -228,7 +238,7 @@ def stored(rig, source):
         rig.gone("kept")()
 
 
-def getting(rig, name):
+def getting(rig, name, size):
     out = rig.dir / "out"
     unlink = lambda: out.unlink(missing_ok=True)
     get = [rig.daemon.program, "get", "--socket", rig.daemon.socket, "fast", name]
@@ -246,10 +256,16 @@ def getting(rig, name):
         source = f"rbd:images/{name}@snap:conf={CONF}:id=glance"
         run(rig.qemu, "convert", "-m", "16", "-W", "-f", "raw", "-O", "raw", source, out)
 
+    def bench():
+        options = ["--io-type", "read", "--io-size", "4M", "--io-total", size, "--io-pattern", "seq"]
+        last = rig.rbd_tool("rbd", "bench", *options, f"images/{name}@snap")
+        found = BENCH.search(last.splitlines()[-1])
+        return {"seconds": int(found[1]) / float(found[2])}
+
     return {
         "imaged, through the socket": (nothing, lambda: rig.client.get(image(name)), nothing),
         "imaged, as extents": (nothing, lambda: rig.client.get(image(name), extents=True), nothing),
-        "imaged, Python's client": (nothing, python, nothing),
+        PYTHON: (nothing, python, nothing),
         "imaged get, to a file": (nothing, lambda: run(*get, out, stderr=subprocess.PIPE), unlink),
         "imaged get --no-verify, to a file": (
             nothing,
@@ -258,6 +274,7 @@ def getting(rig, name):
         ),
         "imaged get - | cat": (nothing, piped(" ".join(map(str, get))), nothing),
         "glance_store": (nothing, lambda: rig.peer("get", rig.uri(name), "/dev/null"), nothing),
+        RBD_BENCH: (nothing, bench, nothing),
         "rbd export - | cat": (nothing, piped(export), nothing),
         "rbd export, to a file": (nothing, lambda: run(*export.split(), out), unlink),
         "qemu-img convert, to a file": (nothing, qemu, unlink),
@@ -266,12 +283,12 @@ def getting(rig, name):
 
 def get(rig):
     with stored(rig, rig.full) as name:
-        return rig.compare(getting(rig, name))
+        return rig.compare(getting(rig, name, rig.args.size * MIB))
 
 
 def sparse_get(rig):
     with stored(rig, rig.sparse) as name:
-        return rig.compare(getting(rig, name))
+        return rig.compare(getting(rig, name, rig.args.sparse * MIB))
 
 
 def stat(rig):
@@ -409,6 +426,9 @@ def goals(found):
             "4",
         ),
         ("get through the socket, times glance_store", of("get", socket, peer), "1.2"),
+        ("get by Python's client, times glance_store", of("get", PYTHON, peer), "1.2"),
+        ("get by Python's client, times rbd bench", of("get", PYTHON, RBD_BENCH), "0.85"),
+        ("glance_store's get, times rbd bench", of("get", peer, RBD_BENCH), "-"),
         (
             "imaged get - | cat, times rbd export - | cat",
             of("get", "imaged get - | cat", "rbd export - | cat"),
@@ -426,7 +446,7 @@ def goals(found):
         ),
         (
             "get of a sparse image by Python's client, times glance_store",
-            of("sparse-get", "imaged, Python's client", peer),
+            of("sparse-get", PYTHON, peer),
             "1",
         ),
         ("stat, p50, not seen before", milliseconds("imaged, not seen before"), "under 5 ms"),
@@ -436,7 +456,7 @@ def goals(found):
 
 def report(args, found):
     print(
-        f"Ceph in memory on loopback, {os.cpu_count()} cores; md5 and sha512; "
+        f"Ceph in memory on loopback, OSDs: {args.osds}; {os.cpu_count()} cores; md5 and sha512; "
         f"medians of {args.runs}.\n"
     )
     sizes = {
@@ -492,7 +512,7 @@ def measure(args, directory):
     # glance_store stores whole chunks of sparse images, and flattening whole objects; what is deleted
     # takes its time to go.
     stored_mib = max(2 * args.size, args.sparse) + 1024
-    run(HOME / "ci/ceph", "up", CLUSTER, "--size", stored_mib)
+    run(HOME / "ci/ceph", "up", CLUSTER, "--size", stored_mib, "--osds", args.osds)
     daemons = []
     try:
         options = {
@@ -524,6 +544,7 @@ def main():
     parser.add_argument("--sparse", type=int, default=10240, metavar="MIB", help="of a sparse one")
     parser.add_argument("--runs", type=int, default=5, metavar="N")
     parser.add_argument("--only", default=",".join(GROUPS), help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--osds", type=int, default=1, choices=(1, 2, 3), help="of the cluster")
     parser.add_argument("--dir", type=Path, default="/dev/shm", help="for the files, not on a disk")
     parser.add_argument("--imaged", type=Path, metavar="PROGRAM", help="instead of a release build")
     parser.add_argument("--json", action="store_true", help="all that was measured")
