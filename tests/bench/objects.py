@@ -51,6 +51,10 @@ from beside import (
 )
 from wire import Client, Refused
 
+sys.path.append(str(HOME / "ffi/python"))
+import imaged
+
+PYTHON = "imaged, Python's client"
 CLUSTER, SERVERS, TOOLS = RIGS / "ceph-bench", RIGS / "objects-bench", RIGS / "s3-tools"
 # A part of the tools, in MiB, and parts at a time.
 PART, AT_ONCE = 16, 4
@@ -106,6 +110,7 @@ class Rig:
     def __init__(self, args, directory, daemon, servers):
         self.args, self.dir, self.daemon, self.servers = args, directory, daemon, servers
         self.client = Client(daemon.socket)
+        self.python = imaged.Client(daemon.socket)
         self.full, self.out = directory / "full", directory / "out"
         self.peers = {
             name: Peer("swift", swift_options(server))
@@ -242,15 +247,22 @@ def getting(rig, store, receipt):
     unlink = lambda: rig.out.unlink(missing_ok=True)
     nothing = lambda: None
     get = [rig.daemon.program, "get", "--socket", rig.daemon.socket, store, "kept"]
+    # The daemon tells nobody its keys.
+    location = receipt["location"].replace("***", server.get("key", "***"))
 
     def to_file():
         # Its RSS is the daemon's.
         run(*get, rig.out, stderr=subprocess.PIPE)
 
+    def python():
+        for _ in rig.python.get(store, "kept", verify=False):
+            pass
+
     found = {
         "imaged, through the socket": (lambda: rig.client.get(image(store, "kept")), nothing),
+        PYTHON: (python, nothing),
         "imaged get, to a file": (to_file, unlink),
-        "glance_store": (lambda: peer("get", receipt["location"], "/dev/null"), nothing),
+        "glance_store": (lambda: peer("get", location, "/dev/null"), nothing),
     }
     if store == "swift":
         return found
@@ -362,6 +374,7 @@ def goals(found):
                 of(get, socket, peer),
                 "2" if store == "swift" else "",
             ),
+            (f"get from {store} by Python's client, times {peer}", of(get, PYTHON, peer), "1"),
         ]
         if store == "swift":
             continue
