@@ -257,8 +257,9 @@ def getting(rig, name, size):
         run(rig.qemu, "convert", "-m", "16", "-W", "-f", "raw", "-O", "raw", source, out)
 
     def bench():
-        options = ["--io-type", "read", "--io-size", "4M", "--io-total", size, "--io-pattern", "seq"]
-        last = rig.rbd_tool("rbd", "bench", *options, f"images/{name}@snap")
+        options = ["--io-size", "4M", "--io-total", size, "--io-pattern", "seq"]
+        words = ["bench", "--io-type", "read", *options, f"images/{name}@snap"]
+        last = rig.rbd_tool("rbd", *words)
         found = BENCH.search(last.splitlines()[-1])
         return {"seconds": int(found[1]) / float(found[2])}
 
