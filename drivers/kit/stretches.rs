@@ -62,7 +62,7 @@ pub(crate) fn read<O: Origin>(
     window: Window,
     patience: Duration,
 ) -> BoxStream<'static, Result<Bytes>> {
-    let plan = Plan { end: range.start, pace: Pace::NEW, under_way: BTreeMap::new() };
+    let plan = Plan { end: range.start, pace: Pace::new(), under_way: BTreeMap::new() };
     let reading = Arc::new(Reading { origin, patience, range: range.clone(), plan: plan.into() });
     let read = move |at, mut buffer: Buffer| {
         let reading = Arc::clone(&reading);
@@ -97,51 +97,45 @@ struct Plan<I> {
 
 /// How long the next request is. Requests are planned as buffers for them come free, so the time between two is what
 /// the bytes in between took on their whole way, whichever end of it is slow.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Pace {
-    /// Short or long ones are tried; what a byte took in short ones, if they have been.
-    Trial { of: u64, trial: Trial, short: f64 },
-    /// So many bytes.
-    Known(u64),
+struct Pace {
+    bytes: u64,
+    /// Of requests of this length, if it may still come to be another.
+    trial: Option<Trial>,
 }
 
-/// Where a trial is; what was planned before it is on its way for a while.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Trial {
-    Settles { from: u64 },
-    Counts { from: u64, since: Instant },
+/// What is tried. What was planned before is on its way for a while, and does not count.
+#[derive(Default)]
+struct Trial {
+    /// What was planned when it began, or began to count.
+    from: u64,
+    /// When it began to count.
+    since: Option<Instant>,
+    /// Seconds that a byte took by short requests, if those have been tried.
+    short: Option<f64>,
 }
 
 impl Pace {
-    const NEW: Self = Self::Trial { of: SHORT, trial: Trial::Settles { from: 0 }, short: 0.0 };
+    fn new() -> Self {
+        Self { bytes: SHORT, trial: Some(Trial::default()) }
+    }
 
     /// Bytes of what is planned `now`, after as many as `done`.
     fn next(&mut self, done: u64, now: Instant) -> u64 {
-        let Self::Trial { of, trial, short } = *self else { return self.bytes() };
-        match trial {
-            Trial::Settles { from } if done.saturating_sub(from) >= SETTLED => {
-                *self = Self::Trial { of, trial: Trial::Counts { from: done, since: now }, short };
-            }
-            Trial::Counts { from, since } if done.saturating_sub(from) >= LONG => {
-                let bytes = done.saturating_sub(from) as f64;
-                let a_byte = now.duration_since(since).as_secs_f64() / bytes;
-                *self = if of == SHORT {
-                    Self::Trial { of: LONG, trial: Trial::Settles { from: done }, short: a_byte }
-                } else {
+        let Some(trial) = &mut self.trial else { return self.bytes };
+        let tried = done.saturating_sub(trial.from);
+        match trial.since {
+            None if tried >= SETTLED => (trial.from, trial.since) = (done, Some(now)),
+            Some(since) if tried >= LONG => {
+                let a_byte = now.duration_since(since).as_secs_f64() / tried as f64;
+                (self.bytes, self.trial) = match trial.short {
+                    None => (LONG, Some(Trial { from: done, since: None, short: Some(a_byte) })),
                     // As fast will do: fewer requests are less work for both sides.
-                    Self::Known(if a_byte <= short { LONG } else { SHORT })
+                    Some(short) => (if a_byte <= short { LONG } else { SHORT }, None),
                 };
             }
-            Trial::Settles { .. } | Trial::Counts { .. } => {}
+            None | Some(_) => {}
         }
-        self.bytes()
-    }
-
-    fn bytes(self) -> u64 {
-        match self {
-            Self::Trial { of, .. } => of,
-            Self::Known(bytes) => bytes,
-        }
+        self.bytes
     }
 }
 
@@ -274,7 +268,7 @@ mod tests {
 
     /// The lengths of the requests of a download whose server takes so long for a MiB in short ones and in long ones.
     fn planned(short: Duration, long: Duration) -> Vec<u64> {
-        let (mut pace, mut now, mut done) = (Pace::NEW, Instant::now(), 0);
+        let (mut pace, mut now, mut done) = (Pace::new(), Instant::now(), 0);
         let mut lengths = Vec::new();
         while done < 512 * MIB {
             let bytes = pace.next(done, now);
