@@ -34,6 +34,7 @@ from beside import (
     GIB,
     HOME,
     MIB,
+    PYTHON,
     RIGS,
     Daemon,
     Peer,
@@ -51,10 +52,6 @@ from beside import (
 )
 from wire import Client, Refused
 
-sys.path.append(str(HOME / "ffi/python"))
-import imaged
-
-PYTHON = "imaged, Python's client"
 CLUSTER, SERVERS, TOOLS = RIGS / "ceph-bench", RIGS / "objects-bench", RIGS / "s3-tools"
 # A part of the tools, in MiB, and parts at a time.
 PART, AT_ONCE = 16, 4
@@ -110,7 +107,6 @@ class Rig:
     def __init__(self, args, directory, daemon, servers):
         self.args, self.dir, self.daemon, self.servers = args, directory, daemon, servers
         self.client = Client(daemon.socket)
-        self.python = imaged.Client(daemon.socket)
         self.full, self.out = directory / "full", directory / "out"
         self.peers = {
             name: Peer("swift", swift_options(server))
@@ -254,13 +250,9 @@ def getting(rig, store, receipt):
         # Its RSS is the daemon's.
         run(*get, rig.out, stderr=subprocess.PIPE)
 
-    def python():
-        for _ in rig.python.get(store, "kept", verify=False):
-            pass
-
     found = {
         "imaged, through the socket": (lambda: rig.client.get(image(store, "kept")), nothing),
-        PYTHON: (python, nothing),
+        PYTHON: (lambda: rig.daemon.read(store, "kept"), nothing),
         "imaged get, to a file": (to_file, unlink),
         "glance_store": (lambda: peer("get", location, "/dev/null"), nothing),
     }

@@ -15,8 +15,8 @@ glance_store, `rbd` and qemu-img that is everything but the cluster) and of the 
 of the image. What the digests cost shows in the rows with md5 alone, and with sha256 alone: that
 one is of a second daemon on the same pool, with `checksum = none` and `hash_algo = sha256`.
 
-`rbd bench` reads the whole image and keeps nothing, so its rate is what librbd gives at most; its time is
-by its own count, without its start.
+`rbd bench` reads the whole image and keeps nothing, so its rate is what librbd gives at most; its
+time is by its own count, without its start.
 
 The cluster holds in memory up to twice what is stored: 10 GiB for the default sizes. All of its OSDs
 (one, if not told otherwise) take their time from the same cores.
@@ -39,6 +39,7 @@ from beside import (
     GIB,
     HOME,
     MIB,
+    PYTHON,
     RIGS,
     Daemon,
     Peer,
@@ -57,9 +58,6 @@ from beside import (
 )
 from wire import Client, Refused
 
-sys.path.append(str(HOME / "ffi/python"))
-import imaged
-
 CLUSTER = RIGS / "ceph-bench"
 CONF = CLUSTER / "ceph.conf"
 # Glance's chunk: the size of an object, in MiB.
@@ -69,7 +67,6 @@ EVERY = 20
 VOLUME_EVERY = 10
 STATS = 50
 SHA256 = "imaged, by descriptor, sha256 alone"
-PYTHON = "imaged, Python's client"
 RBD_BENCH = "rbd bench, 16 reads of 4 MiB at once"
 # What it says last.
 BENCH = re.compile(r"ops: (\d+) +ops/sec: ([\d.]+)")
@@ -87,7 +84,6 @@ class Rig:
         self.args, self.dir, self.peer, self.qemu = args, directory, peer, qemu
         self.daemons, self.daemon = daemons, daemons[0]
         self.client, self.sha256 = (Client(daemon.socket) for daemon in daemons)
-        self.python = imaged.Client(self.daemon.socket)
         self.osds = [int(pid.read_text()) for pid in CLUSTER.glob("run/osd.*.pid")]
         self.fsid = self.rbd_tool("ceph", "fsid", user="admin").strip()
         self.full, self.sparse = directory / "full", directory / "sparse"
@@ -244,10 +240,6 @@ def getting(rig, name, size):
     get = [rig.daemon.program, "get", "--socket", rig.daemon.socket, "fast", name]
     export = f"rbd --no-progress -c {CONF} -n client.glance export images/{name}@snap"
 
-    def python():
-        for _ in rig.python.get("fast", name, verify=False):
-            pass
-
     def piped(command):
         command = f"set -o pipefail; {command} - | cat >/dev/null"
         return lambda: run("bash", "-c", command, stderr=subprocess.PIPE)
@@ -266,7 +258,7 @@ def getting(rig, name, size):
     return {
         "imaged, through the socket": (nothing, lambda: rig.client.get(image(name)), nothing),
         "imaged, as extents": (nothing, lambda: rig.client.get(image(name), extents=True), nothing),
-        PYTHON: (nothing, python, nothing),
+        PYTHON: (nothing, lambda: rig.daemon.read("fast", name), nothing),
         "imaged get, to a file": (nothing, lambda: run(*get, out, stderr=subprocess.PIPE), unlink),
         "imaged get --no-verify, to a file": (
             nothing,
