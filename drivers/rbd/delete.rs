@@ -124,6 +124,9 @@ pub(super) fn into_trash(
     let mark = || {
         let (cloned, internal) = (image.overlap()? > 0, image.id()?);
         let number = metadata::set_trash_mark(&image, &internal, &store.instance)?;
+        // The move opens the image itself, and waits for ever for a lock that this handle has and may
+        // not give back, as in a pool that has just come to be another's.
+        image.release_lock()?;
         Ok((cloned, internal, number))
     };
     let marked = mark().map_err(|errno| match errno {

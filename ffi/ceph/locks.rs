@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 
 use crate::{
-    errno::{Errno, Result, check_len},
+    errno::{Errno, Result, check, check_len},
     image::Image,
     sys,
     text::until_nul,
@@ -42,6 +42,22 @@ impl Image {
     pub fn lock_owner(&self) -> Result<Option<Locker>> {
         let (tag, lockers) = self.all_lockers()?;
         Ok(lockers.into_iter().next().filter(|_| tag == OWN))
+    }
+
+    /// Gives back the lock that librbd takes to write, if this handle has it; the next change takes it
+    /// again. Blocks.
+    ///
+    /// Implements: `int rbd_lock_release(rbd_image_t)`
+    ///
+    /// # Errors
+    /// `PERM` if the client may not write to the pool any more; the handle has the lock still.
+    pub fn release_lock(&self) -> Result<()> {
+        // SAFETY: the image is open.
+        match check(unsafe { sys::rbd_lock_release(self.raw()) }) {
+            // It has none.
+            Err(Errno::INVAL) => Ok(()),
+            released => released.map(drop),
+        }
     }
 
     /// All of them, and what they call their locks together. Blocks.

@@ -290,7 +290,8 @@ impl Pool {
     }
 
     /// Moves an image into the trash, to be kept there for `deferred_s` seconds: its name is free at
-    /// once. Blocks; for ever if another has its lock.
+    /// once. Blocks; for ever if another has its lock, or a handle of the caller's has the one that librbd takes
+    /// to write and cannot give it back, see [`Image::release_lock`](crate::Image::release_lock).
     ///
     /// Implements: `int rbd_trash_move(rados_ioctx_t, const char *name, uint64_t delay)`
     ///

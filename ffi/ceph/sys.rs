@@ -240,6 +240,7 @@ unsafe extern "C" {
         addrs: *mut c_char,
         addrs_len: *mut usize,
     ) -> isize;
+    pub fn rbd_lock_release(image: rbd_image_t) -> c_int;
     pub fn rbd_watchers_list_cleanup(watchers: *mut rbd_image_watcher_t, num_watchers: usize);
 
     pub fn rbd_metadata_get(

@@ -145,6 +145,9 @@ impl Op {
         if changes && !self.opened.takes_writes() {
             return Err(ROFS);
         }
+        if changes && let Ok(image) = world.image_mut(&at) {
+            image.owner = Some(self.opened.cookie);
+        }
         let answer = match self.work {
             Work::Write { offset, .. } => {
                 // SAFETY: the callback has not come yet.

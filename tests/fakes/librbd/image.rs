@@ -17,7 +17,7 @@ use imaged_ffi::sys::{
 use crate::{
     ClusterState,
     c::{Text, each, fill, given, list, taken},
-    errno::{NOENT, RANGE, ROFS},
+    errno::{INVAL, NOENT, RANGE, ROFS},
     lock,
     pool::{full, told},
     rados::Io,
@@ -60,7 +60,7 @@ impl Handle {
             .call(function, of, number, |world| full(work(world, &opened.at()), opened.full_try()))
     }
 
-    /// The same of what changes the head.
+    /// The same of what changes the head, for which the handle takes librbd's own lock.
     fn change(
         &self,
         function: &'static str,
@@ -68,10 +68,16 @@ impl Handle {
         number: u64,
         work: impl FnOnce(&mut World, &At) -> Answer,
     ) -> c_int {
-        let takes_writes = self.0.takes_writes();
+        let (takes_writes, cookie) = (self.0.takes_writes(), self.0.cookie);
         self.call(function, of, number, |world, at| {
             let is_locked = world.image(at).is_ok_and(|image| image.locker.is_some());
-            if takes_writes && !is_locked { work(world, at).map(|()| 0) } else { Err(ROFS) }
+            if !takes_writes || is_locked {
+                return Err(ROFS);
+            }
+            if let Ok(image) = world.image_mut(at) {
+                image.owner = Some(cookie);
+            }
+            work(world, at).map(|()| 0)
         })
     }
 }
@@ -189,6 +195,7 @@ unsafe extern "C" fn rbd_close(image: *mut Handle) -> c_int {
     let at = opened.at();
     if let Ok(image) = opened.state.world().image_mut(&at) {
         image.watchers.retain(|watcher| watcher.cookie != opened.cookie);
+        image.owner.take_if(|owner| *owner == opened.cookie);
     }
     opened.state.images.fetch_sub(1, Ordering::SeqCst);
     opened.images.fetch_sub(1, Ordering::SeqCst);
@@ -394,6 +401,15 @@ unsafe extern "C" fn rbd_list_lockers(
         Ok(1)
     });
     answer as isize
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rbd_lock_release(image: &Handle) -> c_int {
+    let cookie = image.opened().cookie;
+    image.call("rbd_lock_release", "", 0, |world, at| {
+        let owner = &mut world.image_mut(at)?.owner;
+        owner.take_if(|owner| *owner == cookie).map(|_released| 0).ok_or(INVAL)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -143,6 +143,10 @@ unsafe extern "C" fn rbd_remove_with_progress(
 unsafe extern "C" fn rbd_trash_move(io: &Io, name: Text, delay: u64) -> c_int {
     let name = name.text();
     io.call_with_lock("rbd_trash_move", &name, delay, |world, pool| {
+        // It would ask that handle for it, and wait until it has it.
+        if world.is_owned(pool, &name, io.client) {
+            io.state.breach(format!("{name} moved while the caller has its lock"));
+        }
         world.trash_move(pool, &name, delay)
     })
 }

@@ -61,6 +61,8 @@ pub(crate) struct Image {
     pub(crate) watchers: Vec<Watcher>,
     /// Who has put a lock on it.
     pub(crate) locker: Option<String>,
+    /// The handle that has librbd's own lock, to write, by its cookie.
+    pub(crate) owner: Option<u64>,
     /// It is being migrated, and this is where its bytes come from: in the trash, not to be written to.
     pub(crate) migrates: bool,
 }
@@ -409,6 +411,16 @@ impl World {
         image.is_some_and(|image| image.locker.is_some())
     }
 
+    /// Whether a handle of this client has librbd's own lock of the image of this name.
+    pub(crate) fn is_owned(&self, pool: &str, name: &str, client: i64) -> bool {
+        let image = self.pool(pool).ok().and_then(|pool| pool.images.get(pool.names.get(name)?));
+        image.is_some_and(|image| {
+            let owns =
+                |watcher: &Watcher| image.owner == Some(watcher.cookie) && watcher.client == client;
+            image.watchers.iter().any(owns)
+        })
+    }
+
     /// Begins a migration: the name is another image's, which reads from this one in the trash.
     pub(crate) fn migrate(&mut self, pool: &str, name: &str) -> Answer {
         let id = self.pool(pool)?.id_of(name)?;
@@ -416,7 +428,7 @@ impl World {
         let at = At { pool: pool.to_owned(), image: id, snap: None };
         let source = self.image_mut(&at)?;
         source.migrates = true;
-        let to = Image { watchers: Vec::new(), migrates: false, ..source.clone() };
+        let to = Image { watchers: Vec::new(), owner: None, migrates: false, ..source.clone() };
         self.add(pool, name, to).map(drop)
     }
 

@@ -162,3 +162,23 @@ fn an_image_that_another_has_locked_is_closed_at_once() {
     image.close().unwrap();
     rig.finish();
 }
+
+#[test]
+fn a_handle_gives_back_the_lock_that_it_took_to_write() {
+    let rig = Rig::new();
+    let image = rig.image("a", 10);
+    image.release_lock().unwrap();
+    image.metadata_set("key", "value").unwrap();
+    rig.fake.plan(Plan::once("rbd_lock_release", 1, 1, How::Refuse));
+    assert_eq!(image.release_lock(), Err(Errno::PERM));
+    image.release_lock().unwrap();
+    rig.pool.trash_move("a", 0).unwrap();
+    image.close().unwrap();
+    // And one that has it when it is moved is noticed here.
+    let fake = &rig.fake;
+    let image = rig.image("b", 10);
+    image.metadata_set("key", "value").unwrap();
+    rig.pool.trash_move("b", 0).unwrap();
+    image.close().unwrap();
+    assert_eq!(fake.breaches(), ["b moved while the caller has its lock"]);
+}
