@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::{
         Arc, LazyLock, Weak,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -40,9 +40,6 @@ const FEATURES: u64 = 61;
 
 /// The object that names the images in a pool's trash.
 const TRASH: &str = "rbd_trash";
-
-/// No pool has this number.
-const NO_POOL: i64 = 0;
 
 /// What makes two connections the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -105,8 +102,6 @@ pub(super) struct Connection {
     now: AsyncMutex<Now>,
     /// It may be no good any more.
     suspect: AtomicBool,
-    /// The number of the pool that had the store's name and has it no more.
-    gone: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -126,18 +121,15 @@ impl Connection {
         };
         let key = Key { conf: config.conf.clone(), user: config.user.clone(), timeout, fixed };
         let (now, pool) = (AsyncMutex::default(), pool.to_owned());
-        let (suspect, gone) = (AtomicBool::default(), AtomicI64::new(NO_POOL));
-        Self { key, pool, option, now, suspect, gone }
+        Self { key, pool, option, now, suspect: AtomicBool::default() }
     }
 
     /// The connection and the pool, made if they are not there.
     pub(super) async fn get(&self, lane: &Lane) -> Result<(Arc<Live>, Pool)> {
         let came = Instant::now();
         let mut now = self.now.lock().await;
-        let order = Ordering::Relaxed;
-        let is_gone =
-            |pool: &Pool| self.gone.compare_exchange(pool.id(), NO_POOL, order, order).is_ok();
-        if now.made.as_ref().is_some_and(|(live, pool)| is_gone(pool) || live.is_shut_out()) {
+        let is_over = |(live, pool): &(Arc<Live>, Pool)| pool.is_retired() || live.is_shut_out();
+        if now.made.as_ref().is_some_and(is_over) {
             now.made = None;
         }
         if let Some(made) = &now.made {
@@ -191,18 +183,19 @@ impl Connection {
             Ok(true) => return Ok(None),
             Ok(false) => Error::new(
                 Kind::Unavailable,
-                format!(
-                    "another pool has come to have this name; try again: {}=`{}`",
-                    self.option, self.pool
-                ),
+                format!("another pool has come to have this name; {}", self.try_again()),
             ),
             Err(Errno::NOENT) => no_pool(self.option, &self.pool),
             Err(errno) => return Err(failed("look up the pool", &self.pool, errno)),
         };
-        if self.gone.swap(pool.id(), Ordering::Relaxed) != pool.id() {
+        if pool.retire() {
             tracing::warn!(pool = self.pool, "the pool was renamed, removed or made again");
         }
         Ok(Some(refusal))
+    }
+
+    fn try_again(&self) -> String {
+        format!("try again: {}=`{}`", self.option, self.pool)
     }
 
     /// As [`Connection::holds`] by what the cluster says now. Blocks.
@@ -250,6 +243,11 @@ impl Connection {
         };
         match refusal {
             Ok(Some(refusal)) => refusal.instead_of(error),
+            // It may have come back since: librbd takes its time to close what is refused.
+            Ok(None) | Err(_) if unlocked && pool.is_retired() => {
+                let what = format!("the pool had another name meanwhile; {}", self.try_again());
+                Error::new(Kind::Unavailable, what).instead_of(error)
+            }
             Ok(None) | Err(_) => error,
         }
     }

@@ -1,6 +1,13 @@
 //! A pool, and the images in it by name.
 
-use std::{ffi::c_int, fmt, sync::Arc};
+use std::{
+    ffi::c_int,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use ceph::rados;
 
@@ -20,6 +27,7 @@ struct Raw {
     io: sys::rados_ioctx_t,
     name: String,
     cluster: Cluster,
+    retired: AtomicBool,
 }
 
 // SAFETY: an ioctx is used from any thread; what it holds is set once, in `Pool::open`.
@@ -133,7 +141,8 @@ impl Pool {
         let mut io = std::ptr::null_mut();
         // SAFETY: the cluster is connected, and C copies the name.
         check(unsafe { rados::rados_ioctx_create(cluster.raw(), text.as_ptr(), &raw mut io) })?;
-        let this = Self(Arc::new(Raw { io, name: name.to_owned(), cluster: cluster.clone() }));
+        let (name, cluster) = (name.to_owned(), cluster.clone());
+        let this = Self(Arc::new(Raw { io, name, cluster, retired: AtomicBool::default() }));
         // SAFETY: nobody else has the ioctx yet.
         unsafe { sys::rados_set_pool_full_try(io) };
         Ok(this)
@@ -162,6 +171,18 @@ impl Pool {
     pub fn id(&self) -> i64 {
         // SAFETY: the ioctx is there.
         unsafe { rados::rados_ioctx_get_id(self.raw()) }
+    }
+
+    /// Notes for whoever shares this that the pool is to be opened anew; whether nobody had.
+    #[must_use]
+    pub fn retire(&self) -> bool {
+        !self.0.retired.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether somebody has noted that.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.0.retired.load(Ordering::Relaxed)
     }
 
     /// Whether the pool that has its name now is this one, as far as the client has heard. Blocks only

@@ -246,6 +246,45 @@ async fn an_image_stays_open_until_it_is_in_the_trash() {
     f.assert_empty().await;
 }
 
+/// What is refused while the pool has another name is told as that, although the name is back by the time
+/// that librbd returns.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_that_is_refused_while_the_pool_has_another_name_is_to_be_tried_again() {
+    let f = stores::rbd().await;
+    let bytes = image(Look::Random, 100_000, 39);
+    let (gone, (id, at)) =
+        (f.place(&f.id(), &bytes).await, cloned(&f, (false, false), &bytes).await);
+    f.driver.delete(&gone, Hold::default()).await.unwrap();
+    closed(&f).await;
+    fake(&f).forget();
+    for notices in [false, true] {
+        fake(&f).hold_call("rbd_trash_move");
+        fake(&f).plan(Plan::once("rbd_trash_move", 1, 1, How::Fail));
+        let (deleted, ()) = tokio::join!(f.driver.delete(&at, Hold::default()), async {
+            while fake(&f).count("rbd_trash_move") == 0 {
+                tokio::task::yield_now().await;
+            }
+            if notices {
+                fake(&f).plan(Plan::once("rados_pool_lookup", 1, 2, How::Fail));
+            }
+            let kind = f.driver.stat(&gone).await.unwrap_err().kind();
+            assert_eq!(kind, if notices { Kind::Unavailable } else { Kind::NotFound });
+            fake(&f).release_call("rbd_trash_move");
+        });
+        let refused = deleted.unwrap_err();
+        let told = "the pool had another name meanwhile; try again: rbd_store_pool=`images`";
+        let expected = if notices { Kind::Unavailable } else { Kind::BackendDenied };
+        assert_eq!(refused.kind(), expected, "{refused:?}");
+        assert_eq!(refused.to_string().contains(told), notices, "{refused:?}");
+        closed(&f).await;
+        fake(&f).forget();
+    }
+    assert_whole(&f, &id, &at, &bytes, "refused").await;
+    f.driver.delete(&at, Hold::default()).await.unwrap();
+    closed(&f).await;
+    f.assert_empty().await;
+}
+
 /// A delete whose move into the trash comes to be although nobody heard of it, and one after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_into_the_trash_that_is_not_answered_is_taken_up() {

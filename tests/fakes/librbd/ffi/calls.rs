@@ -26,6 +26,11 @@ fn a_cluster_says_what_it_is() {
     assert_eq!(rig.pool.has_its_name(), Err(Errno::NOENT));
     rig.fake.set_pool("images", true);
     assert_eq!(rig.pool.has_its_name(), Ok(false));
+    // Who finds out tells all that share the handle, once.
+    let (shared, anew) = (rig.pool.clone(), Pool::open(&rig.cluster, "images").unwrap());
+    assert!(!shared.is_retired() && rig.pool.retire() && !rig.pool.retire());
+    assert!(shared.is_retired() && !anew.is_retired());
+    drop((shared, anew));
     assert_eq!(rig.pool.cluster().fsid(), rig.cluster.fsid());
     assert_eq!(
         format!("{:?} {:?}", rig.cluster, rig.pool),
