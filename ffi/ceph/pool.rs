@@ -30,7 +30,7 @@ struct Raw {
     retired: AtomicBool,
 }
 
-// SAFETY: an ioctx is used from any thread; what it holds is set once, in `Pool::open`.
+// SAFETY: an ioctx is used from any thread; what it holds is set once, in `Pool::open`, but for an atomic.
 unsafe impl Send for Raw {}
 // SAFETY: as above, also from several at once.
 unsafe impl Sync for Raw {}
