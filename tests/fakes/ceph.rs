@@ -71,6 +71,13 @@ pub(crate) async fn hasty() -> Fixture {
     f
 }
 
+/// Waits until a C function is called.
+pub(crate) async fn called(f: &Fixture, name: &str) {
+    while fake(f).count(name) == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Waits until nothing is under way, and all handles are closed.
 pub(crate) async fn closed(f: &Fixture) {
     soon("all handles to be closed", async {

@@ -6,7 +6,7 @@ use imaged_drivers::{Error, Hold, ImageId, Kind, Location};
 use imaged_fake_librbd::{How, Plan};
 
 use crate::{
-    ceph::{POOL, another, closed, fake},
+    ceph::{POOL, another, called, closed, fake},
     harness::stores::{
         self, Fixture, assert_free, assert_reads,
         content::{Look, image},
@@ -227,9 +227,7 @@ async fn an_image_stays_open_until_it_is_in_the_trash() {
     fake(&f).forget();
     fake(&f).hold_call("rbd_trash_move");
     let (one, two) = tokio::join!(f.driver.delete(&at, Hold::default()), async {
-        while fake(&f).count("rbd_trash_move") == 0 {
-            tokio::task::yield_now().await;
-        }
+        called(&f, "rbd_trash_move").await;
         let refused = other.driver.delete(&at, Hold::default()).await;
         assert_eq!(fake(&f).count("rbd_trash_move"), 1, "both move it");
         fake(&f).release_call("rbd_trash_move");
@@ -261,9 +259,7 @@ async fn a_delete_that_is_refused_while_the_pool_has_another_name_is_to_be_tried
         fake(&f).hold_call("rbd_trash_move");
         fake(&f).plan(Plan::once("rbd_trash_move", 1, 1, How::Fail));
         let (deleted, ()) = tokio::join!(f.driver.delete(&at, Hold::default()), async {
-            while fake(&f).count("rbd_trash_move") == 0 {
-                tokio::task::yield_now().await;
-            }
+            called(&f, "rbd_trash_move").await;
             if notices {
                 fake(&f).plan(Plan::once("rados_pool_lookup", 1, 2, How::Fail));
             }

@@ -7,7 +7,7 @@ use imaged_drivers::{Hold, Kind};
 use imaged_fake_librbd::{How, Plan};
 
 use crate::{
-    ceph::{POOL, another, closed, fake},
+    ceph::{POOL, another, called, closed, fake},
     harness::stores::{
         self, Fixture, aligned_chunks, assert_free, assert_reads, begin,
         content::{Look, image},
@@ -108,9 +108,7 @@ async fn who_asks_while_the_store_is_looked_at_shares_that_look() {
     fake(&f).hold_call("rados_cluster_stat");
     let looks = futures_util::future::join_all((0..20).map(|_| f.store.check()));
     let release = async {
-        while fake(&f).count("rados_cluster_stat") == 0 {
-            tokio::task::yield_now().await;
-        }
+        called(&f, "rados_cluster_stat").await;
         fake(&f).release_call("rados_cluster_stat");
     };
     // Polled in this order: all have asked before the first is answered.

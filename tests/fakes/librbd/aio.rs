@@ -16,7 +16,7 @@ use crate::{
     image::{Handle, Opened},
     pool::full,
     script::Verdict,
-    world::{Answer, World},
+    world::Answer,
 };
 
 thread_local! {
@@ -97,9 +97,8 @@ impl Op {
     /// Whether it waits for a lock that somebody else has.
     pub(crate) fn is_blocked(&self) -> bool {
         let at = self.opened.at();
-        let is_locked = |world: &World| world.image(&at).is_ok_and(|image| image.locker.is_some());
         matches!(self.work, Work::Write { .. } | Work::Flush)
-            && is_locked(&self.opened.state.world())
+            && self.opened.state.world().is_locked(&at)
     }
 
     /// Does it, and calls back, after `calls`.
@@ -145,8 +144,8 @@ impl Op {
         if changes && !self.opened.takes_writes() {
             return Err(ROFS);
         }
-        if changes && let Ok(image) = world.image_mut(&at) {
-            image.owner = Some(self.opened.cookie);
+        if changes {
+            world.own(&at, self.opened.cookie);
         }
         let answer = match self.work {
             Work::Write { offset, .. } => {

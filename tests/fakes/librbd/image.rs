@@ -70,13 +70,10 @@ impl Handle {
     ) -> c_int {
         let (takes_writes, cookie) = (self.0.takes_writes(), self.0.cookie);
         self.call(function, of, number, |world, at| {
-            let is_locked = world.image(at).is_ok_and(|image| image.locker.is_some());
-            if !takes_writes || is_locked {
+            if !takes_writes || world.is_locked(at) {
                 return Err(ROFS);
             }
-            if let Ok(image) = world.image_mut(at) {
-                image.owner = Some(cookie);
-            }
+            world.own(at, cookie);
             work(world, at).map(|()| 0)
         })
     }
@@ -193,9 +190,12 @@ unsafe extern "C" fn rbd_close(image: *mut Handle) -> c_int {
     // Also for those threads that have called back and not returned yet.
     opened.state.queue.wait_for(opened.cookie);
     let at = opened.at();
-    if let Ok(image) = opened.state.world().image_mut(&at) {
-        image.watchers.retain(|watcher| watcher.cookie != opened.cookie);
-        image.owner.take_if(|owner| *owner == opened.cookie);
+    {
+        let mut world = opened.state.world();
+        if let Ok(image) = world.image_mut(&at) {
+            image.watchers.retain(|watcher| watcher.cookie != opened.cookie);
+        }
+        world.disown(&at, opened.cookie);
     }
     opened.state.images.fetch_sub(1, Ordering::SeqCst);
     opened.images.fetch_sub(1, Ordering::SeqCst);
@@ -406,10 +406,14 @@ unsafe extern "C" fn rbd_list_lockers(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rbd_lock_release(image: &Handle) -> c_int {
     let cookie = image.opened().cookie;
-    image.call("rbd_lock_release", "", 0, |world, at| {
-        let owner = &mut world.image_mut(at)?.owner;
-        owner.take_if(|owner| *owner == cookie).map(|_released| 0).ok_or(INVAL)
-    })
+    image.call(
+        "rbd_lock_release",
+        "",
+        0,
+        |world, at| {
+            if world.disown(at, cookie) { Ok(0) } else { Err(INVAL) }
+        },
+    )
 }
 
 #[unsafe(no_mangle)]

@@ -14,6 +14,7 @@ mod aio;
 mod c;
 mod errno;
 mod image;
+mod locks;
 mod pool;
 mod queue;
 mod rados;
@@ -113,7 +114,7 @@ impl ClusterState {
     /// Goes on when nobody has a lock on the image of this name.
     pub(crate) fn unlocked<T>(&self, pool: &str, name: &str, then: impl FnOnce() -> T) -> T {
         let mut script = lock(&self.script);
-        while self.world().is_locked(pool, name) {
+        while self.world().is_name_locked(pool, name) {
             script = self.released.wait(script).unwrap_or_else(PoisonError::into_inner);
         }
         drop(script);

@@ -403,24 +403,6 @@ impl World {
         self.children(&At { snap: None, ..at.clone() }).iter().any(|child| child.format == 2)
     }
 
-    /// Whether somebody has put a lock on the image of this name, or with this internal id.
-    pub(crate) fn is_locked(&self, pool: &str, image: &str) -> bool {
-        let of =
-            |pool: &'_ Pool| pool.names.get(image).cloned().unwrap_or_else(|| image.to_owned());
-        let image = self.pool(pool).ok().and_then(|pool| pool.images.get(&of(pool)));
-        image.is_some_and(|image| image.locker.is_some())
-    }
-
-    /// Whether a handle of this client has librbd's own lock of the image of this name.
-    pub(crate) fn is_owned(&self, pool: &str, name: &str, client: i64) -> bool {
-        let image = self.pool(pool).ok().and_then(|pool| pool.images.get(pool.names.get(name)?));
-        image.is_some_and(|image| {
-            let owns =
-                |watcher: &Watcher| image.owner == Some(watcher.cookie) && watcher.client == client;
-            image.watchers.iter().any(owns)
-        })
-    }
-
     /// Begins a migration: the name is another image's, which reads from this one in the trash.
     pub(crate) fn migrate(&mut self, pool: &str, name: &str) -> Answer {
         let id = self.pool(pool)?.id_of(name)?;
